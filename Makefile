@@ -1,0 +1,42 @@
+# Every target sets up .venv by itself, from constraints.txt, and repeats nothing that is done.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+export PYTHONWARNINGS ?= default
+
+.PHONY: demo test test-all check bench clean
+
+demo: $(VENV)/.examples
+	$(BIN)/python -m examples.demo
+
+test: check
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: check
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.compile_scale
+
+clean:
+	rm -rf $(VENV) demo-plan
+
+# torch goes first: whatever depends on it then finds this build and pulls no other.
+$(VENV)/.torch: constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) "$$(grep '^torch==' constraints.txt)"
+	touch $@
+
+$(VENV)/.examples: $(VENV)/.torch pyproject.toml
+	$(PIP) -c constraints.txt -e '.[examples]'
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.torch pyproject.toml
+	$(PIP) -c constraints.txt -e '.[examples,dev]'
+	touch $@ $(VENV)/.examples

@@ -1,0 +1,218 @@
+"""The cluster file to typed devices and links."""
+
+import difflib
+import os
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from pydantic import BeforeValidator, Field, model_validator
+
+from pipecut.compiler.document import Strict, read_document
+from pipecut.compiler.units import parse_bytes, parse_flops, parse_rate, parse_seconds
+from pipecut.errors import UserFileError
+
+Bytes = Annotated[int, BeforeValidator(parse_bytes)]
+Rate = Annotated[float, BeforeValidator(parse_rate)]
+Seconds = Annotated[float, BeforeValidator(parse_seconds)]
+Flops = Annotated[float, BeforeValidator(parse_flops)]
+
+
+class Kind(Strict):
+    """A device kind: capacity in bytes, memory bandwidth in bytes/s, peak dense rates in FLOP/s by precision."""
+
+    memory: Bytes
+    bandwidth: Rate
+    flops: dict[Literal["fp32", "bf16", "fp16"], Flops]
+    overhead: Seconds = 5e-6
+    efficiency: float = Field(default=0.6, gt=0, le=1)
+    type: Literal["cuda", "cpu"] = "cuda"
+    source: str
+
+
+class Link(Strict):
+    """Point-to-point rate of one device in bytes/s and latency in seconds."""
+
+    bandwidth: Rate
+    latency: Seconds
+    source: str = ""
+
+
+class NodeSpec(Strict):
+    """`count` equal machines."""
+
+    name: str | None = None
+    count: int = Field(default=1, ge=1, le=100_000)
+    devices: dict[str, Annotated[int, Field(ge=1, le=4096)]] = Field(min_length=1)
+    link: str | None = None
+
+
+class ClusterSpec(Strict):
+    """The cluster file."""
+
+    name: str = Field(min_length=1)
+    nodes: list[NodeSpec] = Field(min_length=1)
+    network: Link | None = None
+    reserve: Bytes = 0
+    devices: dict[str, Kind] = {}
+    links: dict[str, Link] = {}
+    source: str = ""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "ClusterSpec":
+        names = [node.name for node in self.nodes if node.name is not None]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"duplicate node '{name}'; give each entry of nodes its own name")
+        if sum(node.count for node in self.nodes) > 1 and self.network is None:
+            raise ValueError("several nodes need a network; add network: {bandwidth: 50GB/s, latency: 10us}")
+        return self
+
+
+class DeviceLibrary(Strict):
+    """specs/devices.yaml."""
+
+    devices: dict[str, Kind]
+    links: dict[str, Link]
+
+
+@dataclass(frozen=True)
+class Device:
+    """One device of the cluster. Rates in FLOP/s and bytes/s, sizes in bytes, times in seconds."""
+
+    kind: str
+    node: int
+    type: str
+    memory: int
+    bandwidth: float
+    flops: tuple[tuple[str, float], ...]
+    overhead: float
+    efficiency: float
+
+    def rate(self, precision: str) -> float:
+        """FLOP/s that a good kernel reaches: peak times efficiency."""
+        rates = dict(self.flops)
+        return rates.get(precision, rates["fp32"]) * self.efficiency
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Devices in chain order, and what joins neighbours."""
+
+    name: str
+    devices: tuple[Device, ...]
+    inside: tuple[Link, ...]
+    network: Link | None
+    reserve: int
+
+    def link(self, left: int, right: int) -> Link:
+        """The link between two devices, by index."""
+        a, b = self.devices[left].node, self.devices[right].node
+        if a == b or self.network is None:
+            return self.inside[a]
+        return self.network
+
+
+@cache
+def library() -> DeviceLibrary:
+    """The device kinds and links that come with pipecut."""
+    return read_document(Path(str(resources.files("pipecut.specs") / "devices.yaml")), DeviceLibrary)
+
+
+def cluster_names() -> list[str]:
+    """Names of the clusters that come with pipecut."""
+    folder = Path(str(resources.files("pipecut.specs") / "clusters"))
+    return sorted(path.stem for path in folder.glob("*.yaml"))
+
+
+def read_cluster(name: str) -> Cluster:
+    """A cluster from a file, from one of the names in specs/, or `auto` for this machine.
+
+    Raises UserFileError.
+    """
+    if name == "auto":
+        return this_machine()
+    path = Path(name)
+    if not path.exists() and "/" not in name and not name.endswith((".yaml", ".yml")):
+        if name not in cluster_names():
+            close = difflib.get_close_matches(name, [*cluster_names(), "auto"], 1)
+            hint = f"did you mean '{close[0]}'? " if close else ""
+            raise UserFileError(f"cluster '{name}' is neither a file nor one of specs/; {hint}(pipecut specs lists them)")
+        path = Path(str(resources.files("pipecut.specs") / "clusters" / f"{name}.yaml"))
+    return resolve(read_document(path, ClusterSpec), str(path))
+
+
+def resolve(spec: ClusterSpec, path: str) -> Cluster:
+    """Look up kinds and links of a cluster file."""
+    kinds = {**library().devices, **spec.devices}
+    links = {**library().links, **spec.links}
+    devices: list[Device] = []
+    inside: list[Link] = []
+    for entry in spec.nodes:
+        for kind in entry.devices:
+            _known(kind, kinds, "device", path)
+        if entry.link is not None:
+            _known(entry.link, links, "link", path)
+        elif sum(entry.devices.values()) > 1:
+            line, column = _find(path, "nodes")
+            raise UserFileError(f"{path}:{line}:{column}: a node with several devices needs a link, such as link: nvlink4")
+        for _ in range(entry.count):
+            node = len(inside)
+            inside.append(links[entry.link] if entry.link else Link.model_validate({"bandwidth": "1GB/s", "latency": "0us"}))
+            for kind, count in entry.devices.items():
+                devices += [_device(kind, kinds[kind], node)] * count
+    return Cluster(spec.name, tuple(devices), tuple(inside), spec.network, spec.reserve)
+
+
+def _device(name: str, kind: Kind, node: int) -> Device:
+    rates = tuple(sorted(kind.flops.items()))
+    return Device(name, node, kind.type, kind.memory, kind.bandwidth, rates, kind.overhead, kind.efficiency)
+
+
+def _known(name: str, table: dict[str, Kind] | dict[str, Link], what: str, path: str) -> None:
+    if name in table:
+        return
+    line, column = _find(path, name)
+    close = difflib.get_close_matches(name, list(table), 1)
+    hint = f"did you mean '{close[0]}'? " if close else ""
+    raise UserFileError(f"{path}:{line}:{column}: unknown {what} '{name}'; {hint}(pipecut specs lists them)")
+
+
+def _find(path: str, word: str) -> tuple[int, int]:
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+        if word in line.split("#")[0]:
+            return number, line.index(word) + 1
+    return 1, 1
+
+
+def this_machine() -> Cluster:
+    """This machine's GPUs, or its CPU cores as small devices."""
+    if torch.cuda.is_available():
+        devices = tuple(_this_gpu(index) for index in range(torch.cuda.device_count()))
+        link = Link.model_validate({"bandwidth": "20GB/s", "latency": "10us"})  # assumed: PCIe 4.0 x16 less protocol
+        return Cluster("auto", devices, (link,), None, 3 * 2**29)
+    from pipecut.compiler.costs.probe import probe_cpu
+
+    flops, bandwidth, overhead = probe_cpu()
+    cores = os.cpu_count() or 1
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // max(cores, 1)
+    rates = (("bf16", flops), ("fp16", flops), ("fp32", flops))
+    device = Device("cpu-core", 0, "cpu", memory, bandwidth, rates, overhead, 1.0)
+    link = Link.model_validate({"bandwidth": "1GB/s", "latency": "200us"})  # assumed: gloo over loopback
+    # More stages than cores is allowed for tests; the extra ones share.
+    return Cluster("auto", (device,) * max(cores, 16), (link,), None, 2**28)
+
+
+def _this_gpu(index: int) -> Device:
+    properties = torch.cuda.get_device_properties(index)
+    name = properties.name.lower()
+    for kind, entry in library().devices.items():
+        if all(word in name for word in kind.split("-")[:1]):
+            rates = tuple(sorted(entry.flops.items()))
+            return Device(
+                kind, 0, "cuda", properties.total_memory, entry.bandwidth, rates, entry.overhead, entry.efficiency
+            )
+    raise UserFileError(f"no device kind for this GPU, '{properties.name}'; write a cluster file that defines it inline")

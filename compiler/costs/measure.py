@@ -1,0 +1,154 @@
+"""What an operator computes and keeps, found by running it on fake tensors: FLOPs, bytes, saved tensors."""
+
+import importlib
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from pipecut.compiler.graph import Graph, Literal, Operator, Ref, Sym, Value
+
+LARGE = 2**62
+
+
+@dataclass(frozen=True)
+class Work:
+    """FLOPs forward and backward, and what autograd keeps: input and output positions, and bytes of its own."""
+
+    forward_flops: float
+    backward_flops: float
+    saved_inputs: tuple[int, ...]
+    saves_output: bool
+    saved_own_bytes: int
+
+
+def measure_all(graph: Graph, microbatch: int) -> list[Work]:
+    """The work of every operator for one microbatch; equal calls are measured once."""
+    known: dict[Any, Work] = {}
+    results = []
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        for operator in graph.operators:
+            key = _key(operator, graph)
+            if key not in known:
+                known[key] = _measure(operator, graph, microbatch, mode)
+            results.append(known[key])
+    return results
+
+
+def _key(operator: Operator, graph: Graph) -> Any:
+    position = {name: index for index, name in enumerate(operator.inputs)}
+
+    def anonymous(argument: Any) -> Any:
+        if isinstance(argument, Ref):
+            value = graph.values.get(argument.name)
+            shape = (value.sizes, value.strides, value.dtype, value.needs_grad) if value else argument.name
+            return position[argument.name], shape
+        if isinstance(argument, tuple):
+            return tuple(anonymous(item) for item in argument)
+        return repr(argument)
+
+    return operator.target, anonymous(operator.args), anonymous(operator.kwargs), operator.contexts
+
+
+def _measure(operator: Operator, graph: Graph, microbatch: int, mode: FakeTensorMode) -> Work:
+    nothing = Work(0.0, 0.0, (), False, 0)
+    if operator.target == "getitem" or any(name not in graph.values for name in operator.inputs):
+        return nothing
+    if operator.target == "aten.scaled_dot_product_attention.default":
+        return _attention(operator, graph)
+    tensors = {name: _fake(graph.values[name]) for name in operator.inputs}
+    function = resolve(operator.target)
+    args = _concrete(operator.args, tensors, microbatch)
+    kwargs = {name: _concrete(value, tensors, microbatch) for name, value in operator.kwargs}
+    saved: list[torch.Tensor] = []
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        saved.append(tensor)
+        return tensor
+
+    leaves = [t for t in tensors.values() if t.requires_grad]
+    grad = bool(leaves) and "torch.set_grad_enabled(False)" not in operator.contexts
+    try:
+        # An in-place write to a leaf is refused by autograd; the graph's own tensors are no leaves.
+        with torch.set_grad_enabled(grad and not operator.writes), torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+            with FlopCounterMode(display=False) as forward:
+                result = function(*args, **kwargs)
+            outputs = [r for r in (result if isinstance(result, list | tuple) else [result]) if isinstance(r, torch.Tensor)]
+            wanted = [o for o in outputs if o.requires_grad]
+            backward_flops = 0.0
+            if wanted:
+                with FlopCounterMode(display=False) as backward:
+                    torch.autograd.grad(wanted, leaves, [torch.empty_like(o) for o in wanted], allow_unused=True)
+                backward_flops = float(backward.get_total_flops())
+    except Exception:
+        # An operator without a fake kernel or a backward: charged by the bytes it moves alone.
+        return nothing
+    return _work(float(forward.get_total_flops()), backward_flops, saved, tensors, operator, outputs)
+
+
+def _work(
+    forward: float,
+    backward: float,
+    saved: list[torch.Tensor],
+    tensors: dict[str, torch.Tensor],
+    operator: Operator,
+    outputs: list[torch.Tensor],
+) -> Work:
+    inputs = {tensors[name].untyped_storage()._cdata: i for i, name in enumerate(operator.inputs)}
+    results = {o.untyped_storage()._cdata for o in outputs}
+    own: dict[int, int] = {}
+    positions: set[int] = set()
+    output = False
+    for tensor in saved:
+        storage = tensor.untyped_storage()
+        if storage._cdata in inputs:
+            positions.add(inputs[storage._cdata])
+        elif storage._cdata in results:
+            output = True
+        else:
+            own[storage._cdata] = storage.nbytes()
+    return Work(forward, backward, tuple(sorted(positions)), output, sum(own.values()))
+
+
+def _attention(operator: Operator, graph: Graph) -> Work:
+    """Fused attention: q, k, v, the result and one float32 a row are kept.
+
+    FLOPs: two products of B*H*L*S*D multiply-adds forward; five of them backward, as flash attention recomputes the
+    scores (Dao et al., FlashAttention, 2022, section 3 and algorithm 4).
+    """
+    query, key, value = (graph.values[name] for name in operator.inputs[:3])
+    *batch, length, width = query.sizes
+    rows = length
+    for size in batch:
+        rows *= size
+    product = 2.0 * rows * key.sizes[-2] * (width + value.sizes[-1]) / 2
+    kept = tuple(range(len(operator.inputs)))
+    return Work(2 * product, 5 * product, kept, True, 4 * rows)
+
+
+def _fake(value: Value) -> torch.Tensor:
+    dtype = getattr(torch, value.dtype)
+    tensor = torch.empty_strided(value.sizes, value.strides, dtype=dtype)
+    return tensor.requires_grad_() if value.needs_grad and dtype.is_floating_point else tensor
+
+
+def _concrete(argument: Any, tensors: dict[str, torch.Tensor], microbatch: int) -> Any:
+    if isinstance(argument, Ref):
+        return tensors[argument.name]
+    if isinstance(argument, Sym):
+        return int(eval(argument.expression, {"__builtins__": {}, "math": importlib.import_module("math")}, {"batch": microbatch}))
+    if isinstance(argument, Literal):
+        return torch.device("cpu") if argument.code == "device" else getattr(torch, argument.code.removeprefix("torch."))
+    if isinstance(argument, tuple):
+        return [_concrete(item, tensors, microbatch) for item in argument]
+    return argument
+
+
+def resolve(target: str) -> Any:
+    """`aten.linear.default` to the operator itself."""
+    found: Any = torch.ops
+    for part in target.split("."):
+        found = getattr(found, part)
+    return found

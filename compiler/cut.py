@@ -1,0 +1,75 @@
+"""Placement -> what each stage holds, receives and sends. Plain facts, shared by emit and the prediction."""
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+from pipecut.compiler.graph import Buffer, Graph, Operator, Parameter
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One stage of a cut graph. `receives` and `sends` are value names, in the order they were made."""
+
+    index: int
+    operators: tuple[int, ...]
+    receives: tuple[str, ...]
+    sends: tuple[str, ...]
+    batch_inputs: tuple[str, ...]
+    parameters: tuple[Parameter, ...]
+    buffers: tuple[Buffer, ...]
+
+
+def cut(graph: Graph, stage_of: tuple[int, ...], stages: int) -> tuple[Cut, ...]:
+    """Split a graph along a placement. What no operator uses is held by stage 0."""
+    made = graph.producers()
+    uses: dict[str, set[int]] = defaultdict(set)
+    for index, operator in enumerate(graph.operators):
+        for name in operator.inputs:
+            uses[name].add(stage_of[index])
+    uses[graph.loss].add(stages - 1)
+    crossing: list[list[str]] = [[] for _ in range(stages)]
+    for name, index in made.items():
+        for left in range(stage_of[index], max(uses[name], default=-1)):
+            crossing[left].append(name)
+    result = []
+    for stage in range(stages):
+        own = tuple(i for i, s in enumerate(stage_of) if s == stage)
+        receives = tuple(crossing[stage - 1]) if stage else ()
+        batch_inputs = tuple(name for name, _ in graph.batch_inputs if stage in uses[name])
+        if graph.dynamic and not any("batch" in graph.values[n].shape for n in (*receives, *batch_inputs)):
+            # The stage reads the batch size off an input, so it is given one that has it.
+            batch_inputs += tuple(n for n, _ in graph.batch_inputs if "batch" in graph.values[n].shape)[:1]
+        parameters = tuple(p for p in graph.parameters if stage in (uses[p.value] or {0}))
+        buffers = tuple(b for b in graph.buffers if stage in (uses[b.value] or {0}))
+        result.append(Cut(stage, own, receives, tuple(crossing[stage]), batch_inputs, parameters, buffers))
+    return tuple(result)
+
+
+def modules_covered(operators: list[Operator]) -> list[str]:
+    """The source modules of some operators, layers as ranges: `transformer.wte`, `transformer.h.0-5`."""
+    layers: dict[str, list[int]] = {}
+    for operator in operators:
+        if not operator.module:
+            continue
+        parts = operator.module.split(".")
+        numbers = [i for i, part in enumerate(parts) if part.isdigit()]
+        if numbers:
+            layers.setdefault(".".join(parts[: numbers[0]]), []).append(int(parts[numbers[0]]))
+        elif len(parts) > 1 or not any(m.module.startswith(parts[0] + ".") for m in operators):
+            layers.setdefault(".".join(parts[:3]), [])
+    names = []
+    for prefix, numbers in layers.items():
+        if not numbers and any(other.startswith(prefix + ".") or (other == prefix and layers[other]) for other in layers):
+            continue
+        names += [f"{prefix}.{r}" for r in _ranges(sorted(set(numbers)))] if numbers else [prefix]
+    return names
+
+
+def _ranges(numbers: list[int]) -> list[str]:
+    ranges: list[list[int]] = []
+    for number in numbers:
+        if ranges and ranges[-1][1] == number - 1:
+            ranges[-1][1] = number
+        else:
+            ranges.append([number, number])
+    return [str(a) if a == b else f"{a}-{b}" for a, b in ranges]

@@ -1,0 +1,95 @@
+"""The plan folder, written whole or not at all."""
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import yaml
+from safetensors.torch import save_file
+
+from pipecut.compiler.costs import CostedGraph
+from pipecut.compiler.cut import Cut, modules_covered
+from pipecut.compiler.emit.module import write_stage
+from pipecut.errors import UserFileError
+from pipecut.runtime.check import check
+from pipecut.runtime.plan import Action, file_hash, read_plan, seal_of
+
+
+def write_folder(
+    target: Path, manifest: dict[str, Any], cuts: tuple[Cut, ...], costed: CostedGraph, stage_of: tuple[int, ...], actions: list[list[Action]]
+) -> list[str]:
+    """Write beside the target, read it back, run the checker on it, then rename. Returns what the checker proved.
+
+    Raises UserFileError when the target is something else than a plan, PlanError when the check fails.
+    """
+    if target.exists() and any(target.iterdir() if target.is_dir() else [target]) and not (target / "plan.yaml").exists():
+        raise UserFileError(f"{target} exists and is no plan folder; give another -o, or remove it")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        _write_files(scratch, cuts, costed, stage_of, actions)
+        files = sorted(p for p in scratch.rglob("*") if p.is_file())
+        manifest = {**manifest, "hashes": {str(p.relative_to(scratch)): file_hash(p) for p in files}}
+        manifest["seal"] = seal_of(manifest)
+        text = yaml.dump(manifest, sort_keys=False, allow_unicode=True, width=110, default_flow_style=None)
+        (scratch / "plan.yaml").write_text(text, encoding="utf-8")
+        proof = check(read_plan(scratch))
+        if target.exists():
+            shutil.rmtree(target)
+        os.chmod(scratch, 0o755)
+        scratch.rename(target)
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
+    return proof
+
+
+def _write_files(
+    folder: Path, cuts: tuple[Cut, ...], costed: CostedGraph, stage_of: tuple[int, ...], actions: list[list[Action]]
+) -> None:
+    graph = costed.graph
+    stages = folder / "stages"
+    stages.mkdir()
+    for one in cuts:
+        covered = modules_covered([graph.operators[i] for i in one.operators])
+        source = write_stage(graph, one, len(cuts), covered)
+        (stages / f"stage_{one.index}.py").write_text(source, encoding="utf-8")
+        if one.buffers:
+            data = {b.names[0]: b.data.contiguous().clone() for b in one.buffers}
+            save_file(data, str(stages / f"stage_{one.index}.safetensors"))
+    rows = "\n".join("  - [" + ", ".join(map(str, row)) + "]" for row in actions)
+    (folder / "schedule.yaml").write_text(f"# Actions of each rank in order: KIND stage.microbatch\nranks:\n{rows}\n")
+    (folder / "graph.json").write_text(json.dumps(_graph(costed, stage_of), indent=0))
+
+
+def _graph(costed: CostedGraph, stage_of: tuple[int, ...]) -> dict[str, Any]:
+    graph = costed.graph
+    operators = []
+    for index, operator in enumerate(graph.operators):
+        one = costed.costs[index]
+        operators.append(
+            {
+                "name": operator.name,
+                "target": operator.target,
+                "module": operator.module,
+                "source": operator.source.strip(" ()"),
+                "inputs": list(operator.inputs),
+                "stage": stage_of[index],
+                "forward_seconds": one.forward,
+                "backward_seconds": one.backward,
+                "saved_bytes": costed.saved.get(operator.name, 0) + one.saved_own_bytes,
+                "transient_bytes": 2 * one.output_bytes,
+            }
+        )
+    values = {
+        v.name: {"shape": list(v.shape), "dtype": v.dtype, "bytes": v.bytes, "needs_grad": v.needs_grad}
+        for v in graph.values.values()
+    }
+    parameters = [
+        {"value": p.value, "names": list(p.names), "bytes": p.bytes, "trainable": p.trainable} for p in graph.parameters
+    ]
+    buffers = [{"value": b.value, "names": list(b.names)} for b in graph.buffers]
+    return {"loss": graph.loss, "operators": operators, "values": values, "parameters": parameters, "buffers": buffers}

@@ -1,0 +1,164 @@
+"""A cut -> a stage's Python file: plain torch, parameters under their original names, importable by itself."""
+
+import keyword
+
+from pipecut.compiler.cut import Cut
+from pipecut.compiler.emit.call import write_call
+from pipecut.compiler.graph import Graph, Operator, Sym
+
+HEADER = '''"""Stage {index} of {stages}: {modules}
+
+Takes: {takes}
+Gives: {gives}
+"""
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import nn
+
+
+class Group(nn.Module):
+    """What the original model holds under one name; `group[3]` is its member named 3."""
+
+    def __getitem__(self, name):
+        return self._modules[str(name)]
+
+
+def put(module, tensor, *names, persistent=True):
+    """Hold a tensor under its names in the original model."""
+    for name in names:
+        *path, last = name.split(".")
+        owner = module
+        for part in path:
+            if part not in owner._modules:
+                owner.add_module(part, Group())
+            owner = owner._modules[part]
+        if isinstance(tensor, nn.Parameter):
+            owner.register_parameter(last, tensor)
+        else:
+            owner.register_buffer(last, tensor, persistent=persistent)
+
+
+def parameter(*shape, dtype, device, trainable=True):
+    """An uninitialised parameter; load_state_dict fills it."""
+    return nn.Parameter(torch.empty(shape, dtype=dtype, device=device), requires_grad=trainable)
+
+'''
+
+
+def write_stage(graph: Graph, cut: Cut, stages: int, modules: list[str]) -> str:
+    """The source of stages/stage_N.py."""
+    return _StageWriter(graph, cut, stages, modules).source()
+
+
+def input_name(value: str) -> str:
+    """The argument name of a received value or batch input."""
+    name = value.removeprefix("batch_") if value.startswith("batch_") else value
+    return f"{name}_" if keyword.iskeyword(name) or name in ("self", "batch", "device", "torch", "F") else name
+
+
+class _StageWriter:
+    def __init__(self, graph: Graph, cut: Cut, stages: int, modules: list[str]) -> None:
+        self.graph, self.cut, self.stages, self.modules = graph, cut, stages, modules
+        self.operators = [graph.operators[i] for i in cut.operators]
+        self.held = {p.value: p.names[0] for p in cut.parameters} | {b.value: b.names[0] for b in cut.buffers}
+        self.inputs = [*cut.receives, *cut.batch_inputs]
+        self.taken = set(self.inputs)
+
+    def source(self) -> str:
+        last = self.cut.index == self.stages - 1
+        gives = [self.graph.loss] if last else list(self.cut.sends)
+        lines = [
+            HEADER.format(
+                index=self.cut.index,
+                stages=self.stages,
+                modules=", ".join(self.modules) or "no module of its own",
+                takes=", ".join(self._describe(name) for name in self.inputs) or "nothing",
+                gives="the loss" if last else ", ".join(self._describe(name) for name in gives) or "nothing",
+            )
+        ]
+        lines += self._constructor()
+        lines += self._forward(gives)
+        return "\n".join(lines) + "\n"
+
+    def _describe(self, name: str) -> str:
+        value = self.graph.values[name]
+        return f"{input_name(name)} {value.dtype}[{', '.join(map(str, value.shape))}]"
+
+    def _constructor(self) -> list[str]:
+        lines = [f"class Stage{self.cut.index}(nn.Module):", "    def __init__(self, device=None):", "        super().__init__()"]
+        for p in self.cut.parameters:
+            shape = ", ".join([*map(str, p.shape), f"dtype=torch.{p.dtype}", "device=device"])
+            frozen = "" if p.trainable else ", trainable=False"
+            names = ", ".join(f'"{name}"' for name in p.names)
+            lines.append(f"        put(self, parameter({shape}{frozen}), {names})")
+        if self.cut.buffers:
+            lines.append('        buffers = load_file(Path(__file__).with_suffix(".safetensors"), device=str(device or "cpu"))')
+        for b in self.cut.buffers:
+            names = ", ".join(f'"{name}"' for name in b.names)
+            persistent = "" if b.persistent else ", persistent=False"
+            lines.append(f'        put(self, buffers["{b.names[0]}"], {names}{persistent})')
+        return lines
+
+    def _forward(self, gives: list[str]) -> list[str]:
+        arguments = ", ".join(["self", *map(input_name, self.inputs)])
+        lines = ["", f"    def forward({arguments}):"]
+        lines += self._prelude()
+        last_use = {name: i for i, o in enumerate(self.operators) for name in o.inputs}
+        keep = {*gives}
+        dead: list[str] = []
+        module, contexts = "", ()
+        for index, operator in enumerate(self.operators):
+            if operator.module != module:
+                if dead:
+                    lines.append(f"        del {', '.join(dict.fromkeys(dead))}")
+                    dead = []
+                module, contexts = operator.module, ()
+                lines.append(f"        # {module or 'the model itself'} ({operator.module_class or 'module'}){operator.source}")
+            indent = "        "
+            if operator.contexts:
+                if operator.contexts != contexts:
+                    lines.append(f"        with {', '.join(operator.contexts)}:")
+                indent += "    "
+            contexts = operator.contexts
+            lines.append(f"{indent}{self._assign(operator)}")
+            local = [n for n in (*operator.inputs, operator.name) if n not in self.held and n not in keep]
+            dead += [self._name(n) for n in local if last_use.get(n, index) == index]
+        returned = "".join(f"{self._name(name)}, " for name in gives).rstrip(" ")
+        lines.append(f"        return ({returned})" if returned else "        return ()")
+        return lines
+
+    def _prelude(self) -> list[str]:
+        lines = []
+        text = [repr((o.args, o.kwargs, o.contexts)) for o in self.operators]
+        if any("Literal(code='device')" in t or "device.type" in t for t in text):
+            source = input_name(self.inputs[0]) if self.inputs else "next(self.parameters())"
+            lines.append(f"        device = {source}.device")
+        if any(_has_sym((o.args, o.kwargs)) for o in self.operators):
+            name = next(n for n in self.inputs if "batch" in self.graph.values[n].shape)
+            lines.append(f"        batch = {input_name(name)}.size({self.graph.values[name].shape.index('batch')})")
+        return lines
+
+    def _assign(self, operator: Operator) -> str:
+        return f"{self._name(operator.name)} = {write_call(operator, self._name)}"
+
+    def _name(self, value: str) -> str:
+        if value in self.held:
+            code = "self"
+            for part in self.held[value].split("."):
+                code += f".{part}" if part.isidentifier() and not keyword.iskeyword(part) else f"[{_key(part)}]"
+            return code
+        return input_name(value)
+
+
+def _key(part: str) -> str:
+    return part if part.isdigit() and str(int(part)) == part else repr(part)
+
+
+def _has_sym(value: object) -> bool:
+    if isinstance(value, tuple):
+        return any(_has_sym(item) for item in value)
+    return isinstance(value, Sym)

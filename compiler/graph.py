@@ -1,0 +1,106 @@
+"""The traced model as plain immutable values: operators, tensors, parameters, buffers."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import networkx as nx
+
+
+@dataclass(frozen=True)
+class Ref:
+    """An argument that is another value of the graph."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Sym:
+    """An integer argument that depends on the batch: a Python expression in `batch`."""
+
+    expression: str
+
+
+@dataclass(frozen=True)
+class Literal:
+    """An argument written as code, such as a dtype; `device` stands for the stage's own device."""
+
+    code: str
+
+
+@dataclass(frozen=True)
+class Value:
+    """A tensor. `shape` holds ints and expressions in `batch`; `sizes` and `strides` are those of one microbatch."""
+
+    name: str
+    shape: tuple[int | str, ...]
+    sizes: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: str
+    bytes: int
+    needs_grad: bool = False
+
+
+@dataclass(frozen=True)
+class Operator:
+    """One call of the traced graph. `contexts` are `with` statements it runs under."""
+
+    name: str
+    target: str
+    args: tuple[Any, ...]
+    kwargs: tuple[tuple[str, Any], ...]
+    inputs: tuple[str, ...]
+    module: str
+    module_class: str
+    source: str
+    contexts: tuple[str, ...] = ()
+    writes: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A trainable or frozen tensor of the model; `names` are all its FQNs, more than one when tied."""
+
+    value: str
+    names: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: str
+    bytes: int
+    trainable: bool
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """A buffer or a lifted constant. `data` is the tensor itself: small, real, saved with the plan."""
+
+    value: str
+    names: tuple[str, ...]
+    persistent: bool
+    data: Any
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A traced model. Operators stand in program order; `values` has every tensor by name."""
+
+    operators: tuple[Operator, ...]
+    values: dict[str, Value]
+    parameters: tuple[Parameter, ...]
+    buffers: tuple[Buffer, ...]
+    batch_inputs: tuple[tuple[str, str], ...]
+    loss: str
+    dynamic: bool
+    notes: tuple[str, ...] = ()
+
+    def producers(self) -> dict[str, int]:
+        """Value name to the index of the operator that makes it."""
+        return {operator.name: index for index, operator in enumerate(self.operators)}
+
+    def dependencies(self) -> "nx.DiGraph[int]":
+        """Operators by index; an edge for each use of another operator's result."""
+        made = self.producers()
+        graph: nx.DiGraph[int] = nx.DiGraph()
+        graph.add_nodes_from(range(len(self.operators)))
+        for index, operator in enumerate(self.operators):
+            graph.add_edges_from((made[name], index) for name in operator.inputs if name in made)
+        return graph

@@ -1,0 +1,73 @@
+"""The job file to typed values, and the user's functions it names."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from pipecut.compiler.document import Strict, read_document
+from pipecut.runtime.userfunction import find_function
+
+FUNCTION = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
+
+
+class ModelSpec(Strict):
+    """`factory(**args) -> nn.Module`."""
+
+    factory: str = Field(pattern=FUNCTION)
+    args: dict[str, Any] = {}
+
+
+class BatchSpec(Strict):
+    """Samples per optimizer step and per microbatch."""
+
+    global_: int = Field(alias="global", ge=1)
+    microbatch: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _fits(self) -> "BatchSpec":
+        if self.microbatch > self.global_:
+            raise ValueError(f"microbatch {self.microbatch} is larger than the global batch {self.global_}")
+        return self
+
+
+class JobSpec(Strict):
+    """The job file."""
+
+    model: ModelSpec
+    inputs: str = Field(pattern=FUNCTION)
+    batch: BatchSpec
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    optimizer: Literal["adamw", "adam", "sgd", "momentum"] = "adamw"
+    schedule: Literal["gpipe", "1f1b"] = "1f1b"
+    weights: str | None = None
+    loss: str | None = Field(default=None, pattern=FUNCTION)
+    seed: int = Field(default=0, ge=0)
+    stages: int | None = Field(default=None, ge=1)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job file and the folder its functions are looked up from."""
+
+    path: Path
+    spec: JobSpec
+
+    @property
+    def folder(self) -> Path:
+        return self.path.resolve().parent
+
+    def with_microbatch(self, microbatch: int) -> "Job":
+        """The same job with another number of samples a microbatch."""
+        batch = self.spec.batch.model_copy(update={"microbatch": microbatch})
+        return Job(self.path, self.spec.model_copy(update={"batch": batch}))
+
+
+def read_job(path: Path) -> Job:
+    """Raises UserFileError."""
+    job = Job(path, read_document(path, JobSpec))
+    for name in (job.spec.model.factory, job.spec.inputs, job.spec.loss):
+        if name is not None:
+            find_function(name, job.folder, str(path))
+    return job

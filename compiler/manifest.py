@@ -1,0 +1,168 @@
+"""The facts of a plan as plan.yaml has them, and the prediction among them."""
+
+from typing import Any
+
+import torch
+
+import pipecut
+from pipecut.compiler.cluster import Cluster
+from pipecut.compiler.costs import CostedGraph
+from pipecut.compiler.cut import Cut, modules_covered
+from pipecut.compiler.graph import Buffer, Graph, Parameter
+from pipecut.compiler.job import Job
+from pipecut.compiler.partition import Placement
+from pipecut.compiler.partition.problem import Slot
+from pipecut.compiler.simulate import simulate
+from pipecut.runtime.plan import VERSION, Action
+
+COPIES = {"adamw": 4, "adam": 4, "momentum": 3, "sgd": 2}
+
+
+def predict(
+    costed: CostedGraph, cluster: Cluster, placement: Placement, cuts: tuple[Cut, ...], actions: list[list[Action]]
+) -> tuple[float, float]:
+    """Step seconds and bubble fraction."""
+    graph = costed.graph
+    forward, backward = stage_seconds(costed, cluster, cuts)
+    transfers: dict[tuple[str, int], float] = {}
+    for one in cuts[:-1]:
+        link = cluster.link(one.index, one.index + 1)
+        sent = sum(graph.values[n].bytes for n in one.sends)
+        returned = sum(graph.values[n].bytes for n in one.sends if graph.values[n].needs_grad)
+        transfers["F", one.index + 1] = link.latency + sent / link.bandwidth
+        transfers["B", one.index] = link.latency + returned / link.bandwidth
+    return simulate(actions, forward, backward, transfers)
+
+
+def stage_seconds(costed: CostedGraph, cluster: Cluster, cuts: tuple[Cut, ...]) -> tuple[list[float], list[float]]:
+    """Forward and backward seconds of each stage for a microbatch."""
+    kinds = [cluster.devices[one.index].kind for one in cuts]
+    forward = [sum(costed.costs[i].forward[k] for i in one.operators) for one, k in zip(cuts, kinds, strict=True)]
+    backward = [sum(costed.costs[i].backward[k] for i in one.operators) for one, k in zip(cuts, kinds, strict=True)]
+    return forward, backward
+
+
+def manifest(
+    job: Job,
+    cluster: Cluster,
+    costed: CostedGraph,
+    placement: Placement,
+    slots: tuple[Slot, ...],
+    cuts: tuple[Cut, ...],
+    schedule: str,
+    prediction: tuple[float, float],
+) -> dict[str, Any]:
+    """plan.yaml without hashes and seal."""
+    spec, graph = job.spec, costed.graph
+    forward, backward = stage_seconds(costed, cluster, cuts)
+    stages = [
+        _stage(costed, cluster, placement, one, slots[one.index], spec.optimizer, forward, backward) for one in cuts
+    ]
+    boundaries = [
+        {
+            "left": one.index,
+            "tensors": [_tensor(graph, name) for name in one.sends],
+            "bandwidth": slots[one.index].bandwidth,
+            "latency": slots[one.index].latency,
+        }
+        for one in cuts[:-1]
+    ]
+    certificate = placement.certificate
+    return {
+        "version": VERSION,
+        "pipecut": pipecut.__version__,
+        "torch": str(torch.__version__),
+        "cluster": cluster.name,
+        "model": {
+            "factory": spec.model.factory,
+            "args": spec.model.args,
+            "inputs": spec.inputs,
+            "loss": spec.loss,
+            "folder": str(job.folder),
+            "precision": spec.precision,
+            "seed": spec.seed,
+            "weights": str((job.folder / spec.weights).resolve()) if spec.weights else None,
+        },
+        "batch": {"global_size": spec.batch.global_, "microbatch": spec.batch.microbatch, "dynamic": graph.dynamic},
+        "optimizer": spec.optimizer,
+        "schedule": schedule,
+        "inputs": [{**_tensor(graph, value), "name": name} for value, name in graph.batch_inputs],
+        "stages": stages,
+        "boundaries": boundaries,
+        "tied": _tied(graph, cuts),
+        "prediction": {"step_seconds": prediction[0], "bubble": prediction[1]},
+        "certificate": {
+            "objective": certificate.objective,
+            "bound": certificate.bound,
+            "gap": certificate.gap,
+            "proven": certificate.proven,
+            "solver": certificate.solver,
+            "seconds": certificate.seconds,
+        },
+        "notes": list(graph.notes),
+    }
+
+
+def _tensor(graph: Graph, name: str) -> dict[str, Any]:
+    value = graph.values[name]
+    return {"name": name, "shape": list(value.shape), "dtype": value.dtype, "needs_grad": value.needs_grad}
+
+
+def _stage(
+    costed: CostedGraph,
+    cluster: Cluster,
+    placement: Placement,
+    one: Cut,
+    slot: Slot,
+    optimizer: str,
+    forward: list[float],
+    backward: list[float],
+) -> dict[str, Any]:
+    graph, index = costed.graph, one.index
+    device = cluster.devices[index]
+    kept = sum(costed.saved.get(graph.operators[i].name, 0) + costed.costs[i].saved_own_bytes for i in one.operators)
+    kept += sum(graph.values[name].bytes for name in one.receives)
+    transient = max((2 * costed.costs[i].output_bytes for i in one.operators), default=0)
+    fixed = sum(p.bytes * (COPIES[optimizer] if p.trainable else 1) for p in one.parameters)
+    sizes = [p.bytes // max(getattr(torch, p.dtype).itemsize, 1) for p in one.parameters]
+    given = dict(graph.batch_inputs)
+    return {
+        "index": index,
+        "rank": index,
+        "device": device.kind,
+        "device_type": device.type,
+        "file": f"stages/stage_{index}.py",
+        "modules": modules_covered([graph.operators[i] for i in one.operators]),
+        "operators": len(one.operators),
+        "receives": list(one.receives),
+        "batch_inputs": [given[name] for name in one.batch_inputs],
+        "sends": list(one.sends),
+        "parameters": [_held(p) for p in one.parameters],
+        "buffers": [_held(b) for b in one.buffers],
+        "parameter_count": sum(sizes),
+        "forward_seconds": forward[index],
+        "backward_seconds": backward[index],
+        "load_seconds": placement.loads[index],
+        "memory_bytes": fixed + slot.in_flight * kept + transient,
+        "capacity_bytes": slot.capacity,
+        "bytes_sent": sum(graph.values[n].bytes for n in one.sends)
+        + sum(graph.values[n].bytes for n in one.receives if graph.values[n].needs_grad),
+    }
+
+
+def _held(item: Parameter | Buffer) -> dict[str, Any]:
+    if isinstance(item, Parameter):
+        return {"names": list(item.names), "shape": list(item.shape), "dtype": item.dtype, "trainable": item.trainable}
+    dtype = str(item.data.dtype).removeprefix("torch.")
+    return {"names": list(item.names), "shape": list(item.data.shape), "dtype": dtype, "persistent": item.persistent}
+
+
+def _tied(graph: Graph, cuts: tuple[Cut, ...]) -> list[dict[str, Any]]:
+    result = []
+    for parameter in graph.parameters:
+        stages = [one.index for one in cuts if parameter in one.parameters]
+        if len(stages) > 1 and parameter.trainable:
+            result.append({"names": list(parameter.names), "stages": stages})
+    return result
+
+

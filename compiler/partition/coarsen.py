@@ -1,0 +1,186 @@
+"""Costed graph -> blocks that a cut may separate.
+
+Kept together always: a result and its parts, whatever shares storage that is written (up to the last write), and cycles
+this makes. Then views join what they view where that cannot cost anything. Only when more than `limit` blocks remain are
+neighbours in program order merged, and the problem says so (`lossless=False`).
+"""
+
+from collections import defaultdict
+
+import networkx as nx
+
+from pipecut.compiler.costs import CostedGraph
+from pipecut.compiler.graph import Graph
+from pipecut.compiler.partition.problem import Block, Crossing, Problem, Shared, Slot
+
+STATES = {"adamw": 2, "adam": 2, "momentum": 1, "sgd": 0}
+
+
+def coarsen(costed: CostedGraph, slots: tuple[Slot, ...], optimizer: str, limit: int) -> Problem:
+    """Raise nothing; the result's blocks stand in a topological order."""
+    graph = costed.graph
+    dependencies = graph.dependencies()
+    groups = _together(costed)
+    _join_views(costed, dependencies, groups)
+    members = _ordered_groups(dependencies, groups)
+    lossless = len(members) <= limit
+    if not lossless:
+        members = _merge_runs(costed, members, slots, limit)
+    return _problem(costed, members, slots, optimizer, lossless)
+
+
+def _together(costed: CostedGraph) -> "nx.utils.UnionFind[int]":
+    graph = costed.graph
+    groups: nx.utils.UnionFind[int] = nx.utils.UnionFind(range(len(graph.operators)))
+    made = graph.producers()
+    for index, operator in enumerate(graph.operators):
+        if operator.target == "getitem" or operator.target.startswith("aten.as_strided"):
+            groups.union(*(made[name] for name in operator.inputs if name in made), index)
+    for touching in _written_storages(graph).values():
+        if touching:
+            groups.union(*touching)
+    return groups
+
+
+def _written_storages(graph: Graph) -> dict[str, list[int]]:
+    """Storage -> operators that touch it no later than its last write; all of them when it is held or given."""
+    root: dict[str, str] = {}
+    touch: dict[str, list[int]] = defaultdict(list)
+    last_write: dict[str, int] = {}
+    for index, operator in enumerate(graph.operators):
+        if operator.aliases:
+            root[operator.name] = root.get(operator.aliases[0], operator.aliases[0])
+        else:
+            touch[operator.name].append(index)
+        for name in {root.get(n, n) for n in operator.inputs}:
+            touch[name].append(index)
+        for name in operator.writes:
+            last_write[root.get(name, name)] = index
+    produced = graph.producers()
+    return {
+        name: [i for i in touch[name] if i <= last or name not in produced] for name, last in last_write.items()
+    }
+
+
+def _join_views(costed: CostedGraph, dependencies: "nx.DiGraph[int]", groups: "nx.utils.UnionFind[int]") -> None:
+    graph = costed.graph
+    made = graph.producers()
+    for index, operator in enumerate(graph.operators):
+        value = graph.values.get(operator.name)
+        free = not any(costed.costs[index].forward.values()) and costed.costs[index].saved_own_bytes == 0
+        consumers = list(dependencies.successors(index))
+        if value is None or (operator.name in costed.saved):
+            continue
+        sources = [name for name in operator.inputs if name in made]
+        if free and len(sources) == 1:
+            source = graph.values.get(sources[0])
+            only = dependencies.out_degree(made[sources[0]]) == 1
+            if only and source is not None and value.bytes <= source.bytes and sources == list(operator.inputs):
+                groups.union(made[sources[0]], index)
+                continue
+        if not operator.inputs or free:
+            if len(consumers) == 1 and all(graph.values[n].bytes <= value.bytes for n in sources if n in graph.values):
+                groups.union(index, consumers[0])
+
+
+def _ordered_groups(dependencies: "nx.DiGraph[int]", groups: "nx.utils.UnionFind[int]") -> list[list[int]]:
+    """Groups without cycles between them, in the topological order closest to program order."""
+    between: nx.DiGraph[int] = nx.DiGraph()
+    between.add_nodes_from(groups[index] for index in dependencies)
+    between.add_edges_from((groups[u], groups[v]) for u, v in dependencies.edges if groups[u] != groups[v])
+    condensed = nx.condensation(between)
+    members: dict[int, list[int]] = defaultdict(list)
+    for index in sorted(dependencies):
+        members[condensed.graph["mapping"][groups[index]]].append(index)
+    order = nx.lexicographical_topological_sort(condensed, key=lambda group: max(members[group]))
+    return [members[group] for group in order]
+
+
+def _merge_runs(costed: CostedGraph, members: list[list[int]], slots: tuple[Slot, ...], limit: int) -> list[list[int]]:
+    """Merge neighbours where most bytes would cross, while no run grows beyond a fraction of a stage."""
+    kind = slots[0].kind
+    seconds = [sum(costed.seconds(i, kind) for i in group) for group in members]
+    crossing = _bytes_across(costed, members)
+    start = list(range(len(members)))
+
+    def find(at: int) -> int:
+        while start[at] != at:
+            start[at] = start[start[at]]
+            at = start[at]
+        return at
+
+    count = len(members)
+    ceiling = sum(seconds) / (len(slots) * 24)
+    weight = list(seconds)
+    while count > limit:
+        for position in sorted(range(1, len(members)), key=lambda p: -crossing[p]):
+            left, right = find(position - 1), find(position)
+            if count > limit and left != right and weight[left] + weight[right] <= ceiling:
+                start[right] = left
+                weight[left] += weight[right]
+                count -= 1
+        ceiling *= 1.5
+    runs: dict[int, list[int]] = defaultdict(list)
+    for position, group in enumerate(members):
+        runs[find(position)] += group
+    return [sorted(runs[at]) for at in sorted(runs)]
+
+
+def _bytes_across(costed: CostedGraph, members: list[list[int]]) -> list[int]:
+    graph, made = costed.graph, costed.graph.producers()
+    group_of = {index: at for at, group in enumerate(members) for index in group}
+    last: dict[str, int] = {}
+    for index, operator in enumerate(graph.operators):
+        for name in operator.inputs:
+            if name in made:
+                last[name] = max(last.get(name, 0), group_of[index])
+    change = [0] * (len(members) + 1)
+    for name, end in last.items():
+        first = group_of[made[name]]
+        size = graph.values[name].bytes if name in graph.values else 0
+        change[first + 1] += size
+        change[end + 1] -= size if end + 1 <= len(members) else 0
+    total, result = 0, []
+    for delta in change[: len(members)]:
+        total += delta
+        result.append(total)
+    return result
+
+
+def _problem(
+    costed: CostedGraph, members: list[list[int]], slots: tuple[Slot, ...], optimizer: str, lossless: bool
+) -> Problem:
+    graph, made = costed.graph, costed.graph.producers()
+    group_of = {index: at for at, group in enumerate(members) for index in group}
+    kinds = sorted({slot.kind for slot in slots})
+    uses: dict[str, set[int]] = defaultdict(set)
+    for index, operator in enumerate(graph.operators):
+        for name in operator.inputs:
+            uses[name].add(group_of[index])
+    blocks = tuple(
+        Block(
+            tuple(group),
+            {kind: sum(costed.seconds(i, kind) for i in group) for kind in kinds},
+            sum(costed.saved.get(graph.operators[i].name, 0) + costed.costs[i].saved_own_bytes for i in group),
+            max((2 * costed.costs[i].output_bytes for i in group), default=0),
+        )
+        for group in members
+    )
+    crossings = []
+    edges: set[tuple[int, int]] = set()
+    for name, index in made.items():
+        source = group_of[index]
+        consumers = tuple(sorted(uses[name] - {source}))
+        edges.update((source, consumer) for consumer in consumers)
+        if consumers and name in graph.values:
+            value = graph.values[name]
+            crossings.append(Crossing(name, source, consumers, value.bytes, value.bytes if value.needs_grad else 0))
+    copies = 2 + STATES[optimizer]
+    shared = tuple(
+        Shared(p.names[0], p.bytes * (copies if p.trainable else 1), tuple(sorted(uses[p.value])) or (0,))
+        for p in graph.parameters
+    )
+    order: nx.DiGraph[int] = nx.DiGraph(sorted(edges))
+    order.add_nodes_from(range(len(blocks)))
+    reduced = frozenset(nx.transitive_reduction(order).edges)
+    return Problem(blocks, reduced, tuple(crossings), shared, slots, lossless)

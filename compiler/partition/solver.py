@@ -1,0 +1,91 @@
+"""Run a program with HiGHS or CBC; objective and bound from the solver itself."""
+
+import re
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import highspy
+import pulp
+
+from pipecut.compiler.partition.program import Program
+
+
+@dataclass(frozen=True)
+class Solution:
+    """`stages` is None when nothing was found. Objective and bound in seconds; `infeasible` only when proven."""
+
+    stages: list[int] | None
+    bound: float
+    infeasible: bool
+    seconds: float
+    name: str
+
+
+def solve(
+    program: Program, blocks: int, stages: int, start: dict[str, float] | None, solver: str, time_limit: float, gap: float
+) -> Solution:
+    """`gap` is the relative gap at which to stop."""
+    begin = time.perf_counter()
+    run = _cbc if solver == "cbc" else _highs
+    found, bound, infeasible, name = run(program, start, time_limit, gap)
+    result = None
+    if found:
+        result = []
+        for v in range(blocks):
+            result.append(next(s for s in range(stages) if s == stages - 1 or (program.y[v, s].value() or 0.0) > 0.5))
+    return Solution(result, bound * program.scale, infeasible, time.perf_counter() - begin, name)
+
+
+def _highs(program: Program, start: dict[str, float] | None, limit: float, gap: float) -> tuple[bool, float, bool, str]:
+    # PuLP's HiGHS class has no warm start: it builds the model, and the solution is handed to highspy.
+    frontend = pulp.HiGHS(msg=False, timeLimit=limit, gapRel=gap, threads=2)
+    program.model.solver = frontend
+    frontend.createAndConfigureSolver(program.model)
+    frontend.buildSolverModel(program.model)
+    highs: Any = program.model.solverModel
+    variables = program.model.variables()
+    if start is not None:
+        solution = highspy.HighsSolution()
+        values = [0.0] * highs.getNumCol()
+        for variable in variables:
+            values[variable.index] = start.get(variable.name, 0.0)
+        solution.col_value = values
+        highs.setSolution(solution)
+    highs.run()
+    status, info = highs.getModelStatus(), highs.getInfo()
+    infeasible = status == highspy.HighsModelStatus.kInfeasible
+    values = list(highs.getSolution().col_value)
+    found = not infeasible and info.primal_solution_status == 2 and bool(values)
+    if found:
+        for variable in variables:
+            variable.varValue = values[variable.index]
+    bound = max(0.0, info.mip_dual_bound) if abs(info.mip_dual_bound) < 1e29 else 0.0
+    version = f"HiGHS {highs.version()}"
+    return found, bound, infeasible, version
+
+
+def _cbc(program: Program, start: dict[str, float] | None, limit: float, gap: float) -> tuple[bool, float, bool, str]:
+    if start is not None:
+        for variable in program.model.variables():
+            variable.setInitialValue(start.get(variable.name, 0.0))
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "cbc.log"
+        command = pulp.PULP_CBC_CMD(
+            msg=False, timeLimit=limit, gapRel=gap, warmStart=start is not None, logPath=str(log), keepFiles=False
+        )
+        program.model.solve(command)
+        text = log.read_text(errors="replace") if log.exists() else ""
+    status = program.model.sol_status
+    infeasible = status == pulp.LpSolutionInfeasible
+    found = status in (pulp.LpSolutionOptimal, pulp.LpSolutionIntegerFeasible)
+    # PuLP calls a solve that ran out of time Optimal, so the bound is read from CBC's own log.
+    match = re.search(r"Lower bound:\s+([-\d.e+]+)", text)
+    bound = 0.0
+    if match:
+        bound = float(match.group(1))
+    elif found and "Optimal solution found" in text:
+        bound = float(pulp.value(program.model.objective)) * (1 - gap)
+    return found, bound, infeasible, "CBC"

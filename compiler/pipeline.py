@@ -1,0 +1,99 @@
+"""The passes, in order."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipecut.compiler.cluster import Cluster, read_cluster
+from pipecut.compiler.costs import cost
+from pipecut.compiler.cut import cut
+from pipecut.compiler.emit import write_folder
+from pipecut.compiler.job import Job, read_job
+from pipecut.compiler.manifest import manifest, predict
+from pipecut.compiler.partition import partition, slots_for
+from pipecut.compiler.schedules import ORDERS, in_flight, lower
+from pipecut.compiler.trace import trace
+from pipecut.errors import UserFileError
+from pipecut.runtime.plan import PlanFolder, read_plan
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line may say over the job file. `time_limit` in seconds, `gap` relative."""
+
+    stages: int | None = None
+    microbatches: int | None = None
+    schedule: str | None = None
+    solver: str = "highs"
+    time_limit: float = 30.0
+    gap: float = 1e-4
+
+
+def compile(
+    job_path: str | Path,
+    cluster_name: str = "auto",
+    output: str | Path = "plan",
+    options: Options | None = None,
+    progress: Progress = lambda _: None,
+) -> PlanFolder:
+    """Compile a job for a cluster into a plan folder.
+
+    Raises UserFileError or TraceError for the user's files, InfeasibleError when nothing fits.
+    """
+    options = options or Options()
+    progress("reading the job and the cluster")
+    job, cluster = read_job(Path(job_path)), read_cluster(cluster_name)
+    stages, microbatch, microbatches = _sizes(job, cluster, options)
+    job = job.with_microbatch(microbatch)
+    schedule = options.schedule or job.spec.schedule
+
+    progress("tracing the model")
+    graph = trace(job)
+    progress(f"costing {len(graph.operators)} operators")
+    costed = cost(graph, cluster, job.spec.precision, microbatch)
+    progress(f"placing {len(graph.operators)} operators on {stages} stages")
+    slots = slots_for(cluster, stages, in_flight(schedule, stages, microbatches))
+    placement = partition(costed, slots, job.spec.optimizer, options.solver, options.time_limit, options.gap)
+    progress(f"scheduling {microbatches} microbatches, {schedule}")
+    cuts = cut(graph, placement.stage_of, stages)
+    orders = [ORDERS[schedule](s, stages, microbatches) for s in range(stages)]
+    forward = {one.index for one in cuts if one.sends}
+    backward = {one.index for one in cuts if any(graph.values[n].needs_grad for n in one.sends)}
+    actions = lower(orders, forward, backward, tied=any(_shared(cuts)))
+    prediction = predict(costed, cluster, placement, cuts, actions)
+    progress("writing and checking the plan")
+    facts = manifest(job, cluster, costed, placement, slots, cuts, schedule, prediction)
+    write_folder(Path(output), facts, cuts, costed, placement.stage_of, actions)
+    return read_plan(Path(output))
+
+
+def _shared(cuts: tuple[object, ...]) -> list[str]:
+    seen: dict[str, int] = {}
+    for one in cuts:
+        for parameter in one.parameters:  # type: ignore[attr-defined]
+            if parameter.trainable:
+                seen[parameter.value] = seen.get(parameter.value, 0) + 1
+    return [name for name, count in seen.items() if count > 1]
+
+
+def _sizes(job: Job, cluster: Cluster, options: Options) -> tuple[int, int, int]:
+    """Stages, samples a microbatch, microbatches."""
+    spec = job.spec
+    total = spec.batch.global_
+    stages = options.stages or spec.stages or (len(cluster.devices) if cluster.name != "auto" else _cores(cluster))
+    if stages > len(cluster.devices):
+        raise UserFileError(f"{stages} stages asked for, but cluster '{cluster.name}' has {len(cluster.devices)} devices")
+    microbatch = spec.batch.microbatch
+    if options.microbatches is not None:
+        if options.microbatches < 1 or options.microbatches > total:
+            raise UserFileError(f"--microbatches {options.microbatches}: must be 1 to the global batch, {total}")
+        microbatch = -(-total // options.microbatches)
+    return stages, microbatch, -(-total // microbatch)
+
+
+def _cores(cluster: Cluster) -> int:
+    import os
+
+    return len(cluster.devices) if cluster.devices[0].type == "cuda" else os.cpu_count() or 1

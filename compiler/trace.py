@@ -1,0 +1,407 @@
+"""Model to graph: torch.export in train mode, loss inside, parameters on meta. The only reader of fx."""
+
+import logging
+import operator as python_operator
+from dataclasses import replace
+from typing import Any
+
+import sympy
+import torch
+from torch import fx
+from torch.export import Dim, ExportedProgram
+from torch.export.graph_signature import InputKind
+from torch.utils._sympy.printers import PythonPrinter
+
+from pipecut.compiler.graph import Buffer, Graph, Literal, Operator, Parameter, Ref, Sym, Value
+from pipecut.compiler.job import Job
+from pipecut.errors import PipecutError, TraceError
+from pipecut.runtime.init import build_on_meta
+from pipecut.runtime.precision import cast_inputs, cast_model
+from pipecut.runtime.unsplit import WithLoss
+from pipecut.runtime.userfunction import find_function
+
+log = logging.getLogger("pipecut")
+PREFIX = "model."
+BATCH = sympy.Symbol("batch", integer=True, positive=True)
+# Checks that tracing leaves behind; they compute nothing.
+GUARDS = ("_assert", "sym_constrain_range", "_guards_fn", "_functional_assert")
+
+
+def trace(job: Job) -> Graph:
+    """Trace the job's model. Raises TraceError or UserFileError."""
+    model, samples = _model_and_samples(job)
+    program, dynamic, notes = _export(model, samples)
+    microbatch = job.spec.batch.microbatch
+    return _Lowering(program, model, microbatch, dynamic, notes).graph()
+
+
+def _model_and_samples(job: Job) -> tuple[WithLoss, dict[str, torch.Tensor]]:
+    spec = job.spec
+    factory = find_function(spec.model.factory, job.folder, str(job.path))
+    try:
+        model = build_on_meta(lambda: factory(**spec.model.args))
+    except PipecutError:
+        raise
+    except Exception as error:
+        raise TraceError(f"{spec.model.factory} failed: {type(error).__name__}: {error}") from error
+    if not isinstance(model, torch.nn.Module):
+        raise TraceError(f"{spec.model.factory} returned {type(model).__name__}; it must return a torch.nn.Module")
+    inputs = find_function(spec.inputs, job.folder, str(job.path))
+    # A batch of one is indistinguishable from a broadcast dimension while tracing.
+    samples = inputs(max(spec.batch.microbatch, 2))
+    if not isinstance(samples, dict) or not all(isinstance(t, torch.Tensor) for t in samples.values()) or not samples:
+        raise TraceError(f"{spec.inputs} must return a dict of tensors, dimension 0 the sample")
+    loss = find_function(spec.loss, job.folder, str(job.path)) if spec.loss else None
+    wrapped = WithLoss(cast_model(model, spec.precision), loss).train()
+    # The tracer takes one tensor under two names for one input.
+    return wrapped, {k: t.clone() for k, t in cast_inputs(samples, spec.precision).items()}
+
+
+def _export(model: WithLoss, samples: dict[str, torch.Tensor]) -> tuple[ExportedProgram, bool, tuple[str, ...]]:
+    batch = Dim("batch", min=1)
+    shapes = {name: {0: batch} if tensor.dim() else None for name, tensor in samples.items()}
+    try:
+        return torch.export.export(model, (samples,), dynamic_shapes=(shapes,), strict=False), True, ()
+    except PipecutError:
+        raise
+    except Exception as error:
+        first = _first_line(error)
+        log.debug("export with a dynamic batch failed", exc_info=True)
+    try:
+        program = torch.export.export(model, (samples,), strict=False)
+    except Exception as error:
+        raise TraceError(f"torch.export cannot trace the model: {_first_line(error)}{_user_frame(error)}") from error
+    note = f"the model fixes its batch size, so this plan takes that microbatch only ({first})"
+    return program, False, (note,)
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"
+
+
+def _user_frame(error: Exception) -> str:
+    found, walk = "", error.__traceback__
+    while walk is not None:
+        path = walk.tb_frame.f_code.co_filename
+        if "/torch/" not in path and "pipecut" not in path and "compiler/trace" not in path:
+            found = f" (at {path}:{walk.tb_lineno})"
+        walk = walk.tb_next
+    return found
+
+
+class _Lowering:
+    """One exported program to one Graph."""
+
+    def __init__(
+        self, program: ExportedProgram, model: WithLoss, microbatch: int, dynamic: bool, notes: tuple[str, ...]
+    ) -> None:
+        self.program, self.model, self.dynamic, self.notes = program, model, dynamic, notes
+        self.microbatch = microbatch
+        self.values: dict[str, Value] = {}
+        self.operators: list[Operator] = []
+        self.alias: dict[str, str] = {}
+        self.requires_grad: dict[str, bool] = {}
+        self.tuples: dict[str, list[Value]] = {}
+        self.sizes: dict[Any, tuple[int | str, int]] = {}
+
+    def graph(self) -> Graph:
+        """Lower everything and drop what neither the loss nor a buffer needs."""
+        parameters, buffers, inputs = self._signature()
+        self._lower(self.program.graph_module, (), "")
+        loss = self._loss()
+        operators = _alive(self.operators, loss, {b.value for b in buffers})
+        return Graph(tuple(operators), self.values, parameters, buffers, inputs, loss, self.dynamic, self.notes)
+
+    def _loss(self) -> str:
+        output = next(node for node in self.program.graph.nodes if node.op == "output")
+        results = [n.name for n in output.all_input_nodes]
+        wanted = [s.arg.name for s in self.program.graph_signature.output_specs if s.kind.name == "USER_OUTPUT"]
+        names = [n for n in results if n in wanted]
+        if len(names) != 1:
+            raise TraceError("the traced model has no loss: its result does not depend on its inputs")
+        return self.alias.get(names[0], names[0])
+
+    def _signature(self) -> tuple[tuple[Parameter, ...], tuple[Buffer, ...], tuple[tuple[str, str], ...]]:
+        model, program = self.model.model, self.program
+        names: dict[int, list[str]] = {}
+        for name, tensor in [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]:
+            names.setdefault(id(tensor), []).append(name)
+        owned = dict(self.model.named_parameters(remove_duplicate=False))
+        held = dict(self.model.named_buffers(remove_duplicate=False))
+        persistent = set(model.state_dict().keys())
+        nodes = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
+        first: dict[int, str] = {}
+        parameters, buffers, inputs, seen = [], [], [], set()
+        for spec in program.graph_signature.input_specs:
+            name = spec.arg.name
+            if spec.kind == InputKind.USER_INPUT:
+                if isinstance(nodes[name].meta.get("val"), torch.Tensor):
+                    inputs.append((name, name.removeprefix("batch_")))
+                    self._tensor(name, nodes[name].meta["val"], False)
+            elif spec.kind == InputKind.PARAMETER:
+                tensor = owned[str(spec.target)]
+                aliases = tuple(names[id(tensor)])
+                if id(tensor) in first:
+                    self.alias[name] = first[id(tensor)]
+                    continue
+                first[id(tensor)] = name
+                seen.add(id(tensor))
+                value = self._tensor(name, nodes[name].meta["val"], tensor.requires_grad)
+                parameters.append(
+                    Parameter(name, aliases, tuple(tensor.shape), value.dtype, value.bytes, tensor.requires_grad)
+                )
+            elif spec.kind == InputKind.BUFFER:
+                tensor = held[str(spec.target)]
+                seen.add(id(tensor))
+                self._tensor(name, nodes[name].meta["val"], False)
+                aliases = tuple(names[id(tensor)])
+                buffers.append(Buffer(name, aliases, aliases[0] in persistent, _real(tensor, aliases[0])))
+            elif spec.kind == InputKind.CONSTANT_TENSOR:
+                target = str(spec.target)
+                self._tensor(name, nodes[name].meta["val"], False)
+                constant = _real(program.constants[target], target)
+                buffers.append(Buffer(name, (target.removeprefix(PREFIX),), False, constant))
+            else:
+                raise TraceError(f"the model takes an input of kind {spec.kind.name} ({name}), which cannot be split")
+        for name, tensor in model.named_parameters():
+            if id(tensor) not in seen:
+                value = self._tensor(f"unused_{name.replace('.', '_')}", tensor, tensor.requires_grad)
+                aliases = tuple(names[id(tensor)])
+                parameters.append(
+                    Parameter(value.name, aliases, tuple(tensor.shape), value.dtype, value.bytes, tensor.requires_grad)
+                )
+        for name, tensor in model.named_buffers():
+            if id(tensor) not in seen:
+                value = self._tensor(f"unused_{name.replace('.', '_')}", tensor, False)
+                buffers.append(Buffer(value.name, tuple(names[id(tensor)]), name in persistent, _real(tensor, name)))
+        return tuple(parameters), tuple(buffers), tuple(inputs)
+
+    def _size(self, size: Any) -> tuple[int | str, int]:
+        """A dimension as an int or an expression in `batch`, and its number for one microbatch."""
+        if isinstance(size, int):
+            return size, size
+        expression = sympy.sympify(size.node.expr if isinstance(size, torch.SymInt) else size)
+        if expression in self.sizes:
+            return self.sizes[expression]
+        if len(expression.free_symbols) > 1 or any(str(s).startswith("u") for s in expression.free_symbols):
+            raise TraceError(f"a tensor's size depends on data ({expression}); pipecut needs sizes that follow the batch")
+        replaced = expression.xreplace({symbol: BATCH for symbol in expression.free_symbols})
+        code = PythonPrinter().doprint(replaced)
+        result = (code, int(replaced.subs(BATCH, self.microbatch))) if replaced.free_symbols else (int(replaced),) * 2
+        self.sizes[expression] = result
+        return result
+
+    def _tensor(self, name: str, tensor: torch.Tensor, needs_grad: bool) -> Value:
+        both = [self._size(size) for size in tensor.shape]
+        sizes = tuple(number for _, number in both)
+        strides = tuple(self._size(s)[1] for s in tensor.stride()) if tensor.layout == torch.strided else ()
+        count = 1
+        for number in sizes:
+            count *= number
+        value = Value(
+            name,
+            tuple(code for code, _ in both),
+            sizes,
+            strides,
+            str(tensor.dtype).removeprefix("torch."),
+            count * tensor.element_size(),
+            needs_grad,
+        )
+        self.values[name] = value
+        self.requires_grad[name] = needs_grad
+        return value
+
+    def _lower(self, module: fx.GraphModule, contexts: tuple[str, ...], prefix: str) -> None:
+        for node in module.graph.nodes:
+            if node.op in ("placeholder", "output", "get_attr") or any(g in str(node.target) for g in GUARDS):
+                continue
+            target = str(node.target)
+            if "wrap_with_set_grad_enabled" in target:
+                enabled, body, *rest = node.args
+                inner = (*contexts, f"torch.set_grad_enabled({bool(enabled)})")
+                self._inline(node, module, body, rest, inner, prefix)
+            elif "wrap_with_autocast" in target:
+                device, dtype, enabled, cache, body, *rest = node.args
+                kind = "device.type" if device in ("cpu", "meta", "cuda") else repr(device)
+                inner = (*contexts, f"torch.autocast({kind}, dtype={dtype}, enabled={enabled}, cache_enabled={cache})")
+                self._inline(node, module, body, rest, inner, prefix)
+            elif node.op == "call_function":
+                self._call(node, contexts, prefix)
+            else:
+                raise TraceError(f"the traced model calls {target}, which pipecut cannot split{_where(node)}")
+
+    def _inline(self, node: fx.Node, parent: fx.GraphModule, body: Any, args: list[Any], ctx: tuple[str, ...], at: str) -> None:
+        module = getattr(parent, str(body.target))
+        prefix = f"{at}{node.name}_"
+        placeholders = [n for n in module.graph.nodes if n.op == "placeholder"]
+        for placeholder, given in zip(placeholders, args, strict=True):
+            if isinstance(given, fx.Node):
+                self.alias[prefix + placeholder.name] = self._name(given, at)
+        self._lower(module, ctx, prefix)
+        results = next(n for n in module.graph.nodes if n.op == "output").args[0]
+        for index, result in enumerate(results if isinstance(results, list | tuple) else [results]):
+            if isinstance(result, fx.Node):
+                self.alias[f"{at}{node.name}[{index}]"] = self._name(result, prefix)
+
+    def _name(self, node: fx.Node, prefix: str) -> str:
+        return self.alias.get(prefix + node.name, prefix + node.name)
+
+    def _argument(self, value: Any, prefix: str) -> Any:
+        if isinstance(value, fx.Node):
+            meta = value.meta.get("val")
+            if isinstance(meta, torch.SymInt):
+                code, _ = self._size(meta)
+                return code if isinstance(code, int) else Sym(code)
+            if isinstance(meta, int | float | bool) and not isinstance(meta, torch.Tensor):
+                return meta
+            if isinstance(meta, torch.SymFloat | torch.SymBool):
+                raise TraceError(f"a number depends on the batch size in a way pipecut cannot write ({meta}){_where(value)}")
+            return Ref(self._name(value, prefix))
+        if isinstance(value, torch.SymInt):
+            code, _ = self._size(value)
+            return code if isinstance(code, int) else Sym(code)
+        if isinstance(value, list | tuple):
+            return tuple(self._argument(item, prefix) for item in value)
+        if isinstance(value, torch.device):
+            return Literal("device")
+        if isinstance(value, torch.dtype | torch.layout | torch.memory_format):
+            return Literal(str(value))
+        if value is None or isinstance(value, bool | int | float | str | complex):
+            return value
+        raise TraceError(f"an operator takes a {type(value).__name__}, which pipecut cannot write as code")
+
+    def _call(self, node: fx.Node, contexts: tuple[str, ...], prefix: str) -> None:
+        meta = node.meta.get("val")
+        if isinstance(meta, torch.SymInt | int | float | bool | torch.SymBool | torch.SymFloat):
+            return
+        name = prefix + node.name
+        if node.target is python_operator.getitem and isinstance(node.args[0], fx.Node):
+            inner = self.alias.get(f"{prefix}{node.args[0].name}[{node.args[1]}]")
+            if inner is not None:
+                self.alias[name] = inner
+                return
+        args = tuple(self._argument(a, prefix) for a in node.args)
+        kwargs = tuple((k, self._argument(a, prefix)) for k, a in node.kwargs.items() if k != "pin_memory")
+        inputs = tuple(dict.fromkeys(refs((args, kwargs))))
+        writes, aliases = self._schema(node, args, dict(kwargs))
+        stack = list((node.meta.get("nn_module_stack") or {}).values())
+        module, kind = ("", "")
+        if stack and not str(stack[-1][0]).startswith("_"):
+            module, kind = str(stack[-1][0]), str(stack[-1][1])
+        module = module.removeprefix("model").removeprefix(".")
+        operator = Operator(
+            name,
+            _target(node),
+            args,
+            kwargs,
+            inputs,
+            module,
+            kind.rsplit(".", 1)[-1],
+            _where(node),
+            contexts,
+            writes,
+            aliases,
+        )
+        self.operators.append(operator)
+        grad = self._needs_grad(operator)
+        if isinstance(meta, torch.Tensor):
+            self._tensor(name, meta, grad and (meta.is_floating_point() or meta.is_complex()))
+        else:
+            self.requires_grad[name] = grad
+            for index, part in enumerate(meta if isinstance(meta, list | tuple) else ()):
+                if isinstance(part, torch.Tensor):
+                    self._tensor(f"{name}[{index}]", part, grad and part.is_floating_point())
+        for written in writes:
+            if grad and written in self.values:
+                self._mark_grad(written)
+
+    def _mark_grad(self, name: str) -> None:
+        self.requires_grad[name] = True
+        self.values[name] = replace(self.values[name], needs_grad=True)
+
+    def _needs_grad(self, operator: Operator) -> bool:
+        if operator.target.startswith("aten.detach") or "torch.set_grad_enabled(False)" in operator.contexts[-1:]:
+            return False
+        return any(self.requires_grad.get(name, False) for name in operator.inputs)
+
+    def _schema(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Inputs the operator writes to, and inputs its result shares storage with."""
+        schema = getattr(node.target, "_schema", None)
+        if schema is None:
+            return (), tuple(refs((args, kwargs))) if node.target is python_operator.getitem else ()
+        writes: list[str] = []
+        aliases: list[str] = []
+        for index, argument in enumerate(schema.arguments):
+            given = args[index] if index < len(args) else kwargs.get(argument.name)
+            if argument.alias_info is not None:
+                names = list(refs(given))
+                aliases += names
+                # detach_ of a constant changes no number.
+                if argument.alias_info.is_write and "detach_" not in str(node.target):
+                    writes += names
+        target = str(node.target)
+        if target.startswith(("aten.batch_norm", "aten.instance_norm")) and len(args) > 5 and args[5]:
+            writes += [name for given in args[3:5] for name in refs(given)]
+        if target.startswith(("aten.reshape", "aten.contiguous", "aten.to.", "aten.flatten", "aten.dropout")):
+            aliases += list(refs(args[:1]))
+        return tuple(writes), tuple(aliases)
+
+
+def refs(value: Any) -> Any:
+    """Names of all values an argument structure refers to."""
+    if isinstance(value, Ref):
+        yield value.name
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from refs(item)
+    elif isinstance(value, dict):
+        yield from refs(tuple(value.values()))
+
+
+def _target(node: fx.Node) -> str:
+    if isinstance(node.target, torch._ops.OpOverload):
+        return str(node.target)
+    if node.target is python_operator.getitem:
+        return "getitem"
+    raise TraceError(f"the traced model calls {node.target}, which pipecut cannot write as code{_where(node)}")
+
+
+def _where(node: fx.Node) -> str:
+    trace = node.meta.get("stack_trace") or ""
+    frames = [line.strip() for line in trace.splitlines() if line.strip().startswith("File ")]
+    if not frames:
+        return ""
+    path, line = frames[-1].split(",")[:2]
+    return f" ({path.removeprefix('File ').strip(chr(34))}:{line.removeprefix(' line ')})"
+
+
+def _real(tensor: torch.Tensor, name: str) -> torch.Tensor:
+    if not tensor.is_meta:
+        return tensor.detach().clone()
+    if tensor.numel() == 0:
+        return torch.empty(tensor.shape, dtype=tensor.dtype)
+    raise TraceError(
+        f"constant '{name}' was created on a parameter's device while tracing, where it has no value; "
+        "register it as a buffer in the module's __init__, or create it with torch.full or torch.arange"
+    )
+
+
+def _alive(operators: list[Operator], loss: str, buffers: set[str]) -> list[Operator]:
+    needed = {loss}
+    kept: list[Operator] = []
+    roots: dict[str, str] = {}
+    for operator in operators:
+        for name in operator.aliases[:1]:
+            roots[operator.name] = roots.get(name, name)
+    live_roots: set[str] = {loss}
+    for operator in reversed(operators):
+        writes_needed = any(
+            name in buffers or roots.get(name, name) in buffers or name in needed or roots.get(name, name) in live_roots
+            for name in operator.writes
+        )
+        if operator.name in needed or writes_needed:
+            kept.append(operator)
+            needed.update(operator.inputs)
+            live_roots.update(roots.get(name, name) for name in (*operator.inputs, operator.name))
+    return kept[::-1]

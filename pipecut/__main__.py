@@ -1,0 +1,5 @@
+"""`python -m pipecut`."""
+
+from pipecut.cli import main
+
+main()

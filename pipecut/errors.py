@@ -1,0 +1,37 @@
+"""Every error that pipecut raises on purpose, with the exit code the command line gives it."""
+
+
+class PipecutError(Exception):
+    """Says what is wrong, where, and what to do."""
+
+    exit_code = 1
+
+
+class UserFileError(PipecutError):
+    """A job, cluster or model file needs mending."""
+
+    exit_code = 2
+
+
+class TraceError(PipecutError):
+    """The model cannot be traced as it stands."""
+
+    exit_code = 2
+
+
+class InfeasibleError(PipecutError):
+    """No plan exists within the limits."""
+
+    exit_code = 3
+
+
+class PlanError(PipecutError):
+    """A plan folder is damaged, edited, of another version, or fails the checker."""
+
+    exit_code = 4
+
+
+class RunError(PipecutError):
+    """A run failed on some rank."""
+
+    exit_code = 4

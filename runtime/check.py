@@ -1,0 +1,155 @@
+"""The independent checker: proves a plan before its first step, knowing neither solver nor schedule generator.
+
+Sends are taken as rendezvous: a send blocks until its receive is posted. What cannot deadlock so cannot deadlock with
+buffered sends either.
+"""
+
+from collections import defaultdict
+from typing import Any
+
+from pipecut.errors import PlanError
+from pipecut.runtime.plan import Action, Plan, PlanFolder
+
+
+def check(folder: PlanFolder) -> list[str]:
+    """What was proven, a line each. Raises PlanError with the first thing that does not hold."""
+    plan, graph = folder.plan, folder.graph
+    return [
+        _placed(plan, graph),
+        _flows(plan, graph),
+        _computes_everything(plan, folder.actions),
+        _no_deadlock(plan, folder.actions),
+        _memory_fits(plan, graph, folder.actions),
+    ]
+
+
+def _placed(plan: Plan, graph: dict[str, Any]) -> str:
+    count = len(plan.stages)
+    for operator in graph["operators"]:
+        if not isinstance(operator["stage"], int) or not 0 <= operator["stage"] < count:
+            raise PlanError(f"operator {operator['name']} ({operator['module']}) is on no stage")
+    held = [{n for h in (*s.parameters, *s.buffers) for n in h.names} for s in plan.stages]
+    stages_using: dict[str, set[int]] = defaultdict(set)
+    for operator in graph["operators"]:
+        for name in operator["inputs"]:
+            stages_using[name].add(operator["stage"])
+    tied = {name: set(t.stages) for t in plan.tied for name in t.names}
+    for entry in (*graph["parameters"], *graph["buffers"]):
+        name = entry["names"][0]
+        holders = {s for s in range(count) if name in held[s]}
+        if not holders:
+            raise PlanError(f"parameter or buffer {name} is on no stage")
+        missing = stages_using[entry["value"]] - holders
+        if missing:
+            raise PlanError(f"stage {min(missing)} uses {name} but does not hold it")
+        if entry.get("trainable") and len(holders) > 1 and tied.get(name) != holders:
+            raise PlanError(f"{name} is on stages {sorted(holders)} but its gradients are not summed over them")
+    return f"{len(graph['operators'])} operators, {len(graph['parameters'])} parameters, {len(graph['buffers'])} buffers placed"
+
+
+def _flows(plan: Plan, graph: dict[str, Any]) -> str:
+    """Values go forward only, and over every boundary between where they are made and used."""
+    made = {operator["name"]: operator["stage"] for operator in graph["operators"]}
+    over = {b.left: {t.name for t in b.tensors} for b in plan.boundaries}
+    for operator in graph["operators"]:
+        for name in operator["inputs"]:
+            if name not in made:
+                continue
+            if made[name] > operator["stage"]:
+                raise PlanError(f"{operator['name']} on stage {operator['stage']} uses {name} of later stage {made[name]}")
+            for left in range(made[name], operator["stage"]):
+                if name not in over.get(left, set()):
+                    raise PlanError(f"{name} is needed on stage {operator['stage']} but does not cross {left} -> {left + 1}")
+    for left, names in over.items():
+        if set(plan.stages[left].sends) != names or set(plan.stages[left + 1].receives) != names:
+            raise PlanError(f"stages {left} and {left + 1} disagree about what crosses between them")
+    tensors = {t.name for b in plan.boundaries for t in b.tensors}
+    return f"the stage graph is acyclic; {len(tensors)} tensors cross {len(over)} boundaries"
+
+
+def _computes_everything(plan: Plan, actions: tuple[tuple[Action, ...], ...]) -> str:
+    if len(actions) != len({s.rank for s in plan.stages}):
+        raise PlanError(f"schedule.yaml has {len(actions)} ranks, the plan {len({s.rank for s in plan.stages})}")
+    total = 0
+    for stage in plan.stages:
+        for kind in ("F", "B"):
+            done = [a.microbatch for a in actions[stage.rank] if a.kind == kind and a.stage == stage.index]
+            if sorted(done) != list(range(plan.microbatches)):
+                raise PlanError(f"stage {stage.index}: {kind} does not run once for each of {plan.microbatches} microbatches")
+            total += len(done)
+    if plan.tied and any(row.count(Action("REDUCE", rank, 0)) != 1 for rank, row in enumerate(actions)):
+        raise PlanError("tied parameters need one REDUCE on every rank")
+    return f"{total} forward and backward actions, each once"
+
+
+def _no_deadlock(plan: Plan, actions: tuple[tuple[Action, ...], ...]) -> str:
+    """Step every rank as far as it goes until all are done or none can move."""
+    rank_of = {s.index: s.rank for s in plan.stages}
+    forward = {b.left for b in plan.boundaries if b.tensors}
+    backward = {b.left for b in plan.boundaries if any(t.needs_grad for t in b.tensors)}
+    at = [0] * len(actions)
+    posted: set[tuple[str, int, int]] = set()
+    sent: set[tuple[str, int, int]] = set()
+    computed: set[tuple[str, int, int]] = set()
+
+    def ready(a: Action) -> bool:
+        if a.kind == "F":
+            return a.stage - 1 not in forward or ("F", a.stage, a.microbatch) in sent
+        if a.kind == "B":
+            arrived = a.stage not in backward or ("B", a.stage, a.microbatch) in sent
+            return ("F", a.stage, a.microbatch) in computed and arrived
+        if a.kind.startswith("SEND"):
+            kind, target = a.kind[-1], a.stage + (1 if a.kind == "SEND_F" else -1)
+            if (kind, a.stage, a.microbatch) not in computed:
+                raise PlanError(f"rank {rank_of.get(a.stage)}: '{a}' comes before what it sends is computed")
+            return (kind, target, a.microbatch) in posted
+        return True
+
+    moved = True
+    while moved:
+        moved = False
+        for rank, row in enumerate(actions):
+            while at[rank] < len(row) and ready(row[at[rank]]):
+                a = row[at[rank]]
+                if a.kind != "REDUCE" and rank_of.get(a.stage) != rank:
+                    raise PlanError(f"rank {rank} has '{a}', but stage {a.stage} is on rank {rank_of.get(a.stage)}")
+                if a.kind in ("F", "B"):
+                    computed.add((a.kind, a.stage, a.microbatch))
+                elif a.kind.startswith("RECV"):
+                    posted.add((a.kind[-1], a.stage, a.microbatch))
+                elif a.kind.startswith("SEND"):
+                    sent.add((a.kind[-1], a.stage + (1 if a.kind == "SEND_F" else -1), a.microbatch))
+                at[rank] += 1
+                moved = True
+    stuck = [(rank, row[at[rank]]) for rank, row in enumerate(actions) if at[rank] < len(row)]
+    if stuck:
+        where = "; ".join(f"rank {rank} at '{action}'" for rank, action in stuck)
+        raise PlanError(f"the schedule deadlocks: {where}")
+    if posted != sent:
+        kind, stage, microbatch = min(posted ^ sent)
+        raise PlanError(f"{kind} of stage {stage}, microbatch {microbatch}: a receive without its send or the reverse")
+    return f"every one of {len(sent)} sends meets its receive; no deadlock under rendezvous"
+
+
+def _memory_fits(plan: Plan, graph: dict[str, Any], actions: tuple[tuple[Action, ...], ...]) -> str:
+    states = {"adamw": 2, "adam": 2, "momentum": 1, "sgd": 0}[plan.optimizer]
+    worst = 0.0
+    sizes = {entry["names"][0]: entry["bytes"] for entry in graph["parameters"]}
+    for stage in plan.stages:
+        fixed = sum(sizes[h.names[0]] * (2 + states if h.trainable else 1) for h in stage.parameters)
+        own = [o for o in graph["operators"] if o["stage"] == stage.index]
+        received = sum(graph["values"][name]["bytes"] for name in stage.receives)
+        a_microbatch = sum(o["saved_bytes"] for o in own) + received
+        transient = max((o["transient_bytes"] for o in own), default=0)
+        live = peak = 0
+        for action in actions[stage.rank]:
+            if action.stage == stage.index and action.kind in ("F", "B"):
+                live += 1 if action.kind == "F" else -1
+                peak = max(peak, live)
+        need = fixed + peak * a_microbatch + transient
+        if need > stage.capacity_bytes:
+            raise PlanError(f"rank {stage.rank}, stage {stage.index}: needs {need} bytes of {stage.capacity_bytes}")
+        if need > stage.memory_bytes:
+            raise PlanError(f"stage {stage.index}: the plan says {stage.memory_bytes} bytes, the schedule needs {need}")
+        worst = max(worst, need / max(stage.capacity_bytes, 1))
+    return f"memory fits on every rank at every moment (at most {worst:.0%} of capacity)"

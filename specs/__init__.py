@@ -1,0 +1,1 @@
+"""Device kinds, links and clusters with the source of every figure."""
