@@ -212,7 +212,5 @@ def _this_gpu(index: int) -> Device:
     for kind, entry in library().devices.items():
         if all(word in name for word in kind.split("-")[:1]):
             rates = tuple(sorted(entry.flops.items()))
-            return Device(
-                kind, 0, "cuda", properties.total_memory, entry.bandwidth, rates, entry.overhead, entry.efficiency
-            )
+            return Device(kind, 0, "cuda", properties.total_memory, entry.bandwidth, rates, entry.overhead, entry.efficiency)
     raise UserFileError(f"no device kind for this GPU, '{properties.name}'; write a cluster file that defines it inline")

@@ -56,7 +56,13 @@ class Job:
 
     @property
     def folder(self) -> Path:
+        """The job file's folder."""
         return self.path.resolve().parent
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """Where the job's functions are looked up."""
+        return Path.cwd(), self.folder
 
     def with_microbatch(self, microbatch: int) -> "Job":
         """The same job with another number of samples a microbatch."""
@@ -69,5 +75,5 @@ def read_job(path: Path) -> Job:
     job = Job(path, read_document(path, JobSpec))
     for name in (job.spec.model.factory, job.spec.inputs, job.spec.loss):
         if name is not None:
-            find_function(name, job.folder, str(path))
+            find_function(name, job.folders, str(path))
     return job

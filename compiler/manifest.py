@@ -55,9 +55,7 @@ def manifest(
     """plan.yaml without hashes and seal."""
     spec, graph = job.spec, costed.graph
     forward, backward = stage_seconds(costed, cluster, cuts)
-    stages = [
-        _stage(costed, cluster, placement, one, slots[one.index], spec.optimizer, forward, backward) for one in cuts
-    ]
+    stages = [_stage(costed, cluster, placement, one, slots[one.index], spec.optimizer, forward, backward) for one in cuts]
     boundaries = [
         {
             "left": one.index,
@@ -78,7 +76,7 @@ def manifest(
             "args": spec.model.args,
             "inputs": spec.inputs,
             "loss": spec.loss,
-            "folder": str(job.folder),
+            "folders": [str(folder) for folder in job.folders],
             "precision": spec.precision,
             "seed": spec.seed,
             "weights": str((job.folder / spec.weights).resolve()) if spec.weights else None,
@@ -164,5 +162,3 @@ def _tied(graph: Graph, cuts: tuple[Cut, ...]) -> list[dict[str, Any]]:
         if len(stages) > 1 and parameter.trainable:
             result.append({"names": list(parameter.names), "stages": stages})
     return result
-
-

@@ -8,8 +8,10 @@ from typing import Any
 import sympy
 import torch
 from torch import fx
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils._sympy.printers import PythonPrinter
 
 from pipecut.compiler.graph import Buffer, Graph, Literal, Operator, Parameter, Ref, Sym, Value
@@ -37,7 +39,7 @@ def trace(job: Job) -> Graph:
 
 def _model_and_samples(job: Job) -> tuple[WithLoss, dict[str, torch.Tensor]]:
     spec = job.spec
-    factory = find_function(spec.model.factory, job.folder, str(job.path))
+    factory = find_function(spec.model.factory, job.folders, str(job.path))
     try:
         model = build_on_meta(lambda: factory(**spec.model.args))
     except PipecutError:
@@ -46,18 +48,19 @@ def _model_and_samples(job: Job) -> tuple[WithLoss, dict[str, torch.Tensor]]:
         raise TraceError(f"{spec.model.factory} failed: {type(error).__name__}: {error}") from error
     if not isinstance(model, torch.nn.Module):
         raise TraceError(f"{spec.model.factory} returned {type(model).__name__}; it must return a torch.nn.Module")
-    inputs = find_function(spec.inputs, job.folder, str(job.path))
+    inputs = find_function(spec.inputs, job.folders, str(job.path))
     # A batch of one is indistinguishable from a broadcast dimension while tracing.
     samples = inputs(max(spec.batch.microbatch, 2))
     if not isinstance(samples, dict) or not all(isinstance(t, torch.Tensor) for t in samples.values()) or not samples:
         raise TraceError(f"{spec.inputs} must return a dict of tensors, dimension 0 the sample")
-    loss = find_function(spec.loss, job.folder, str(job.path)) if spec.loss else None
+    loss = find_function(spec.loss, job.folders, str(job.path)) if spec.loss else None
     wrapped = WithLoss(cast_model(model, spec.precision), loss).train()
     # The tracer takes one tensor under two names for one input.
     return wrapped, {k: t.clone() for k, t in cast_inputs(samples, spec.precision).items()}
 
 
 def _export(model: WithLoss, samples: dict[str, torch.Tensor]) -> tuple[ExportedProgram, bool, tuple[str, ...]]:
+    model = _faked(model)
     batch = Dim("batch", min=1)
     shapes = {name: {0: batch} if tensor.dim() else None for name, tensor in samples.items()}
     try:
@@ -73,6 +76,24 @@ def _export(model: WithLoss, samples: dict[str, torch.Tensor]) -> tuple[Exported
         raise TraceError(f"torch.export cannot trace the model: {_first_line(error)}{_user_frame(error)}") from error
     note = f"the model fixes its batch size, so this plan takes that microbatch only ({first})"
     return program, False, (note,)
+
+
+def _faked(model: WithLoss) -> WithLoss:
+    """Parameters from meta to fake tensors on the CPU, beside the real buffers: one device, no storage.
+
+    On meta itself a constant that the model makes on a parameter's device would lose its value.
+    """
+    mode = FakeTensorMode(shape_env=ShapeEnv(tracked_fakes=[]), allow_non_fake_inputs=True)
+    known: dict[int, torch.nn.Parameter] = {}
+    with mode:
+        for module in model.modules():
+            for name, old in module._parameters.items():
+                if old is not None and id(old) not in known:
+                    fake = torch.empty_strided(old.shape, old.stride(), dtype=old.dtype, device="cpu")
+                    known[id(old)] = torch.nn.Parameter(fake, requires_grad=old.requires_grad)
+                if old is not None:
+                    module._parameters[name] = known[id(old)]
+    return model
 
 
 def _first_line(error: Exception) -> str:
@@ -93,9 +114,7 @@ def _user_frame(error: Exception) -> str:
 class _Lowering:
     """One exported program to one Graph."""
 
-    def __init__(
-        self, program: ExportedProgram, model: WithLoss, microbatch: int, dynamic: bool, notes: tuple[str, ...]
-    ) -> None:
+    def __init__(self, program: ExportedProgram, model: WithLoss, microbatch: int, dynamic: bool, notes: tuple[str, ...]) -> None:
         self.program, self.model, self.dynamic, self.notes = program, model, dynamic, notes
         self.microbatch = microbatch
         self.values: dict[str, Value] = {}
@@ -115,7 +134,7 @@ class _Lowering:
 
     def _loss(self) -> str:
         output = next(node for node in self.program.graph.nodes if node.op == "output")
-        results = [n.name for n in output.all_input_nodes]
+        results: list[str] = [n.name for n in output.all_input_nodes]
         wanted = [s.arg.name for s in self.program.graph_signature.output_specs if s.kind.name == "USER_OUTPUT"]
         names = [n for n in results if n in wanted]
         if len(names) != 1:
@@ -125,7 +144,10 @@ class _Lowering:
     def _signature(self) -> tuple[tuple[Parameter, ...], tuple[Buffer, ...], tuple[tuple[str, str], ...]]:
         model, program = self.model.model, self.program
         names: dict[int, list[str]] = {}
-        for name, tensor in [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]:
+        for name, tensor in [
+            *model.named_parameters(remove_duplicate=False),
+            *model.named_buffers(remove_duplicate=False),
+        ]:
             names.setdefault(id(tensor), []).append(name)
         owned = dict(self.model.named_parameters(remove_duplicate=False))
         held = dict(self.model.named_buffers(remove_duplicate=False))
@@ -148,9 +170,7 @@ class _Lowering:
                 first[id(tensor)] = name
                 seen.add(id(tensor))
                 value = self._tensor(name, nodes[name].meta["val"], tensor.requires_grad)
-                parameters.append(
-                    Parameter(name, aliases, tuple(tensor.shape), value.dtype, value.bytes, tensor.requires_grad)
-                )
+                parameters.append(Parameter(name, aliases, tuple(tensor.shape), value.dtype, value.bytes, tensor.requires_grad))
             elif spec.kind == InputKind.BUFFER:
                 tensor = held[str(spec.target)]
                 seen.add(id(tensor))
@@ -377,7 +397,7 @@ def _where(node: fx.Node) -> str:
 
 
 def _real(tensor: torch.Tensor, name: str) -> torch.Tensor:
-    if not tensor.is_meta:
+    if not tensor.is_meta and not isinstance(tensor, FakeTensor):
         return tensor.detach().clone()
     if tensor.numel() == 0:
         return torch.empty(tensor.shape, dtype=tensor.dtype)

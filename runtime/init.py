@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 Keep = Callable[[int], bool]
 
 
-class _AdvanceGenerator(TorchDispatchMode):
+class _AdvanceGenerator(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """A random in-place fill of a meta tensor runs on a scratch tensor instead, one at a time."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -59,14 +59,14 @@ def counted_parameters(keep: Keep) -> Iterator[list[tuple[nn.Parameter, int | No
         if id(self) in memo:
             return memo[id(self)]
         origin = getattr(self, "_pipecut_number", None)
-        result = admit(deepcopy(self, {}), origin)
+        result = admit(deepcopy(self, {}), origin)  # type: ignore[no-untyped-call]
         memo[id(self)] = result
         return result
 
     nn.Module.register_parameter = register_parameter  # type: ignore[method-assign]
     nn.Parameter.__deepcopy__ = copy_parameter  # type: ignore[assignment]
     try:
-        with _AdvanceGenerator():
+        with _AdvanceGenerator():  # type: ignore[no-untyped-call]
             yield born
     finally:
         nn.Module.register_parameter = register  # type: ignore[method-assign]
@@ -79,9 +79,7 @@ def build_on_meta(factory: Callable[[], nn.Module]) -> nn.Module:
         return factory()
 
 
-def initial_parameters(
-    factory: Callable[[], nn.Module], seed: int, wanted: set[str]
-) -> tuple[dict[str, torch.Tensor], bool]:
+def initial_parameters(factory: Callable[[], nn.Module], seed: int, wanted: set[str]) -> tuple[dict[str, torch.Tensor], bool]:
     """The parameters named in `wanted` with the values the whole model gets from `seed`.
 
     Returns them by FQN, and whether the whole model had to be built because one parameter is computed from another.

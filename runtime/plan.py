@@ -30,7 +30,7 @@ class ModelRef(Part):
     args: dict[str, Any]
     inputs: str
     loss: str | None
-    folder: str
+    folders: list[str]
     precision: Literal["fp32", "bf16", "fp16"]
     seed: int
     weights: str | None

@@ -11,7 +11,7 @@ def cast_model(model: torch.nn.Module, precision: str) -> torch.nn.Module:
         return model
     dtype = DTYPES[precision]
     for module in model.modules():
-        for name, parameter in module._parameters.items():
+        for parameter in module._parameters.values():
             if parameter is not None and parameter.is_floating_point() and parameter.dtype != dtype:
                 parameter.data = parameter.data.to(dtype)
         for name, buffer in module._buffers.items():

@@ -32,4 +32,4 @@ class WithLoss(nn.Module):
                 "the model's result is not a scalar loss and has none as .loss or ['loss']; "
                 "return one, pass labels in inputs, or name a function with loss: in the job file"
             )
-        return found  # type: ignore[no-any-return]
+        return found

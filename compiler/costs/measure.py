@@ -72,7 +72,10 @@ def _measure(operator: Operator, graph: Graph, microbatch: int, mode: FakeTensor
     grad = bool(leaves) and "torch.set_grad_enabled(False)" not in operator.contexts
     try:
         # An in-place write to a leaf is refused by autograd; the graph's own tensors are no leaves.
-        with torch.set_grad_enabled(grad and not operator.writes), torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        with (
+            torch.set_grad_enabled(grad and not operator.writes),
+            torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t),
+        ):
             with FlopCounterMode(display=False) as forward:
                 result = function(*args, **kwargs)
             outputs = [r for r in (result if isinstance(result, list | tuple) else [result]) if isinstance(r, torch.Tensor)]
@@ -138,7 +141,13 @@ def _concrete(argument: Any, tensors: dict[str, torch.Tensor], microbatch: int) 
     if isinstance(argument, Ref):
         return tensors[argument.name]
     if isinstance(argument, Sym):
-        return int(eval(argument.expression, {"__builtins__": {}, "math": importlib.import_module("math")}, {"batch": microbatch}))
+        return int(
+            eval(
+                argument.expression,
+                {"__builtins__": {}, "math": importlib.import_module("math")},
+                {"batch": microbatch},
+            )
+        )
     if isinstance(argument, Literal):
         return torch.device("cpu") if argument.code == "device" else getattr(torch, argument.code.removeprefix("torch."))
     if isinstance(argument, tuple):

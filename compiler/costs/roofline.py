@@ -124,8 +124,10 @@ def _moved(operator: Operator, graph: Graph, storage: dict[str, str]) -> tuple[f
 
 def _differentiable(operator: Operator, graph: Graph) -> bool:
     value = graph.values.get(operator.name)
-    return value.needs_grad if value is not None else any(
-        graph.values[name].needs_grad for name in operator.inputs if name in graph.values
+    return (
+        value.needs_grad
+        if value is not None
+        else any(graph.values[name].needs_grad for name in operator.inputs if name in graph.values)
     )
 
 

@@ -8,14 +8,38 @@ from pipecut.compiler.graph import Literal, Operator, Ref, Sym
 
 Names = Callable[[str], str]
 
-INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/", "__and__": "&", "bitwise_and": "&", "__or__": "|", "matmul": "@"}
+INFIX = {
+    "add": "+",
+    "sub": "-",
+    "mul": "*",
+    "div": "/",
+    "__and__": "&",
+    "bitwise_and": "&",
+    "__or__": "|",
+    "matmul": "@",
+}
 COMPARE = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
 METHODS = {
     *("view", "reshape", "transpose", "permute", "unsqueeze", "squeeze", "expand", "contiguous", "flatten", "float"),
     *("add_", "mul_", "sub_", "div_", "relu_", "masked_fill", "masked_fill_", "fill_", "copy_", "zero_", "detach", "t"),
 }
 TORCH = {
-    *("tanh", "sigmoid", "exp", "log", "sqrt", "rsqrt", "sin", "cos", "cat", "stack", "where", "cumsum", "arange", "abs"),
+    *(
+        "tanh",
+        "sigmoid",
+        "exp",
+        "log",
+        "sqrt",
+        "rsqrt",
+        "sin",
+        "cos",
+        "cat",
+        "stack",
+        "where",
+        "cumsum",
+        "arange",
+        "abs",
+    ),
     *("addmm", "bmm", "pow", "neg", "erf"),
 }
 FUNCTIONAL = {

@@ -19,7 +19,12 @@ from pipecut.runtime.plan import Action, file_hash, read_plan, seal_of
 
 
 def write_folder(
-    target: Path, manifest: dict[str, Any], cuts: tuple[Cut, ...], costed: CostedGraph, stage_of: tuple[int, ...], actions: list[list[Action]]
+    target: Path,
+    manifest: dict[str, Any],
+    cuts: tuple[Cut, ...],
+    costed: CostedGraph,
+    stage_of: tuple[int, ...],
+    actions: list[list[Action]],
 ) -> list[str]:
     """Write beside the target, read it back, run the checker on it, then rename. Returns what the checker proved.
 

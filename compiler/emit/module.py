@@ -89,7 +89,11 @@ class _StageWriter:
         return f"{input_name(name)} {value.dtype}[{', '.join(map(str, value.shape))}]"
 
     def _constructor(self) -> list[str]:
-        lines = [f"class Stage{self.cut.index}(nn.Module):", "    def __init__(self, device=None):", "        super().__init__()"]
+        lines = [
+            f"class Stage{self.cut.index}(nn.Module):",
+            "    def __init__(self, device=None):",
+            "        super().__init__()",
+        ]
         for p in self.cut.parameters:
             shape = ", ".join([*map(str, p.shape), f"dtype=torch.{p.dtype}", "device=device"])
             frozen = "" if p.trainable else ", trainable=False"
@@ -110,7 +114,8 @@ class _StageWriter:
         last_use = {name: i for i, o in enumerate(self.operators) for name in o.inputs}
         keep = {*gives}
         dead: list[str] = []
-        module, contexts = "", ()
+        module = ""
+        contexts: tuple[str, ...] = ()
         for index, operator in enumerate(self.operators):
             if operator.module != module:
                 if dead:

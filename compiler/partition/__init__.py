@@ -77,5 +77,3 @@ def _simple_bound(problem: Problem) -> float:
     fastest = [min(block.seconds[slot.kind] for slot in problem.slots) for block in problem.blocks]
     largest = max(fastest, default=0.0) if problem.lossless else 0.0
     return max(sum(fastest) / len(problem.slots), largest)
-
-

@@ -57,9 +57,7 @@ def _written_storages(graph: Graph) -> dict[str, list[int]]:
         for name in operator.writes:
             last_write[root.get(name, name)] = index
     produced = graph.producers()
-    return {
-        name: [i for i in touch[name] if i <= last or name not in produced] for name, last in last_write.items()
-    }
+    return {name: [i for i in touch[name] if i <= last or name not in produced] for name, last in last_write.items()}
 
 
 def _join_views(costed: CostedGraph, dependencies: "nx.DiGraph[int]", groups: "nx.utils.UnionFind[int]") -> None:
@@ -147,9 +145,7 @@ def _bytes_across(costed: CostedGraph, members: list[list[int]]) -> list[int]:
     return result
 
 
-def _problem(
-    costed: CostedGraph, members: list[list[int]], slots: tuple[Slot, ...], optimizer: str, lossless: bool
-) -> Problem:
+def _problem(costed: CostedGraph, members: list[list[int]], slots: tuple[Slot, ...], optimizer: str, lossless: bool) -> Problem:
     graph, made = costed.graph, costed.graph.producers()
     group_of = {index: at for at, group in enumerate(members) for index in group}
     kinds = sorted({slot.kind for slot in slots})

@@ -53,8 +53,7 @@ def _least_scale(problem: Problem) -> float:
 def _fewest_stages(problem: Problem) -> int | None:
     for count in range(len(problem.slots) + 1, min(len(problem.blocks), 256) + 1):
         slots = tuple(
-            replace(problem.slots[min(s, len(problem.slots) - 1)], in_flight=_in_flight(problem, s, count))
-            for s in range(count)
+            replace(problem.slots[min(s, len(problem.slots) - 1)], in_flight=_in_flight(problem, s, count)) for s in range(count)
         )
         if chain_cuts(replace(problem, slots=slots)) is not None:
             return count

@@ -1,11 +1,11 @@
 """The integer program, written with PuLP.
 
-    y[v,s] = 1   block v lies on stage s or earlier;  y[v,last] = 1
-    x[v,s] = y[v,s] - y[v,s-1]
-    y[v,s] <= y[v,s+1]            y[v,s] <= y[u,s]  for every edge u -> v
-    cross[t,s] >= y[source,s] - y[consumer,s]       tensor t crosses from s to s+1, once
-    load[s] = sum_v seconds[v,s] x[v,s] + sum_t seconds[t] (cross[t,s-1] + cross[t,s]) <= T        minimise T
-    fixed + in_flight (saved + received) + transient <= capacity       on every stage
+y[v,s] = 1   block v lies on stage s or earlier;  y[v,last] = 1
+x[v,s] = y[v,s] - y[v,s-1]
+y[v,s] <= y[v,s+1]            y[v,s] <= y[u,s]  for every edge u -> v
+cross[t,s] >= y[source,s] - y[consumer,s]       tensor t crosses from s to s+1, once
+load[s] = sum_v seconds[v,s] x[v,s] + sum_t seconds[t] (cross[t,s-1] + cross[t,s]) <= T        minimise T
+fixed + in_flight (saved + received) + transient <= capacity       on every stage
 """
 
 from dataclasses import dataclass

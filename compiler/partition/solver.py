@@ -25,7 +25,13 @@ class Solution:
 
 
 def solve(
-    program: Program, blocks: int, stages: int, start: dict[str, float] | None, solver: str, time_limit: float, gap: float
+    program: Program,
+    blocks: int,
+    stages: int,
+    start: dict[str, float] | None,
+    solver: str,
+    time_limit: float,
+    gap: float,
 ) -> Solution:
     """`gap` is the relative gap at which to stop."""
     begin = time.perf_counter()

@@ -36,11 +36,11 @@ def chain_cuts(problem: Problem, capacities: list[float] | None = None) -> list[
         best = following
     if not np.isfinite(best[count]):
         return None
-    result, end = [0] * count, count
+    result, stop = [0] * count, count
     for stage in range(stages - 1, -1, -1):
-        begin = int(choice[stage, end])
-        result[begin:end] = [stage] * (end - begin)
-        end = begin
+        cut = int(choice[stage, stop])
+        result[cut:stop] = [stage] * (stop - cut)
+        stop = cut
     return result
 
 
@@ -94,4 +94,5 @@ class _Usage:
             self.peak[: block + 1] = np.maximum(self.peak[: block + 1], self.transient[block])
         self.done = max(self.done, end)
         kept = self.saved[end] - self.saved[:end] + self.across[:end]
-        return self.fixed[:end] + self.in_flight * kept + self.peak[:end]
+        total: np.ndarray[tuple[int], np.dtype[np.float64]] = self.fixed[:end] + self.in_flight * kept + self.peak[:end]
+        return total

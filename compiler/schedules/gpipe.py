@@ -1,8 +1,8 @@
 """GPipe (Huang et al., 2019): all forwards, then all backwards.
 
-    stage 0   F0 F1 F2 .  .  .  .  B0 B1 B2
-    stage 1   .  F0 F1 F2 .  .  B0 B1 B2 .
-    stage 2   .  .  F0 F1 F2 B0 B1 B2 .  .
+stage 0   F0 F1 F2 .  .  .  .  B0 B1 B2
+stage 1   .  F0 F1 F2 .  .  B0 B1 B2 .
+stage 2   .  .  F0 F1 F2 B0 B1 B2 .  .
 """
 
 

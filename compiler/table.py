@@ -1,0 +1,51 @@
+"""A plan as a table for people."""
+
+from rich.console import Console
+from rich.table import Table
+
+from pipecut.compiler.units import show_bytes, show_seconds
+from pipecut.runtime.plan import Plan
+
+
+def print_plan(plan: Plan, console: Console) -> None:
+    """Stages, then the bottleneck, its bound and the gap, then the predicted step."""
+    table = Table(
+        title=f"{plan.model.factory} on {plan.cluster}: {plan.schedule}, "
+        f"{plan.microbatches} microbatches of {plan.batch.microbatch}"
+    )
+    for name, side in (
+        ("stage", "right"),
+        ("device", "left"),
+        ("modules covered", "left"),
+        ("parameters", "right"),
+        ("forward", "right"),
+        ("backward", "right"),
+        ("peak memory", "right"),
+        ("sends", "right"),
+    ):
+        table.add_column(name, justify=side, overflow="fold")  # type: ignore[arg-type]
+    for stage in plan.stages:
+        share = stage.memory_bytes / max(stage.capacity_bytes, 1)
+        table.add_row(
+            str(stage.index),
+            stage.device,
+            ", ".join(stage.modules),
+            f"{stage.parameter_count:,}",
+            show_seconds(stage.forward_seconds),
+            show_seconds(stage.backward_seconds),
+            f"{show_bytes(stage.memory_bytes)} of {show_bytes(stage.capacity_bytes)} ({share:.0%})",
+            show_bytes(stage.bytes_sent),
+        )
+    console.print(table)
+    c = plan.certificate
+    verdict = "proven optimal" if c.proven else f"gap {c.gap:.2%}"
+    console.print(
+        f"bottleneck {show_seconds(c.objective)} a microbatch, bound {show_seconds(c.bound)}, {verdict} "
+        f"({c.solver}, {c.seconds:.1f} s)"
+    )
+    p = plan.prediction
+    console.print(f"predicted step {show_seconds(p.step_seconds)}, bubble {p.bubble:.0%}")
+    for tied in plan.tied:
+        console.print(f"tied: {' = '.join(tied.names)} on stages {', '.join(map(str, tied.stages))}")
+    for note in plan.notes:
+        console.print(f"note: {note}")

@@ -1,0 +1,161 @@
+"""The command line. Imports what a command needs when it runs, so that --help is quick."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from pipecut.errors import PipecutError, UserFileError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    help="Cut a PyTorch model into pipeline stages and train it: compile, look at the plan, verify, run.",
+)
+console = Console()
+PlanArgument = Annotated[Path, typer.Argument(help="A plan folder, as pipecut compile makes it.")]
+
+
+@app.command()
+def compile(
+    job: Annotated[Path, typer.Argument(help="The job file: model, inputs, batch, optimizer.")],
+    cluster: Annotated[str, typer.Option(help="A cluster file, a name of `pipecut specs`, or auto: this machine.")] = "auto",
+    output: Annotated[Path, typer.Option("-o", "--output", help="The plan folder to write.")] = Path("plan"),
+    stages: Annotated[int | None, typer.Option(min=1, help="Stages; by default one a device.")] = None,
+    microbatches: Annotated[int | None, typer.Option(min=1, help="Microbatches a step, over the job's.")] = None,
+    schedule: Annotated[str | None, typer.Option(help="gpipe or 1f1b, over the job's.")] = None,
+    solver: Annotated[str, typer.Option(help="highs or cbc.")] = "highs",
+    time_limit: Annotated[float, typer.Option(min=0.1, help="Seconds for the solver.")] = 30.0,
+) -> None:
+    """Trace, cost, partition, schedule, check; write a plan folder.
+
+    Example: pipecut compile job.yaml --cluster hgx-h100 -o plan/ --stages 8
+    """
+    from pipecut.compiler import Options
+    from pipecut.compiler import compile as compile_plan
+    from pipecut.compiler.table import print_plan
+
+    _one_of("--schedule", schedule, ("gpipe", "1f1b"))
+    _one_of("--solver", solver, ("highs", "cbc"))
+    options = Options(stages, microbatches, schedule, solver, time_limit)
+    progress = Console(stderr=True)
+    with progress.status("starting") as status:
+
+        def tell(name: str) -> None:
+            status.update(name)
+            if not progress.is_terminal:
+                progress.print(f"{name} ...")
+
+        folder = compile_plan(job, cluster, output, options, tell)
+    print_plan(folder.plan, console)
+    console.print(f"plan written to {output}/; next: pipecut verify {output}, pipecut run {output} --steps 10")
+
+
+def _one_of(option: str, value: str | None, known: tuple[str, ...]) -> None:
+    if value is not None and value not in known:
+        raise UserFileError(f"{option} {value}: must be {' or '.join(known)}")
+
+
+@app.command()
+def show(plan: PlanArgument) -> None:
+    """Print a plan's table again."""
+    from pipecut.compiler.table import print_plan
+    from pipecut.runtime.plan import read_plan
+
+    print_plan(read_plan(plan).plan, console)
+
+
+@app.command()
+def check(plan: PlanArgument) -> None:
+    """Prove a plan sound: everything placed, acyclic, no deadlock, memory fits."""
+    from pipecut.runtime.check import check as check_plan
+    from pipecut.runtime.plan import read_plan
+
+    for line in check_plan(read_plan(plan)):
+        console.print(f"ok  {line}")
+
+
+@app.command()
+def verify(plan: PlanArgument, steps: Annotated[int, typer.Option(min=1, help="Optimizer steps to compare.")] = 3) -> None:
+    """Run the plan beside the unsplit model and compare loss, gradients, parameters and buffers."""
+    from pipecut.runtime.verify import verify as verify_plan
+
+    with Console(stderr=True).status(f"running {steps} steps of the plan and of the unsplit model"):
+        result = verify_plan(plan, steps)
+    console.print(f"{result.compared} tensors compared, tolerance {result.tolerance:g} of a tensor's norm")
+    for kind, (value, name) in sorted(result.worst.items()):
+        console.print(f"{'ok  ' if value <= result.tolerance else 'FAIL'} {kind:10s} {value:.2e}  ({name})")
+    if not result.passed:
+        raise typer.Exit(4)
+
+
+@app.command()
+def run(
+    plan: PlanArgument,
+    data: Annotated[
+        str | None, typer.Option(help="module:function, an iterable of global batches; default: the job's inputs.")
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps.")] = 10,
+    rate: Annotated[float, typer.Option("--lr", help="Learning rate.")] = 1e-3,
+    clip: Annotated[float, typer.Option(help="Clip the global gradient norm; 0: do not.")] = 0.0,
+    save: Annotated[Path | None, typer.Option(help="Folder for the trained weights, also on Ctrl-C.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda, instead of the plan's.")] = None,
+) -> None:
+    """Train on this machine, one process a rank.
+
+    Several machines: torchrun --nnodes 2 --nproc-per-node 8 ... -m pipecut.runtime PLAN --data ... --steps ...
+    """
+    from pipecut.runtime.launch import launch
+    from pipecut.runtime.plan import read_plan
+
+    _one_of("--device", device, ("cpu", "cuda"))
+    manifest = read_plan(plan).plan
+    arguments = [str(plan), "--steps", str(steps), "--lr", str(rate), "--clip", str(clip)]
+    for option, value in (("--data", data), ("--save", save), ("--device", device)):
+        arguments += [option, str(value)] if value is not None else []
+    launch(len(manifest.stages), "pipecut.runtime", arguments)
+
+
+@app.command()
+def specs() -> None:
+    """List the clusters, device kinds and links that come with pipecut."""
+    from rich.table import Table
+
+    from pipecut.compiler.cluster import cluster_names, library, read_cluster
+    from pipecut.compiler.units import show_bytes
+
+    clusters = Table("cluster", "devices", title="clusters (--cluster NAME)")
+    for name in cluster_names():
+        kinds = [device.kind for device in read_cluster(name).devices]
+        clusters.add_row(name, ", ".join(f"{kinds.count(k)} x {k}" for k in dict.fromkeys(kinds)))
+    clusters.add_row("auto", "this machine")
+    devices = Table("device", "memory", "bandwidth", "bf16", "source", title="device kinds")
+    for name, kind in library().devices.items():
+        rate = f"{kind.flops['bf16'] / 1e12:.0f} TFLOP/s"
+        devices.add_row(name, show_bytes(kind.memory), f"{kind.bandwidth / 1e9:.0f} GB/s", rate, kind.source)
+    links = Table("link", "bandwidth", "latency", "source", title="links")
+    for name, link in library().links.items():
+        links.add_row(name, f"{link.bandwidth / 1e9:.0f} GB/s", f"{link.latency * 1e6:.0f} us", link.source)
+    for table in (clusters, devices, links):
+        console.print(table)
+
+
+def main() -> None:
+    """Errors of known kinds end with their message and exit code; nothing shows a traceback but a bug of ours."""
+    try:
+        code = app(standalone_mode=False)
+    except PipecutError as error:
+        print(f"pipecut: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except (typer.Abort, KeyboardInterrupt):
+        print("pipecut: stopped", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        # click's usage errors carry their own code and text.
+        if not hasattr(error, "format_message"):
+            raise
+        print(f"pipecut: {error.format_message()} (see --help)", file=sys.stderr)
+        sys.exit(2)
+    sys.exit(code or 0)

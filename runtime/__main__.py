@@ -1,0 +1,120 @@
+"""One rank of a run: `torchrun ... -m pipecut.runtime PLAN/ --data module:function --steps N`."""
+
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from safetensors.torch import save_file
+
+from pipecut.errors import PipecutError, RunError
+from pipecut.runtime.optimizer import make_optimizer
+from pipecut.runtime.pipeline import Pipeline, load_pipeline
+from pipecut.runtime.userfunction import find_function
+from pipecut.runtime.world import leave_world
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def run(
+    plan: Annotated[Path, typer.Argument(help="The plan folder.")],
+    data: Annotated[str | None, typer.Option(help="module:function, an iterable of global batches.")] = None,
+    steps: Annotated[int, typer.Option(min=1)] = 10,
+    rate: Annotated[float, typer.Option("--lr", help="Learning rate.")] = 1e-3,
+    clip: Annotated[float, typer.Option(help="Global gradient norm; 0 for none.")] = 0.0,
+    save: Annotated[Path | None, typer.Option(help="Folder for the trained weights.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda, instead of the plan's.")] = None,
+) -> None:
+    """Train for some steps."""
+    pipe = load_pipeline(plan, device)
+    done = 0
+    try:
+        done = train(pipe, batches(pipe, data, plan), steps, rate, clip)
+    except KeyboardInterrupt:
+        print(f"rank {pipe.world.rank}: stopped", file=sys.stderr)
+    finally:
+        if save is not None and done:
+            save_weights(pipe, save)
+    leave_world()
+
+
+def batches(pipe: Pipeline, data: str | None, where: Path) -> Iterator[dict[str, torch.Tensor]]:
+    """Global batches: the user's iterable again and again, or the job's example inputs."""
+    model = pipe.plan.model
+    if data is None:
+        inputs = find_function(model.inputs, map(Path, model.folders), str(where))
+        index = 0
+        while True:
+            torch.manual_seed(index)  # every rank must see the same batch
+            index += 1
+            yield inputs(pipe.plan.batch.global_size)
+    function = find_function(data, map(Path, model.folders), "--data")
+    while True:
+        empty = True
+        source: Iterable[Any] = function()
+        for batch in source:
+            empty = False
+            yield batch
+        if empty:
+            raise RunError(f"--data {data} gave no batch")
+
+
+def train(pipe: Pipeline, source: Iterator[dict[str, torch.Tensor]], steps: int, rate: float, clip: float) -> int:
+    """The training loop; rank 0 reports. Returns the steps done."""
+    optimizer = make_optimizer(pipe.plan.optimizer, pipe.parameters(), rate)
+    loud = pipe.world.rank == 0
+    every = max(1, steps // 20)
+    times: list[float] = []
+    first = value = 0.0
+    for step in range(steps):
+        batch = next(source)
+        begin = time.perf_counter()
+        loss = pipe.step(**batch)
+        if clip:
+            pipe.clip_grad_norm_(clip)
+        optimizer.step()
+        optimizer.zero_grad()
+        value = float(loss)
+        times.append(time.perf_counter() - begin)
+        first = value if step == 0 else first
+        if loud and (step % every == 0 or step == steps - 1):
+            count = next((t.numel() for t in batch.values() if not t.is_floating_point()), 0)
+            rates = (
+                f"{count / times[-1]:9,.0f} tokens/s" if count else f"{pipe.plan.batch.global_size / times[-1]:9.1f} samples/s"
+            )
+            print(f"step {step + 1:5d}/{steps}  loss {value:8.4f}  {times[-1] * 1e3:8.1f} ms  {rates}", flush=True)
+    if loud:
+        median = sorted(times[min(3, len(times) - 1) :])[len(times[min(3, len(times) - 1) :]) // 2]
+        predicted = pipe.plan.prediction.step_seconds
+        print(f"loss {first:.4f} before, {value:.4f} after {steps} steps")
+        print(f"step time: predicted {predicted * 1e3:.1f} ms, measured {median * 1e3:.1f} ms (median)", flush=True)
+    return steps
+
+
+def save_weights(pipe: Pipeline, folder: Path) -> None:
+    """This rank's state dict as one safetensors file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: t.detach().cpu().contiguous().clone() for name, t in pipe.state_dict().items()}
+    save_file(tensors, str(folder / f"rank_{pipe.world.rank}.safetensors"))
+
+
+def main() -> None:
+    """Exit with the error's own code, and no traceback for errors of known kinds."""
+    try:
+        app(standalone_mode=False)
+    except PipecutError as error:
+        print(f"pipecut: {error}", file=sys.stderr, flush=True)
+        # A normal exit would wait for process groups whose other ranks are stuck.
+        sys.stdout.flush()
+        os._exit(error.exit_code)
+    except (typer.Abort, KeyboardInterrupt):
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""Interpret a rank's action list for one step."""
+
+import torch
+
+from pipecut.errors import PipecutError, RunError
+from pipecut.runtime.plan import Action
+from pipecut.runtime.stage import RunningStage
+from pipecut.runtime.tied import TiedGradients
+from pipecut.runtime.transport import Transport
+
+
+class Engine:
+    """One rank's stages, its actions, and how tensors come and go."""
+
+    def __init__(
+        self,
+        rank: int,
+        actions: tuple[Action, ...],
+        stages: list[RunningStage],
+        transport: Transport,
+        tied: TiedGradients,
+    ) -> None:
+        self.rank, self.actions, self.transport, self.tied = rank, actions, transport, tied
+        self.stages = {stage.stage.index: stage for stage in stages}
+
+    def run(self, microbatches: list[dict[str, torch.Tensor]], samples: list[int]) -> torch.Tensor | None:
+        """Run the actions; the weighted loss where the last stage is, None elsewhere.
+
+        Raises RunError that names rank, action and cause.
+        """
+        total = sum(samples)
+        losses: list[torch.Tensor] = []
+        outgoing: dict[tuple[str, int, int], list[torch.Tensor]] = {}
+        self.tied.begin()
+        for action in self.actions:
+            try:
+                self._do(action, microbatches, samples, total, losses, outgoing)
+            except PipecutError as error:
+                raise RunError(f"rank {self.rank}, action '{action}': {error}") from error
+            except Exception as error:
+                reason = str(error).strip().splitlines() or [type(error).__name__]
+                raise RunError(f"rank {self.rank}, action '{action}': {type(error).__name__}: {reason[0]}") from error
+        self.transport.finish()
+        return torch.stack(losses).sum() if losses else None
+
+    def _do(
+        self,
+        action: Action,
+        microbatches: list[dict[str, torch.Tensor]],
+        samples: list[int],
+        total: int,
+        losses: list[torch.Tensor],
+        outgoing: dict[tuple[str, int, int], list[torch.Tensor]],
+    ) -> None:
+        kind, s, m = action.kind, action.stage, action.microbatch
+        if kind.startswith("RECV"):
+            self.transport.post(kind[-1], s, m, samples[m])
+        elif kind.startswith("SEND"):
+            self.transport.send(kind[-1], s, m, outgoing.pop((kind[-1], s, m)))
+        elif kind == "F":
+            stage = self.stages[s]
+            batch = [microbatches[m][name] for name in stage.stage.batch_inputs]
+            weight = samples[m] / total
+            outputs = stage.forward(m, self.transport.take("F", s, m), batch, weight, grad=True)
+            if stage.last:
+                losses.append(outputs[0].detach() * weight)
+            elif stage.stage.sends:
+                outgoing["F", s, m] = outputs
+        elif kind == "B":
+            gradients = self.stages[s].backward(m, self.transport.take("B", s, m))
+            if gradients:
+                outgoing["B", s, m] = gradients
+        else:
+            self.tied.reduce()

@@ -1,0 +1,151 @@
+"""What `pipecut.load` gives: this rank's stages behind the face of a module, with `step`."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from pipecut.errors import RunError
+from pipecut.runtime.check import check
+from pipecut.runtime.engine import Engine
+from pipecut.runtime.plan import Plan, PlanFolder, read_plan
+from pipecut.runtime.precision import cast_inputs
+from pipecut.runtime.stage import RunningStage, build_module
+from pipecut.runtime.tied import TiedGradients
+from pipecut.runtime.transport import Transport
+from pipecut.runtime.weights import fill
+from pipecut.runtime.world import World, join_world
+
+log = logging.getLogger("pipecut")
+
+
+def load_pipeline(path: Path, device: str | None) -> "Pipeline":
+    """Read and check the plan, join the other ranks, build and fill this rank's stages."""
+    folder = read_plan(path)
+    check(folder)
+    world = join_world(folder.plan, device)
+    return Pipeline(folder, world)
+
+
+class Pipeline:
+    """This rank's part of a pipelined model."""
+
+    def __init__(self, folder: PlanFolder, world: World) -> None:
+        self.plan: Plan = folder.plan
+        self.world = world
+        mine = [s for s in self.plan.stages if s.rank == world.rank]
+        self.modules = {s.index: build_module(folder.path, s, world.device) for s in mine}
+        named = {n: p for m in self.modules.values() for n, p in m.named_parameters(remove_duplicate=False)}
+        note = fill(self.plan, mine, named)
+        if note:
+            log.warning("rank %d: %s", world.rank, note)
+        self.tied = TiedGradients(self.plan, world, named)
+        running = [RunningStage(self.plan, s, self.modules[s.index]) for s in mine]
+        self.engine = Engine(world.rank, folder.actions[world.rank], running, Transport(self.plan, world), self.tied)
+        self.needed = {name for s in mine for name in s.batch_inputs}
+        self.placeholder = nn.Parameter(torch.empty(0, device=world.device))
+        self.train()
+
+    def step(self, **batch: torch.Tensor) -> torch.Tensor:
+        """Forward and backward of a global batch; gradients are added to `.grad`. The loss, on every rank.
+
+        The loss is the mean over microbatches, weighted by their samples. Raises RunError.
+        """
+        microbatches, samples = self._split(batch)
+        loss = self.engine.run(microbatches, samples)
+        if self.world.size == 1:
+            assert loss is not None
+            return loss
+        shared = loss.float() if loss is not None else torch.zeros((), device=self.world.device)
+        dist.broadcast(shared, src=self.plan.stages[-1].rank)
+        return shared
+
+    def _split(self, batch: dict[str, torch.Tensor]) -> tuple[list[dict[str, torch.Tensor]], list[int]]:
+        expected = {tensor.name: tensor for tensor in self.plan.inputs}
+        here = f"rank {self.world.rank}"
+        missing = sorted(set(expected) - set(batch))
+        extra = sorted(set(batch) - set(expected))
+        if missing or extra:
+            said = f"misses {', '.join(missing)}" if missing else f"has {', '.join(extra)}, which the plan does not know"
+            raise RunError(f"{here}: the batch {said}; the plan was compiled for {', '.join(expected)}")
+        batch = cast_inputs(batch, self.plan.model.precision)
+        given = {name: tensor.shape[0] if tensor.dim() else 0 for name, tensor in batch.items()}
+        count = max(given.values())
+        for name, tensor in batch.items():
+            shape = [count, *expected[name].sizes(count)[1:]]
+            if list(tensor.shape) != shape or str(tensor.dtype) != f"torch.{expected[name].dtype}":
+                raise RunError(
+                    f"{here}: input '{name}' is {tensor.dtype}{list(tensor.shape)}, "
+                    f"the plan takes torch.{expected[name].dtype}{shape} for a batch of {count}"
+                )
+        size, m = self.plan.batch.microbatch, self.plan.microbatches
+        if -(-count // size) != m:
+            raise RunError(
+                f"{here}: a batch of {count} is {-(-count // size)} microbatches of {size}, the schedule has {m}; "
+                f"give {self.plan.batch.global_size} samples, or compile for another batch"
+            )
+        samples = [min(size, count - start) for start in range(0, count, size)]
+        if not self.plan.batch.dynamic and samples[-1] != size:
+            raise self._fixed(count)
+        split: list[dict[str, torch.Tensor]] = [{} for _ in samples]
+        for name in self.needed:
+            for part, piece in zip(split, torch.split(batch[name], size), strict=True):
+                part[name] = piece.to(self.world.device, non_blocking=True)
+        return split, samples
+
+    def _fixed(self, count: int) -> RunError:
+        size = self.plan.batch.microbatch
+        return RunError(f"rank {self.world.rank}: the model fixes its batch size: {count} samples are no multiple of {size}")
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """This rank's parameters under their original names, each once."""
+        for module in self.modules.values():
+            yield from module.named_parameters()
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """This rank's parameters, for an optimizer."""
+        own = [parameter for _, parameter in self.named_parameters()]
+        # Optimizers refuse an empty list, and a stage may hold no parameter.
+        return iter(own or [self.placeholder])
+
+    def named_buffers(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """This rank's buffers under their original names."""
+        for module in self.modules.values():
+            yield from module.named_buffers()
+
+    def state_dict(self) -> dict[str, Any]:
+        """This rank's part of the original model's state dict."""
+        return {name: tensor for module in self.modules.values() for name, tensor in module.state_dict().items()}
+
+    def train(self, mode: bool = True) -> "Pipeline":
+        """As nn.Module.train."""
+        for module in self.modules.values():
+            module.train(mode)
+        return self
+
+    def eval(self) -> "Pipeline":
+        """As nn.Module.eval."""
+        return self.train(False)
+
+    def clip_grad_norm_(self, max_norm: float) -> torch.Tensor:
+        """Clip by the global norm over all stages, tied parameters counted once. Returns the norm before.
+
+        As torch.nn.utils.clip_grad_norm_: gradients times min(1, max_norm / (norm + 1e-6)).
+        """
+        own = [p for p in self.parameters() if p.grad is not None and id(p) not in self.tied.owned_elsewhere]
+        square = torch.zeros((), device=self.world.device)
+        for parameter in own:
+            assert parameter.grad is not None
+            square += parameter.grad.detach().float().norm().square()
+        if self.world.size > 1:
+            dist.all_reduce(square)
+        norm = square.sqrt()
+        scale = torch.clamp(max_norm / (norm + 1e-6), max=1.0)
+        for parameter in self.parameters():
+            if parameter.grad is not None:
+                parameter.grad.mul_(scale.to(parameter.grad.dtype))
+        return norm

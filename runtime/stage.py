@@ -1,0 +1,68 @@
+"""One stage on its device: forward keeps what backward needs, backward gives the gradients of what was received."""
+
+import importlib.util
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from pipecut.errors import RunError
+from pipecut.runtime.plan import Plan, Stage
+
+
+def build_module(path: Path, stage: Stage, device: torch.device) -> nn.Module:
+    """Import the stage's file, whose hash was checked, and build it uninitialised on its device."""
+    spec = importlib.util.spec_from_file_location(f"pipecut_stage_{stage.index}", path / stage.file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    built: nn.Module = getattr(module, f"Stage{stage.index}")(device=device)
+    return built
+
+
+class RunningStage:
+    """A stage and the microbatches it has in flight."""
+
+    def __init__(self, plan: Plan, stage: Stage, module: nn.Module) -> None:
+        self.stage, self.module = stage, module
+        boundaries = {b.left: b for b in plan.boundaries}
+        received = boundaries[stage.index - 1].tensors if stage.index else []
+        self.takes_grad = [t.needs_grad for t in received]
+        sent = boundaries[stage.index].tensors if stage.index in boundaries else []
+        self.gives_grad = [t.needs_grad for t in sent]
+        self.last = stage.index == len(plan.stages) - 1
+        self.live: dict[int, tuple[list[torch.Tensor], list[torch.Tensor]]] = {}
+
+    def forward(
+        self, microbatch: int, received: list[torch.Tensor], batch: list[torch.Tensor], weight: float, grad: bool
+    ) -> list[torch.Tensor]:
+        """What the next stage needs, or the loss. `weight` is the microbatch's share of the step's loss."""
+        for tensor, needs in zip(received, self.takes_grad, strict=True):
+            tensor.requires_grad_(needs and grad)
+        with torch.set_grad_enabled(grad):
+            outputs = list(self.module(*received, *batch))
+        for index, output in enumerate(outputs if not self.last else []):
+            if output.requires_grad and not self.gives_grad[index]:
+                raise RunError(f"the plan says that {self.stage.sends[index]} needs no gradient, but it does; compile again")
+        if grad:
+            roots = [outputs[0] * weight] if self.last else outputs
+            self.live[microbatch] = received, roots
+        return outputs
+
+    def backward(self, microbatch: int, gradients: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Gradients of what was received, in its order, for the tensors that need one."""
+        received, roots = self.live.pop(microbatch)
+        if self.last:
+            pairs: list[tuple[torch.Tensor, torch.Tensor | None]] = [(roots[0], None)]
+        else:
+            needing = [r for r, needs in zip(roots, self.gives_grad, strict=True) if needs]
+            pairs = list(zip(needing, gradients, strict=True))
+        # A tensor passed through is a leaf here: its gradient comes from the outputs and the leaf itself together.
+        pairs = [(root, gradient) for root, gradient in pairs if root.requires_grad]
+        if pairs:
+            torch.autograd.backward([root for root, _ in pairs], [gradient for _, gradient in pairs])
+        return [
+            tensor.grad if tensor.grad is not None else torch.zeros_like(tensor)
+            for tensor, needs in zip(received, self.takes_grad, strict=True)
+            if needs
+        ]

@@ -1,0 +1,43 @@
+"""Tied parameters: one gradient over all stages that use them, summed as autograd would."""
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from pipecut.runtime.plan import Plan
+from pipecut.runtime.world import World
+
+
+class TiedGradients:
+    """The tied parameters of this rank."""
+
+    def __init__(self, plan: Plan, world: World, parameters: dict[str, nn.Parameter]) -> None:
+        self.world = world
+        rank_of = {s.index: s.rank for s in plan.stages}
+        self.mine: list[tuple[nn.Parameter, list[int], dist.ProcessGroup]] = []
+        self.owned_elsewhere: set[int] = set()
+        for tied, group in zip(plan.tied, world.tied, strict=True):
+            ranks = [rank_of[s] for s in tied.stages]
+            if world.rank in ranks and group is not None:
+                parameter = parameters[tied.names[0]]
+                self.mine.append((parameter, sorted(ranks), group))
+                if world.rank != min(ranks):
+                    self.owned_elsewhere.add(id(parameter))
+        self.before: list[torch.Tensor | None] = []
+
+    def begin(self) -> None:
+        """Put aside what earlier steps accumulated: it is summed already."""
+        self.before = [parameter.grad for parameter, _, _ in self.mine]
+        for parameter, _, _ in self.mine:
+            parameter.grad = None
+
+    def reduce(self) -> None:
+        """Sum over the stages, last stage first: the order in which autograd meets the uses."""
+        for (parameter, ranks, group), before in zip(self.mine, self.before, strict=True):
+            own = parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
+            parts = [torch.empty_like(own, memory_format=torch.contiguous_format) for _ in ranks]
+            dist.all_gather(parts, own.contiguous(), group=group)
+            total = parts[-1]
+            for part in reversed(parts[:-1]):
+                total = total + part
+            parameter.grad = total if before is None else before + total

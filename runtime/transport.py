@@ -1,0 +1,69 @@
+"""Tensors over a boundary: receives posted ahead into buffers, sends that never block compute."""
+
+import torch
+import torch.distributed as dist
+
+from pipecut.runtime.plan import Boundary, Plan, Tensor
+from pipecut.runtime.world import World
+
+Received = list[torch.Tensor]
+
+
+class Transport:
+    """The boundaries of this rank's stages for one step after another."""
+
+    def __init__(self, plan: Plan, world: World) -> None:
+        self.world = world
+        self.boundaries = {b.left: b for b in plan.boundaries}
+        self.rank_of = {s.index: s.rank for s in plan.stages}
+        self.arriving: dict[tuple[str, int, int], tuple[Received, list[dist.Work]]] = {}
+        self.leaving: list[tuple[dist.Work, torch.Tensor]] = []
+
+    def post(self, kind: str, stage: int, microbatch: int, samples: int) -> None:
+        """Post the receives of activations (F) from the stage before, or of gradients (B) from the one after."""
+        boundary, source, group = self._side(kind, stage, receiving=True)
+        tensors, works = [], []
+        for position, tensor in enumerate(_carried(boundary, kind)):
+            buffer = torch.empty(tensor.sizes(samples), dtype=getattr(torch, tensor.dtype), device=self.world.device)
+            work = dist.irecv(buffer, source, group=group, tag=_tag(microbatch, position))
+            assert work is not None
+            tensors.append(buffer)
+            works.append(work)
+        self.arriving[kind, stage, microbatch] = tensors, works
+
+    def take(self, kind: str, stage: int, microbatch: int) -> Received:
+        """Wait for what was posted; empty when nothing was."""
+        tensors, works = self.arriving.pop((kind, stage, microbatch), ([], []))
+        for work in works:
+            work.wait()
+        return tensors
+
+    def send(self, kind: str, stage: int, microbatch: int, tensors: list[torch.Tensor]) -> None:
+        """Start sending; the tensors are kept until they have left."""
+        _, target, group = self._side(kind, stage, receiving=False)
+        self.leaving = [(work, tensor) for work, tensor in self.leaving if not work.is_completed()]
+        for position, tensor in enumerate(tensors):
+            whole = tensor.detach().contiguous()
+            work = dist.isend(whole, target, group=group, tag=_tag(microbatch, position))
+            assert work is not None
+            self.leaving.append((work, whole))
+
+    def finish(self) -> None:
+        """Wait until everything has left."""
+        for work, _ in self.leaving:
+            work.wait()
+        self.leaving = []
+
+    def _side(self, kind: str, stage: int, receiving: bool) -> tuple[Boundary, int, dist.ProcessGroup]:
+        other = stage + (-1 if (kind == "F") == receiving else 1)
+        left = min(stage, other)
+        groups = self.world.forward if kind == "F" else self.world.backward
+        return self.boundaries[left], self.rank_of[other], groups[left]
+
+
+def _carried(boundary: Boundary, kind: str) -> list[Tensor]:
+    return [t for t in boundary.tensors if kind == "F" or t.needs_grad]
+
+
+def _tag(microbatch: int, position: int) -> int:
+    return microbatch * 4096 + position

@@ -1,0 +1,181 @@
+"""Compare a pipelined run with the unsplit model: loss, gradients, parameters after each step, buffers.
+
+Run as a module it is one rank; `verify` starts the ranks, runs the unsplit model and compares.
+"""
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from pipecut.errors import PipecutError
+from pipecut.runtime.launch import launch
+from pipecut.runtime.optimizer import make_optimizer
+from pipecut.runtime.pipeline import load_pipeline
+from pipecut.runtime.plan import ModelRef, Plan, read_plan
+from pipecut.runtime.precision import cast_inputs, cast_model
+from pipecut.runtime.unsplit import WithLoss
+from pipecut.runtime.userfunction import find_function
+from pipecut.runtime.weights import read_weights
+from pipecut.runtime.world import leave_world
+
+# Relative to the tensor's norm. bf16 keeps 8 bits: one rounding of a sum in another order is 2**-8.
+TOLERANCE = {"fp32": 1e-5, "bf16": 3e-2, "fp16": 4e-3}
+# A tensor whose norm is below this part of the largest of its kind is rounding noise around zero, as the gradient of a
+# bias before a normalisation is; its difference is taken relative to this floor.
+FLOOR = 1e-6
+RATE = 1e-3
+# With its default of 1e-8 Adam makes whole steps of the rounding noise in gradients that are zero in exact arithmetic, such as
+# those of attention's key biases.
+EPS = 1e-6
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The largest relative difference of each kind, and the tensor that has it."""
+
+    worst: dict[str, tuple[float, str]]
+    tolerance: float
+    compared: int
+
+    @property
+    def passed(self) -> bool:
+        """Every difference is a number within tolerance."""
+        return all(value <= self.tolerance for value, _ in self.worst.values())
+
+
+def verify(path: Path, steps: int) -> Comparison:
+    """Run both and compare. Raises PlanError or RunError."""
+    plan = read_plan(path).plan
+    with tempfile.TemporaryDirectory(prefix="pipecut-verify-") as folder:
+        device = "cuda" if _all_on_gpus(plan) else "cpu"
+        launch(len(plan.stages), "pipecut.runtime.verify", [str(path.resolve()), folder, str(steps), device])
+        worst: dict[str, tuple[float, str]] = {}
+        compared = 0
+        for step, expected in enumerate(_unsplit(plan, steps, device)):
+            seen: set[str] = set()
+            for rank in range(len(plan.stages)):
+                found = load_file(str(Path(folder) / f"{rank}-{step}.safetensors"))
+                seen |= set(found)
+                compared += len(found)
+                _compare(found, expected, worst)
+            for key in set(expected) - seen:
+                if expected[key].numel():
+                    worst[key.split("/")[0]] = (float("inf"), f"{key.split('/', 1)[1]} is on no rank")
+        return Comparison(worst, TOLERANCE[plan.model.precision], compared)
+
+
+def _all_on_gpus(plan: Plan) -> bool:
+    on_gpus = all(stage.device_type == "cuda" for stage in plan.stages)
+    return on_gpus and torch.cuda.device_count() >= len(plan.stages)
+
+
+def _compare(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], worst: dict[str, tuple[float, str]]) -> None:
+    largest: dict[str, float] = {}
+    for key, tensor in expected.items():
+        kind = key.split("/")[0]
+        largest[kind] = max(largest.get(kind, 0.0), float(tensor.double().norm()))
+    for key, tensor in found.items():
+        kind, name = key.split("/", 1)
+        if key not in expected or expected[key].shape != tensor.shape:
+            worst[kind] = (float("inf"), f"{name} is not in the unsplit model")
+            continue
+        want = expected[key].double()
+        scale = max(float(want.norm()), FLOOR * largest[kind])
+        apart = float((tensor.double() - want).norm())
+        value = apart / scale if scale else apart
+        value = value if value == value else float("inf")
+        if value > worst.get(kind, (-1.0, ""))[0]:
+            worst[kind] = value, name
+
+
+def sample_batch(model: ModelRef, size: int, step: int) -> dict[str, torch.Tensor]:
+    """The same batch for every rank and the unsplit model."""
+    inputs = find_function(model.inputs, map(Path, model.folders), "plan.yaml")
+    torch.manual_seed(10_000 + step)
+    batch: dict[str, torch.Tensor] = inputs(size)
+    return batch
+
+
+def _unsplit(plan: Plan, steps: int, device: str) -> Iterator[dict[str, torch.Tensor]]:
+    """The unsplit model with gradient accumulation over the same microbatches."""
+    reference = plan.model
+    folders = [Path(folder) for folder in reference.folders]
+    torch.manual_seed(reference.seed)
+    torch.set_num_threads(1)
+    model: nn.Module = find_function(reference.factory, folders, "plan.yaml")(**reference.args)
+    if reference.weights:
+        # Strict about what is unknown; a tied name may be absent from the file.
+        model.load_state_dict(read_weights(Path(reference.weights), plan.stages), strict=False)
+    loss_of = find_function(reference.loss, folders, "plan.yaml") if reference.loss else None
+    whole = WithLoss(cast_model(model, reference.precision), loss_of).train().to(device)
+    optimizer = make_optimizer(plan.optimizer, model.parameters(), RATE, EPS)
+    names: dict[int, list[str]] = {id(p): [] for p in model.parameters()}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names[id(parameter)].append(name)
+    for step in range(steps):
+        batch = cast_inputs(sample_batch(reference, plan.batch.global_size, step), reference.precision)
+        size = plan.batch.microbatch
+        parts = [
+            dict(zip(batch, piece, strict=True)) for piece in zip(*(torch.split(t, size) for t in batch.values()), strict=True)
+        ]
+        total = torch.zeros(())
+        for part in parts:
+            part = {name: t.to(device) for name, t in part.items()}
+            weight = next(iter(part.values())).shape[0] / plan.batch.global_size
+            loss = whole(part)
+            (loss * weight).backward()
+            total += (loss.detach() * weight).float().cpu()
+        result = {"loss/loss": total}
+        for parameter in model.parameters():
+            if parameter.grad is not None:
+                result[f"gradient/{names[id(parameter)][0]}"] = parameter.grad.detach().cpu().clone()
+        optimizer.step()
+        optimizer.zero_grad()
+        for parameter in model.parameters():
+            result[f"parameter/{names[id(parameter)][0]}"] = parameter.detach().cpu().clone()
+        for name, buffer in model.named_buffers():
+            result[f"buffer/{name}"] = buffer.detach().cpu().clone()
+        yield result
+
+
+def _rank(path: Path, folder: Path, steps: int, device: str) -> None:
+    if device == "cpu":
+        torch.set_num_threads(1)
+    pipe = load_pipeline(path, device)
+    torch.set_num_threads(1)
+    optimizer = make_optimizer(pipe.plan.optimizer, pipe.parameters(), RATE, EPS)
+    for step in range(steps):
+        loss = pipe.step(**sample_batch(pipe.plan.model, pipe.plan.batch.global_size, step))
+        tensors = {"loss/loss": loss.float()}
+        tensors |= {f"gradient/{n}": p.grad for n, p in pipe.named_parameters() if p.grad is not None}
+        tensors = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
+        optimizer.step()
+        optimizer.zero_grad()
+        for name, parameter in pipe.named_parameters():
+            tensors[f"parameter/{name}"] = parameter.detach().cpu().contiguous().clone()
+        for name, buffer in pipe.named_buffers():
+            if "lifted_tensor" not in name:
+                tensors[f"buffer/{name}"] = buffer.detach().cpu().contiguous().clone()
+        save_file(tensors, str(folder / f"{pipe.world.rank}-{step}.safetensors"))
+    leave_world()
+
+
+def main() -> None:
+    """One rank: PLAN FOLDER STEPS DEVICE."""
+    path, folder, steps, device = sys.argv[1:]
+    try:
+        _rank(Path(path), Path(folder), int(steps), device)
+    except PipecutError as error:
+        print(f"pipecut: {error}", file=sys.stderr, flush=True)
+        os._exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""First values of a rank's parameters: from safetensors by FQN, or as the unsplit model would have them."""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import nn
+
+from pipecut.errors import RunError
+from pipecut.runtime.init import initial_parameters
+from pipecut.runtime.plan import Plan, Stage
+from pipecut.runtime.userfunction import find_function
+
+
+def fill(plan: Plan, stages: list[Stage], parameters: dict[str, nn.Parameter]) -> str | None:
+    """Fill the parameters, by every FQN they have. Returns a note when the whole model had to be built."""
+    wanted = {name for stage in stages for held in stage.parameters for name in held.names}
+    if plan.model.weights:
+        values = read_weights(Path(plan.model.weights), stages)
+        whole = False
+    else:
+        reference = plan.model
+        factory = find_function(reference.factory, map(Path, reference.folders), "plan.yaml")
+        values, whole = initial_parameters(lambda: factory(**reference.args), reference.seed, wanted)
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            if tuple(values[name].shape) != tuple(parameter.shape):
+                raise RunError(f"{name}: the plan has shape {list(parameter.shape)}, the weights {list(values[name].shape)}")
+            parameter.copy_(values[name])
+    return "initialising needed the whole model: one parameter is computed from another" if whole else None
+
+
+def read_weights(path: Path, stages: list[Stage]) -> dict[str, torch.Tensor]:
+    """Tensors by FQN from a safetensors file, a folder of them, or an index. Raises RunError for what is missing."""
+    files = _files(path)
+    where = {}
+    for file in files:
+        with safe_open(str(file), framework="pt") as archive:
+            where.update(dict.fromkeys(archive.keys(), file))
+    result: dict[str, torch.Tensor] = {}
+    for stage in stages:
+        for held in stage.parameters:
+            name = next((n for n in held.names if n in where), None)
+            if name is None:
+                raise RunError(f"{path} has no weights for {held.names[0]} of stage {stage.index}")
+            with safe_open(str(where[name]), framework="pt") as archive:
+                tensor = archive.get_tensor(name)
+            result.update(dict.fromkeys(held.names, tensor))
+    return result
+
+
+def _files(path: Path) -> list[Path]:
+    if path.name.endswith(".index.json"):
+        names = set(json.loads(path.read_text())["weight_map"].values())
+        return [path.parent / name for name in sorted(names)]
+    files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+    if not files or not files[0].is_file():
+        raise RunError(f"no safetensors file at {path}; mend weights: in the job file and compile again")
+    return files

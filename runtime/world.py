@@ -1,0 +1,78 @@
+"""This process's place among the ranks, and the process groups of a plan."""
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from pipecut.errors import RunError
+from pipecut.runtime.plan import Plan
+
+# Long enough for a slow first step, short enough not to look like a hang.
+TIMEOUT = timedelta(seconds=float(os.environ.get("PIPECUT_TIMEOUT", "300")))
+
+
+@dataclass(frozen=True)
+class World:
+    """Rank, device, and a group per boundary and direction and per tied parameter."""
+
+    rank: int
+    size: int
+    device: torch.device
+    forward: dict[int, dist.ProcessGroup]
+    backward: dict[int, dist.ProcessGroup]
+    tied: list[dist.ProcessGroup | None]
+
+
+def join_world(plan: Plan, device: str | None) -> World:
+    """Join the other ranks. Raises RunError when their number is not the plan's or one does not come."""
+    size = len({stage.rank for stage in plan.stages})
+    rank, given = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    if given != size:
+        raise RunError(
+            f"rank {rank}: the plan has {size} ranks but {given} {'was' if given == 1 else 'were'} started; "
+            f"start it with: torchrun --nproc-per-node {size} ... or pipecut run"
+        )
+    place = _device(plan, rank, device)
+    if size > 1 and not dist.is_initialized():
+        try:
+            dist.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=TIMEOUT)
+        except (dist.DistError, RuntimeError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise RunError(f"rank {rank}: the {size} ranks did not all come within {TIMEOUT}: {reason}") from None
+    rank_of = {stage.index: stage.rank for stage in plan.stages}
+    forward: dict[int, dist.ProcessGroup] = {}
+    backward: dict[int, dist.ProcessGroup] = {}
+    for boundary in plan.boundaries:
+        pair = [rank_of[boundary.left], rank_of[boundary.left + 1]]
+        # A group each way, so that activations never wait behind gradients.
+        forward[boundary.left] = dist.new_group(pair, timeout=TIMEOUT)
+        backward[boundary.left] = dist.new_group(pair, timeout=TIMEOUT)
+    tied = [dist.new_group(sorted({rank_of[s] for s in t.stages}), timeout=TIMEOUT) for t in plan.tied]
+    return World(rank, size, place, forward, backward, tied)
+
+
+def _device(plan: Plan, rank: int, wanted: str | None) -> torch.device:
+    kind = wanted or next(stage.device_type for stage in plan.stages if stage.rank == rank)
+    local, beside = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if kind == "cpu":
+        if "OMP_NUM_THREADS" not in os.environ or beside > 1:
+            torch.set_num_threads(max(1, (os.cpu_count() or 1) // beside))
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise RunError(
+            f"rank {rank}: the plan places it on a {plan.stages[rank].device}, but this machine has no GPU; "
+            "compile with --cluster auto, or try the plan on CPU ranks with --device cpu"
+        )
+    if local >= torch.cuda.device_count():
+        raise RunError(f"rank {rank}: needs GPU {local} of this machine, which has {torch.cuda.device_count()}")
+    torch.cuda.set_device(local)
+    return torch.device("cuda", local)
+
+
+def leave_world() -> None:
+    """Close the process groups, if any."""
+    if dist.is_initialized():
+        dist.destroy_process_group()

@@ -1,0 +1,66 @@
+"""Every family, stage count and schedule computes what the unsplit model computes. Real processes over gloo."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipecut.compiler import Options, compile
+from pipecut.runtime.verify import verify
+
+FAMILIES: dict[str, tuple[str, str | None]] = {
+    "gpt2": ("tokens", None),
+    "llama": ("tokens", None),
+    "bert": ("bert_inputs", None),
+    "t5": ("tokens", None),
+    "mixtral": ("tokens", None),
+    "resnet": ("images", None),
+    "unet": ("unet_inputs", "unet_loss"),
+    "mlp": ("vectors", None),
+}
+# One cell of the matrix a family on every run, so that all stage counts and both schedules occur; the rest is slow.
+QUICK = {
+    ("gpt2", 4, "1f1b"),
+    ("llama", 2, "gpipe"),
+    ("bert", 3, "1f1b"),
+    ("t5", 4, "gpipe"),
+    ("mixtral", 2, "1f1b"),
+    ("resnet", 3, "gpipe"),
+    ("unet", 4, "1f1b"),
+    ("mlp", 3, "1f1b"),
+}
+MATRIX = [
+    pytest.param(*cell, marks=() if cell in QUICK else pytest.mark.slow)
+    for cell in [(f, n, s) for f in FAMILIES for n in (2, 3, 4) for s in ("gpipe", "1f1b")]
+]
+
+
+@pytest.mark.parametrize(("family", "stages", "schedule"), MATRIX)
+def test_split_model_computes_what_the_unsplit_one_does(
+    family: str, stages: int, schedule: str, write_job: Any, tmp_path: Path
+) -> None:
+    inputs, loss = FAMILIES[family]
+    compile(write_job(family, inputs, loss), "auto", tmp_path / "plan", Options(stages=stages, schedule=schedule))
+    result = verify(tmp_path / "plan", steps=2)
+    assert result.passed, result.worst
+    assert {"loss", "gradient", "parameter"} <= set(result.worst)
+
+
+def test_a_damaged_gradient_fails_the_comparison(write_job: Any, tmp_path: Path) -> None:
+    import json
+
+    from pipecut.runtime.plan import file_hash, seal_of
+
+    compile(write_job("mlp", "vectors"), "auto", tmp_path / "plan", Options(stages=2))
+    source = tmp_path / "plan" / "stages" / "stage_0.py"
+    text = source.read_text()
+    assert "torch.tanh(" in text
+    source.write_text(text.replace("torch.tanh(", "torch.sin(", 1))
+    import yaml
+
+    manifest = tmp_path / "plan" / "plan.yaml"
+    data = yaml.safe_load(manifest.read_text())
+    data["hashes"]["stages/stage_0.py"] = file_hash(source)
+    data["seal"] = seal_of(json.loads(json.dumps(data)))
+    manifest.write_text(yaml.safe_dump(data))
+    assert not verify(tmp_path / "plan", steps=1).passed
