@@ -20,7 +20,7 @@ def main() -> None:
     """Compile, check, run."""
     pipecut("compile", str(HERE / "demo.yaml"), "--cluster", "auto", "--stages", "2", "-o", str(PLAN))
     pipecut("check", str(PLAN))
-    pipecut("run", str(PLAN), "--data", "examples.corpus:batches", "--steps", "200", "--lr", "2e-3", "--clip", "1.0")
+    pipecut("run", str(PLAN), "--data", "examples.corpus:batches", "--steps", "200", "--lr", "1e-3", "--clip", "1.0")
     print(
         f"\nThe plan lies in {PLAN}/. Open {PLAN}/plan.yaml for what was decided and proven, "
         f"{PLAN}/stages/stage_0.py for the code rank 0 ran, {PLAN}/schedule.yaml for its actions in order."

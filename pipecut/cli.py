@@ -14,7 +14,8 @@ app = typer.Typer(
     no_args_is_help=True,
     help="Cut a PyTorch model into pipeline stages and train it: compile, look at the plan, verify, run.",
 )
-console = Console()
+# Where there is no terminal, 80 columns would fold the tables to nothing.
+console = Console() if sys.stdout.isatty() else Console(width=140)
 PlanArgument = Annotated[Path, typer.Argument(help="A plan folder, as pipecut compile makes it.")]
 
 

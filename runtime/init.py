@@ -6,7 +6,7 @@ values that the whole model would have got from the same seed.
 
 import copy
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -29,8 +29,10 @@ class _AdvanceGenerator(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 @contextmanager
-def counted_parameters(keep: Keep) -> Iterator[list[tuple[nn.Parameter, int | None]]]:
+def counted_parameters(keep: Keep, advance: bool) -> Iterator[list[tuple[nn.Parameter, int | None]]]:
     """Number the parameters in the order of their creation; those that `keep` refuses go to meta at once.
+
+    `advance` draws the random numbers of the refused ones too, so that the kept ones get what they would have got.
 
     Yields a list of (parameter, number of the parameter it was copied from), by number.
     """
@@ -66,7 +68,7 @@ def counted_parameters(keep: Keep) -> Iterator[list[tuple[nn.Parameter, int | No
     nn.Module.register_parameter = register_parameter  # type: ignore[method-assign]
     nn.Parameter.__deepcopy__ = copy_parameter  # type: ignore[assignment]
     try:
-        with _AdvanceGenerator():  # type: ignore[no-untyped-call]
+        with _AdvanceGenerator() if advance else nullcontext():  # type: ignore[no-untyped-call]
             yield born
     finally:
         nn.Module.register_parameter = register  # type: ignore[method-assign]
@@ -75,7 +77,7 @@ def counted_parameters(keep: Keep) -> Iterator[list[tuple[nn.Parameter, int | No
 
 def build_on_meta(factory: Callable[[], nn.Module]) -> nn.Module:
     """The model with parameters on meta and real buffers. The caller's generator is left as it was."""
-    with torch.random.fork_rng(devices=[]), counted_parameters(lambda _: False):
+    with torch.random.fork_rng(devices=[]), counted_parameters(lambda _: False, advance=False):
         return factory()
 
 
@@ -86,7 +88,7 @@ def initial_parameters(factory: Callable[[], nn.Module], seed: int, wanted: set[
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        with counted_parameters(lambda _: False) as born:
+        with counted_parameters(lambda _: False, advance=False) as born:
             model = factory()
         numbers = {
             getattr(parameter, "_pipecut_number", None)
@@ -99,7 +101,7 @@ def initial_parameters(factory: Callable[[], nn.Module], seed: int, wanted: set[
         del model
         try:
             torch.manual_seed(seed)
-            with counted_parameters(lambda number: number in numbers):
+            with counted_parameters(lambda number: number in numbers, advance=True):
                 model = factory()
             found = {n: p.data for n, p in model.named_parameters(remove_duplicate=False) if n in wanted}
             if not any(p.is_meta for p in found.values()):
