@@ -3,7 +3,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-export PYTHONWARNINGS ?= default
 
 .PHONY: demo test test-all check bench clean
 

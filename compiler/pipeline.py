@@ -1,12 +1,13 @@
 """The passes, in order."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipecut.compiler.cluster import Cluster, read_cluster
 from pipecut.compiler.costs import cost
-from pipecut.compiler.cut import cut
+from pipecut.compiler.cut import Cut, cut
 from pipecut.compiler.emit import write_folder
 from pipecut.compiler.job import Job, read_job
 from pipecut.compiler.manifest import manifest, predict
@@ -54,14 +55,19 @@ def compile(
     progress(f"costing {len(graph.operators)} operators")
     costed = cost(graph, cluster, job.spec.precision, microbatch)
     progress(f"placing {len(graph.operators)} operators on {stages} stages")
-    slots = slots_for(cluster, stages, in_flight(schedule, stages, microbatches))
-    placement = partition(costed, slots, job.spec.optimizer, options.solver, options.time_limit, options.gap)
+
+    def flights(count: int) -> tuple[int, ...]:
+        return in_flight(schedule, count, microbatches)
+
+    slots = slots_for(cluster, stages, flights(stages))
+    solving = options.solver, options.time_limit, options.gap
+    placement = partition(costed, slots, job.spec.optimizer, *solving, flights)
     progress(f"scheduling {microbatches} microbatches, {schedule}")
     cuts = cut(graph, placement.stage_of, stages)
     orders = [ORDERS[schedule](s, stages, microbatches) for s in range(stages)]
     forward = {one.index for one in cuts if one.sends}
     backward = {one.index for one in cuts if any(graph.values[n].needs_grad for n in one.sends)}
-    actions = lower(orders, forward, backward, tied=any(_shared(cuts)))
+    actions = lower(orders, forward, backward, tied=_tied(cuts))
     prediction = predict(costed, cluster, placement, cuts, actions)
     progress("writing and checking the plan")
     facts = manifest(job, cluster, costed, placement, slots, cuts, schedule, prediction)
@@ -69,13 +75,9 @@ def compile(
     return read_plan(Path(output))
 
 
-def _shared(cuts: tuple[object, ...]) -> list[str]:
-    seen: dict[str, int] = {}
-    for one in cuts:
-        for parameter in one.parameters:  # type: ignore[attr-defined]
-            if parameter.trainable:
-                seen[parameter.value] = seen.get(parameter.value, 0) + 1
-    return [name for name, count in seen.items() if count > 1]
+def _tied(cuts: tuple[Cut, ...]) -> bool:
+    held = [parameter.value for one in cuts for parameter in one.parameters if parameter.trainable]
+    return len(held) > len(set(held))
 
 
 def _sizes(job: Job, cluster: Cluster, options: Options) -> tuple[int, int, int]:
@@ -94,6 +96,4 @@ def _sizes(job: Job, cluster: Cluster, options: Options) -> tuple[int, int, int]
 
 
 def _cores(cluster: Cluster) -> int:
-    import os
-
     return len(cluster.devices) if cluster.devices[0].type == "cuda" else os.cpu_count() or 1

@@ -5,7 +5,7 @@ import time
 from pipecut.compiler.cluster import Cluster
 from pipecut.compiler.costs import CostedGraph
 from pipecut.compiler.partition.coarsen import coarsen
-from pipecut.compiler.partition.explain import explain
+from pipecut.compiler.partition.explain import Flights, explain
 from pipecut.compiler.partition.problem import Certificate, Placement, Problem, Slot, loads, memory
 from pipecut.compiler.partition.program import build, start_values
 from pipecut.compiler.partition.solver import solve
@@ -28,13 +28,13 @@ def slots_for(cluster: Cluster, stages: int, in_flight: tuple[int, ...]) -> tupl
 
 
 def partition(
-    costed: CostedGraph, slots: tuple[Slot, ...], optimizer: str, solver: str, time_limit: float, gap: float
+    costed: CostedGraph, slots: tuple[Slot, ...], optimizer: str, solver: str, time_limit: float, gap: float, flights: Flights
 ) -> Placement:
     """Place every operator. Raises InfeasibleError."""
     problem = coarsen(costed, slots, optimizer, limit=max(120, LARGEST_PROGRAM // len(slots)))
     if len(problem.blocks) < len(slots):
-        raise explain(problem, proven=True)
-    stages, certificate = place(problem, solver, time_limit, gap)
+        raise explain(problem, True, flights)
+    stages, certificate = place(problem, solver, time_limit, gap, flights)
     stage_of = [0] * len(costed.graph.operators)
     for block, stage in zip(problem.blocks, stages, strict=True):
         for index in block.operators:
@@ -42,14 +42,14 @@ def partition(
     return Placement(tuple(stage_of), tuple(loads(problem, stages)), certificate)
 
 
-def place(problem: Problem, solver: str, time_limit: float, gap: float) -> tuple[list[int], Certificate]:
+def place(problem: Problem, solver: str, time_limit: float, gap: float, flights: Flights) -> tuple[list[int], Certificate]:
     """Stage of each block and the certificate. Raises InfeasibleError."""
     begin = time.perf_counter()
     simple = _simple_bound(problem)
     if len(problem.slots) == 1:
         only = [0] * len(problem.blocks)
         if memory(problem, only)[0] > problem.slots[0].capacity:
-            raise explain(problem, proven=True)
+            raise explain(problem, True, flights)
         return only, Certificate(loads(problem, only)[0], simple, 0.0, True, "one stage", 0.0)
     first = chain_cuts(problem)
     program = build(problem)
@@ -57,7 +57,7 @@ def place(problem: Problem, solver: str, time_limit: float, gap: float) -> tuple
     found = solve(program, len(problem.blocks), len(problem.slots), start, solver, time_limit, gap)
     candidates = [c for c in (first, found.stages) if c is not None and _fits(problem, c)]
     if not candidates:
-        raise explain(problem, proven=found.infeasible and problem.lossless)
+        raise explain(problem, found.infeasible and problem.lossless, flights)
     best = min(candidates, key=lambda c: max(loads(problem, c)))
     objective = max(loads(problem, best))
     # Merging blocks may have cost the optimum, so the program's bound holds only when none were merged.

@@ -1,5 +1,6 @@
 """Why nothing fits, and the least that would."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from pipecut.compiler.partition.problem import Problem, memory
@@ -7,8 +8,11 @@ from pipecut.compiler.partition.warmstart import chain_cuts
 from pipecut.compiler.units import show_bytes
 from pipecut.errors import InfeasibleError
 
+# Microbatches in flight on each stage, for a number of stages.
+Flights = Callable[[int], tuple[int, ...]]
 
-def explain(problem: Problem, proven: bool) -> InfeasibleError:
+
+def explain(problem: Problem, proven: bool, flights: Flights) -> InfeasibleError:
     """Name the stage and the limit that binds, the least memory and the fewest stages that would do."""
     count = len(problem.slots)
     if len(problem.blocks) < count:
@@ -25,7 +29,7 @@ def explain(problem: Problem, proven: bool) -> InfeasibleError:
     fixed = sum(p.bytes for p in problem.shared if any(grown[u] == stage for u in p.users))
     activations = used[stage] - fixed
     binds = "parameters, gradients and optimizer states" if fixed > activations else "saved activations in flight"
-    fewest = _fewest_stages(problem)
+    fewest = _fewest_stages(problem, flights)
     more = f"{fewest} stages of this kind" if fewest else "no number of stages up to 256 of this kind"
     certainty = "no placement fits" if proven else "no placement was found that fits"
     return InfeasibleError(
@@ -50,19 +54,9 @@ def _least_scale(problem: Problem) -> float:
     return high + 1e-9
 
 
-def _fewest_stages(problem: Problem) -> int | None:
+def _fewest_stages(problem: Problem, flights: Flights) -> int | None:
     for count in range(len(problem.slots) + 1, min(len(problem.blocks), 256) + 1):
-        slots = tuple(
-            replace(problem.slots[min(s, len(problem.slots) - 1)], in_flight=_in_flight(problem, s, count)) for s in range(count)
-        )
+        slots = tuple(replace(problem.slots[min(s, len(problem.slots) - 1)], in_flight=n) for s, n in enumerate(flights(count)))
         if chain_cuts(replace(problem, slots=slots)) is not None:
             return count
     return None
-
-
-def _in_flight(problem: Problem, stage: int, count: int) -> int:
-    """As 1F1B would have it when the given slots follow 1F1B, as GPipe otherwise."""
-    flights = [slot.in_flight for slot in problem.slots]
-    if len(set(flights)) == 1:
-        return flights[0]
-    return min(count - stage, max(flights) + count - len(flights))

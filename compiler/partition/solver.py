@@ -1,8 +1,12 @@
 """Run a program with HiGHS or CBC; objective and bound from the solver itself."""
 
+import os
 import re
+import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,11 +49,26 @@ def solve(
     return Solution(result, bound * program.scale, infeasible, time.perf_counter() - begin, name)
 
 
+@contextmanager
+def _quiet_stdout() -> Iterator[None]:
+    """HiGHS prints its banner from C++ when it is made, before it can be told to be silent."""
+    sys.stdout.flush()
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
+
+
 def _highs(program: Program, start: dict[str, float] | None, limit: float, gap: float) -> tuple[bool, float, bool, str]:
     # PuLP's HiGHS class has no warm start: it builds the model, and the solution is handed to highspy.
     frontend = pulp.HiGHS(msg=False, timeLimit=limit, gapRel=gap, threads=2)
     program.model.solver = frontend
-    frontend.createAndConfigureSolver(program.model)
+    with _quiet_stdout():
+        frontend.createAndConfigureSolver(program.model)
     frontend.buildSolverModel(program.model)
     highs: Any = program.model.solverModel
     variables = program.model.variables()

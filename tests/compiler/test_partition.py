@@ -11,6 +11,10 @@ from pipecut.compiler.partition.problem import Block, Crossing, Problem, Shared,
 from pipecut.errors import InfeasibleError
 
 
+def flights(count: int) -> tuple[int, ...]:
+    return tuple(count - stage for stage in range(count))
+
+
 @st.composite
 def problems(draw: st.DrawFn) -> Problem:
     count, stages = draw(st.integers(3, 6)), draw(st.integers(2, 3))
@@ -50,9 +54,9 @@ def test_the_program_finds_the_optimum_and_proves_it(solver: str, problem: Probl
     expected = brute_force(problem)
     if expected is None:
         with pytest.raises(InfeasibleError):
-            place(problem, solver, 20.0, 0.0)
+            place(problem, solver, 20.0, 0.0, flights)
         return
-    stages, certificate = place(problem, solver, 20.0, 0.0)
+    stages, certificate = place(problem, solver, 20.0, 0.0, flights)
     assert max(loads(problem, stages)) == pytest.approx(expected, rel=1e-6)
     assert certificate.objective == pytest.approx(expected, rel=1e-6)
     assert certificate.bound <= certificate.objective * (1 + 1e-9)

@@ -1,0 +1,104 @@
+"""What compile promises beyond the numbers: clear infeasibility, standalone stages, edited plans refused."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from pipecut.compiler import Options, compile
+from pipecut.errors import InfeasibleError, PlanError, UserFileError
+from pipecut.runtime.plan import read_plan
+
+SMALL = """name: tiny
+nodes:
+  - {{count: 1, devices: {{small: 4}}, link: nvlink4}}
+devices:
+  small: {{memory: {memory}, bandwidth: 1GB/s, flops: {{fp32: 1TFLOP/s}}, source: made up}}
+"""
+
+
+def test_infeasible_names_stage_limit_and_remedy(write_job: Any, tmp_path: Path) -> None:
+    cluster = tmp_path / "cluster.yaml"
+    cluster.write_text(SMALL.format(memory="40KB"))
+    with pytest.raises(InfeasibleError, match=r"memory binds on stage \d.*What would do: .* a device.*stages") as caught:
+        compile(write_job("mlp", "vectors"), str(cluster), tmp_path / "plan", Options(stages=2))
+    assert caught.value.exit_code == 3
+    assert not (tmp_path / "plan").exists()
+
+
+def test_memory_limits_move_the_cut(write_job: Any, tmp_path: Path) -> None:
+    cluster = tmp_path / "cluster.yaml"
+    cluster.write_text(SMALL.format(memory="1GB"))
+    plan = compile(write_job("mlp", "vectors"), str(cluster), tmp_path / "plan", Options(stages=2)).plan
+    assert all(stage.memory_bytes <= stage.capacity_bytes for stage in plan.stages)
+    assert plan.certificate.proven
+
+
+def test_stage_modules_stand_alone_and_keep_the_names(write_job: Any, tmp_path: Path) -> None:
+    compile(write_job("mlp", "vectors"), "auto", tmp_path / "plan", Options(stages=3))
+    names: set[str] = set()
+    for index in range(3):
+        source = (tmp_path / "plan" / "stages" / f"stage_{index}.py").read_text()
+        assert "pipecut" not in source
+        code = f"import stage_{index} as m; print('\\n'.join(m.Stage{index}().state_dict()))"
+        run = subprocess.run(
+            [sys.executable, "-c", code], cwd=tmp_path / "plan" / "stages", capture_output=True, text=True, check=True
+        )
+        names |= set(run.stdout.split())
+    from tests.models import mlp
+
+    assert names == set(mlp().state_dict())
+
+
+@pytest.mark.parametrize("name", ["stages/stage_0.py", "schedule.yaml", "graph.json", "plan.yaml"])
+def test_an_edited_plan_is_refused(name: str, write_job: Any, tmp_path: Path) -> None:
+    compile(write_job("mlp", "vectors"), "auto", tmp_path / "plan", Options(stages=2))
+    file = tmp_path / "plan" / name
+    file.write_text(file.read_text().replace("layers", "levels") + "\n# edited\nx: 1\n")
+    with pytest.raises(PlanError, match="edited"):
+        read_plan(tmp_path / "plan")
+
+
+def test_a_plan_of_another_version_is_refused(write_job: Any, tmp_path: Path) -> None:
+    compile(write_job("mlp", "vectors"), "auto", tmp_path / "plan", Options(stages=2))
+    manifest = tmp_path / "plan" / "plan.yaml"
+    data = yaml.safe_load(manifest.read_text())
+    manifest.write_text(yaml.safe_dump({**data, "version": 99}))
+    with pytest.raises(PlanError, match="version 99"):
+        read_plan(tmp_path / "plan")
+
+
+def test_a_folder_that_is_no_plan_is_not_overwritten(write_job: Any, tmp_path: Path) -> None:
+    (tmp_path / "plan").mkdir()
+    (tmp_path / "plan" / "thesis.txt").write_text("mine")
+    with pytest.raises(UserFileError, match="no plan folder"):
+        compile(write_job("mlp", "vectors"), "auto", tmp_path / "plan", Options(stages=2))
+    assert (tmp_path / "plan" / "thesis.txt").read_text() == "mine"
+
+
+def test_kept_parameters_get_the_values_of_the_whole_model() -> None:
+    from pipecut.runtime.init import initial_parameters
+    from tests.models import gpt2
+
+    torch.manual_seed(3)
+    expected = gpt2().state_dict()
+    wanted = {"transformer.h.2.mlp.c_fc.weight", "lm_head.weight", "transformer.wte.weight"}
+    found, whole = initial_parameters(gpt2, 3, wanted)
+    assert not whole and set(found) == wanted
+    assert all(torch.equal(found[name], expected[name]) for name in wanted)
+
+
+def test_parameters_of_copied_layers_are_kept_too() -> None:
+    from pipecut.runtime.init import initial_parameters
+
+    def build() -> torch.nn.Module:
+        return torch.nn.TransformerEncoder(torch.nn.TransformerEncoderLayer(8, 2, 16), 3, enable_nested_tensor=False)
+
+    torch.manual_seed(5)
+    expected = build().state_dict()
+    found, _ = initial_parameters(build, 5, {"layers.2.linear1.weight"})
+    assert torch.equal(found["layers.2.linear1.weight"], expected["layers.2.linear1.weight"])
