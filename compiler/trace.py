@@ -48,6 +48,12 @@ def _model_and_samples(job: Job) -> tuple[WithLoss, dict[str, torch.Tensor]]:
         raise TraceError(f"{spec.model.factory} failed: {type(error).__name__}: {error}") from error
     if not isinstance(model, torch.nn.Module):
         raise TraceError(f"{spec.model.factory} returned {type(model).__name__}; it must return a torch.nn.Module")
+    for name, buffer in model.named_buffers():
+        if buffer.is_meta and buffer.numel():
+            raise TraceError(
+                f"buffer '{name}' is computed from a parameter's values, which do not exist while compiling; "
+                "compute it in the first forward, or from its own random numbers"
+            )
     inputs = find_function(spec.inputs, job.folders, str(job.path))
     # A batch of one is indistinguishable from a broadcast dimension while tracing.
     samples = inputs(max(spec.batch.microbatch, 2))
