@@ -5,17 +5,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from pipecut.compiler.cluster import Cluster, read_cluster
 from pipecut.compiler.costs import cost
 from pipecut.compiler.cut import Cut, cut
 from pipecut.compiler.emit import write_folder
+from pipecut.compiler.graph import Graph
 from pipecut.compiler.job import Job, read_job
 from pipecut.compiler.manifest import manifest, predict
 from pipecut.compiler.partition import partition, slots_for
 from pipecut.compiler.schedules import ORDERS, in_flight, lower
 from pipecut.compiler.trace import trace
-from pipecut.errors import UserFileError
+from pipecut.errors import PipecutError, UserFileError
 from pipecut.runtime.plan import PlanFolder, read_plan
+from pipecut.runtime.weights import weight_files
 
 Progress = Callable[[str], None]
 
@@ -52,6 +56,7 @@ def compile(
 
     progress("tracing the model")
     graph = trace(job)
+    _check_weights(job, graph)
     progress(f"costing {len(graph.operators)} operators")
     costed = cost(graph, cluster, job.spec.precision, microbatch)
     progress(f"placing {len(graph.operators)} operators on {stages} stages")
@@ -73,6 +78,20 @@ def compile(
     facts = manifest(job, cluster, costed, placement, slots, cuts, schedule, prediction)
     write_folder(Path(output), facts, cuts, costed, placement.stage_of, actions)
     return read_plan(Path(output))
+
+
+def _check_weights(job: Job, graph: Graph) -> None:
+    """A missing tensor is told now, not when the ranks start."""
+    if job.spec.weights is None:
+        return
+    path = job.folder / job.spec.weights
+    try:
+        names = weight_files(path)
+    except (PipecutError, OSError, SafetensorError) as error:
+        raise UserFileError(f"{job.path}: weights: {error}") from None
+    missing = [p.names[0] for p in graph.parameters if not any(name in names for name in p.names)]
+    if missing:
+        raise UserFileError(f"{job.path}: weights: {path} has no '{missing[0]}' ({len(missing)} parameters are missing)")
 
 
 def _tied(cuts: tuple[Cut, ...]) -> bool:

@@ -33,11 +33,7 @@ def fill(plan: Plan, stages: list[Stage], parameters: dict[str, nn.Parameter]) -
 
 def read_weights(path: Path, stages: list[Stage]) -> dict[str, torch.Tensor]:
     """Tensors by FQN from a safetensors file, a folder of them, or an index. Raises RunError for what is missing."""
-    files = _files(path)
-    where = {}
-    for file in files:
-        with safe_open(str(file), framework="pt") as archive:
-            where.update(dict.fromkeys(archive.keys(), file))
+    where = weight_files(path)
     result: dict[str, torch.Tensor] = {}
     for stage in stages:
         for held in stage.parameters:
@@ -48,6 +44,15 @@ def read_weights(path: Path, stages: list[Stage]) -> dict[str, torch.Tensor]:
                 tensor = archive.get_tensor(name)
             result.update(dict.fromkeys(held.names, tensor))
     return result
+
+
+def weight_files(path: Path) -> dict[str, Path]:
+    """FQN to the file that has it. Raises RunError when there is no such file."""
+    where: dict[str, Path] = {}
+    for file in _files(path):
+        with safe_open(str(file), framework="pt") as archive:
+            where.update(dict.fromkeys(archive.keys(), file))
+    return where
 
 
 def _files(path: Path) -> list[Path]:

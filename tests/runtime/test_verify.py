@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from pipecut.compiler import Options, compile
+from pipecut.errors import UserFileError
 from pipecut.runtime.verify import verify
 
 FAMILIES: dict[str, tuple[str, str | None]] = {
@@ -44,6 +45,24 @@ def test_split_model_computes_what_the_unsplit_one_does(
     result = verify(tmp_path / "plan", steps=2)
     assert result.passed, result.worst
     assert {"loss", "gradient", "parameter"} <= set(result.worst)
+
+
+def test_weights_come_from_safetensors_by_name(write_job: Any, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    from tests.models import mlp
+
+    weights = {name: tensor * 2 for name, tensor in mlp().state_dict().items()}
+    save_file(weights, str(tmp_path / "given.safetensors"))
+    job = write_job("mlp", "vectors", extra="weights: given.safetensors\n")
+    compile(job, "auto", tmp_path / "plan", Options(stages=2))
+    result = verify(tmp_path / "plan", steps=1)
+    assert result.passed, result.worst
+    name = "layers.5.0.bias"
+    save_file({n: t for n, t in load_file(str(tmp_path / "given.safetensors")).items() if n != name}, str(tmp_path / "less"))
+    (tmp_path / "less").rename(tmp_path / "given.safetensors")
+    with pytest.raises(UserFileError, match=name):
+        compile(job, "auto", tmp_path / "plan", Options(stages=2))
 
 
 def test_a_damaged_gradient_fails_the_comparison(write_job: Any, tmp_path: Path) -> None:
