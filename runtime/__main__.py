@@ -32,14 +32,18 @@ def run(
 ) -> None:
     """Train for some steps."""
     pipe = load_pipeline(plan, device)
-    done = 0
+    times: list[float] = []
     try:
-        done = train(pipe, batches(pipe, data, plan), steps, rate, clip)
+        train(pipe, batches(pipe, data, plan), steps, rate, clip, times)
     except KeyboardInterrupt:
-        print(f"rank {pipe.world.rank}: stopped", file=sys.stderr)
-    finally:
-        if save is not None and done:
+        kept = f"; its weights are in {save}" if save is not None and times else ""
+        print(f"rank {pipe.world.rank}: stopped after {len(times)} steps{kept}", file=sys.stderr, flush=True)
+        if save is not None and times:
             save_weights(pipe, save)
+        # Other ranks may be gone in the middle of a step: closing the groups would wait for them.
+        os._exit(130)
+    if save is not None:
+        save_weights(pipe, save)
     leave_world()
 
 
@@ -64,12 +68,13 @@ def batches(pipe: Pipeline, data: str | None, where: Path) -> Iterator[dict[str,
             raise RunError(f"--data {data} gave no batch")
 
 
-def train(pipe: Pipeline, source: Iterator[dict[str, torch.Tensor]], steps: int, rate: float, clip: float) -> int:
-    """The training loop; rank 0 reports. Returns the steps done."""
+def train(
+    pipe: Pipeline, source: Iterator[dict[str, torch.Tensor]], steps: int, rate: float, clip: float, times: list[float]
+) -> None:
+    """The training loop; rank 0 reports. Appends the seconds of each finished step to `times`."""
     optimizer = make_optimizer(pipe.plan.optimizer, pipe.parameters(), rate)
     loud = pipe.world.rank == 0
     every = max(1, steps // 20)
-    times: list[float] = []
     first = value = 0.0
     for step in range(steps):
         batch = next(source)
@@ -93,7 +98,6 @@ def train(pipe: Pipeline, source: Iterator[dict[str, torch.Tensor]], steps: int,
         predicted = pipe.plan.prediction.step_seconds
         print(f"loss {first:.4f} before, {value:.4f} after {steps} steps")
         print(f"step time: predicted {predicted * 1e3:.1f} ms, measured {median * 1e3:.1f} ms (median)", flush=True)
-    return steps
 
 
 def save_weights(pipe: Pipeline, folder: Path) -> None:
