@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import torch
 from pydantic import BeforeValidator, Field, model_validator
 
-from pipecut.compiler.document import Strict, read_document
+from pipecut.compiler.document import Strict, place_of, read_document
 from pipecut.compiler.units import parse_bytes, parse_flops, parse_rate, parse_seconds
 from pipecut.errors import UserFileError
 
@@ -157,7 +157,7 @@ def resolve(spec: ClusterSpec, path: str) -> Cluster:
         if entry.link is not None:
             _known(entry.link, links, "link", path)
         elif sum(entry.devices.values()) > 1:
-            line, column = _find(path, "nodes")
+            line, column = place_of(Path(path), "nodes")
             raise UserFileError(f"{path}:{line}:{column}: a node with several devices needs a link, such as link: nvlink4")
         for _ in range(entry.count):
             node = len(inside)
@@ -175,17 +175,10 @@ def _device(name: str, kind: Kind, node: int) -> Device:
 def _known(name: str, table: dict[str, Kind] | dict[str, Link], what: str, path: str) -> None:
     if name in table:
         return
-    line, column = _find(path, name)
+    line, column = place_of(Path(path), name)
     close = difflib.get_close_matches(name, list(table), 1)
     hint = f"did you mean '{close[0]}'? " if close else ""
     raise UserFileError(f"{path}:{line}:{column}: unknown {what} '{name}'; {hint}(pipecut specs lists them)")
-
-
-def _find(path: str, word: str) -> tuple[int, int]:
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
-        if word in line.split("#")[0]:
-            return number, line.index(word) + 1
-    return 1, 1
 
 
 def this_machine() -> Cluster:

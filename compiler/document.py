@@ -52,6 +52,14 @@ def read_document(path: Path, schema: type[Model]) -> Model:
         raise UserFileError(_explain(path, error, marks, schema)) from None
 
 
+def place_of(path: Path, word: str) -> tuple[int, int]:
+    """Line and column of a word's first use in a file that was read, outside comments; 1, 1 when it has none."""
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if word in line.split("#")[0]:
+            return number, line.index(word) + 1
+    return 1, 1
+
+
 def _collect_marks(node: yaml.Node, at: tuple[str | int, ...], marks: Marks, path: Path) -> None:
     marks[at] = (node.start_mark.line + 1, node.start_mark.column + 1)
     if isinstance(node, yaml.MappingNode):

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from pipecut.compiler.document import Strict, read_document
+from pipecut.compiler.document import Strict, place_of, read_document
 from pipecut.runtime.userfunction import find_function
 
 FUNCTION = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
@@ -75,5 +75,6 @@ def read_job(path: Path) -> Job:
     job = Job(path, read_document(path, JobSpec))
     for name in (job.spec.model.factory, job.spec.inputs, job.spec.loss):
         if name is not None:
-            find_function(name, job.folders, str(path))
+            line, column = place_of(path, name)
+            find_function(name, job.folders, f"{path}:{line}:{column}")
     return job
