@@ -8,7 +8,7 @@ import pipecut
 from pipecut.compiler.cluster import Cluster
 from pipecut.compiler.costs import CostedGraph
 from pipecut.compiler.cut import Cut, modules_covered
-from pipecut.compiler.graph import Buffer, Graph, Parameter
+from pipecut.compiler.graph import Buffer, Graph, Parameter, Value
 from pipecut.compiler.job import Job
 from pipecut.compiler.partition import Placement
 from pipecut.compiler.partition.problem import Slot
@@ -103,7 +103,17 @@ def manifest(
 
 def _tensor(graph: Graph, name: str) -> dict[str, Any]:
     value = graph.values[name]
-    return {"name": name, "shape": list(value.shape), "dtype": value.dtype, "needs_grad": value.needs_grad}
+    facts = {"name": name, "shape": list(value.shape), "dtype": value.dtype, "needs_grad": value.needs_grad}
+    order = _memory_order(value)
+    return {**facts, "order": order} if order else facts
+
+
+def _memory_order(value: Value) -> list[int]:
+    """Dimensions from the outermost in memory to the innermost; empty for their own order, or where some overlap."""
+    if any(stride == 0 for size, stride in zip(value.sizes, value.strides, strict=False) if size > 1):
+        return []
+    order = sorted(range(len(value.strides)), key=lambda d: -value.strides[d])
+    return order if order != sorted(order) else []
 
 
 def _stage(

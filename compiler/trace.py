@@ -2,6 +2,9 @@
 
 import logging
 import operator as python_operator
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +17,8 @@ from torch.export.graph_signature import InputKind
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils._sympy.printers import PythonPrinter
 
+from pipecut.compiler.as_in_training import as_in_training
+from pipecut.compiler.constants import KnownConstants
 from pipecut.compiler.graph import Buffer, Graph, Literal, Operator, Parameter, Ref, Sym, Value
 from pipecut.compiler.job import Job
 from pipecut.errors import PipecutError, TraceError
@@ -41,7 +46,7 @@ def _model_and_samples(job: Job) -> tuple[WithLoss, dict[str, torch.Tensor]]:
     spec = job.spec
     factory = find_function(spec.model.factory, job.folders, str(job.path))
     try:
-        model = build_on_meta(lambda: factory(**spec.model.args))
+        model = build_on_meta(lambda: factory(**spec.model.args), spec.seed)
     except PipecutError:
         raise
     except Exception as error:
@@ -50,10 +55,7 @@ def _model_and_samples(job: Job) -> tuple[WithLoss, dict[str, torch.Tensor]]:
         raise TraceError(f"{spec.model.factory} returned {type(model).__name__}; it must return a torch.nn.Module")
     for name, buffer in model.named_buffers():
         if buffer.is_meta and buffer.numel():
-            raise TraceError(
-                f"buffer '{name}' is computed from a parameter's values, which do not exist while compiling; "
-                "compute it in the first forward, or from its own random numbers"
-            )
+            raise TraceError(f"buffer '{name}' is on meta: it has no value; create it on the CPU in the module's __init__")
     inputs = find_function(spec.inputs, job.folders, str(job.path))
     # A batch of one is indistinguishable from a broadcast dimension while tracing.
     samples = inputs(max(spec.batch.microbatch, 2))
@@ -67,21 +69,39 @@ def _model_and_samples(job: Job) -> tuple[WithLoss, dict[str, torch.Tensor]]:
 
 def _export(model: WithLoss, samples: dict[str, torch.Tensor]) -> tuple[ExportedProgram, bool, tuple[str, ...]]:
     model = _faked(model)
-    batch = Dim("batch", min=1)
-    shapes = {name: {0: batch} if tensor.dim() else None for name, tensor in samples.items()}
+    # Fused attention guards on this very maximum; without one the trace would be refused.
+    batch = Dim("batch", min=1, max=2**20)
+    dynamic = ({name: {0: batch} if tensor.dim() else None for name, tensor in samples.items()},)
+    first: Exception | None = None
+    for shapes in (dynamic, None):
+        for model.around in (as_in_training, KnownConstants, nullcontext):
+            try:
+                with _quiet():
+                    program = torch.export.export(model, (samples,), dynamic_shapes=shapes, strict=False)
+            except PipecutError:
+                raise
+            except Exception as error:
+                log.debug("export failed", exc_info=True)
+                first = first or error
+                continue
+            if shapes is None:
+                note = f"the model fixes its batch size, so this plan takes that microbatch only ({_first_line(first)})"
+                return program, False, (note,)
+            return program, True, ()
+    assert first is not None
+    raise TraceError(f"torch.export cannot trace the model: {_first_line(first)}{_user_frame(first)}") from first
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """torch.export logs the whole graph when it fails; the error says what is needed."""
+    logging.disable(logging.CRITICAL)
     try:
-        return torch.export.export(model, (samples,), dynamic_shapes=(shapes,), strict=False), True, ()
-    except PipecutError:
-        raise
-    except Exception as error:
-        first = _first_line(error)
-        log.debug("export with a dynamic batch failed", exc_info=True)
-    try:
-        program = torch.export.export(model, (samples,), strict=False)
-    except Exception as error:
-        raise TraceError(f"torch.export cannot trace the model: {_first_line(error)}{_user_frame(error)}") from error
-    note = f"the model fixes its batch size, so this plan takes that microbatch only ({first})"
-    return program, False, (note,)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def _faked(model: WithLoss) -> WithLoss:
@@ -102,7 +122,7 @@ def _faked(model: WithLoss) -> WithLoss:
     return model
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: Exception | None) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0] if lines else ''}"
 

@@ -35,3 +35,10 @@ class RunError(PipecutError):
     """A run failed on some rank."""
 
     exit_code = 4
+
+
+class PeerLostError(RunError):
+    """Another rank ended, so this one cannot go on; the other's message says why."""
+
+    # Told apart from the rank that failed first by whoever started the ranks.
+    exit_code = 75

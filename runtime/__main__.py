@@ -44,7 +44,7 @@ def run(
         os._exit(130)
     if save is not None:
         save_weights(pipe, save)
-    leave_world()
+    leave_world(pipe.world)
 
 
 def batches(pipe: Pipeline, data: str | None, where: Path) -> Iterator[dict[str, torch.Tensor]]:
@@ -112,7 +112,8 @@ def main() -> None:
     try:
         app(standalone_mode=False)
     except PipecutError as error:
-        print(f"pipecut: {error}", file=sys.stderr, flush=True)
+        # One write, since several ranks share the stream.
+        print(f"pipecut: {error}\n", end="", file=sys.stderr, flush=True)
         # A normal exit would wait for process groups whose other ranks are stuck.
         sys.stdout.flush()
         os._exit(error.exit_code)

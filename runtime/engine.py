@@ -2,11 +2,14 @@
 
 import torch
 
-from pipecut.errors import PipecutError, RunError
+from pipecut.errors import PeerLostError, PipecutError, RunError
 from pipecut.runtime.plan import Action
 from pipecut.runtime.stage import RunningStage
 from pipecut.runtime.tied import TiedGradients
 from pipecut.runtime.transport import Transport
+
+# How gloo and NCCL say that the other side of a transfer is gone.
+PEER_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process exited", "Timed out waiting")
 
 
 class Engine:
@@ -38,10 +41,19 @@ class Engine:
             except PipecutError as error:
                 raise RunError(f"rank {self.rank}, action '{action}': {error}") from error
             except Exception as error:
-                reason = str(error).strip().splitlines() or [type(error).__name__]
-                raise RunError(f"rank {self.rank}, action '{action}': {type(error).__name__}: {reason[0]}") from error
-        self.transport.finish()
+                raise self._told(str(action), error) from error
+        try:
+            self.transport.finish()
+        except Exception as error:
+            raise self._told("waiting for the last sends", error) from error
         return torch.stack(losses).sum() if losses else None
+
+    def _told(self, action: str, error: Exception) -> RunError:
+        here = f"rank {self.rank}, action '{action}'"
+        lines = str(error).strip().splitlines() or [""]
+        if any(sign in lines[0] for sign in PEER_LOST):
+            return PeerLostError(f"{here}: another rank ended or went silent; its own message says why")
+        return RunError(f"{here}: {type(error).__name__}: {lines[0]}")
 
     def _do(
         self,

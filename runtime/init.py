@@ -1,114 +1,142 @@
-"""Build a model without holding it: parameters on meta, or only a few of them real.
+"""Build a model without holding it: parameters on meta, or only a few of them kept.
 
-The generator is advanced for every random fill of a parameter that is not kept, so that what is kept gets the very
-values that the whole model would have got from the same seed.
+What is kept gets the very values that the whole model would have got from the same seed.
 """
 
-import copy
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-Keep = Callable[[int], bool]
+from pipecut.runtime.lent_storage import LentStorage
 
-
-class _AdvanceGenerator(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """A random in-place fill of a meta tensor runs on a scratch tensor instead, one at a time."""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        random = torch.Tag.nondeterministic_seeded in func.tags
-        if random and args and isinstance(args[0], torch.Tensor) and args[0].is_meta:
-            scratch = torch.empty_like(args[0], device="cpu")
-            func(scratch, *args[1:], **kwargs)
-        return func(*args, **kwargs)
+Factory = Callable[[], nn.Module]
+Replace = Callable[[nn.Parameter, int], nn.Parameter]
 
 
 @contextmanager
-def counted_parameters(keep: Keep, advance: bool) -> Iterator[list[tuple[nn.Parameter, int | None]]]:
-    """Number the parameters in the order of their creation; those that `keep` refuses go to meta at once.
-
-    `advance` draws the random numbers of the refused ones too, so that the kept ones get what they would have got.
-
-    Yields a list of (parameter, number of the parameter it was copied from), by number.
-    """
-    born: list[tuple[nn.Parameter, int | None]] = []
+def counted_parameters(replace: Replace) -> Iterator[None]:
+    """Number the parameters in the order of their creation, and let `replace` put another in a new one's place."""
     register, deepcopy = nn.Module.register_parameter, nn.Parameter.__deepcopy__
+    count = 0
 
-    def admit(parameter: nn.Parameter, origin: int | None) -> nn.Parameter:
-        number = len(born)
-        if not keep(number) and not parameter.is_meta:
-            kept = nn.Parameter(parameter.data.to("meta"), requires_grad=parameter.requires_grad)
-            kept.__dict__.update(parameter.__dict__)
-            parameter._pipecut_twin = kept  # type: ignore[attr-defined]
-            parameter = kept
-        parameter._pipecut_number = number  # type: ignore[attr-defined]
-        born.append((parameter, origin))
-        return parameter
+    def admit(parameter: nn.Parameter) -> nn.Parameter:
+        nonlocal count
+        instead = replace(parameter, count)
+        instead._pipecut_number = count  # type: ignore[attr-defined]
+        if instead is not parameter:
+            parameter._pipecut_twin = instead  # type: ignore[attr-defined]
+        count += 1
+        return instead
 
     def register_parameter(self: nn.Module, name: str, param: nn.Parameter | None) -> None:
         if param is not None:
             param = getattr(param, "_pipecut_twin", param)
             if not hasattr(param, "_pipecut_number"):
-                param = admit(param, None)
+                param = admit(param)
         register(self, name, param)
 
     def copy_parameter(self: nn.Parameter, memo: dict[int, Any]) -> Any:
-        if id(self) in memo:
-            return memo[id(self)]
-        origin = getattr(self, "_pipecut_number", None)
-        result = admit(deepcopy(self, {}), origin)  # type: ignore[no-untyped-call]
-        memo[id(self)] = result
-        return result
+        if id(self) not in memo:
+            memo[id(self)] = admit(deepcopy(self, {}))  # type: ignore[no-untyped-call]
+        return memo[id(self)]
 
     nn.Module.register_parameter = register_parameter  # type: ignore[method-assign]
     nn.Parameter.__deepcopy__ = copy_parameter  # type: ignore[assignment]
     try:
-        with _AdvanceGenerator() if advance else nullcontext():  # type: ignore[no-untyped-call]
-            yield born
+        yield
     finally:
         nn.Module.register_parameter = register  # type: ignore[method-assign]
         nn.Parameter.__deepcopy__ = deepcopy  # type: ignore[method-assign]
 
 
-def build_on_meta(factory: Callable[[], nn.Module]) -> nn.Module:
-    """The model with parameters on meta and real buffers. The caller's generator is left as it was."""
-    with torch.random.fork_rng(devices=[]), counted_parameters(lambda _: False, advance=False):
-        return factory()
+class _WatchDraws(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes whether random numbers went into anything but parameters on meta."""
+
+    drew = False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if torch.Tag.nondeterministic_seeded in func.tags and isinstance(result, torch.Tensor) and not result.is_meta:
+            self.drew = True
+        return result
 
 
-def initial_parameters(factory: Callable[[], nn.Module], seed: int, wanted: set[str]) -> tuple[dict[str, torch.Tensor], bool]:
-    """The parameters named in `wanted` with the values the whole model gets from `seed`.
+def _on_meta(factory: Factory, seed: int) -> tuple[nn.Module, bool]:
+    def to_meta(parameter: nn.Parameter, _: int) -> nn.Parameter:
+        if parameter.is_meta:
+            return parameter
+        twin = nn.Parameter(parameter.data.to("meta"), requires_grad=parameter.requires_grad)
+        twin.__dict__.update(parameter.__dict__)
+        return twin
 
-    Returns them by FQN, and whether the whole model had to be built because one parameter is computed from another.
+    with torch.random.fork_rng(devices=[]), counted_parameters(to_meta), _WatchDraws() as watch:  # type: ignore[no-untyped-call]
+        torch.manual_seed(seed)
+        return factory(), watch.drew
+
+
+def _buffers(model: nn.Module) -> dict[str, torch.Tensor]:
+    return dict(model.named_buffers(remove_duplicate=False))
+
+
+def build_on_meta(factory: Factory, seed: int) -> nn.Module:
+    """The model with parameters on meta and the real buffers it has for `seed`. The generator is left as it was."""
+    model, drew = _on_meta(factory, seed)
+    held = _buffers(model)
+    unfilled = any(buffer.is_meta and buffer.numel() for buffer in held.values())
+    if held and drew and not unfilled:
+        # Initialising every parameter takes long, so it is done only when the draws reached a buffer.
+        other = _buffers(_on_meta(factory, seed + 1)[0])
+        unfilled = any(name not in other or not torch.equal(buffer, other[name]) for name, buffer in held.items())
+    if unfilled:
+        values, _ = _build(factory, seed, lambda _: set(), _buffers)
+        for name in held:
+            *path, last = name.split(".")
+            owner = model.get_submodule(".".join(path))
+            owner._buffers[last] = values[name]
+    return model
+
+
+def initial_parameters(factory: Factory, seed: int, wanted: set[str]) -> tuple[dict[str, torch.Tensor], int]:
+    """The parameters named in `wanted` with the values the whole model gets from `seed`, by FQN.
+
+    Also the number of other parameters that had to be held because a wanted one is computed from them.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        with counted_parameters(lambda _: False, advance=False) as born:
-            model = factory()
-        numbers = {
-            getattr(parameter, "_pipecut_number", None)
-            for name, parameter in model.named_parameters(remove_duplicate=False)
-            if name in wanted
-        }
-        for number in range(len(born) - 1, -1, -1):
-            if number in numbers:
-                numbers.add(born[number][1])
-        del model
-        try:
+
+    def numbers(model: nn.Module) -> set[int]:
+        named = model.named_parameters(remove_duplicate=False)
+        return {parameter._pipecut_number for name, parameter in named if name in wanted}  # type: ignore[attr-defined]
+
+    def found(model: nn.Module) -> dict[str, torch.Tensor]:
+        return {n: p.data for n, p in model.named_parameters(remove_duplicate=False) if n in wanted}
+
+    return _build(factory, seed, numbers, found)
+
+
+def _build(
+    factory: Factory,
+    seed: int,
+    numbers: Callable[[nn.Module], set[int]],
+    found: Callable[[nn.Module], dict[str, torch.Tensor]],
+) -> tuple[dict[str, torch.Tensor], int]:
+    """Build with only some parameters kept, again with more as long as lost contents reached what is wanted."""
+    kept = numbers(_on_meta(factory, seed)[0])
+    wanted = len(kept)
+    while True:
+        lent = LentStorage()
+
+        def lend(parameter: nn.Parameter, number: int, lent: LentStorage = lent) -> nn.Parameter:
+            if number not in kept:
+                lent.lend(parameter, number)
+            return parameter
+
+        with torch.random.fork_rng(devices=[]), counted_parameters(lend), lent:
             torch.manual_seed(seed)
-            with counted_parameters(lambda number: number in numbers, advance=True):
-                model = factory()
-            found = {n: p.data for n, p in model.named_parameters(remove_duplicate=False) if n in wanted}
-            if not any(p.is_meta for p in found.values()):
-                return found, False
-        except NotImplementedError:
-            pass  # A value was read from a parameter on meta: only the whole model gives it.
-        torch.manual_seed(seed)
-        model = factory()
-        found = {n: p.data for n, p in model.named_parameters(remove_duplicate=False) if n in wanted}
-        return copy.copy(found), True
+            values = found(factory())
+        missed = frozenset(lent.read).union(*(lent.unknown_in(value) for value in values.values()))
+        if missed <= kept:
+            return values, len(kept) - wanted
+        kept.update(missed)

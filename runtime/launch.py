@@ -8,7 +8,7 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from pipecut.errors import RunError
+from pipecut.errors import PeerLostError, RunError
 
 
 def launch(ranks: int, module: str, arguments: list[str]) -> None:
@@ -30,7 +30,9 @@ def launch(ranks: int, module: str, arguments: list[str]) -> None:
     try:
         elastic_launch(config, sys.executable)("-m", module, *arguments)
     except ChildFailedError as error:
-        rank, failure = min(error.failures.items(), key=lambda item: item[1].timestamp)
+        # Ranks that only lost their peer may be noticed before the one that failed.
+        first = min(error.failures.items(), key=lambda f: (f[1].exitcode == PeerLostError.exit_code, f[1].timestamp))
+        rank, failure = first
         raise RunError(f"rank {rank} ended with exit code {failure.exitcode}; its own message stands above") from None
     except SignalException:
         raise KeyboardInterrupt from None

@@ -40,7 +40,8 @@ class Pipeline:
         mine = [s for s in self.plan.stages if s.rank == world.rank]
         self.modules = {s.index: build_module(folder.path, s, world.device) for s in mine}
         named = {n: p for m in self.modules.values() for n, p in m.named_parameters(remove_duplicate=False)}
-        note = fill(self.plan, mine, named)
+        buffers = {n: b for m in self.modules.values() for n, b in m.named_buffers(remove_duplicate=False)}
+        note = fill(self.plan, mine, {**buffers, **named})
         if note:
             log.warning("rank %d: %s", world.rank, note)
         self.tied = TiedGradients(self.plan, world, named)

@@ -45,12 +45,16 @@ class Batch(Part):
 
 
 class Tensor(Part):
-    """A tensor over a boundary or from the batch. Dimensions are ints or expressions in `batch`."""
+    """A tensor over a boundary or from the batch. Dimensions are ints or expressions in `batch`.
+
+    `order` lists the dimensions from the outermost in memory to the innermost; empty when that is their own order.
+    """
 
     name: str
     shape: list[Dimension]
     dtype: str
     needs_grad: bool = False
+    order: list[int] = []
 
     def sizes(self, batch: int) -> list[int]:
         """The shape for a microbatch of that many samples."""

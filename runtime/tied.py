@@ -14,13 +14,14 @@ class TiedGradients:
     def __init__(self, plan: Plan, world: World, parameters: dict[str, nn.Parameter]) -> None:
         self.world = world
         rank_of = {s.index: s.rank for s in plan.stages}
-        self.mine: list[tuple[nn.Parameter, list[int], dist.ProcessGroup]] = []
+        # The group is looked up where it is used: the world alone holds groups, and lets go of them at the end.
+        self.mine: list[tuple[nn.Parameter, list[int], int]] = []
         self.owned_elsewhere: set[int] = set()
-        for tied, group in zip(plan.tied, world.tied, strict=True):
+        for index, tied in enumerate(plan.tied):
             ranks = [rank_of[s] for s in tied.stages]
-            if world.rank in ranks and group is not None:
+            if world.rank in ranks:
                 parameter = parameters[tied.names[0]]
-                self.mine.append((parameter, sorted(ranks), group))
+                self.mine.append((parameter, sorted(ranks), index))
                 if world.rank != min(ranks):
                     self.owned_elsewhere.add(id(parameter))
         self.before: list[torch.Tensor | None] = []
@@ -33,10 +34,10 @@ class TiedGradients:
 
     def reduce(self) -> None:
         """Sum over the stages, last stage first: the order in which autograd meets the uses."""
-        for (parameter, ranks, group), before in zip(self.mine, self.before, strict=True):
+        for (parameter, ranks, index), before in zip(self.mine, self.before, strict=True):
             own = parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
             parts = [torch.empty_like(own, memory_format=torch.contiguous_format) for _ in ranks]
-            dist.all_gather(parts, own.contiguous(), group=group)
+            dist.all_gather(parts, own.contiguous(), group=self.world.tied[index])
             total = parts[-1]
             for part in reversed(parts[:-1]):
                 total = total + part

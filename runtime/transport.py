@@ -24,10 +24,12 @@ class Transport:
         boundary, source, group = self._side(kind, stage, receiving=True)
         tensors, works = [], []
         for position, tensor in enumerate(_carried(boundary, kind)):
-            buffer = torch.empty(tensor.sizes(samples), dtype=getattr(torch, tensor.dtype), device=self.world.device)
+            sizes, order = tensor.sizes(samples), tensor.order or range(len(tensor.shape))
+            in_memory = [sizes[d] for d in order]
+            buffer = torch.empty(in_memory, dtype=getattr(torch, tensor.dtype), device=self.world.device)
             work = dist.irecv(buffer, source, group=group, tag=_tag(microbatch, position))
             assert work is not None
-            tensors.append(buffer)
+            tensors.append(buffer.permute([in_order for _, in_order in sorted(zip(order, range(len(sizes)), strict=True))]))
             works.append(work)
         self.arriving[kind, stage, microbatch] = tensors, works
 
@@ -40,10 +42,11 @@ class Transport:
 
     def send(self, kind: str, stage: int, microbatch: int, tensors: list[torch.Tensor]) -> None:
         """Start sending; the tensors are kept until they have left."""
-        _, target, group = self._side(kind, stage, receiving=False)
+        boundary, target, group = self._side(kind, stage, receiving=False)
         self.leaving = [(work, tensor) for work, tensor in self.leaving if not work.is_completed()]
-        for position, tensor in enumerate(tensors):
-            whole = tensor.detach().contiguous()
+        for position, (tensor, what) in enumerate(zip(tensors, _carried(boundary, kind), strict=True)):
+            # The other side gets the same layout in memory: with another one, kernels would round otherwise.
+            whole = tensor.detach().permute(what.order or list(range(tensor.dim()))).contiguous()
             work = dist.isend(whole, target, group=group, tag=_tag(microbatch, position))
             assert work is not None
             self.leaving.append((work, whole))

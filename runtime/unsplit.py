@@ -1,6 +1,7 @@
 """The user's model as one module from batch to loss: what is traced, and what a run is compared with."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -18,12 +19,14 @@ class WithLoss(nn.Module):
         super().__init__()
         self.model = model
         self.loss = loss
+        self.around: Callable[[], AbstractContextManager[Any]] = nullcontext
 
     def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """A scalar loss. Raises TraceError when the result has none."""
-        output = self.model(**batch)
-        if self.loss is not None:
-            return self.loss(output, batch)
+        with self.around():
+            output = self.model(**batch)
+            if self.loss is not None:
+                return self.loss(output, batch)
         found = output if isinstance(output, torch.Tensor) else getattr(output, "loss", None)
         if found is None and isinstance(output, dict):
             found = output.get("loss")

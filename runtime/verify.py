@@ -27,13 +27,14 @@ from pipecut.runtime.world import leave_world
 
 # Relative to the tensor's norm. bf16 keeps 8 bits: one rounding of a sum in another order is 2**-8.
 TOLERANCE = {"fp32": 1e-5, "bf16": 3e-2, "fp16": 4e-3}
-# A tensor whose norm is below this part of the largest of its kind is rounding noise around zero, as the gradient of a
-# bias before a normalisation is; its difference is taken relative to this floor.
-FLOOR = 1e-6
+# A tensor whose norm is below this part of the largest of its kind may be rounding noise around zero, as the gradient of a
+# bias before a normalisation is; its difference is taken relative to this floor. Together with the tolerance that asks for
+# 1e-9 of the largest norm, where float32 has 6e-8.
+FLOOR = 1e-4
 RATE = 1e-3
 # With its default of 1e-8 Adam makes whole steps of the rounding noise in gradients that are zero in exact arithmetic, such as
 # those of attention's key biases.
-EPS = 1e-6
+EPS = 1e-4
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def verify(path: Path, steps: int) -> Comparison:
                 found = load_file(str(Path(folder) / f"{rank}-{step}.safetensors"))
                 seen |= set(found)
                 compared += len(found)
-                _compare(found, expected, worst)
+                _compare(found, expected, worst, RATE if plan.optimizer in ("adam", "adamw") else 0.0)
             for key in set(expected) - seen:
                 if expected[key].numel():
                     worst[key.split("/")[0]] = (float("inf"), f"{key.split('/', 1)[1]} is on no rank")
@@ -76,7 +77,10 @@ def _all_on_gpus(plan: Plan) -> bool:
     return on_gpus and torch.cuda.device_count() >= len(plan.stages)
 
 
-def _compare(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], worst: dict[str, tuple[float, str]]) -> None:
+def _compare(
+    found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], worst: dict[str, tuple[float, str]], stride: float
+) -> None:
+    """`stride` is how far one optimizer step may move an element whatever its gradient, 0 where that has no limit."""
     largest: dict[str, float] = {}
     for key, tensor in expected.items():
         kind = key.split("/")[0]
@@ -87,7 +91,9 @@ def _compare(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], 
             worst[kind] = (float("inf"), f"{name} is not in the unsplit model")
             continue
         want = expected[key].double()
-        scale = max(float(want.norm()), FLOOR * largest[kind])
+        # A parameter that starts at zero and moves by rounding noise is measured by the step it could have made.
+        floor = stride * want.numel() ** 0.5 if kind == "parameter" else 0.0
+        scale = max(float(want.norm()), FLOOR * largest[kind], floor)
         apart = float((tensor.double() - want).norm())
         value = apart / scale if scale else apart
         value = value if value == value else float("inf")
@@ -164,7 +170,7 @@ def _rank(path: Path, folder: Path, steps: int, device: str) -> None:
             if "lifted_tensor" not in name:
                 tensors[f"buffer/{name}"] = buffer.detach().cpu().contiguous().clone()
         save_file(tensors, str(folder / f"{pipe.world.rank}-{step}.safetensors"))
-    leave_world()
+    leave_world(pipe.world)
 
 
 def main() -> None:
@@ -173,7 +179,8 @@ def main() -> None:
     try:
         _rank(Path(path), Path(folder), int(steps), device)
     except PipecutError as error:
-        print(f"pipecut: {error}", file=sys.stderr, flush=True)
+        # One write, since several ranks share the stream.
+        print(f"pipecut: {error}\n", end="", file=sys.stderr, flush=True)
         os._exit(error.exit_code)
 
 

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from torch import nn
 
 from pipecut.errors import RunError
 from pipecut.runtime.init import initial_parameters
@@ -13,31 +12,39 @@ from pipecut.runtime.plan import Plan, Stage
 from pipecut.runtime.userfunction import find_function
 
 
-def fill(plan: Plan, stages: list[Stage], parameters: dict[str, nn.Parameter]) -> str | None:
-    """Fill the parameters, by every FQN they have. Returns a note when the whole model had to be built."""
+def fill(plan: Plan, stages: list[Stage], tensors: dict[str, torch.Tensor]) -> str | None:
+    """Fill parameters, and the buffers that the weights have, by every FQN they have.
+
+    Returns a note when more than this rank's parameters had to be held meanwhile. Raises RunError.
+    """
     wanted = {name for stage in stages for held in stage.parameters for name in held.names}
     if plan.model.weights:
         values = read_weights(Path(plan.model.weights), stages)
-        whole = False
+        extra = 0
     else:
         reference = plan.model
         factory = find_function(reference.factory, map(Path, reference.folders), "plan.yaml")
-        values, whole = initial_parameters(lambda: factory(**reference.args), reference.seed, wanted)
+        values, extra = initial_parameters(lambda: factory(**reference.args), reference.seed, wanted)
     with torch.no_grad():
-        for name, parameter in parameters.items():
-            if tuple(values[name].shape) != tuple(parameter.shape):
-                raise RunError(f"{name}: the plan has shape {list(parameter.shape)}, the weights {list(values[name].shape)}")
-            parameter.copy_(values[name])
-    return "initialising needed the whole model: one parameter is computed from another" if whole else None
+        for name, value in values.items():
+            if value.shape != tensors[name].shape:
+                raise RunError(f"{name}: the plan has shape {list(tensors[name].shape)}, the weights {list(value.shape)}")
+            tensors[name].copy_(value)
+    return f"{extra} parameters of other ranks were held meanwhile: this rank's are computed from them" if extra else None
 
 
 def read_weights(path: Path, stages: list[Stage]) -> dict[str, torch.Tensor]:
-    """Tensors by FQN from a safetensors file, a folder of them, or an index. Raises RunError for what is missing."""
+    """Tensors by FQN from a safetensors file, a folder of them, or an index.
+
+    Buffers that the file lacks keep the values the plan has. Raises RunError for a parameter that is missing.
+    """
     where = weight_files(path)
     result: dict[str, torch.Tensor] = {}
     for stage in stages:
-        for held in stage.parameters:
+        for held in (*stage.parameters, *stage.buffers):
             name = next((n for n in held.names if n in where), None)
+            if name is None and held in stage.buffers:
+                continue
             if name is None:
                 raise RunError(f"{path} has no weights for {held.names[0]} of stage {stage.index}")
             with safe_open(str(where[name]), framework="pt") as archive:

@@ -1,5 +1,7 @@
 """This process's place among the ranks, and the process groups of a plan."""
 
+import atexit
+import gc
 import os
 from dataclasses import dataclass
 from datetime import timedelta
@@ -51,7 +53,9 @@ def join_world(plan: Plan, device: str | None) -> World:
         forward[boundary.left] = dist.new_group(pair, timeout=TIMEOUT)
         backward[boundary.left] = dist.new_group(pair, timeout=TIMEOUT)
     tied = [dist.new_group(sorted({rank_of[s] for s in t.stages}), timeout=TIMEOUT) for t in plan.tied]
-    return World(rank, size, place, forward, backward, tied)
+    world = World(rank, size, place, forward, backward, tied)
+    atexit.register(leave_world, world)
+    return world
 
 
 def _device(plan: Plan, rank: int, wanted: str | None) -> torch.device:
@@ -72,7 +76,15 @@ def _device(plan: Plan, rank: int, wanted: str | None) -> torch.device:
     return torch.device("cuda", local)
 
 
-def leave_world() -> None:
-    """Close the process groups, if any."""
+def leave_world(world: World) -> None:
+    """Close the process groups; a second time does nothing.
+
+    A gloo thread that lets go of a tensor while the interpreter ends aborts the process, so every reference to a group
+    goes now: a group that is gone has joined its threads.
+    """
+    for groups in (world.forward, world.backward):
+        groups.clear()
+    world.tied.clear()
     if dist.is_initialized():
         dist.destroy_process_group()
+    gc.collect()

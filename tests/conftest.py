@@ -23,3 +23,21 @@ def write_job(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+SLOW_CORES = """name: slow-cores
+nodes:
+  - {devices: {slow-core: 8}, link: fast}
+devices:
+  slow-core: {memory: 4GiB, bandwidth: 1GB/s, flops: {fp32: 100MFLOP/s}, overhead: 0us, efficiency: 1, type: cpu, source: made up}
+links:
+  fast: {bandwidth: 100GB/s, latency: 0us, source: made up}
+"""
+
+
+@pytest.fixture
+def slow_cores(tmp_path: Path) -> str:
+    """A cluster so slow at computing that even tiny models are cut evenly."""
+    path = tmp_path / "slow-cores.yaml"
+    path.write_text(SLOW_CORES)
+    return str(path)

@@ -193,3 +193,108 @@ def mlp(width: int = 32, depth: int = 6) -> nn.Module:
 
 def vectors(microbatch: int) -> dict[str, torch.Tensor]:
     return {"x": torch.randn(microbatch, 32), "target": torch.randn(microbatch, 32)}
+
+
+class Transformer(nn.Module):
+    """nn.Transformer, which branches on whether its mask is a causal one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(VOCABULARY, 32)
+        self.core = nn.Transformer(32, 4, 2, 2, 64, dropout=0.0, batch_first=True)
+        self.head = nn.Linear(32, VOCABULARY)
+
+    def forward(self, source: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
+        mask = nn.Transformer.generate_square_subsequent_mask(target.shape[1], device=target.device)
+        result = self.head(self.core(self.embed(source), self.embed(target), tgt_mask=mask))
+        return {"loss": F.cross_entropy(result.transpose(1, 2), target)}
+
+
+def transformer() -> nn.Module:
+    return Transformer()
+
+
+def translation(microbatch: int) -> dict[str, torch.Tensor]:
+    return {
+        "source": torch.randint(0, VOCABULARY, (microbatch, LENGTH)),
+        "target": torch.randint(0, VOCABULARY, (microbatch, LENGTH - 4)),
+    }
+
+
+class Recurrent(nn.Module):
+    """One block used six times, so tied over every stage."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = nn.Sequential(nn.Linear(32, 64), nn.GELU(), nn.Linear(64, 32), nn.LayerNorm(32))
+
+    def forward(self, x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        for _ in range(6):
+            x = x + self.block(x)
+        return F.mse_loss(x, target)
+
+
+def recurrent() -> nn.Module:
+    return Recurrent()
+
+
+class Parametrized(nn.Module):
+    """Weight norm, and spectral norm, whose buffers are computed from the weight and written in every step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        norms = nn.utils.parametrizations
+        self.a = norms.weight_norm(nn.Linear(32, 32))
+        self.b = norms.spectral_norm(nn.Linear(32, 32))
+        self.norm = nn.BatchNorm1d(32)
+        self.c = nn.Linear(32, 32)
+
+    def forward(self, x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return F.mse_loss(self.c(self.norm(torch.tanh(self.b(torch.tanh(self.a(x)))))), target)
+
+
+def parametrized() -> nn.Module:
+    return Parametrized()
+
+
+class RandomFeatures(nn.Module):
+    """Buffers of random numbers, drawn between the parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(32, 32)
+        self.register_buffer("frequencies", torch.randn(32, 16))
+        self.scale = nn.Parameter(torch.randn(32))
+        self.register_buffer("order", torch.randperm(32), persistent=False)
+        self.b, self.c = nn.Linear(32, 32), nn.Linear(32, 32)
+
+    def forward(self, x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        phase = torch.tanh(self.a(x)) @ self.frequencies
+        features = torch.cat([phase.sin(), phase.cos()], -1)[:, self.order] * self.scale
+        return F.mse_loss(self.c(torch.relu(self.b(features))), target)
+
+
+def random_features() -> nn.Module:
+    return RandomFeatures()
+
+
+class AwkwardNames(nn.Module):
+    """Names that are keywords, no identifiers, or the stage file's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_module("class", nn.Linear(32, 32))
+        self.register_parameter("lambda", nn.Parameter(torch.ones(32)))
+        self.parts = nn.ModuleDict({"in": nn.Linear(32, 32), "out-1": nn.Linear(32, 32)})
+
+    def forward(self, input: torch.Tensor, device: torch.Tensor, batch: torch.Tensor) -> torch.Tensor:
+        hidden = torch.tanh(getattr(self, "class")(input)) * getattr(self, "lambda")
+        return F.mse_loss(self.parts["out-1"](torch.tanh(self.parts["in"](hidden))), device * batch)
+
+
+def awkward_names() -> nn.Module:
+    return AwkwardNames()
+
+
+def awkward_inputs(microbatch: int) -> dict[str, torch.Tensor]:
+    return {name: torch.randn(microbatch, 32) for name in ("input", "device", "batch")}

@@ -24,7 +24,7 @@ class Group(nn.Module):
     """What the original model holds under one name; `group[3]` is its member named 3."""
 
     def __getitem__(self, name):
-        return self._modules[str(name)]
+        return getattr(self, str(name))
 
 
 def put(module, tensor, *names, persistent=True):
@@ -90,7 +90,7 @@ class _StageWriter:
 
     def _constructor(self) -> list[str]:
         lines = [
-            f"class Stage{self.cut.index}(nn.Module):",
+            f"class Stage{self.cut.index}(Group):",
             "    def __init__(self, device=None):",
             "        super().__init__()",
         ]

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
 
 from pipecut.compiler import Options, compile
@@ -78,27 +77,3 @@ def test_a_folder_that_is_no_plan_is_not_overwritten(write_job: Any, tmp_path: P
     with pytest.raises(UserFileError, match="no plan folder"):
         compile(write_job("mlp", "vectors"), "auto", tmp_path / "plan", Options(stages=2))
     assert (tmp_path / "plan" / "thesis.txt").read_text() == "mine"
-
-
-def test_kept_parameters_get_the_values_of_the_whole_model() -> None:
-    from pipecut.runtime.init import initial_parameters
-    from tests.models import gpt2
-
-    torch.manual_seed(3)
-    expected = gpt2().state_dict()
-    wanted = {"transformer.h.2.mlp.c_fc.weight", "lm_head.weight", "transformer.wte.weight"}
-    found, whole = initial_parameters(gpt2, 3, wanted)
-    assert not whole and set(found) == wanted
-    assert all(torch.equal(found[name], expected[name]) for name in wanted)
-
-
-def test_parameters_of_copied_layers_are_kept_too() -> None:
-    from pipecut.runtime.init import initial_parameters
-
-    def build() -> torch.nn.Module:
-        return torch.nn.TransformerEncoder(torch.nn.TransformerEncoderLayer(8, 2, 16), 3, enable_nested_tensor=False)
-
-    torch.manual_seed(5)
-    expected = build().state_dict()
-    found, _ = initial_parameters(build, 5, {"layers.2.linear1.weight"})
-    assert torch.equal(found["layers.2.linear1.weight"], expected["layers.2.linear1.weight"])

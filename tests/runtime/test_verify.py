@@ -19,6 +19,14 @@ FAMILIES: dict[str, tuple[str, str | None]] = {
     "unet": ("unet_inputs", "unet_loss"),
     "mlp": ("vectors", None),
 }
+# Models that do what the families do not, each with its inputs.
+ODD = {
+    "transformer": "translation",
+    "recurrent": "vectors",
+    "parametrized": "vectors",
+    "random_features": "vectors",
+    "awkward_names": "awkward_inputs",
+}
 # One cell of the matrix a family on every run, so that all stage counts and both schedules occur; the rest is slow.
 QUICK = {
     ("gpt2", 4, "1f1b"),
@@ -38,13 +46,23 @@ MATRIX = [
 
 @pytest.mark.parametrize(("family", "stages", "schedule"), MATRIX)
 def test_split_model_computes_what_the_unsplit_one_does(
-    family: str, stages: int, schedule: str, write_job: Any, tmp_path: Path
+    family: str, stages: int, schedule: str, write_job: Any, slow_cores: str, tmp_path: Path
 ) -> None:
     inputs, loss = FAMILIES[family]
-    compile(write_job(family, inputs, loss), "auto", tmp_path / "plan", Options(stages=stages, schedule=schedule))
+    job = write_job(family, inputs, loss)
+    plan = compile(job, slow_cores, tmp_path / "plan", Options(stages=stages, schedule=schedule, time_limit=5)).plan
+    loads = [stage.load_seconds for stage in plan.stages]
+    assert min(loads) > max(loads) / 10, f"a plan that leaves a stage idle proves little: {loads}"
     result = verify(tmp_path / "plan", steps=2)
     assert result.passed, result.worst
     assert {"loss", "gradient", "parameter"} <= set(result.worst)
+
+
+@pytest.mark.parametrize("model", sorted(ODD))
+def test_an_odd_model_computes_what_it_does_unsplit(model: str, write_job: Any, slow_cores: str, tmp_path: Path) -> None:
+    compile(write_job(model, ODD[model]), slow_cores, tmp_path / "plan", Options(stages=3))
+    result = verify(tmp_path / "plan", steps=2)
+    assert result.passed, result.worst
 
 
 def test_weights_come_from_safetensors_by_name(write_job: Any, tmp_path: Path) -> None:
