@@ -110,9 +110,13 @@ def run(
     """
     from pipecut.runtime.launch import launch
     from pipecut.runtime.plan import read_plan
+    from pipecut.runtime.userfunction import find_function
 
     _one_of("--device", device, ("cpu", "cuda"))
     manifest = read_plan(plan).plan
+    if data is not None:
+        # Here it is told once, on the ranks once each.
+        find_function(data, map(Path, manifest.model.folders), "--data")
     arguments = [str(plan), "--steps", str(steps), "--lr", str(rate), "--clip", str(clip)]
     for option, value in (("--data", data), ("--save", save), ("--device", device)):
         arguments += [option, str(value)] if value is not None else []
@@ -153,6 +157,9 @@ def main() -> None:
     except (typer.Abort, KeyboardInterrupt):
         print("pipecut: stopped", file=sys.stderr)
         sys.exit(130)
+    except OSError as error:
+        print(f"pipecut: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
+        sys.exit(4)
     except Exception as error:
         # click's usage errors carry their own code and text.
         if not hasattr(error, "format_message"):

@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+import traceback
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -58,14 +59,24 @@ def batches(pipe: Pipeline, data: str | None, where: Path) -> Iterator[dict[str,
             index += 1
             yield inputs(pipe.plan.batch.global_size)
     function = find_function(data, map(Path, model.folders), "--data")
+    here = f"rank {pipe.world.rank}: --data {data}"
     while True:
         empty = True
-        source: Iterable[Any] = function()
-        for batch in source:
-            empty = False
-            yield batch
+        try:
+            source: Iterable[Any] = function()
+            for batch in source:
+                empty = False
+                if not isinstance(batch, dict):
+                    raise RunError(f"{here} gave a {type(batch).__name__}; it must give dictionaries of tensors")
+                yield batch
+        except PipecutError:
+            raise
+        except Exception as error:
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            place = f"{frame.filename}:{frame.lineno}"
+            raise RunError(f"{here} failed at {place}: {type(error).__name__}: {error}") from error
         if empty:
-            raise RunError(f"--data {data} gave no batch")
+            raise RunError(f"{here} gave no batch")
 
 
 def train(

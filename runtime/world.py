@@ -66,8 +66,9 @@ def _device(plan: Plan, rank: int, wanted: str | None) -> torch.device:
             torch.set_num_threads(max(1, (os.cpu_count() or 1) // beside))
         return torch.device("cpu")
     if not torch.cuda.is_available():
+        asked = "--device cuda asks for one" if wanted else f"the plan places it on a {plan.stages[rank].device}"
         raise RunError(
-            f"rank {rank}: the plan places it on a {plan.stages[rank].device}, but this machine has no GPU; "
+            f"rank {rank}: {asked}, but this machine has no GPU; "
             "compile with --cluster auto, or try the plan on CPU ranks with --device cpu"
         )
     if local >= torch.cuda.device_count():

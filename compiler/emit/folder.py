@@ -32,8 +32,11 @@ def write_folder(
     """
     if target.exists() and any(target.iterdir() if target.is_dir() else [target]) and not (target / "plan.yaml").exists():
         raise UserFileError(f"{target} exists and is no plan folder; give another -o, or remove it")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    except OSError as error:
+        raise UserFileError(f"{target} cannot be written: {error.strerror}; give another -o") from None
     try:
         _write_files(scratch, cuts, costed, stage_of, actions)
         files = sorted(p for p in scratch.rglob("*") if p.is_file())
