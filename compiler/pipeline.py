@@ -76,7 +76,7 @@ def compile(
     prediction = predict(costed, cluster, placement, cuts, actions)
     progress("writing and checking the plan")
     facts = manifest(job, cluster, costed, placement, slots, cuts, schedule, prediction)
-    write_folder(Path(output), facts, cuts, costed, placement.stage_of, actions)
+    write_folder(Path(output), facts, cuts, costed, placement, actions)
     return read_plan(Path(output))
 
 

@@ -60,6 +60,35 @@ def _one_of(option: str, value: str | None, known: tuple[str, ...]) -> None:
 
 
 @app.command()
+def solve(
+    graph: Annotated[Path, typer.Argument(help="A costed graph: the published placement format, or a plan's graph.json.")],
+    devices: Annotated[int | None, typer.Option(min=1, help="Devices, over the file's.")] = None,
+    memory: Annotated[str | None, typer.Option(help="Memory of each: 16GiB, or bytes; over the file's.")] = None,
+    comm: Annotated[
+        str | None,
+        typer.Option(help="direct: a tensor costs its maker and each user; relay: each boundary."),
+    ] = None,
+    time_limit: Annotated[float, typer.Option(min=0.1, help="Seconds for the solver.")] = 60.0,
+    gap: Annotated[float, typer.Option(min=0.0, help="Relative gap at which to stop.")] = 1e-7,
+    solver: Annotated[str, typer.Option(help="highs or cbc.")] = "highs",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Partition a costed graph without any model, and say what is proven.
+
+    Example: pipecut solve layer_gnmt.json --devices 6 --json
+    """
+    from pipecut.compiler.partition.report import print_solved, solve_file
+
+    _one_of("--comm", comm, ("direct", "relay"))
+    _one_of("--solver", solver, ("highs", "cbc"))
+    with Console(stderr=True).status(f"solving {graph}"):
+        solved = solve_file(graph, devices, memory, comm, solver, time_limit, gap)
+    print_solved(solved, as_json, console)
+    if solved["status"] == "infeasible":
+        raise typer.Exit(3)
+
+
+@app.command()
 def show(plan: PlanArgument) -> None:
     """Print a plan's table again."""
     from pipecut.compiler.table import print_plan

@@ -13,6 +13,8 @@ from safetensors.torch import save_file
 from pipecut.compiler.costs import CostedGraph
 from pipecut.compiler.cut import Cut, modules_covered
 from pipecut.compiler.emit.module import write_stage
+from pipecut.compiler.partition import Placement
+from pipecut.compiler.partition.files import as_data
 from pipecut.errors import UserFileError
 from pipecut.runtime.check import check
 from pipecut.runtime.plan import Action, file_hash, read_plan, seal_of
@@ -23,7 +25,7 @@ def write_folder(
     manifest: dict[str, Any],
     cuts: tuple[Cut, ...],
     costed: CostedGraph,
-    stage_of: tuple[int, ...],
+    placement: Placement,
     actions: list[list[Action]],
 ) -> list[str]:
     """Write beside the target, read it back, run the checker on it, then rename. Returns what the checker proved.
@@ -38,7 +40,7 @@ def write_folder(
     except OSError as error:
         raise UserFileError(f"{target} cannot be written: {error.strerror}; give another -o") from None
     try:
-        _write_files(scratch, cuts, costed, stage_of, actions)
+        _write_files(scratch, cuts, costed, placement, actions)
         files = sorted(p for p in scratch.rglob("*") if p.is_file())
         manifest = {**manifest, "hashes": {str(p.relative_to(scratch)): file_hash(p) for p in files}}
         manifest["seal"] = seal_of(manifest)
@@ -56,7 +58,7 @@ def write_folder(
 
 
 def _write_files(
-    folder: Path, cuts: tuple[Cut, ...], costed: CostedGraph, stage_of: tuple[int, ...], actions: list[list[Action]]
+    folder: Path, cuts: tuple[Cut, ...], costed: CostedGraph, placement: Placement, actions: list[list[Action]]
 ) -> None:
     graph = costed.graph
     stages = folder / "stages"
@@ -70,10 +72,10 @@ def _write_files(
             save_file(data, str(stages / f"stage_{one.index}.safetensors"))
     rows = "\n".join("  - [" + ", ".join(map(str, row)) + "]" for row in actions)
     (folder / "schedule.yaml").write_text(f"# Actions of each rank in order: KIND stage.microbatch\nranks:\n{rows}\n")
-    (folder / "graph.json").write_text(json.dumps(_graph(costed, stage_of), indent=0))
+    (folder / "graph.json").write_text(json.dumps(_graph(costed, placement), indent=0))
 
 
-def _graph(costed: CostedGraph, stage_of: tuple[int, ...]) -> dict[str, Any]:
+def _graph(costed: CostedGraph, placement: Placement) -> dict[str, Any]:
     graph = costed.graph
     operators = []
     for index, operator in enumerate(graph.operators):
@@ -85,7 +87,7 @@ def _graph(costed: CostedGraph, stage_of: tuple[int, ...]) -> dict[str, Any]:
                 "module": operator.module,
                 "source": operator.source.strip(" ()"),
                 "inputs": list(operator.inputs),
-                "stage": stage_of[index],
+                "stage": placement.stage_of[index],
                 "forward_seconds": one.forward,
                 "backward_seconds": one.backward,
                 "saved_bytes": costed.saved.get(operator.name, 0) + one.saved_own_bytes,
@@ -100,4 +102,5 @@ def _graph(costed: CostedGraph, stage_of: tuple[int, ...]) -> dict[str, Any]:
         {"value": p.value, "names": list(p.names), "bytes": p.bytes, "trainable": p.trainable} for p in graph.parameters
     ]
     buffers = [{"value": b.value, "names": list(b.names)} for b in graph.buffers]
-    return {"loss": graph.loss, "operators": operators, "values": values, "parameters": parameters, "buffers": buffers}
+    facts = {"loss": graph.loss, "operators": operators, "values": values, "parameters": parameters, "buffers": buffers}
+    return {**facts, "problem": as_data(placement.problem)}

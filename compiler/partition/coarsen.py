@@ -1,8 +1,7 @@
 """Costed graph -> blocks that a cut may separate.
 
-Kept together always: a result and its parts, whatever shares storage that is written (up to the last write), and cycles
-this makes. Then views join what they view where that cannot cost anything. Only when more than `limit` blocks remain are
-neighbours in program order merged, and the problem says so (`lossless=False`).
+Kept together: a result and its parts, whatever shares storage that is written (up to the last write), and cycles this
+makes. Then views join what they view where that cannot cost anything.
 """
 
 from collections import defaultdict
@@ -11,22 +10,18 @@ import networkx as nx
 
 from pipecut.compiler.costs import CostedGraph
 from pipecut.compiler.graph import Graph
-from pipecut.compiler.partition.problem import Block, Crossing, Problem, Shared, Slot
+from pipecut.compiler.partition.problem import Block, Crossing, Problem, Shared, Slot, merge_crossings
 
 STATES = {"adamw": 2, "adam": 2, "momentum": 1, "sgd": 0}
 
 
-def coarsen(costed: CostedGraph, slots: tuple[Slot, ...], optimizer: str, limit: int) -> Problem:
-    """Raise nothing; the result's blocks stand in a topological order."""
+def coarsen(costed: CostedGraph, slots: tuple[Slot, ...], optimizer: str) -> Problem:
+    """The blocks stand in the topological order closest to program order."""
     graph = costed.graph
     dependencies = graph.dependencies()
     groups = _together(costed)
     _join_views(costed, dependencies, groups)
-    members = _ordered_groups(dependencies, groups)
-    lossless = len(members) <= limit
-    if not lossless:
-        members = _merge_runs(costed, members, slots, limit)
-    return _problem(costed, members, slots, optimizer, lossless)
+    return _problem(costed, _ordered_groups(dependencies, groups), slots, optimizer)
 
 
 def _together(costed: CostedGraph) -> "nx.utils.UnionFind[int]":
@@ -94,58 +89,7 @@ def _ordered_groups(dependencies: "nx.DiGraph[int]", groups: "nx.utils.UnionFind
     return [members[group] for group in order]
 
 
-def _merge_runs(costed: CostedGraph, members: list[list[int]], slots: tuple[Slot, ...], limit: int) -> list[list[int]]:
-    """Merge neighbours where most bytes would cross, while no run grows beyond a fraction of a stage."""
-    kind = slots[0].kind
-    seconds = [sum(costed.seconds(i, kind) for i in group) for group in members]
-    crossing = _bytes_across(costed, members)
-    start = list(range(len(members)))
-
-    def find(at: int) -> int:
-        while start[at] != at:
-            start[at] = start[start[at]]
-            at = start[at]
-        return at
-
-    count = len(members)
-    ceiling = sum(seconds) / (len(slots) * 24)
-    weight = list(seconds)
-    while count > limit:
-        for position in sorted(range(1, len(members)), key=lambda p: -crossing[p]):
-            left, right = find(position - 1), find(position)
-            if count > limit and left != right and weight[left] + weight[right] <= ceiling:
-                start[right] = left
-                weight[left] += weight[right]
-                count -= 1
-        ceiling *= 1.5
-    runs: dict[int, list[int]] = defaultdict(list)
-    for position, group in enumerate(members):
-        runs[find(position)] += group
-    return [sorted(runs[at]) for at in sorted(runs)]
-
-
-def _bytes_across(costed: CostedGraph, members: list[list[int]]) -> list[int]:
-    graph, made = costed.graph, costed.graph.producers()
-    group_of = {index: at for at, group in enumerate(members) for index in group}
-    last: dict[str, int] = {}
-    for index, operator in enumerate(graph.operators):
-        for name in operator.inputs:
-            if name in made:
-                last[name] = max(last.get(name, 0), group_of[index])
-    change = [0] * (len(members) + 1)
-    for name, end in last.items():
-        first = group_of[made[name]]
-        size = graph.values[name].bytes if name in graph.values else 0
-        change[first + 1] += size
-        change[end + 1] -= size if end + 1 <= len(members) else 0
-    total, result = 0, []
-    for delta in change[: len(members)]:
-        total += delta
-        result.append(total)
-    return result
-
-
-def _problem(costed: CostedGraph, members: list[list[int]], slots: tuple[Slot, ...], optimizer: str, lossless: bool) -> Problem:
+def _problem(costed: CostedGraph, members: list[list[int]], slots: tuple[Slot, ...], optimizer: str) -> Problem:
     graph, made = costed.graph, costed.graph.producers()
     group_of = {index: at for at, group in enumerate(members) for index in group}
     kinds = sorted({slot.kind for slot in slots})
@@ -170,7 +114,8 @@ def _problem(costed: CostedGraph, members: list[list[int]], slots: tuple[Slot, .
         edges.update((source, consumer) for consumer in consumers)
         if consumers and name in graph.values:
             value = graph.values[name]
-            crossings.append(Crossing(name, source, consumers, value.bytes, value.bytes if value.needs_grad else 0))
+            back = value.bytes if value.needs_grad else 0
+            crossings.append(Crossing(name, source, consumers, value.bytes, back, 1 + value.needs_grad))
     copies = 2 + STATES[optimizer]
     shared = tuple(
         Shared(p.names[0], p.bytes * (copies if p.trainable else 1), tuple(sorted(uses[p.value])) or (0,))
@@ -179,4 +124,4 @@ def _problem(costed: CostedGraph, members: list[list[int]], slots: tuple[Slot, .
     order: nx.DiGraph[int] = nx.DiGraph(sorted(edges))
     order.add_nodes_from(range(len(blocks)))
     reduced = frozenset(nx.transitive_reduction(order).edges)
-    return Problem(blocks, reduced, tuple(crossings), shared, slots, lossless)
+    return Problem(blocks, reduced, merge_crossings(tuple(crossings)), shared, slots, True)

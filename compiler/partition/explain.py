@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import accumulate
 
 from pipecut.compiler.partition.problem import Problem, memory
-from pipecut.compiler.partition.warmstart import chain_cuts
 from pipecut.compiler.units import show_bytes
 from pipecut.errors import InfeasibleError
 
@@ -21,7 +21,7 @@ def explain(problem: Problem, proven: bool, flights: Flights) -> InfeasibleError
             f"ask for --stages {max(1, len(problem.blocks))} or fewer"
         )
     scale = _least_scale(problem)
-    grown = chain_cuts(problem, [slot.capacity * scale for slot in problem.slots])
+    grown = _filled(problem, scale)
     assert grown is not None
     used = memory(problem, grown)
     stage = max(range(count), key=lambda s: used[s] / max(problem.slots[s].capacity, 1))
@@ -43,20 +43,55 @@ def explain(problem: Problem, proven: bool, flights: Flights) -> InfeasibleError
 
 def _least_scale(problem: Problem) -> float:
     low, high = 0.0, 1.0
-    while chain_cuts(problem, [slot.capacity * high + 1 for slot in problem.slots]) is None:
+    while _filled(problem, high) is None:
         low, high = high, high * 2 + 1
-    for _ in range(20):
+    for _ in range(30):
         middle = (low + high) / 2
-        if chain_cuts(problem, [slot.capacity * middle for slot in problem.slots]) is None:
-            low = middle
-        else:
-            high = middle
-    return high + 1e-9
+        low, high = (middle, high) if _filled(problem, middle) is None else (low, middle)
+    return high
 
 
 def _fewest_stages(problem: Problem, flights: Flights) -> int | None:
     for count in range(len(problem.slots) + 1, min(len(problem.blocks), 256) + 1):
         slots = tuple(replace(problem.slots[min(s, len(problem.slots) - 1)], in_flight=n) for s, n in enumerate(flights(count)))
-        if chain_cuts(replace(problem, slots=slots)) is not None:
+        if _filled(replace(problem, slots=slots), 1.0) is not None:
             return count
     return None
+
+
+def _filled(problem: Problem, scale: float) -> list[int] | None:
+    """Blocks in order, each stage filled up to `scale` times its capacity; None when some are left over.
+
+    A stage that takes more leaves less to the later ones, which hold fewer microbatches, so this fits if any chain does but
+    for the bytes that happen to cross its cuts.
+    """
+    users: list[list[int]] = [[] for _ in problem.blocks]
+    for index, shared in enumerate(problem.shared):
+        for user in shared.users:
+            users[user].append(index)
+    across = _bytes_across(problem)
+    stages: list[int] = []
+    stage, held, fixed, kept, transient = 0, set[int](), 0.0, 0.0, 0.0
+    for v, block in enumerate(problem.blocks):
+        while True:
+            slot = problem.slots[stage]
+            more = sum(problem.shared[p].bytes for p in users[v] if p not in held)
+            peak = max(transient, block.transient_bytes)
+            if fixed + more + slot.in_flight * (kept + block.saved_bytes) + peak <= max(slot.capacity, 1) * scale:
+                break
+            if stage + 1 == len(problem.slots):
+                return None
+            stage, held, fixed, kept, transient = stage + 1, set(), 0.0, across[v], 0.0
+        held.update(users[v])
+        fixed, kept, transient = fixed + more, kept + block.saved_bytes, peak
+        stages.append(stage)
+    return stages
+
+
+def _bytes_across(problem: Problem) -> list[float]:
+    """Bytes that cross a cut before each block."""
+    change = [0.0] * (len(problem.blocks) + 2)
+    for crossing in problem.crossings:
+        change[min(crossing.source, *crossing.consumers) + 1] += crossing.forward_bytes
+        change[max(crossing.source, *crossing.consumers) + 1] -= crossing.forward_bytes
+    return list(accumulate(change))

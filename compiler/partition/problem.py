@@ -1,6 +1,7 @@
 """What the partitioner receives and returns, free of any model."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -15,13 +16,14 @@ class Block:
 
 @dataclass(frozen=True)
 class Crossing:
-    """A tensor that may cross boundaries: from its block to blocks that use it. Bytes a microbatch."""
+    """A tensor that may cross boundaries: from its block to blocks that use it. Bytes and messages a microbatch."""
 
     name: str
     source: int
     consumers: tuple[int, ...]
-    forward_bytes: int
-    backward_bytes: int
+    forward_bytes: float
+    backward_bytes: float
+    messages: int
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,12 @@ class Slot:
 
 @dataclass(frozen=True)
 class Problem:
-    """Blocks stand in a topological order. `lossless` says that no reduction could have cost the optimum."""
+    """Blocks stand in a topological order. `lossless` says that no reduction could have cost the optimum.
+
+    `comm` says what a tensor costs. With `relay` it passes through every stage between, and both ends of each boundary
+    pay. With `direct` it costs once on its own stage and once on each other stage that uses it. A consumer may stand
+    before the source, as those of a backward operator do; `edges` alone say what must come in order.
+    """
 
     blocks: tuple[Block, ...]
     edges: frozenset[tuple[int, int]]
@@ -54,6 +61,7 @@ class Problem:
     shared: tuple[Shared, ...]
     slots: tuple[Slot, ...]
     lossless: bool
+    comm: Literal["relay", "direct"] = "relay"
 
 
 @dataclass(frozen=True)
@@ -70,29 +78,33 @@ class Certificate:
 
 @dataclass(frozen=True)
 class Placement:
-    """Stage of each operator, load of each stage in seconds, and what is proven of it."""
+    """Stage of each operator, load of each stage in seconds, what is proven of it, and the problem that was solved."""
 
     stage_of: tuple[int, ...]
     loads: tuple[float, ...]
     certificate: Certificate
+    problem: Problem
 
 
-def boundary_seconds(problem: Problem, crossing: Crossing, boundary: int) -> float:
-    """Seconds both ends of a boundary spend on a tensor, activation and gradient."""
-    slot = problem.slots[boundary]
-    messages = 1 + (crossing.backward_bytes > 0)
-    return (crossing.forward_bytes + crossing.backward_bytes) / slot.bandwidth + messages * slot.latency
+def transfer_seconds(problem: Problem, crossing: Crossing, slot: int) -> float:
+    """Seconds a stage spends on a tensor and its gradient over its link."""
+    link = problem.slots[slot]
+    return (crossing.forward_bytes + crossing.backward_bytes) / link.bandwidth + crossing.messages * link.latency
 
 
 def loads(problem: Problem, stages: list[int]) -> list[float]:
-    """Seconds of each stage: its blocks, and the tensors over both its boundaries, not overlapped."""
+    """Seconds of each stage: its blocks and its transfers, not overlapped."""
     result = [0.0] * len(problem.slots)
     for block, stage in zip(problem.blocks, stages, strict=True):
         result[stage] += block.seconds[problem.slots[stage].kind]
     for crossing in problem.crossings:
-        last = max((stages[c] for c in crossing.consumers), default=stages[crossing.source])
-        for boundary in range(stages[crossing.source], last):
-            seconds = boundary_seconds(problem, crossing, boundary)
+        own, using = stages[crossing.source], {stages[c] for c in crossing.consumers}
+        if problem.comm == "direct":
+            for stage in using | {own} if using - {own} else ():
+                result[stage] += transfer_seconds(problem, crossing, stage)
+            continue
+        for boundary in range(min(own, *using), max(own, *using)):
+            seconds = transfer_seconds(problem, crossing, boundary)
             result[boundary] += seconds
             result[boundary + 1] += seconds
     return result
@@ -101,15 +113,61 @@ def loads(problem: Problem, stages: list[int]) -> list[float]:
 def memory(problem: Problem, stages: list[int]) -> list[int]:
     """Peak bytes of each stage, without the reserve."""
     count = len(problem.slots)
-    kept, transient, fixed = [0] * count, [0] * count, [0] * count
+    kept, transient, fixed = [0.0] * count, [0] * count, [0] * count
     for block, stage in zip(problem.blocks, stages, strict=True):
         kept[stage] += block.saved_bytes
         transient[stage] = max(transient[stage], block.transient_bytes)
     for crossing in problem.crossings:
-        last = max((stages[c] for c in crossing.consumers), default=stages[crossing.source])
-        for stage in range(stages[crossing.source] + 1, last + 1):
+        own, using = stages[crossing.source], {stages[c] for c in crossing.consumers}
+        relayed = {*range(own + 1, max(own, *using) + 1), *range(min(own, *using), own)}
+        for stage in using - {own} if problem.comm == "direct" else relayed:
             kept[stage] += crossing.forward_bytes
     for shared in problem.shared:
         for stage in {stages[user] for user in shared.users}:
             fixed[stage] += shared.bytes
-    return [fixed[s] + problem.slots[s].in_flight * kept[s] + transient[s] for s in range(count)]
+    return [round(fixed[s] + problem.slots[s].in_flight * kept[s] + transient[s]) for s in range(count)]
+
+
+def fits(problem: Problem, stages: list[int]) -> bool:
+    """Whether every stage keeps within its capacity."""
+    return all(used <= slot.capacity for used, slot in zip(memory(problem, stages), problem.slots, strict=True))
+
+
+def contract(problem: Problem, members: list[list[int]], lossless: bool) -> Problem:
+    """Groups of blocks as one block each. `members` must stand in a topological order of the groups."""
+    group_of = {block: at for at, group in enumerate(members) for block in group}
+    kinds = sorted({slot.kind for slot in problem.slots})
+    blocks = tuple(
+        Block(
+            tuple(sorted(i for v in group for i in problem.blocks[v].operators)),
+            {kind: sum(problem.blocks[v].seconds[kind] for v in group) for kind in kinds},
+            sum(problem.blocks[v].saved_bytes for v in group),
+            max(problem.blocks[v].transient_bytes for v in group),
+        )
+        for group in members
+    )
+    crossings = tuple(
+        replace(c, source=group_of[c.source], consumers=using)
+        for c in problem.crossings
+        if (using := tuple(sorted({group_of[v] for v in c.consumers} - {group_of[c.source]})))
+    )
+    edges = frozenset((group_of[u], group_of[v]) for u, v in problem.edges if group_of[u] != group_of[v])
+    shared = tuple(replace(s, users=tuple(sorted({group_of[v] for v in s.users}))) for s in problem.shared)
+    return replace(problem, blocks=blocks, edges=edges, crossings=merge_crossings(crossings), shared=shared, lossless=lossless)
+
+
+def merge_crossings(crossings: tuple[Crossing, ...]) -> tuple[Crossing, ...]:
+    """Tensors with the same source and consumers as one: they always cross together."""
+    merged: dict[tuple[int, tuple[int, ...]], Crossing] = {}
+    for c in crossings:
+        key = c.source, c.consumers
+        if key in merged:
+            first = merged[key]
+            c = replace(
+                first,
+                forward_bytes=first.forward_bytes + c.forward_bytes,
+                backward_bytes=first.backward_bytes + c.backward_bytes,
+                messages=first.messages + c.messages,
+            )
+        merged[key] = c
+    return tuple(merged.values())

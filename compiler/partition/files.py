@@ -1,0 +1,60 @@
+"""A costed graph from a file, in the published format or as a plan's graph.json, to a problem."""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from pipecut.compiler.partition.problem import Problem
+from pipecut.compiler.partition.published import published_problem
+from pipecut.errors import UserFileError
+
+Comm = Literal["relay", "direct"]
+
+
+def as_data(problem: Problem) -> dict[str, Any]:
+    """The problem as JSON has it."""
+    return {**asdict(problem), "edges": sorted(problem.edges)}
+
+
+def read_problem(path: Path, devices: int | None, capacity: int | None, comm: Comm | None) -> tuple[Problem, list[Any]]:
+    """The problem, and the node's id (or operator's name) of each operator index.
+
+    `devices`, `capacity` in bytes and `comm` replace what the file says. Raises UserFileError.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserFileError(f"{path}: cannot be read as UTF-8 text: {getattr(error, 'strerror', None) or error}") from None
+    except (json.JSONDecodeError, RecursionError) as error:
+        line = f":{error.lineno}:{error.colno}" if isinstance(error, json.JSONDecodeError) else ""
+        raise UserFileError(f"{path}{line}: not valid JSON: {getattr(error, 'msg', error)}") from None
+    if isinstance(data, dict) and "nodes" in data:
+        problem, ids = published_problem(data, str(path), devices, capacity)
+    elif isinstance(data, dict) and "problem" in data:
+        problem, ids = _own(data, str(path), devices, capacity)
+    else:
+        raise UserFileError(f"{path}: neither the published format (it has 'nodes') nor a plan's graph.json (it has 'problem')")
+    return (replace(problem, comm=comm) if comm is not None else problem), ids
+
+
+def _own(data: dict[str, Any], where: str, devices: int | None, capacity: int | None) -> tuple[Problem, list[Any]]:
+    try:
+        problem = TypeAdapter(Problem).validate_python(data["problem"])
+        ids = [operator["name"] for operator in data["operators"]]
+    except (ValidationError, KeyError, TypeError) as error:
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else repr(error)
+        raise UserFileError(f"{where}: not a plan's graph.json: {reason}; compile the plan again") from None
+    slots = problem.slots
+    if devices is not None and devices != len(slots):
+        most = max(slot.in_flight for slot in slots)
+        even = len({slot.in_flight for slot in slots}) == 1
+        # Further stages are like the last; under 1F1B the first holds as many microbatches as there are stages.
+        slots = tuple(
+            replace(slots[min(s, len(slots) - 1)], in_flight=most if even else max(1, devices - s)) for s in range(devices)
+        )
+    if capacity is not None:
+        slots = tuple(replace(slot, capacity=capacity) for slot in slots)
+    return replace(problem, slots=slots), ids

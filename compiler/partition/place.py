@@ -1,0 +1,79 @@
+"""A problem -> the stage of each block, and what is proven of it.
+
+The chain is cut exactly along a few topological orders. Where that is within the gap of the bound it is the answer; else the
+integer program improves on it: over all blocks where it can be proven, otherwise over the blocks around the cuts.
+"""
+
+import time
+
+import networkx as nx
+
+from pipecut.compiler.partition.bounds import work_bound
+from pipecut.compiler.partition.chain import chain_cuts
+from pipecut.compiler.partition.explain import Flights, explain
+from pipecut.compiler.partition.problem import Certificate, Problem, contract, fits, loads
+from pipecut.compiler.partition.program import build, start_values
+from pipecut.compiler.partition.published import depth_first_order
+from pipecut.compiler.partition.reduce import around_cuts, expand, lossless
+from pipecut.compiler.partition.solver import Solution, solve
+
+# Beyond this many block-stage pairs the program is too slow to be worth its proof.
+LARGEST_PROGRAM = 12_000
+# Within this of the bound a large problem is not worth the program around its cuts.
+GOOD_ENOUGH = 0.01
+PROVEN = 1e-6
+
+
+def place(problem: Problem, solver: str, time_limit: float, gap: float, flights: Flights) -> tuple[list[int], Certificate]:
+    """Stage of each block and the certificate. `time_limit` in seconds, `gap` relative. Raises InfeasibleError."""
+    begin = time.perf_counter()
+    small, members = lossless(problem)
+    bound, name = work_bound(small), "chain over a topological order"
+    candidates = _chains(small)
+    infeasible = False
+    best = min(candidates, key=lambda c: _bottleneck(small, c), default=None)
+    if best is None or _bottleneck(small, best) - bound > gap * _bottleneck(small, best):
+        left = max(0.1, time_limit - (time.perf_counter() - begin))
+        if len(small.blocks) * len(small.slots) <= LARGEST_PROGRAM:
+            found = _solve(small, best, solver, left, gap)
+            bound, name, infeasible = max(bound, found.bound), found.name, found.infeasible
+            candidates += [found.stages] if found.stages is not None else []
+        elif best is not None and _bottleneck(small, best) - bound > GOOD_ENOUGH * _bottleneck(small, best):
+            merged, groups = around_cuts(small, best, LARGEST_PROGRAM // len(small.slots))
+            start = [best[group[0]] for group in groups]
+            found = _solve(merged, start, solver, left, gap)
+            name = f"{name}, {found.name} around its cuts"
+            candidates += [expand(found.stages, groups, len(small.blocks))] if found.stages is not None else []
+    candidates = [c for c in candidates if fits(small, c)]
+    if not candidates:
+        raise explain(problem, infeasible, flights)
+    stages = expand(min(candidates, key=lambda c: _bottleneck(small, c)), members, len(problem.blocks))
+    objective = _bottleneck(problem, stages)
+    bound = min(bound, objective)
+    relative = (objective - bound) / objective if objective > 0 else 0.0
+    seconds = time.perf_counter() - begin
+    return stages, Certificate(objective, bound, relative, relative <= PROVEN, name, seconds)
+
+
+def _bottleneck(problem: Problem, stages: list[int]) -> float:
+    return max(loads(problem, stages))
+
+
+def _chains(problem: Problem) -> list[list[int]]:
+    """The best chain along the order of the blocks, and along one that follows branches to their ends."""
+    count = len(problem.blocks)
+    own = chain_cuts(problem)
+    results = [own] if own is not None else []
+    graph: nx.DiGraph[int] = nx.DiGraph(sorted(problem.edges))
+    graph.add_nodes_from(range(count))
+    order = depth_first_order(graph)
+    if order != list(range(count)):
+        other = chain_cuts(contract(problem, [[v] for v in order], problem.lossless))
+        results += [expand(other, [[v] for v in order], count)] if other is not None else []
+    return results
+
+
+def _solve(problem: Problem, start: list[int] | None, solver: str, time_limit: float, gap: float) -> Solution:
+    program = build(problem)
+    values = start_values(problem, program, start, _bottleneck(problem, start)) if start is not None else None
+    return solve(program, len(problem.blocks), len(problem.slots), values, solver, time_limit, gap)

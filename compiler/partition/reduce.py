@@ -1,0 +1,109 @@
+"""Smaller problems: merges that keep the optimum, and a lossy one around known cuts."""
+
+from collections import defaultdict
+
+import networkx as nx
+
+from pipecut.compiler.partition.problem import Problem, contract, memory, transfer_seconds
+
+
+def lossless(problem: Problem) -> tuple[Problem, list[list[int]]]:
+    """Merge a block into its only consumer, or that into it, where cutting between them never pays.
+
+    u's only tensor has v as its only consumer, and v follows u. Take any placement with u and v apart.
+
+    1. Moving u to v's stage takes time[u] and the tensor's transfers off, and puts time[u] and u's inputs on: v's stage
+       gains nothing if transfer[u] >= time[u] + sum of transfer[inputs of u], and then no other stage does either.
+    2. Moving v to u's stage: u's stage gains nothing if transfer[u] >= time[v] + transfer[outputs of v], when u is all that
+       v takes.
+
+    Only where memory cannot bind, transfers are direct and devices and links equal. Returns the problem and its members.
+    """
+    members = [[v] for v in range(len(problem.blocks))]
+    everything = memory(problem, [0] * len(problem.blocks))[0]
+    if problem.comm != "direct" or len(set(problem.slots)) > 1 or everything > problem.slots[0].capacity:
+        return problem, members
+    while True:
+        groups = _pairs(problem)
+        if len(groups) == len(problem.blocks):
+            return problem, members
+        members = [[v for at in group for v in members[at]] for group in groups]
+        problem = contract(problem, groups, True)
+
+
+def _pairs(problem: Problem) -> list[list[int]]:
+    """Blocks that may join, in a topological order of the groups; disjoint pairs only, so that each proof stands alone."""
+    kind = problem.slots[0].kind
+    out: dict[int, list[int]] = defaultdict(list)
+    into: dict[int, list[int]] = defaultdict(list)
+    for t, crossing in enumerate(problem.crossings):
+        out[crossing.source].append(t)
+        for consumer in crossing.consumers:
+            into[consumer].append(t)
+    following: dict[int, list[int]] = defaultdict(list)
+    preceding: dict[int, list[int]] = defaultdict(list)
+    for u, v in problem.edges:
+        following[u].append(v)
+        preceding[v].append(u)
+    cost = [transfer_seconds(problem, crossing, 0) for crossing in problem.crossings]
+    partner: dict[int, int] = {}
+    for u in range(len(problem.blocks)):
+        if len(out[u]) != 1 or u in partner or len(following[u]) != 1:
+            continue
+        t = out[u][0]
+        v = following[u][0]
+        if problem.crossings[t].consumers != (v,) or v in partner:
+            continue
+        inputs = sum(cost[i] for i in into[u])
+        outputs = sum(cost[o] for o in out[v])
+        forward = cost[t] >= problem.blocks[u].seconds[kind] + inputs
+        backward = into[v] == [t] and preceding[v] == [u] and cost[t] >= problem.blocks[v].seconds[kind] + outputs
+        if forward or backward:
+            partner[u], partner[v] = v, u
+    return ordered(problem, [[u, partner[u]] if u in partner else [u] for u in range(len(problem.blocks)) if _leads(u, partner)])
+
+
+def _leads(u: int, partner: dict[int, int]) -> bool:
+    return u not in partner or u < partner[u]
+
+
+def ordered(problem: Problem, groups: list[list[int]]) -> list[list[int]]:
+    """The groups in a topological order, with those on a cycle made one."""
+    group_of = {v: at for at, group in enumerate(groups) for v in group}
+    between: nx.DiGraph[int] = nx.DiGraph()
+    between.add_nodes_from(range(len(groups)))
+    between.add_edges_from((group_of[u], group_of[v]) for u, v in problem.edges if group_of[u] != group_of[v])
+    condensed = nx.condensation(between)
+    members: dict[int, list[int]] = defaultdict(list)
+    for at, group in enumerate(groups):
+        members[condensed.graph["mapping"][at]] += group
+    order = nx.lexicographical_topological_sort(condensed, key=lambda at: min(members[at]))
+    return [sorted(members[at]) for at in order]
+
+
+def around_cuts(problem: Problem, stages: list[int], limit: int) -> tuple[Problem, list[list[int]]]:
+    """About `limit` blocks: those near the cuts of a placement stay single, the rest of each stage merges into runs.
+
+    Lossy: the result's bound holds for itself only.
+    """
+    near = max(2, limit // (3 * len(problem.slots)))
+    groups: list[list[int]] = []
+    order = sorted(range(len(problem.blocks)), key=lambda v: (stages[v], v))
+    for stage in range(len(problem.slots)):
+        own = [v for v in order if stages[v] == stage]
+        inner = own[near:-near] if len(own) > 2 * near else []
+        length = max(1, -(-len(inner) // near)) if inner else 1
+        groups += [[v] for v in own[:near]] if inner else [[v] for v in own]
+        groups += [inner[at : at + length] for at in range(0, len(inner), length)]
+        groups += [[v] for v in own[-near:]] if inner else []
+    merged = ordered(problem, groups)
+    return contract(problem, merged, False), merged
+
+
+def expand(stages: list[int], members: list[list[int]], count: int) -> list[int]:
+    """A placement of groups as one of their members."""
+    result = [0] * count
+    for stage, group in zip(stages, members, strict=True):
+        for v in group:
+            result[v] = stage
+    return result
