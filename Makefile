@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# The published workloads and optima.json; the partition benchmark says where it looked when they are not there.
+WORKLOADS ?=
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: demo test test-all check bench clean
@@ -22,6 +24,8 @@ check: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.compile_scale
+	$(BIN)/python -m benchmarks.scale
+	$(BIN)/python -m benchmarks.partition $(WORKLOADS)
 
 clean:
 	rm -rf $(VENV) demo-plan

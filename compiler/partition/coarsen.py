@@ -11,6 +11,7 @@ import networkx as nx
 from pipecut.compiler.costs import CostedGraph
 from pipecut.compiler.graph import Graph
 from pipecut.compiler.partition.problem import Block, Crossing, Problem, Shared, Slot, merge_crossings
+from pipecut.compiler.partition.reduce import needed_edges
 
 STATES = {"adamw": 2, "adam": 2, "momentum": 1, "sgd": 0}
 
@@ -121,7 +122,4 @@ def _problem(costed: CostedGraph, members: list[list[int]], slots: tuple[Slot, .
         Shared(p.names[0], p.bytes * (copies if p.trainable else 1), tuple(sorted(uses[p.value])) or (0,))
         for p in graph.parameters
     )
-    order: nx.DiGraph[int] = nx.DiGraph(sorted(edges))
-    order.add_nodes_from(range(len(blocks)))
-    reduced = frozenset(nx.transitive_reduction(order).edges)
-    return Problem(blocks, reduced, merge_crossings(tuple(crossings)), shared, slots, True)
+    return Problem(blocks, needed_edges(edges, len(blocks)), merge_crossings(tuple(crossings)), shared, slots, True)

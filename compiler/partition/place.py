@@ -8,7 +8,7 @@ import time
 
 import networkx as nx
 
-from pipecut.compiler.partition.bounds import work_bound
+from pipecut.compiler.partition.bounds import memory_bound, work_bound
 from pipecut.compiler.partition.chain import chain_cuts
 from pipecut.compiler.partition.explain import Flights, explain
 from pipecut.compiler.partition.problem import Certificate, Problem, contract, fits, loads
@@ -19,6 +19,9 @@ from pipecut.compiler.partition.solver import Solution, solve
 
 # Beyond this many block-stage pairs the program is too slow to be worth its proof.
 LARGEST_PROGRAM = 12_000
+# As many around the cuts of a larger problem are solved in a second or two.
+AROUND_CUTS = 2000
+AROUND_SECONDS = 5.0
 # Within this of the bound a large problem is not worth the program around its cuts.
 GOOD_ENOUGH = 0.01
 PROVEN = 1e-6
@@ -29,9 +32,11 @@ def place(problem: Problem, solver: str, time_limit: float, gap: float, flights:
     begin = time.perf_counter()
     small, members = lossless(problem)
     bound, name = work_bound(small), "chain over a topological order"
-    candidates = _chains(small)
+    candidates = _chains(small, bound)
     infeasible = False
     best = min(candidates, key=lambda c: _bottleneck(small, c), default=None)
+    if best is not None and _bottleneck(small, best) - bound > GOOD_ENOUGH * _bottleneck(small, best):
+        bound = max(bound, memory_bound(small))
     if best is None or _bottleneck(small, best) - bound > gap * _bottleneck(small, best):
         left = max(0.1, time_limit - (time.perf_counter() - begin))
         if len(small.blocks) * len(small.slots) <= LARGEST_PROGRAM:
@@ -39,9 +44,9 @@ def place(problem: Problem, solver: str, time_limit: float, gap: float, flights:
             bound, name, infeasible = max(bound, found.bound), found.name, found.infeasible
             candidates += [found.stages] if found.stages is not None else []
         elif best is not None and _bottleneck(small, best) - bound > GOOD_ENOUGH * _bottleneck(small, best):
-            merged, groups = around_cuts(small, best, LARGEST_PROGRAM // len(small.slots))
+            merged, groups = around_cuts(small, best, AROUND_CUTS // len(small.slots))
             start = [best[group[0]] for group in groups]
-            found = _solve(merged, start, solver, left, gap)
+            found = _solve(merged, start, solver, min(left, AROUND_SECONDS), gap)
             name = f"{name}, {found.name} around its cuts"
             candidates += [expand(found.stages, groups, len(small.blocks))] if found.stages is not None else []
     candidates = [c for c in candidates if fits(small, c)]
@@ -59,11 +64,13 @@ def _bottleneck(problem: Problem, stages: list[int]) -> float:
     return max(loads(problem, stages))
 
 
-def _chains(problem: Problem) -> list[list[int]]:
-    """The best chain along the order of the blocks, and along one that follows branches to their ends."""
+def _chains(problem: Problem, bound: float) -> list[list[int]]:
+    """The best chain along the order of the blocks, and where that is not good, along one that follows branches to their ends."""
     count = len(problem.blocks)
     own = chain_cuts(problem)
     results = [own] if own is not None else []
+    if own is not None and _bottleneck(problem, own) - bound <= GOOD_ENOUGH * _bottleneck(problem, own):
+        return results
     graph: nx.DiGraph[int] = nx.DiGraph(sorted(problem.edges))
     graph.add_nodes_from(range(count))
     order = depth_first_order(graph)

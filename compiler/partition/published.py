@@ -10,6 +10,7 @@ from typing import Any
 import networkx as nx
 
 from pipecut.compiler.partition.problem import Block, Crossing, Problem, Shared, Slot, merge_crossings
+from pipecut.compiler.partition.reduce import needed_edges
 from pipecut.errors import UserFileError
 
 
@@ -48,11 +49,9 @@ def published_problem(data: dict[str, Any], where: str, devices: int | None, cap
         if cost[u] > 0 and (using := tuple(sorted(users[u] - {block_of[u]})))
     )
     shared = tuple(Shared(str(at), sum(sizes[v] for v in group), (at,)) for at, group in enumerate(groups))
-    order: nx.DiGraph[int] = nx.DiGraph(sorted(before))
-    reduced = frozenset(nx.transitive_reduction(order).edges)
     # A cost is a time already: one byte a second and nothing kept in flight.
     slots = (Slot("device", limit, 0, 1.0, 0.0),) * count
-    return Problem(blocks, reduced, merge_crossings(crossings), shared, slots, True, "direct"), ids
+    return Problem(blocks, needed_edges(before, len(blocks)), merge_crossings(crossings), shared, slots, True, "direct"), ids
 
 
 def _ordered_groups(nodes: dict[Any, Any], edges: list[tuple[Any, Any, float]]) -> list[list[Any]]:

@@ -81,6 +81,27 @@ def ordered(problem: Problem, groups: list[list[int]]) -> list[list[int]]:
     return [sorted(members[at]) for at in order]
 
 
+def needed_edges(edges: set[tuple[int, int]], count: int) -> frozenset[tuple[int, int]]:
+    """The transitive reduction of edges that all go to a higher number.
+
+    Sets of ancestors are the bits of one integer each, which is quicker by far than a search from every node.
+    """
+    before: list[list[int]] = [[] for _ in range(count)]
+    for u, v in edges:
+        before[v].append(u)
+    ancestors = [0] * count
+    kept = []
+    for v in range(count):
+        above = 0
+        # A nearer one first: what it descends from needs no edge of its own.
+        for u in sorted(before[v], reverse=True):
+            if not above >> u & 1:
+                kept.append((u, v))
+                above |= ancestors[u] | 1 << u
+        ancestors[v] = above
+    return frozenset(kept)
+
+
 def around_cuts(problem: Problem, stages: list[int], limit: int) -> tuple[Problem, list[list[int]]]:
     """About `limit` blocks: those near the cuts of a placement stay single, the rest of each stage merges into runs.
 

@@ -1,5 +1,6 @@
 """Run a program with HiGHS or CBC; objective and bound from the solver itself."""
 
+import ctypes
 import os
 import re
 import sys
@@ -50,7 +51,7 @@ def solve(
 
 
 @contextmanager
-def _quiet_stdout() -> Iterator[None]:
+def quiet_stdout() -> Iterator[None]:
     """HiGHS prints its banner from C++ when it is made, before it can be told to be silent."""
     sys.stdout.flush()
     kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
@@ -58,16 +59,24 @@ def _quiet_stdout() -> Iterator[None]:
         os.dup2(nowhere, 1)
         yield
     finally:
+        # Into a pipe the banner is still in the C library's buffer.
+        ctypes.CDLL(None).fflush(None)
         os.dup2(kept, 1)
         os.close(kept)
         os.close(nowhere)
 
 
+def solve_quietly(model: Any) -> None:
+    """A small linear program with HiGHS; its values and status are then the model's."""
+    with quiet_stdout():
+        model.solve(pulp.HiGHS(msg=False))
+
+
 def _highs(program: Program, start: dict[str, float] | None, limit: float, gap: float) -> tuple[bool, float, bool, str]:
     # PuLP's HiGHS class has no warm start: it builds the model, and the solution is handed to highspy.
-    frontend = pulp.HiGHS(msg=False, timeLimit=limit, gapRel=gap, threads=2)
+    frontend = pulp.HiGHS(msg=False, timeLimit=limit, gapRel=gap)
     program.model.solver = frontend
-    with _quiet_stdout():
+    with quiet_stdout():
         frontend.createAndConfigureSolver(program.model)
     frontend.buildSolverModel(program.model)
     highs: Any = program.model.solverModel
