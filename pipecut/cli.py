@@ -12,11 +12,25 @@ from pipecut.errors import PipecutError, UserFileError
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
-    help="Cut a PyTorch model into pipeline stages and train it: compile, look at the plan, verify, run.",
 )
 # Where there is no terminal, 80 columns would fold the tables to nothing.
 console = Console() if sys.stdout.isatty() else Console(width=140)
 PlanArgument = Annotated[Path, typer.Argument(help="A plan folder, as pipecut compile makes it.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        import pipecut
+
+        print(f"pipecut {pipecut.__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """Cut a PyTorch model into pipeline stages and train it: compile, look at the plan, verify, run."""
 
 
 @app.command()

@@ -1,6 +1,8 @@
 """pipecut solve: published workloads to their optima, other files read or refused in one line."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from pipecut.compiler.partition.files import read_problem
 from pipecut.compiler.partition.report import solve_file
 from pipecut.errors import UserFileError
 
+ROOT = Path(__file__).parents[2]
 # A diamond of five nodes, its backward nodes tied to it by colour. Small enough to count by hand.
 DIAMOND: dict[str, Any] = {
     "maxFPGAs": 2,
@@ -121,3 +124,12 @@ def test_a_mutated_graph_is_read_or_refused(at: int, junk: str) -> None:
             read_problem(path, None, None, None)
         except UserFileError as error:
             assert "Traceback" not in str(error)
+
+
+def test_json_alone_is_on_standard_output(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pipecut", "solve", str(write(tmp_path, DIAMOND)), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["status"] == "optimal"
+    done = subprocess.run([*command, "--memory", "250B"], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 3 and json.loads(done.stdout)["status"] == "infeasible"
