@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -32,6 +32,15 @@ class BatchSpec(Strict):
         return self
 
 
+class PlacementSpec(Strict):
+    """Where modules go, by FQN pattern: `*` stands for any letters, and a module brings all within it."""
+
+    together: list[Annotated[list[str], Field(min_length=1)]] = []
+    never_cut: list[str] = []
+    cut_before: list[str] = []
+    on_stage: dict[str, Annotated[int, Field(ge=0)]] = {}
+
+
 class JobSpec(Strict):
     """The job file."""
 
@@ -45,6 +54,7 @@ class JobSpec(Strict):
     loss: str | None = Field(default=None, pattern=FUNCTION)
     seed: int = Field(default=0, ge=0)
     stages: int | None = Field(default=None, ge=1)
+    placement: PlacementSpec = PlacementSpec()
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from pipecut.compiler.cluster import Cluster, read_cluster
+from pipecut.compiler.constraints import constraints
 from pipecut.compiler.costs import cost
 from pipecut.compiler.cut import Cut, cut
 from pipecut.compiler.emit import write_folder
@@ -66,7 +67,8 @@ def compile(
 
     slots = slots_for(cluster, stages, flights(stages))
     solving = options.solver, options.time_limit, options.gap
-    placement = partition(costed, slots, job.spec.optimizer, *solving, flights)
+    told = constraints(job, graph, stages)
+    placement = partition(costed, slots, job.spec.optimizer, told, *solving, flights)
     progress(f"scheduling {microbatches} microbatches, {schedule}")
     cuts = cut(graph, placement.stage_of, stages)
     orders = [ORDERS[schedule](s, stages, microbatches) for s in range(stages)]

@@ -1,6 +1,7 @@
 """Costed graph -> placement, with what is proven of it."""
 
 from pipecut.compiler.cluster import Cluster
+from pipecut.compiler.constraints import Constraints
 from pipecut.compiler.costs import CostedGraph
 from pipecut.compiler.partition.coarsen import coarsen
 from pipecut.compiler.partition.explain import Flights, explain
@@ -21,10 +22,17 @@ def slots_for(cluster: Cluster, stages: int, in_flight: tuple[int, ...]) -> tupl
 
 
 def partition(
-    costed: CostedGraph, slots: tuple[Slot, ...], optimizer: str, solver: str, time_limit: float, gap: float, flights: Flights
+    costed: CostedGraph,
+    slots: tuple[Slot, ...],
+    optimizer: str,
+    told: Constraints,
+    solver: str,
+    time_limit: float,
+    gap: float,
+    flights: Flights,
 ) -> Placement:
     """Place every operator. Raises InfeasibleError."""
-    problem = coarsen(costed, slots, optimizer)
+    problem = coarsen(costed, slots, optimizer, told)
     if len(problem.blocks) < len(slots):
         raise explain(problem, True, flights)
     stages, certificate = place(problem, solver, time_limit, gap, flights)

@@ -8,6 +8,7 @@ from collections import defaultdict
 
 import networkx as nx
 
+from pipecut.compiler.constraints import Constraints
 from pipecut.compiler.costs import CostedGraph
 from pipecut.compiler.graph import Graph
 from pipecut.compiler.partition.problem import Block, Crossing, Problem, Shared, Slot, merge_crossings
@@ -16,13 +17,15 @@ from pipecut.compiler.partition.reduce import needed_edges
 STATES = {"adamw": 2, "adam": 2, "momentum": 1, "sgd": 0}
 
 
-def coarsen(costed: CostedGraph, slots: tuple[Slot, ...], optimizer: str) -> Problem:
+def coarsen(costed: CostedGraph, slots: tuple[Slot, ...], optimizer: str, told: Constraints) -> Problem:
     """The blocks stand in the topological order closest to program order."""
     graph = costed.graph
     dependencies = graph.dependencies()
     groups = _together(costed)
-    _join_views(costed, dependencies, groups)
-    return _problem(costed, _ordered_groups(dependencies, groups), slots, optimizer)
+    _join_views(costed, dependencies, groups, told)
+    for indices in told.together:
+        groups.union(*indices)
+    return _problem(costed, _ordered_groups(dependencies, groups), slots, optimizer, told)
 
 
 def _together(costed: CostedGraph) -> "nx.utils.UnionFind[int]":
@@ -56,9 +59,16 @@ def _written_storages(graph: Graph) -> dict[str, list[int]]:
     return {name: [i for i in touch[name] if i <= last or name not in produced] for name, last in last_write.items()}
 
 
-def _join_views(costed: CostedGraph, dependencies: "nx.DiGraph[int]", groups: "nx.utils.UnionFind[int]") -> None:
+def _join_views(
+    costed: CostedGraph, dependencies: "nx.DiGraph[int]", groups: "nx.utils.UnionFind[int]", told: Constraints
+) -> None:
     graph = costed.graph
     made = graph.producers()
+    # A view of what lies before a cut that the user asked for must not be joined with what lies after it.
+    sides: dict[int, set[int]] = defaultdict(set)
+    for module, indices in enumerate(told.before):
+        for index in indices:
+            sides[index].add(module)
     for index, operator in enumerate(graph.operators):
         value = graph.values.get(operator.name)
         free = not any(costed.costs[index].forward.values()) and costed.costs[index].saved_own_bytes == 0
@@ -68,12 +78,13 @@ def _join_views(costed: CostedGraph, dependencies: "nx.DiGraph[int]", groups: "n
         sources = [name for name in operator.inputs if name in made]
         if free and len(sources) == 1:
             source = graph.values.get(sources[0])
-            only = dependencies.out_degree(made[sources[0]]) == 1
+            only = dependencies.out_degree(made[sources[0]]) == 1 and sides[made[sources[0]]] == sides[index]
             if only and source is not None and value.bytes <= source.bytes and sources == list(operator.inputs):
                 groups.union(made[sources[0]], index)
                 continue
         if not operator.inputs or free:
-            if len(consumers) == 1 and all(graph.values[n].bytes <= value.bytes for n in sources if n in graph.values):
+            beside = len(consumers) == 1 and sides[consumers[0]] == sides[index]
+            if beside and all(graph.values[n].bytes <= value.bytes for n in sources if n in graph.values):
                 groups.union(index, consumers[0])
 
 
@@ -90,7 +101,9 @@ def _ordered_groups(dependencies: "nx.DiGraph[int]", groups: "nx.utils.UnionFind
     return [members[group] for group in order]
 
 
-def _problem(costed: CostedGraph, members: list[list[int]], slots: tuple[Slot, ...], optimizer: str) -> Problem:
+def _problem(
+    costed: CostedGraph, members: list[list[int]], slots: tuple[Slot, ...], optimizer: str, told: Constraints
+) -> Problem:
     graph, made = costed.graph, costed.graph.producers()
     group_of = {index: at for at, group in enumerate(members) for index in group}
     kinds = sorted({slot.kind for slot in slots})
@@ -122,4 +135,18 @@ def _problem(costed: CostedGraph, members: list[list[int]], slots: tuple[Slot, .
         Shared(p.names[0], p.bytes * (copies if p.trainable else 1), tuple(sorted(uses[p.value])) or (0,))
         for p in graph.parameters
     )
-    return Problem(blocks, needed_edges(edges, len(blocks)), merge_crossings(tuple(crossings)), shared, slots, True)
+    splits = set()
+    for module in told.before:
+        inside = set(module)
+        needs = {(made[name], index) for index in module for name in graph.operators[index].inputs if name in made}
+        splits |= {(group_of[source], group_of[index]) for source, index in needs if source not in inside}
+    return Problem(
+        blocks,
+        needed_edges(edges, len(blocks)),
+        merge_crossings(tuple(crossings)),
+        shared,
+        slots,
+        True,
+        pins=tuple(sorted({(group_of[index], stage) for index, stage in told.pins})),
+        splits=tuple(sorted(splits)),
+    )

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import accumulate
 
+from pipecut.compiler.partition.chain import chain_cuts
 from pipecut.compiler.partition.problem import Problem, memory
 from pipecut.compiler.units import show_bytes
 from pipecut.errors import InfeasibleError
@@ -19,6 +20,12 @@ def explain(problem: Problem, proven: bool, flights: Flights) -> InfeasibleError
         return InfeasibleError(
             f"{count} stages asked for, but the model has only {len(problem.blocks)} parts that a cut may separate; "
             f"ask for --stages {max(1, len(problem.blocks))} or fewer"
+        )
+    free = replace(problem, pins=(), splits=())
+    if free != problem and chain_cuts(free) is not None:
+        return InfeasibleError(
+            f"{'no placement obeys' if proven else 'no placement was found that obeys'} the job's placement: section and fits; "
+            f"without it one fits on {count} stages. Take a line out of it, or ask for more stages"
         )
     scale = _least_scale(problem)
     grown = _filled(problem, scale)

@@ -53,6 +53,8 @@ class Problem:
     `comm` says what a tensor costs. With `relay` it passes through every stage between, and both ends of each boundary
     pay. With `direct` it costs once on its own stage and once on each other stage that uses it. A consumer may stand
     before the source, as those of a backward operator do; `edges` alone say what must come in order.
+
+    `pins` has pairs of a block and its stage, `splits` pairs of blocks of which the first stands on an earlier stage.
     """
 
     blocks: tuple[Block, ...]
@@ -62,6 +64,8 @@ class Problem:
     slots: tuple[Slot, ...]
     lossless: bool
     comm: Literal["relay", "direct"] = "relay"
+    pins: tuple[tuple[int, int], ...] = ()
+    splits: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -129,8 +133,9 @@ def memory(problem: Problem, stages: list[int]) -> list[int]:
 
 
 def fits(problem: Problem, stages: list[int]) -> bool:
-    """Whether every stage keeps within its capacity."""
-    return all(used <= slot.capacity for used, slot in zip(memory(problem, stages), problem.slots, strict=True))
+    """Whether every stage keeps within its capacity, and every block where it was told to be."""
+    obeyed = all(stages[v] == s for v, s in problem.pins) and all(stages[u] < stages[v] for u, v in problem.splits)
+    return obeyed and all(used <= slot.capacity for used, slot in zip(memory(problem, stages), problem.slots, strict=True))
 
 
 def contract(problem: Problem, members: list[list[int]], lossless: bool) -> Problem:
@@ -153,7 +158,16 @@ def contract(problem: Problem, members: list[list[int]], lossless: bool) -> Prob
     )
     edges = frozenset((group_of[u], group_of[v]) for u, v in problem.edges if group_of[u] != group_of[v])
     shared = tuple(replace(s, users=tuple(sorted({group_of[v] for v in s.users}))) for s in problem.shared)
-    return replace(problem, blocks=blocks, edges=edges, crossings=merge_crossings(crossings), shared=shared, lossless=lossless)
+    return replace(
+        problem,
+        blocks=blocks,
+        edges=edges,
+        crossings=merge_crossings(crossings),
+        shared=shared,
+        lossless=lossless,
+        pins=tuple(sorted({(group_of[v], s) for v, s in problem.pins})),
+        splits=tuple(sorted({(group_of[u], group_of[v]) for u, v in problem.splits})),
+    )
 
 
 def merge_crossings(crossings: tuple[Crossing, ...]) -> tuple[Crossing, ...]:

@@ -3,6 +3,7 @@
 y[v,s] = 1   block v lies on stage s or earlier;  y[v,last] = 1
 x[v,s] = y[v,s] - y[v,s-1]
 y[v,s] <= y[v,s+1]            y[v,s] <= y[u,s]  for every edge u -> v
+y[v,s] <= y[u,s-1]            where u is split from v;       y[v,s] = 1, y[v,s-1] = 0  where v is pinned to s
 
 relay     cross[t,s] >= y[source,s] - y[consumer,s]       tensor t crosses between s and s+1, once; and the other way
                                                           round where the consumer may come first
@@ -64,6 +65,16 @@ def build(problem: Problem) -> Program:
     for u, v in sorted(problem.edges):
         for s in range(last):
             model += y[v, s] <= y[u, s]
+    for v, stage in problem.pins:
+        # The last stage's y is the constant 1 already.
+        if stage < last:
+            model += y[v, stage] == 1
+        if stage:
+            model += y[v, stage - 1] == 0
+    for u, v in problem.splits:
+        model += y[v, 0] == 0
+        for s in stages[1:]:
+            model += y[v, s] <= y[u, s - 1]
     x = {(v, s): y[v, s] - (y[v, s - 1] if s else 0) for v in blocks for s in stages}
     traffic = _relayed(problem, model, y) if problem.comm == "relay" else _direct(problem, model, x)
     hosted = _hosted(problem, model, x)

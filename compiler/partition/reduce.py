@@ -17,11 +17,13 @@ def lossless(problem: Problem) -> tuple[Problem, list[list[int]]]:
     2. Moving v to u's stage: u's stage gains nothing if transfer[u] >= time[v] + transfer[outputs of v], when u is all that
        v takes.
 
-    Only where memory cannot bind, transfers are direct and devices and links equal. Returns the problem and its members.
+    Only where memory cannot bind, transfers are direct, devices and links equal and nothing is told. Returns the problem and
+    its members.
     """
     members = [[v] for v in range(len(problem.blocks))]
     everything = memory(problem, [0] * len(problem.blocks))[0]
-    if problem.comm != "direct" or len(set(problem.slots)) > 1 or everything > problem.slots[0].capacity:
+    told = problem.pins or problem.splits
+    if problem.comm != "direct" or len(set(problem.slots)) > 1 or everything > problem.slots[0].capacity or told:
         return problem, members
     while True:
         groups = _pairs(problem)

@@ -52,13 +52,23 @@ class Room:
 def room_of_stages(problem: Problem) -> list[Room]:
     """The room of each stage; stages alike share one."""
     received = received_bytes(problem)
-    known: dict[tuple[int, int, bool], Room] = {}
+    known: dict[tuple[int, int, bool, int], Room] = {}
     result = []
     for stage, slot in enumerate(problem.slots):
-        key = slot.in_flight, slot.capacity, stage == 0
+        key = slot.in_flight, slot.capacity, stage == 0, stage if problem.pins else 0
         if key not in known:
-            known[key] = _room(problem, slot, np.zeros_like(received) if stage == 0 else received)
+            told = _told_starts(problem, stage)
+            known[key] = _room(problem, slot, np.zeros_like(received) if stage == 0 else received, told)
         result.append(known[key])
+    return result
+
+
+def _told_starts(problem: Problem, stage: int) -> Ints:
+    """The earliest start for each end that keeps what is pinned elsewhere out, and what is split apart."""
+    result = np.zeros(len(problem.blocks) + 1, dtype=np.int64)
+    apart = [(v, v) for v, s in problem.pins if s != stage] + list(problem.splits)
+    for first, last in apart:
+        result[last + 1 :] = np.maximum(result[last + 1 :], first + 1)
     return result
 
 
@@ -72,9 +82,9 @@ def received_bytes(problem: Problem) -> Floats:
     return result
 
 
-def _room(problem: Problem, slot: Slot, received: Floats) -> Room:
-    earliest = _windows(problem, slot, received)
-    hopeful = _windows(problem, slot, np.zeros_like(received)) if received.any() else earliest
+def _room(problem: Problem, slot: Slot, received: Floats, told: Ints) -> Room:
+    earliest = np.maximum(_windows(problem, slot, received), told)
+    hopeful = np.maximum(_windows(problem, slot, np.zeros_like(received)), told) if received.any() else earliest
     furthest = min(int((earliest - hopeful).max(initial=0)), FURTHEST)
     count = len(problem.blocks)
     kept = np.concatenate([[0.0], np.cumsum([float(b.saved_bytes) for b in problem.blocks])])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pipecut.compiler.partition import place
 from pipecut.compiler.partition.bounds import memory_bound, work_bound
 from pipecut.compiler.partition.chain import chain_cuts
-from pipecut.compiler.partition.problem import Block, Crossing, Problem, Shared, Slot, fits, loads, memory
+from pipecut.compiler.partition.problem import Block, Crossing, Problem, Shared, Slot, fits, loads
 from pipecut.compiler.partition.reduce import expand, lossless, needed_edges
 from pipecut.errors import InfeasibleError
 
@@ -22,7 +22,9 @@ def flights(count: int) -> tuple[int, ...]:
 
 
 @st.composite
-def problems(draw: st.DrawFn, comm: Literal["relay", "direct"] = "relay", kinds: tuple[str, ...] = ("gpu",)) -> Problem:
+def problems(
+    draw: st.DrawFn, comm: Literal["relay", "direct"] = "relay", kinds: tuple[str, ...] = ("gpu",), told: bool = False
+) -> Problem:
     count, stages = draw(st.integers(3, 6)), draw(st.integers(2, 3))
     blocks = tuple(
         Block(
@@ -49,7 +51,12 @@ def problems(draw: st.DrawFn, comm: Literal["relay", "direct"] = "relay", kinds:
             if draw(st.booleans()):
                 crossings.append(Crossing(f"b{u}", u, (draw(st.integers(0, u - 1)),), draw(st.integers(0, 5)) * 2**20, 0, 1))
     slots = tuple(Slot(kinds[s % len(kinds)], capacity, stages - s, 2.0**20, 0.5) for s in range(stages))
-    return Problem(blocks, edges, tuple(crossings), shared, slots, True, comm)
+    problem = Problem(blocks, edges, tuple(crossings), shared, slots, True, comm)
+    if not told:
+        return problem
+    pins = draw(st.dictionaries(st.integers(0, count - 1), st.integers(0, stages - 1), max_size=2))
+    splits = tuple(draw(st.sets(st.sampled_from(sorted(edges)), max_size=2))) if edges else ()
+    return replace(problem, pins=tuple(pins.items()), splits=splits)
 
 
 def brute_force(problem: Problem) -> float | None:
@@ -58,7 +65,7 @@ def brute_force(problem: Problem) -> float | None:
         idle = len(set(stages)) < len(problem.slots) and problem.comm == "relay"
         if idle or any(stages[u] > stages[v] for u, v in problem.edges):
             continue
-        if all(used <= s.capacity for used, s in zip(memory(problem, list(stages)), problem.slots, strict=True)):
+        if fits(problem, list(stages)):
             value = max(loads(problem, list(stages)))
             best = value if best is None else min(best, value)
     return best
@@ -100,6 +107,12 @@ def test_unequal_devices_are_optimal_too(problem: Problem) -> None:
     assert_optimal(problem, "highs")
 
 
+@QUICKLY
+@given(problem=problems(told=True) | problems(comm="direct", told=True))
+def test_what_the_user_tells_is_obeyed_at_the_least_cost(problem: Problem) -> None:
+    assert_optimal(problem, "highs")
+
+
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(problem=problems() | problems(comm="direct") | problems(kinds=("fast", "slow")))
 def test_no_bound_is_above_the_optimum(problem: Problem) -> None:
@@ -109,7 +122,7 @@ def test_no_bound_is_above_the_optimum(problem: Problem) -> None:
 
 
 @settings(max_examples=100, deadline=None)
-@given(problem=problems() | problems(comm="direct"))
+@given(problem=problems() | problems(told=True) | problems(comm="direct"))
 def test_a_chain_is_the_best_of_its_order(problem: Problem) -> None:
     count, stages = len(problem.blocks), len(problem.slots)
     found = chain_cuts(problem)
