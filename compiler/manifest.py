@@ -47,13 +47,12 @@ def manifest(
     cluster: Cluster,
     costed: CostedGraph,
     placement: Placement,
-    slots: tuple[Slot, ...],
     cuts: tuple[Cut, ...],
     schedule: str,
     prediction: tuple[float, float],
 ) -> dict[str, Any]:
     """plan.yaml without hashes and seal."""
-    spec, graph = job.spec, costed.graph
+    spec, graph, slots = job.spec, costed.graph, placement.problem.slots
     forward, backward = stage_seconds(costed, cluster, cuts)
     stages = [_stage(costed, cluster, placement, one, slots[one.index], spec.optimizer, forward, backward) for one in cuts]
     boundaries = [
@@ -97,8 +96,18 @@ def manifest(
             "solver": certificate.solver,
             "seconds": certificate.seconds,
         },
-        "notes": list(graph.notes),
+        "notes": [*graph.notes, *_node_order(cluster, len(cuts))],
     }
+
+
+def _node_order(cluster: Cluster, stages: int) -> list[str]:
+    """What must be known to start the ranks when the nodes are not used in the cluster file's order."""
+    nodes = list(dict.fromkeys(device.node for device in cluster.devices[:stages]))
+    if nodes == sorted(nodes):
+        return []
+    kinds = [next(d.kind for d in cluster.devices if d.node == node) for node in nodes]
+    order = ", ".join(f"node {node} of the cluster file ({kind})" for node, kind in zip(nodes, kinds, strict=True))
+    return [f"start torchrun with --node-rank 0, 1, ... on: {order}"]
 
 
 def _tensor(graph: Graph, name: str) -> dict[str, Any]:

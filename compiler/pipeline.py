@@ -15,7 +15,7 @@ from pipecut.compiler.emit import write_folder
 from pipecut.compiler.graph import Graph
 from pipecut.compiler.job import Job, read_job
 from pipecut.compiler.manifest import manifest, predict
-from pipecut.compiler.partition import partition, slots_for
+from pipecut.compiler.partition import partition
 from pipecut.compiler.schedules import ORDERS, in_flight, lower
 from pipecut.compiler.trace import trace
 from pipecut.errors import PipecutError, UserFileError
@@ -65,10 +65,9 @@ def compile(
     def flights(count: int) -> tuple[int, ...]:
         return in_flight(schedule, count, microbatches)
 
-    slots = slots_for(cluster, stages, flights(stages))
-    solving = options.solver, options.time_limit, options.gap
     told = constraints(job, graph, stages)
-    placement = partition(costed, slots, job.spec.optimizer, told, *solving, flights)
+    solving = options.solver, options.time_limit, options.gap
+    placement, cluster = partition(costed, cluster, job.spec.optimizer, told, stages, flights, *solving)
     progress(f"scheduling {microbatches} microbatches, {schedule}")
     cuts = cut(graph, placement.stage_of, stages)
     orders = [ORDERS[schedule](s, stages, microbatches) for s in range(stages)]
@@ -77,7 +76,7 @@ def compile(
     actions = lower(orders, forward, backward, tied=_tied(cuts))
     prediction = predict(costed, cluster, placement, cuts, actions)
     progress("writing and checking the plan")
-    facts = manifest(job, cluster, costed, placement, slots, cuts, schedule, prediction)
+    facts = manifest(job, cluster, costed, placement, cuts, schedule, prediction)
     write_folder(Path(output), facts, cuts, costed, placement, actions)
     return read_plan(Path(output))
 

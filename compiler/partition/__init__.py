@@ -1,43 +1,43 @@
 """Costed graph -> placement, with what is proven of it."""
 
+from dataclasses import replace
+
 from pipecut.compiler.cluster import Cluster
 from pipecut.compiler.constraints import Constraints
 from pipecut.compiler.costs import CostedGraph
 from pipecut.compiler.partition.coarsen import coarsen
 from pipecut.compiler.partition.explain import Flights, explain
+from pipecut.compiler.partition.order import best_order, slots_for
 from pipecut.compiler.partition.place import place
-from pipecut.compiler.partition.problem import Certificate, Placement, Slot, loads
+from pipecut.compiler.partition.problem import Certificate, Placement, loads
 
-__all__ = ["Certificate", "Placement", "partition", "slots_for", "place"]
-
-
-def slots_for(cluster: Cluster, stages: int, in_flight: tuple[int, ...]) -> tuple[Slot, ...]:
-    """The first `stages` devices of the cluster, in order."""
-    slots = []
-    for s in range(stages):
-        link = cluster.link(s, min(s + 1, stages - 1))
-        device = cluster.devices[s]
-        slots.append(Slot(device.kind, device.memory - cluster.reserve, in_flight[s], link.bandwidth, link.latency))
-    return tuple(slots)
+__all__ = ["Certificate", "Placement", "partition", "place"]
 
 
 def partition(
     costed: CostedGraph,
-    slots: tuple[Slot, ...],
+    cluster: Cluster,
     optimizer: str,
     told: Constraints,
+    stages: int,
+    flights: Flights,
     solver: str,
     time_limit: float,
     gap: float,
-    flights: Flights,
-) -> Placement:
-    """Place every operator. Raises InfeasibleError."""
-    problem = coarsen(costed, slots, optimizer, told)
-    if len(problem.blocks) < len(slots):
+) -> tuple[Placement, Cluster]:
+    """Place every operator, on the nodes in the order that suits best: the placement and the cluster in that order.
+
+    `flights` gives the microbatches in flight on each of a number of stages; `time_limit` is in seconds, `gap` relative.
+    Raises InfeasibleError.
+    """
+    problem = coarsen(costed, slots_for(cluster, stages, flights(stages)), optimizer, told)
+    if len(problem.blocks) < stages:
         raise explain(problem, True, flights)
-    stages, certificate = place(problem, solver, time_limit, gap, flights)
+    cluster = best_order(cluster, problem, flights(stages))
+    problem = replace(problem, slots=slots_for(cluster, stages, flights(stages)))
+    stage_of_block, certificate = place(problem, solver, time_limit, gap, flights)
     stage_of = [0] * len(costed.graph.operators)
-    for block, stage in zip(problem.blocks, stages, strict=True):
+    for block, stage in zip(problem.blocks, stage_of_block, strict=True):
         for index in block.operators:
             stage_of[index] = stage
-    return Placement(tuple(stage_of), tuple(loads(problem, stages)), certificate, problem)
+    return Placement(tuple(stage_of), tuple(loads(problem, stage_of_block)), certificate, problem), cluster

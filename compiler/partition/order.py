@@ -1,0 +1,50 @@
+"""Which nodes take the first stages and which the last.
+
+Unequal nodes make a difference twice: the first stages hold the most microbatches in flight, and the network between two
+nodes is best where few bytes cross. Nodes of one type stay side by side; every order of the types is tried on the chain.
+"""
+
+from dataclasses import replace
+from itertools import permutations
+
+from pipecut.compiler.cluster import Cluster, Device
+from pipecut.compiler.partition.chain import chain_cuts
+from pipecut.compiler.partition.problem import Problem, Slot, loads
+
+# Four types of node have 24 orders.
+MOST_TYPES = 4
+
+
+def slots_for(cluster: Cluster, stages: int, in_flight: tuple[int, ...]) -> tuple[Slot, ...]:
+    """The first `stages` devices of the cluster, in order."""
+    slots = []
+    for s in range(stages):
+        link = cluster.link(s, min(s + 1, stages - 1))
+        device = cluster.devices[s]
+        slots.append(Slot(device.kind, device.memory - cluster.reserve, in_flight[s], link.bandwidth, link.latency))
+    return tuple(slots)
+
+
+def best_order(cluster: Cluster, problem: Problem, in_flight: tuple[int, ...]) -> Cluster:
+    """The cluster with its nodes in the order whose best chain has the least bottleneck; its own order where none is better."""
+    types: dict[object, list[Device]] = {}
+    for node in dict.fromkeys(device.node for device in cluster.devices):
+        here = [device for device in cluster.devices if device.node == node]
+        link = cluster.inside[node]
+        types.setdefault((tuple(d.kind for d in here), link.bandwidth, link.latency), []).extend(here)
+    if not 1 < len(types) <= MOST_TYPES:
+        return cluster
+    best, least = cluster, _bottleneck(cluster, problem, in_flight)
+    for order in permutations(types.values()):
+        other = replace(cluster, devices=tuple(device for group in order for device in group))
+        bottleneck = _bottleneck(other, problem, in_flight)
+        # Orders that differ by rounding alone are the user's own.
+        if bottleneck < least * (1 - 1e-9):
+            best, least = other, bottleneck
+    return best
+
+
+def _bottleneck(cluster: Cluster, problem: Problem, in_flight: tuple[int, ...]) -> float:
+    placed = replace(problem, slots=slots_for(cluster, len(in_flight), in_flight))
+    stages = chain_cuts(placed)
+    return max(loads(placed, stages)) if stages is not None else float("inf")
