@@ -12,7 +12,8 @@ from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map
 
 BATCHES = (1, 2, 5)
-LARGEST = 2**24
+# Bytes of values kept in one trace, all batch sizes together; a model that makes a mask in every layer makes many.
+ROOM = 2**29
 READS = {torch.Tensor.__bool__, torch.Tensor.__int__, torch.Tensor.__float__, torch.Tensor.item, torch.equal, torch.allclose}
 RANDOM = ("rand", "dropout", "normal", "uniform", "bernoulli", "multinomial")
 
@@ -24,6 +25,7 @@ class KnownConstants(TorchFunctionMode):
         super().__init__()
         # The traced tensor is kept, so that its id stays its own.
         self.known: dict[int, tuple[torch.Tensor, tuple[Any, ...]]] = {}
+        self.room = ROOM
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -36,9 +38,12 @@ class KnownConstants(TorchFunctionMode):
                 return answers[0]
         result = func(*args, **kwargs)
         if isinstance(result, torch.Tensor):
-            values = self._compute(func, args, kwargs) if constant and result.numel() <= LARGEST else ()
+            values = self._compute(func, args, kwargs) if constant and self.room > 0 else ()
             self.known.pop(id(result), None)
-            if values:
+            # The size is asked of the values: asking the traced tensor would guard on its batch.
+            size = sum(value.numel() * value.element_size() for value in values)
+            if values and size <= self.room:
+                self.room -= size
                 self.known[id(result)] = result, values
         if not constant and (name.endswith("_") or "out" in kwargs):
             for tensor in tensors:

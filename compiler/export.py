@@ -60,10 +60,7 @@ def _model_and_samples(job: Job) -> tuple[WithLoss, dict[str, torch.Tensor]]:
 
 def _export(model: WithLoss, samples: dict[str, torch.Tensor]) -> tuple[ExportedProgram, bool, tuple[str, ...]]:
     model = _faked(model)
-    # Fused attention guards on a maximum, the lower the longer the samples; without one below it the trace is refused.
-    # What is emitted serves larger batches all the same.
-    size = max(t.shape[0] for t in samples.values() if t.dim())
-    batch = Dim("batch", min=1, max=max(128, 2 * size))
+    batch = Dim("batch", min=1)
     dynamic = ({name: {0: batch} if tensor.dim() else None for name, tensor in samples.items()},)
     first: Exception | None = None
     for shapes in (dynamic, None):
