@@ -1,6 +1,7 @@
 """A cut -> a stage's Python file: plain torch, parameters under their original names, importable by itself."""
 
 import keyword
+import re
 
 from pipecut.compiler.cut import Cut
 from pipecut.compiler.emit.call import write_call
@@ -122,7 +123,9 @@ class _StageWriter:
                     lines.append(f"        del {', '.join(dict.fromkeys(dead))}")
                     dead = []
                 module, contexts = operator.module, ()
-                lines.append(f"        # {module or 'the model itself'} ({operator.module_class or 'module'}){operator.source}")
+                # Where the code is installed says nothing to a reader.
+                source = re.sub(r"\(.*/site-packages/", "(", operator.source)
+                lines.append(f"        # {module or 'the model itself'} ({operator.module_class or 'module'}){source}")
             indent = "        "
             if operator.contexts:
                 if operator.contexts != contexts:
