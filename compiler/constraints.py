@@ -41,10 +41,14 @@ def constraints(job: Job, graph: Graph, stages: int) -> Constraints:
 
     together = [tuple(sorted({i for pattern in group for i in everything(pattern)})) for group in spec.together]
     together += [tuple(members) for pattern in spec.never_cut for members in matching(pattern).values()]
-    before = [tuple(members) for pattern in spec.cut_before for members in matching(pattern).values()]
+    before: list[tuple[int, ...]] = []
     for pattern in spec.cut_before:
-        if all(_first(graph, members) for members in matching(pattern).values()):
+        modules = list(matching(pattern).values())
+        if stages == 1:
+            raise fail(pattern, f"'{pattern}' asks for a cut, but there is only one stage; ask for more with --stages")
+        if all(_first(graph, members) for members in modules):
             raise fail(pattern, f"'{pattern}' has nothing before it, so no cut can lie there")
+        before += map(tuple, modules)
     pins: dict[int, int] = {}
     for pattern, stage in spec.on_stage.items():
         if stage >= stages:

@@ -63,3 +63,8 @@ def test_a_placement_that_makes_no_sense_is_told_with_its_line(placement: str, t
 def test_a_placement_nothing_can_obey_is_told(place: Any) -> None:
     with pytest.raises(InfeasibleError, match="no placement obeys the job's placement"):
         place('{on_stage: {"layers.0": 2, "layers.5": 0}}')
+
+
+def test_a_cut_on_a_single_stage_is_told_with_its_line(place: Any) -> None:
+    with pytest.raises(UserFileError, match=r"mlp.yaml:5:\d+: placement: 'layers.1' asks for a cut, but there is only one stage"):
+        place('{cut_before: ["layers.1"]}', stages=1)
