@@ -36,4 +36,4 @@ def layered(operators: int, stages: int, seed: int = 0) -> Problem:
     edges = {(c.source, consumer) for c in crossings for consumer in c.consumers}
     shared = tuple(Shared(str(v), 2**20, (v,)) for v in range(len(blocks)))
     slots = tuple(Slot("gpu", 2**50, stages - s, 450e9, 0.0) for s in range(stages))
-    return Problem(tuple(blocks), needed_edges(edges, len(blocks)), tuple(crossings), shared, slots, True)
+    return Problem(tuple(blocks), needed_edges(edges, len(blocks)), tuple(crossings), shared, slots)

@@ -19,15 +19,20 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
+def read_text(path: Path) -> str:
+    """A user's file as text. Raises UserFileError."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserFileError(f"{path}: cannot be read as UTF-8 text: {getattr(error, 'strerror', None) or error}") from None
+
+
 def read_document(path: Path, schema: type[Model]) -> Model:
     """Read and validate one YAML file.
 
     Raises UserFileError with file:line:column, what is wrong and what would be right.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserFileError(f"{path}: cannot be read as UTF-8 text: {getattr(error, 'strerror', None) or error}") from None
+    text = read_text(path)
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         marks: Marks = {}

@@ -2,12 +2,15 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 from rich.console import Console
 
 from pipecut.errors import PipecutError, UserFileError
+
+if TYPE_CHECKING:
+    from pipecut.compiler.partition.problem import Comm
 
 app = typer.Typer(
     add_completion=False,
@@ -96,7 +99,8 @@ def solve(
     _one_of("--comm", comm, ("direct", "relay"))
     _one_of("--solver", solver, ("highs", "cbc"))
     with Console(stderr=True).status(f"solving {graph}"):
-        solved = solve_file(graph, devices, memory, comm, solver, time_limit, gap)
+        way = cast("Comm | None", comm)  # checked above
+        solved = solve_file(graph, devices, memory, way, solver, time_limit, gap)
     print_solved(solved, as_json, console)
     if solved["status"] == "infeasible":
         raise typer.Exit(3)

@@ -92,7 +92,7 @@ def build_on_meta(factory: Factory, seed: int) -> nn.Module:
         other = _buffers(_on_meta(factory, seed + 1)[0])
         unfilled = any(name not in other or not torch.equal(buffer, other[name]) for name, buffer in held.items())
     if unfilled:
-        values, _ = _build(factory, seed, lambda _: set(), _buffers)
+        values, _ = _build(factory, seed, set(), _buffers)
         for name in held:
             *path, last = name.split(".")
             owner = model.get_submodule(".".join(path))
@@ -105,25 +105,19 @@ def initial_parameters(factory: Factory, seed: int, wanted: set[str]) -> tuple[d
 
     Also the number of other parameters that had to be held because a wanted one is computed from them.
     """
-
-    def numbers(model: nn.Module) -> set[int]:
-        named = model.named_parameters(remove_duplicate=False)
-        return {parameter._pipecut_number for name, parameter in named if name in wanted}  # type: ignore[attr-defined]
+    named = _on_meta(factory, seed)[0].named_parameters(remove_duplicate=False)
+    kept: set[int] = {parameter._pipecut_number for name, parameter in named if name in wanted}  # type: ignore[attr-defined]
 
     def found(model: nn.Module) -> dict[str, torch.Tensor]:
         return {n: p.data for n, p in model.named_parameters(remove_duplicate=False) if n in wanted}
 
-    return _build(factory, seed, numbers, found)
+    return _build(factory, seed, kept, found)
 
 
 def _build(
-    factory: Factory,
-    seed: int,
-    numbers: Callable[[nn.Module], set[int]],
-    found: Callable[[nn.Module], dict[str, torch.Tensor]],
+    factory: Factory, seed: int, kept: set[int], found: Callable[[nn.Module], dict[str, torch.Tensor]]
 ) -> tuple[dict[str, torch.Tensor], int]:
-    """Build with only some parameters kept, again with more as long as lost contents reached what is wanted."""
-    kept = numbers(_on_meta(factory, seed)[0])
+    """Build with only the parameters of these numbers kept, again with more as long as lost contents reached what is wanted."""
     wanted = len(kept)
     while True:
         lent = LentStorage()

@@ -35,6 +35,7 @@ class LentStorage(TorchDispatchMode):
         self.budget = budget
         self.lent: dict[int, tuple[torch.UntypedStorage, int, int]] = {}
         self.filled: OrderedDict[int, int] = OrderedDict()
+        self.total = 0
         self.unknown: dict[int, frozenset[int]] = {}
         self.read: set[int] = set()
 
@@ -55,15 +56,16 @@ class LentStorage(TorchDispatchMode):
             if storage.nbytes() == 0:
                 storage.resize_(size)
                 self.unknown[key] = frozenset([number])
+            self.total += size - self.filled.get(key, 0)
             self.filled[key] = size
             self.filled.move_to_end(key)
-        total = sum(self.filled.values())
-        for key in list(self.filled):
-            if total <= self.budget:
+        if self.total <= self.budget:
+            return
+        for key in [key for key in self.filled if key not in keys]:
+            if self.total <= self.budget:
                 break
-            if key not in keys:
-                total -= self.filled.pop(key)
-                self.lent[key][0].resize_(0)
+            self.total -= self.filled.pop(key)
+            self.lent[key][0].resize_(0)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

@@ -5,12 +5,11 @@ from typing import Any
 import highspy
 import numpy as np
 import pulp
-from numpy.typing import NDArray
 
 from pipecut.compiler.partition.problem import Problem
+from pipecut.compiler.partition.room import Floats
 from pipecut.compiler.partition.solver import quiet_stdout, solve_quietly
 
-Floats = NDArray[np.float64]
 # Slopes at which the region of prefixes is enclosed, relative to that of the whole problem.
 SLOPES = (0.8, 1.0, 1.25)
 # What a linear program's tolerance may be worth, relative to the whole.
@@ -62,7 +61,8 @@ def memory_bound(problem: Problem) -> float:
     not free of each other: for any weights w the least and the most of w over all such sets are linear programs with
     integral corners (closures; Picard, 1976). They enclose the region of all D. Then the differences of
     neighbouring prefixes are the stages, and a program with a few variables a stage bounds the slowest. Transfers, received
-    tensors, transients and parameters with several users are left out, which only lowers it. Infinite when nothing fits.
+    tensors, transients and parameters with several users are left out, which only lowers it. Zero, which bounds nothing,
+    when that program has no answer.
     """
     kinds = sorted({slot.kind for slot in problem.slots})
     parameters = np.zeros(len(problem.blocks))

@@ -16,7 +16,7 @@ With direct transfers the load is read from a table of all segments.
 import numpy as np
 
 from pipecut.compiler.partition.problem import Problem, transfer_seconds
-from pipecut.compiler.partition.room import Bools, Floats, Room, room_of_stages
+from pipecut.compiler.partition.room import Bools, Floats, Room, over_cuts, room_of_stages
 
 # All segments of more blocks than this would take more than half a gigabyte.
 LARGEST_TABLE = 6000
@@ -127,7 +127,7 @@ class _Direct:
         return float(self.tables[self.keys[stage]][start, end])
 
     def extend(self, stage: int, reach: Bools, room: Room, target: float) -> Bools:
-        allowed = reach[:, None] & room.all_starts() & (self.tables[self.keys[stage]] <= target)
+        allowed = reach[:, None] & room.all_starts & (self.tables[self.keys[stage]] <= target)
         return np.asarray(allowed.any(axis=0), dtype=np.bool_)
 
     def start_of(self, stage: int, end: int, reach: Bools, room: Room, target: float) -> int:
@@ -137,13 +137,8 @@ class _Direct:
 
 def _over_cut(problem: Problem, boundary: int) -> Floats:
     """Seconds of all tensors over a cut before block i, for every i."""
-    change = np.zeros(len(problem.blocks) + 2)
-    for crossing in problem.crossings:
-        seconds = transfer_seconds(problem, crossing, boundary)
-        change[min(crossing.source, *crossing.consumers) + 1] += seconds
-        change[max(crossing.source, *crossing.consumers) + 1] -= seconds
     # What is left of a sum that should be zero would forbid nothing, but it looks like a cost.
-    return np.maximum(np.cumsum(change)[: len(problem.blocks) + 1], 0.0)
+    return np.maximum(over_cuts(problem, lambda crossing: transfer_seconds(problem, crossing, boundary)), 0.0)
 
 
 def _segment_transfers(problem: Problem, slot: int, count: int) -> Floats:

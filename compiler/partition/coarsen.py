@@ -146,7 +146,6 @@ def _problem(
         merge_crossings(tuple(crossings)),
         shared,
         slots,
-        True,
         pins=tuple(sorted({(group_of[index], stage) for index, stage in told.pins})),
         splits=tuple(sorted(splits)),
     )

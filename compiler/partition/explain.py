@@ -2,10 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import accumulate
 
 from pipecut.compiler.partition.chain import chain_cuts
-from pipecut.compiler.partition.problem import Problem, memory
+from pipecut.compiler.partition.problem import Problem, memory, parameters_of_blocks
+from pipecut.compiler.partition.room import received_bytes
 from pipecut.compiler.units import show_bytes
 from pipecut.errors import InfeasibleError
 
@@ -72,11 +72,7 @@ def _filled(problem: Problem, scale: float) -> list[int] | None:
     A stage that takes more leaves less to the later ones, which hold fewer microbatches, so this fits if any chain does but
     for the bytes that happen to cross its cuts.
     """
-    users: list[list[int]] = [[] for _ in problem.blocks]
-    for index, shared in enumerate(problem.shared):
-        for user in shared.users:
-            users[user].append(index)
-    across = _bytes_across(problem)
+    users, across = parameters_of_blocks(problem), received_bytes(problem)
     stages: list[int] = []
     stage, held, fixed, kept, transient = 0, set[int](), 0.0, 0.0, 0.0
     for v, block in enumerate(problem.blocks):
@@ -88,17 +84,8 @@ def _filled(problem: Problem, scale: float) -> list[int] | None:
                 break
             if stage + 1 == len(problem.slots):
                 return None
-            stage, held, fixed, kept, transient = stage + 1, set(), 0.0, across[v], 0.0
+            stage, held, fixed, kept, transient = stage + 1, set(), 0.0, float(across[v]), 0.0
         held.update(users[v])
         fixed, kept, transient = fixed + more, kept + block.saved_bytes, peak
         stages.append(stage)
     return stages
-
-
-def _bytes_across(problem: Problem) -> list[float]:
-    """Bytes that cross a cut before each block."""
-    change = [0.0] * (len(problem.blocks) + 2)
-    for crossing in problem.crossings:
-        change[min(crossing.source, *crossing.consumers) + 1] += crossing.forward_bytes
-        change[max(crossing.source, *crossing.consumers) + 1] -= crossing.forward_bytes
-    return list(accumulate(change))

@@ -3,15 +3,14 @@
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from pipecut.compiler.partition.problem import Problem
+from pipecut.compiler.document import read_text
+from pipecut.compiler.partition.problem import Comm, Problem
 from pipecut.compiler.partition.published import published_problem
 from pipecut.errors import UserFileError
-
-Comm = Literal["relay", "direct"]
 
 
 def as_data(problem: Problem) -> dict[str, Any]:
@@ -24,10 +23,9 @@ def read_problem(path: Path, devices: int | None, capacity: int | None, comm: Co
 
     `devices`, `capacity` in bytes and `comm` replace what the file says. Raises UserFileError.
     """
+    text = read_text(path)
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserFileError(f"{path}: cannot be read as UTF-8 text: {getattr(error, 'strerror', None) or error}") from None
+        data = json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
         line = f":{error.lineno}:{error.colno}" if isinstance(error, json.JSONDecodeError) else ""
         raise UserFileError(f"{path}{line}: not valid JSON: {getattr(error, 'msg', error)}") from None

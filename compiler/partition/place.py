@@ -13,8 +13,7 @@ from pipecut.compiler.partition.chain import chain_cuts
 from pipecut.compiler.partition.explain import Flights, explain
 from pipecut.compiler.partition.problem import Certificate, Problem, contract, fits, loads
 from pipecut.compiler.partition.program import build, start_values
-from pipecut.compiler.partition.published import depth_first_order
-from pipecut.compiler.partition.reduce import around_cuts, expand, lossless
+from pipecut.compiler.partition.reduce import around_cuts, depth_first_order, expand, lossless
 from pipecut.compiler.partition.solver import Solution, solve
 
 # Beyond this many block-stage pairs the program is too slow to be worth its proof.
@@ -35,15 +34,16 @@ def place(problem: Problem, solver: str, time_limit: float, gap: float, flights:
     candidates = _chains(small, bound)
     infeasible = False
     best = min(candidates, key=lambda c: _bottleneck(small, c), default=None)
-    if best is not None and _bottleneck(small, best) - bound > GOOD_ENOUGH * _bottleneck(small, best):
+    least = _bottleneck(small, best) if best is not None else float("inf")
+    if best is not None and least - bound > GOOD_ENOUGH * least:
         bound = max(bound, memory_bound(small))
-    if best is None or _bottleneck(small, best) - bound > gap * _bottleneck(small, best):
+    if best is None or least - bound > gap * least:
         left = max(0.1, time_limit - (time.perf_counter() - begin))
         if len(small.blocks) * len(small.slots) <= LARGEST_PROGRAM:
             found = _solve(small, best, solver, left, gap)
             bound, name, infeasible = max(bound, found.bound), found.name, found.infeasible
             candidates += [found.stages] if found.stages is not None else []
-        elif best is not None and _bottleneck(small, best) - bound > GOOD_ENOUGH * _bottleneck(small, best):
+        elif best is not None and least - bound > GOOD_ENOUGH * least:
             merged, groups = around_cuts(small, best, AROUND_CUTS // len(small.slots))
             start = [best[group[0]] for group in groups]
             found = _solve(merged, start, solver, min(left, AROUND_SECONDS), gap)
@@ -69,13 +69,13 @@ def _chains(problem: Problem, bound: float) -> list[list[int]]:
     count = len(problem.blocks)
     own = chain_cuts(problem)
     results = [own] if own is not None else []
-    if own is not None and _bottleneck(problem, own) - bound <= GOOD_ENOUGH * _bottleneck(problem, own):
+    if own is not None and (least := _bottleneck(problem, own)) - bound <= GOOD_ENOUGH * least:
         return results
     graph: nx.DiGraph[int] = nx.DiGraph(sorted(problem.edges))
     graph.add_nodes_from(range(count))
     order = depth_first_order(graph)
     if order != list(range(count)):
-        other = chain_cuts(contract(problem, [[v] for v in order], problem.lossless))
+        other = chain_cuts(contract(problem, [[v] for v in order]))
         results += [expand(other, [[v] for v in order], count)] if other is not None else []
     return results
 

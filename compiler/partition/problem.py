@@ -3,6 +3,8 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
+Comm = Literal["relay", "direct"]
+
 
 @dataclass(frozen=True)
 class Block:
@@ -48,7 +50,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class Problem:
-    """Blocks stand in a topological order. `lossless` says that no reduction could have cost the optimum.
+    """Blocks stand in a topological order.
 
     `comm` says what a tensor costs. With `relay` it passes through every stage between, and both ends of each boundary
     pay. With `direct` it costs once on its own stage and once on each other stage that uses it. A consumer may stand
@@ -62,8 +64,7 @@ class Problem:
     crossings: tuple[Crossing, ...]
     shared: tuple[Shared, ...]
     slots: tuple[Slot, ...]
-    lossless: bool
-    comm: Literal["relay", "direct"] = "relay"
+    comm: Comm = "relay"
     pins: tuple[tuple[int, int], ...] = ()
     splits: tuple[tuple[int, int], ...] = ()
 
@@ -132,13 +133,22 @@ def memory(problem: Problem, stages: list[int]) -> list[int]:
     return [round(fixed[s] + problem.slots[s].in_flight * kept[s] + transient[s]) for s in range(count)]
 
 
+def parameters_of_blocks(problem: Problem) -> list[list[int]]:
+    """For each block the indices of the parameters it uses."""
+    result: list[list[int]] = [[] for _ in problem.blocks]
+    for index, shared in enumerate(problem.shared):
+        for user in shared.users:
+            result[user].append(index)
+    return result
+
+
 def fits(problem: Problem, stages: list[int]) -> bool:
     """Whether every stage keeps within its capacity, and every block where it was told to be."""
     obeyed = all(stages[v] == s for v, s in problem.pins) and all(stages[u] < stages[v] for u, v in problem.splits)
     return obeyed and all(used <= slot.capacity for used, slot in zip(memory(problem, stages), problem.slots, strict=True))
 
 
-def contract(problem: Problem, members: list[list[int]], lossless: bool) -> Problem:
+def contract(problem: Problem, members: list[list[int]]) -> Problem:
     """Groups of blocks as one block each. `members` must stand in a topological order of the groups."""
     group_of = {block: at for at, group in enumerate(members) for block in group}
     kinds = sorted({slot.kind for slot in problem.slots})
@@ -164,7 +174,6 @@ def contract(problem: Problem, members: list[list[int]], lossless: bool) -> Prob
         edges=edges,
         crossings=merge_crossings(crossings),
         shared=shared,
-        lossless=lossless,
         pins=tuple(sorted({(group_of[v], s) for v, s in problem.pins})),
         splits=tuple(sorted({(group_of[u], group_of[v]) for u, v in problem.splits})),
     )

@@ -10,7 +10,7 @@ from typing import Any
 import networkx as nx
 
 from pipecut.compiler.partition.problem import Block, Crossing, Problem, Shared, Slot, merge_crossings
-from pipecut.compiler.partition.reduce import needed_edges
+from pipecut.compiler.partition.reduce import depth_first_order, needed_edges
 from pipecut.errors import UserFileError
 
 
@@ -51,7 +51,7 @@ def published_problem(data: dict[str, Any], where: str, devices: int | None, cap
     shared = tuple(Shared(str(at), sum(sizes[v] for v in group), (at,)) for at, group in enumerate(groups))
     # A cost is a time already: one byte a second and nothing kept in flight.
     slots = (Slot("device", limit, 0, 1.0, 0.0),) * count
-    return Problem(blocks, needed_edges(before, len(blocks)), merge_crossings(crossings), shared, slots, True, "direct"), ids
+    return Problem(blocks, needed_edges(before, len(blocks)), merge_crossings(crossings), shared, slots, "direct"), ids
 
 
 def _ordered_groups(nodes: dict[Any, Any], edges: list[tuple[Any, Any, float]]) -> list[list[Any]]:
@@ -67,18 +67,3 @@ def _ordered_groups(nodes: dict[Any, Any], edges: list[tuple[Any, Any, float]]) 
     for v in nodes:
         members[condensed.graph["mapping"][color[v]]].append(v)
     return [members[group] for group in depth_first_order(condensed)]
-
-
-def depth_first_order(graph: "nx.DiGraph[int]") -> list[int]:
-    """A topological order that follows one branch to its end before the next, so that few tensors are open at a time."""
-    waiting = {v: graph.in_degree(v) for v in graph}
-    stack = sorted((v for v in graph if waiting[v] == 0), reverse=True)
-    order = []
-    while stack:
-        v = stack.pop()
-        order.append(v)
-        for w in graph.successors(v):
-            waiting[w] -= 1
-            if waiting[w] == 0:
-                stack.append(w)
-    return order

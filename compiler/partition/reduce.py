@@ -30,7 +30,7 @@ def lossless(problem: Problem) -> tuple[Problem, list[list[int]]]:
         if len(groups) == len(problem.blocks):
             return problem, members
         members = [[v for at in group for v in members[at]] for group in groups]
-        problem = contract(problem, groups, True)
+        problem = contract(problem, groups)
 
 
 def _pairs(problem: Problem) -> list[list[int]]:
@@ -62,11 +62,8 @@ def _pairs(problem: Problem) -> list[list[int]]:
         backward = into[v] == [t] and preceding[v] == [u] and cost[t] >= problem.blocks[v].seconds[kind] + outputs
         if forward or backward:
             partner[u], partner[v] = v, u
-    return ordered(problem, [[u, partner[u]] if u in partner else [u] for u in range(len(problem.blocks)) if _leads(u, partner)])
-
-
-def _leads(u: int, partner: dict[int, int]) -> bool:
-    return u not in partner or u < partner[u]
+    alone_or_first = (u for u in range(len(problem.blocks)) if u <= partner.get(u, u))
+    return ordered(problem, [[u, partner[u]] if u in partner else [u] for u in alone_or_first])
 
 
 def ordered(problem: Problem, groups: list[list[int]]) -> list[list[int]]:
@@ -81,6 +78,21 @@ def ordered(problem: Problem, groups: list[list[int]]) -> list[list[int]]:
         members[condensed.graph["mapping"][at]] += group
     order = nx.lexicographical_topological_sort(condensed, key=lambda at: min(members[at]))
     return [sorted(members[at]) for at in order]
+
+
+def depth_first_order(graph: "nx.DiGraph[int]") -> list[int]:
+    """A topological order that follows one branch to its end before the next, so that few tensors are open at a time."""
+    waiting = {v: graph.in_degree(v) for v in graph}
+    stack = sorted((v for v in graph if waiting[v] == 0), reverse=True)
+    order = []
+    while stack:
+        v = stack.pop()
+        order.append(v)
+        for w in graph.successors(v):
+            waiting[w] -= 1
+            if waiting[w] == 0:
+                stack.append(w)
+    return order
 
 
 def needed_edges(edges: set[tuple[int, int]], count: int) -> frozenset[tuple[int, int]]:
@@ -114,13 +126,16 @@ def around_cuts(problem: Problem, stages: list[int], limit: int) -> tuple[Proble
     order = sorted(range(len(problem.blocks)), key=lambda v: (stages[v], v))
     for stage in range(len(problem.slots)):
         own = [v for v in order if stages[v] == stage]
-        inner = own[near:-near] if len(own) > 2 * near else []
-        length = max(1, -(-len(inner) // near)) if inner else 1
-        groups += [[v] for v in own[:near]] if inner else [[v] for v in own]
+        if len(own) <= 2 * near:
+            groups += [[v] for v in own]
+            continue
+        inner = own[near:-near]
+        length = -(-len(inner) // near)
+        groups += [[v] for v in own[:near]]
         groups += [inner[at : at + length] for at in range(0, len(inner), length)]
-        groups += [[v] for v in own[-near:]] if inner else []
+        groups += [[v] for v in own[-near:]]
     merged = ordered(problem, groups)
-    return contract(problem, merged, False), merged
+    return contract(problem, merged), merged
 
 
 def expand(stages: list[int], members: list[list[int]], count: int) -> list[int]:

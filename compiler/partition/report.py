@@ -3,14 +3,14 @@
 import json
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from pipecut.compiler.partition.files import read_problem
 from pipecut.compiler.partition.place import place
-from pipecut.compiler.partition.problem import loads, memory
+from pipecut.compiler.partition.problem import Comm, loads, memory
 from pipecut.compiler.units import parse_bytes, show_bytes
 from pipecut.errors import InfeasibleError, UserFileError
 
@@ -19,7 +19,7 @@ def solve_file(
     path: Path,
     devices: int | None,
     capacity: str | None,
-    comm: str | None,
+    comm: Comm | None,
     solver: str,
     time_limit: float,
     gap: float,
@@ -30,8 +30,7 @@ def solve_file(
     Raises UserFileError.
     """
     begin = time.perf_counter()
-    way: Literal["relay", "direct"] | None = None if comm is None else ("direct" if comm == "direct" else "relay")
-    problem, ids = read_problem(path, devices, _bytes(capacity), way)
+    problem, ids = read_problem(path, devices, _bytes(capacity), comm)
     nothing = {"objective": None, "bound": None, "gap": None, "proven": False}
     try:
         stages, c = place(problem, solver, time_limit, gap, lambda count: (problem.slots[0].in_flight,) * count)

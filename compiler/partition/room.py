@@ -6,12 +6,14 @@ that fit as well, because they receive little where those between receive much, 
 """
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipecut.compiler.partition.problem import Problem, Slot
+from pipecut.compiler.partition.problem import Crossing, Problem, Slot, parameters_of_blocks
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -36,6 +38,7 @@ class Room:
         result[further] = True
         return result
 
+    @cached_property
     def all_starts(self) -> Bools:
         """`starts` of every end, index [start, end]."""
         return np.stack([self.starts(end) for end in range(len(self.earliest))], axis=1)
@@ -74,10 +77,15 @@ def _told_starts(problem: Problem, stage: int) -> Ints:
 
 def received_bytes(problem: Problem) -> Floats:
     """Bytes a microbatch that a stage receives which begins at block j."""
+    return over_cuts(problem, lambda crossing: crossing.forward_bytes)
+
+
+def over_cuts(problem: Problem, amount: Callable[[Crossing], float]) -> Floats:
+    """The sum of an amount over the tensors that cross a cut before block i, for every i."""
     change = np.zeros(len(problem.blocks) + 2)
     for crossing in problem.crossings:
-        change[min(crossing.source, *crossing.consumers) + 1] += crossing.forward_bytes
-        change[max(crossing.source, *crossing.consumers) + 1] -= crossing.forward_bytes
+        change[min(crossing.source, *crossing.consumers) + 1] += amount(crossing)
+        change[max(crossing.source, *crossing.consumers) + 1] -= amount(crossing)
     result: Floats = np.cumsum(change)[: len(problem.blocks) + 1]
     return result
 
@@ -113,10 +121,7 @@ def _room(problem: Problem, slot: Slot, received: Floats, told: Ints) -> Room:
 def _windows(problem: Problem, slot: Slot, received: Floats) -> Ints:
     """Two pointers: the window grows at its end, and gives up blocks at its start while some start within it is too large."""
     count = len(problem.blocks)
-    users: list[list[int]] = [[] for _ in problem.blocks]
-    for index, shared in enumerate(problem.shared):
-        for user in shared.users:
-            users[user].append(index)
+    users = parameters_of_blocks(problem)
     held = [0] * len(problem.shared)
     fixed, kept, start = 0, 0.0, 0
     peaks, arrivals = deque[int](), deque[int]()

@@ -51,7 +51,7 @@ def problems(
             if draw(st.booleans()):
                 crossings.append(Crossing(f"b{u}", u, (draw(st.integers(0, u - 1)),), draw(st.integers(0, 5)) * 2**20, 0, 1))
     slots = tuple(Slot(kinds[s % len(kinds)], capacity, stages - s, 2.0**20, 0.5) for s in range(stages))
-    problem = Problem(blocks, edges, tuple(crossings), shared, slots, True, comm)
+    problem = Problem(blocks, edges, tuple(crossings), shared, slots, comm)
     if not told:
         return problem
     pins = draw(st.dictionaries(st.integers(0, count - 1), st.integers(0, stages - 1), max_size=2))
