@@ -53,6 +53,7 @@ class JobSpec(Strict):
     weights: str | None = None
     loss: str | None = Field(default=None, pattern=FUNCTION)
     seed: int = Field(default=0, ge=0)
+    recompute: Literal["auto", "never", "always"] = "auto"
     stages: int | None = Field(default=None, ge=1)
     placement: PlacementSpec = PlacementSpec()
 

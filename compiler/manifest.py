@@ -11,7 +11,7 @@ from pipecut.compiler.cut import Cut, modules_covered
 from pipecut.compiler.graph import Buffer, Graph, Parameter, Value
 from pipecut.compiler.job import Job
 from pipecut.compiler.partition import Placement
-from pipecut.compiler.partition.problem import Slot
+from pipecut.compiler.partition.problem import Slot, Usage
 from pipecut.compiler.simulate import simulate
 from pipecut.runtime.plan import VERSION, Action
 
@@ -24,6 +24,7 @@ def predict(
     """Step seconds and bubble fraction."""
     graph = costed.graph
     forward, backward = stage_seconds(costed, cluster, cuts)
+    backward = [b + (f if again else 0.0) for f, b, again in zip(forward, backward, placement.recompute, strict=True)]
     transfers: dict[tuple[str, int], float] = {}
     for one in cuts[:-1]:
         link = cluster.link(one.index, one.index + 1)
@@ -137,12 +138,14 @@ def _stage(
 ) -> dict[str, Any]:
     graph, index = costed.graph, one.index
     device = cluster.devices[index]
-    kept = sum(costed.saved.get(graph.operators[i].name, 0) + costed.costs[i].saved_own_bytes for i in one.operators)
-    kept += sum(graph.values[name].bytes for name in one.receives)
+    saved = sum(costed.saved.get(graph.operators[i].name, 0) + costed.costs[i].saved_own_bytes for i in one.operators)
+    received = sum(graph.values[name].bytes for name in one.receives)
     transient = max((2 * costed.costs[i].output_bytes for i in one.operators), default=0)
     fixed = sum(p.bytes * (COPIES[optimizer] if p.trainable else 1) for p in one.parameters)
+    used = Usage(fixed, saved, received, transient)
     sizes = [p.bytes // max(getattr(torch, p.dtype).itemsize, 1) for p in one.parameters]
     given = dict(graph.batch_inputs)
+    written = {costed.storage.get(name, name) for i in one.operators for name in graph.operators[i].writes}
     return {
         "index": index,
         "rank": index,
@@ -154,24 +157,26 @@ def _stage(
         "receives": list(one.receives),
         "batch_inputs": [given[name] for name in one.batch_inputs],
         "sends": list(one.sends),
-        "parameters": [_held(p) for p in one.parameters],
-        "buffers": [_held(b) for b in one.buffers],
+        "parameters": [_held(p, written) for p in one.parameters],
+        "buffers": [_held(b, written) for b in one.buffers],
         "parameter_count": sum(sizes),
         "forward_seconds": forward[index],
         "backward_seconds": backward[index],
         "load_seconds": placement.loads[index],
-        "memory_bytes": fixed + slot.in_flight * kept + transient,
+        "recompute": placement.recompute[index],
+        "memory_bytes": round(used.peak(slot, placement.recompute[index])),
         "capacity_bytes": slot.capacity,
         "bytes_sent": sum(graph.values[n].bytes for n in one.sends)
         + sum(graph.values[n].bytes for n in one.receives if graph.values[n].needs_grad),
     }
 
 
-def _held(item: Parameter | Buffer) -> dict[str, Any]:
+def _held(item: Parameter | Buffer, written: set[str]) -> dict[str, Any]:
     if isinstance(item, Parameter):
         return {"names": list(item.names), "shape": list(item.shape), "dtype": item.dtype, "trainable": item.trainable}
     dtype = str(item.data.dtype).removeprefix("torch.")
-    return {"names": list(item.names), "shape": list(item.data.shape), "dtype": dtype, "persistent": item.persistent}
+    facts = {"names": list(item.names), "shape": list(item.data.shape), "dtype": dtype, "persistent": item.persistent}
+    return {**facts, "written": True} if item.value in written else facts
 
 
 def _tied(graph: Graph, cuts: tuple[Cut, ...]) -> list[dict[str, Any]]:

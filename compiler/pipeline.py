@@ -67,7 +67,8 @@ def compile(
 
     told = constraints(job, graph, stages)
     solving = options.solver, options.time_limit, options.gap
-    placement, cluster = partition(costed, cluster, job.spec.optimizer, told, stages, flights, *solving)
+    how = job.spec.optimizer, told, job.spec.recompute
+    placement, cluster = partition(costed, cluster, *how, stages, flights, *solving)
     progress(f"scheduling {microbatches} microbatches, {schedule}")
     cuts = cut(graph, placement.stage_of, stages)
     orders = [ORDERS[schedule](s, stages, microbatches) for s in range(stages)]

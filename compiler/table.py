@@ -20,10 +20,11 @@ def print_plan(plan: Plan, console: Console) -> None:
         ("parameters", "right"),
         ("forward", "right"),
         ("backward", "right"),
+        *((("recompute", "right"),) if any(stage.recompute for stage in plan.stages) else ()),
         ("peak memory", "right"),
         ("sends", "right"),
     ):
-        table.add_column(name, justify=side, overflow="fold")  # type: ignore[arg-type]
+        table.add_column(name, justify=side, overflow="fold")
     for stage in plan.stages:
         share = stage.memory_bytes / max(stage.capacity_bytes, 1)
         table.add_row(
@@ -33,6 +34,7 @@ def print_plan(plan: Plan, console: Console) -> None:
             f"{stage.parameter_count:,}",
             show_seconds(stage.forward_seconds),
             show_seconds(stage.backward_seconds),
+            *((f"+{show_seconds(stage.forward_seconds)}" if stage.recompute else "",) if len(table.columns) == 9 else ()),
             f"{show_bytes(stage.memory_bytes)} of {show_bytes(stage.capacity_bytes)} ({share:.0%})",
             show_bytes(stage.bytes_sent),
         )

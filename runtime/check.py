@@ -139,14 +139,15 @@ def _memory_fits(plan: Plan, graph: dict[str, Any], actions: tuple[tuple[Action,
         fixed = sum(sizes[h.names[0]] * (2 + states if h.trainable else 1) for h in stage.parameters)
         own = [o for o in graph["operators"] if o["stage"] == stage.index]
         received = sum(graph["values"][name]["bytes"] for name in stage.receives)
-        a_microbatch = sum(o["saved_bytes"] for o in own) + received
+        saved = sum(o["saved_bytes"] for o in own)
         transient = max((o["transient_bytes"] for o in own), default=0)
         live = peak = 0
         for action in actions[stage.rank]:
             if action.stage == stage.index and action.kind in ("F", "B"):
                 live += 1 if action.kind == "F" else -1
                 peak = max(peak, live)
-        need = fixed + peak * a_microbatch + transient
+        # A stage that recomputes saves one microbatch at a time.
+        need = fixed + (min(1, peak) if stage.recompute else peak) * saved + peak * received + transient
         if need > stage.capacity_bytes:
             raise PlanError(f"rank {stage.rank}, stage {stage.index}: needs {need} bytes of {stage.capacity_bytes}")
         if need > stage.memory_bytes:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipecut.errors import PlanError
 
-VERSION = 1
+VERSION = 2
 Dimension = int | str
 
 
@@ -62,17 +62,21 @@ class Tensor(Part):
 
 
 class Held(Part):
-    """A parameter or buffer of a stage; `names` are all its FQNs."""
+    """A parameter or buffer of a stage; `names` are all its FQNs. `written` when the stage's forward changes it."""
 
     names: list[str]
     shape: list[int]
     dtype: str
     trainable: bool = False
     persistent: bool = True
+    written: bool = False
 
 
 class Stage(Part):
-    """One stage. Seconds per microbatch; bytes at the peak of a step, against `capacity_bytes`."""
+    """One stage. Seconds per microbatch; bytes at the peak of a step, against `capacity_bytes`.
+
+    A stage that recomputes keeps what it receives and runs its forward again before each backward; `load_seconds` has that.
+    """
 
     index: int
     rank: int
@@ -90,6 +94,7 @@ class Stage(Part):
     forward_seconds: float
     backward_seconds: float
     load_seconds: float
+    recompute: bool
     memory_bytes: int
     capacity_bytes: int
     bytes_sent: int

@@ -1,12 +1,18 @@
-"""One stage on its device: forward keeps what backward needs, backward gives the gradients of what was received."""
+"""One stage on its device: forward keeps what backward needs, backward gives the gradients of what was received.
+
+A stage that recomputes keeps what it was given alone, and runs its forward again when the gradients come.
+"""
 
 import importlib.util
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from pipecut.errors import RunError
+from pipecut.runtime import recompute
 from pipecut.runtime.plan import Plan, Stage
 
 
@@ -20,6 +26,17 @@ def build_module(path: Path, stage: Stage, device: torch.device) -> nn.Module:
     return built
 
 
+@dataclass(frozen=True)
+class InFlight:
+    """A microbatch between forward and backward: `roots` is None, and `before` is not, where the stage recomputes."""
+
+    received: list[torch.Tensor]
+    batch: list[torch.Tensor]
+    weight: float
+    roots: list[torch.Tensor] | None
+    before: recompute.Before | None
+
+
 class RunningStage:
     """A stage and the microbatches it has in flight."""
 
@@ -31,7 +48,9 @@ class RunningStage:
         sent = boundaries[stage.index].tensors if stage.index in boundaries else []
         self.gives_grad = [t.needs_grad for t in sent]
         self.last = stage.index == len(plan.stages) - 1
-        self.live: dict[int, tuple[list[torch.Tensor], list[torch.Tensor]]] = {}
+        self.changing = [held.names[0] for held in stage.buffers if held.written]
+        self.device = next((t.device for t in (*module.parameters(), *module.buffers())), torch.device("cpu"))
+        self.live: dict[int, InFlight] = {}
 
     def forward(
         self, microbatch: int, received: list[torch.Tensor], batch: list[torch.Tensor], weight: float, grad: bool
@@ -39,19 +58,40 @@ class RunningStage:
         """What the next stage needs, or the loss. `weight` is the microbatch's share of the step's loss."""
         for tensor, needs in zip(received, self.takes_grad, strict=True):
             tensor.requires_grad_(needs and grad)
+        if grad and self.stage.recompute:
+            given = [*received, *batch]
+            before, versions = recompute.note(self.module, self.device, self.changing), [t._version for t in given]
+            with torch.no_grad():
+                outputs = list(self.module(*given))
+            recompute.check_untouched(given, versions)
+            self.live[microbatch] = InFlight(received, batch, weight, None, before)
+            return outputs
         with torch.set_grad_enabled(grad):
             outputs = list(self.module(*received, *batch))
+        if grad:
+            self.live[microbatch] = InFlight(received, batch, weight, self._roots(outputs, weight), None)
+        return outputs
+
+    def _roots(self, outputs: list[torch.Tensor], weight: float) -> list[torch.Tensor]:
+        """Where backward begins."""
         for index, output in enumerate(outputs if not self.last else []):
             if output.requires_grad and not self.gives_grad[index]:
                 raise RunError(f"the plan says that {self.stage.sends[index]} needs no gradient, but it does; compile again")
-        if grad:
-            roots = [outputs[0] * weight] if self.last else outputs
-            self.live[microbatch] = received, roots
-        return outputs
+        return [outputs[0] * weight] if self.last else outputs
 
     def backward(self, microbatch: int, gradients: list[torch.Tensor]) -> list[torch.Tensor]:
         """Gradients of what was received, in its order, for the tensors that need one."""
-        received, roots = self.live.pop(microbatch)
+        live = self.live.pop(microbatch)
+        with recompute.again(self.module, self.device, live.before) if live.before is not None else nullcontext():
+            roots = live.roots or self._roots(list(self.module(*live.received, *live.batch)), live.weight)
+            self._backward(roots, gradients)
+        return [
+            tensor.grad if tensor.grad is not None else torch.zeros_like(tensor)
+            for tensor, needs in zip(live.received, self.takes_grad, strict=True)
+            if needs
+        ]
+
+    def _backward(self, roots: list[torch.Tensor], gradients: list[torch.Tensor]) -> None:
         if self.last:
             pairs: list[tuple[torch.Tensor, torch.Tensor | None]] = [(roots[0], None)]
         else:
@@ -61,8 +101,3 @@ class RunningStage:
         pairs = [(root, gradient) for root, gradient in pairs if root.requires_grad]
         if pairs:
             torch.autograd.backward([root for root, _ in pairs], [gradient for _, gradient in pairs])
-        return [
-            tensor.grad if tensor.grad is not None else torch.zeros_like(tensor)
-            for tensor, needs in zip(received, self.takes_grad, strict=True)
-            if needs
-        ]

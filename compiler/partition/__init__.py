@@ -9,7 +9,7 @@ from pipecut.compiler.partition.coarsen import coarsen
 from pipecut.compiler.partition.explain import Flights, explain
 from pipecut.compiler.partition.order import best_order, slots_for
 from pipecut.compiler.partition.place import place
-from pipecut.compiler.partition.problem import Certificate, Placement, loads
+from pipecut.compiler.partition.problem import Certificate, Placement, Recompute, loads, recomputed
 
 __all__ = ["Certificate", "Placement", "partition", "place"]
 
@@ -19,6 +19,7 @@ def partition(
     cluster: Cluster,
     optimizer: str,
     told: Constraints,
+    recompute: Recompute,
     stages: int,
     flights: Flights,
     solver: str,
@@ -30,7 +31,7 @@ def partition(
     `flights` gives the microbatches in flight on each of a number of stages; `time_limit` is in seconds, `gap` relative.
     Raises InfeasibleError.
     """
-    problem = coarsen(costed, slots_for(cluster, stages, flights(stages)), optimizer, told)
+    problem = coarsen(costed, slots_for(cluster, stages, flights(stages)), optimizer, told, recompute)
     if len(problem.blocks) < stages:
         raise explain(problem, True, flights)
     cluster = best_order(cluster, problem, flights(stages))
@@ -40,4 +41,5 @@ def partition(
     for block, stage in zip(problem.blocks, stage_of_block, strict=True):
         for index in block.operators:
             stage_of[index] = stage
-    return Placement(tuple(stage_of), tuple(loads(problem, stage_of_block)), certificate, problem), cluster
+    found, again = loads(problem, stage_of_block), recomputed(problem, stage_of_block)
+    return Placement(tuple(stage_of), tuple(found), tuple(again), certificate, problem), cluster

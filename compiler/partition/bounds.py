@@ -2,22 +2,22 @@
 
 from typing import Any
 
-import highspy
 import numpy as np
 import pulp
 
+from pipecut.compiler.partition.prefixes import SLACK, Region, regions
 from pipecut.compiler.partition.problem import Problem
 from pipecut.compiler.partition.room import Floats
-from pipecut.compiler.partition.solver import quiet_stdout, solve_quietly
+from pipecut.compiler.partition.solver import solve_bounded, solve_quietly
 
 # Slopes at which the region of prefixes is enclosed, relative to that of the whole problem.
 SLOPES = (0.8, 1.0, 1.25)
-# What a linear program's tolerance may be worth, relative to the whole.
-SLACK = 1e-6
+# Seconds for the program over prefixes, which has a binary a stage.
+MASTER_SECONDS = 5.0
 
 
 def work_bound(problem: Problem) -> float:
-    """No placement beats all work spread evenly over the stages, nor a single block at its fastest.
+    """No placement beats all work spread evenly over the devices, nor a single block at its fastest.
 
     On unequal devices evenly is a linear program: which share of each block each kind of device takes. Blocks of the same
     seconds on every kind up to a factor are one row of it.
@@ -25,12 +25,13 @@ def work_bound(problem: Problem) -> float:
     kinds = sorted({slot.kind for slot in problem.slots})
     largest = max((min(block.seconds[k] for k in kinds) for block in problem.blocks), default=0.0)
     if len(kinds) == 1:
-        return max(largest, sum(b.seconds[kinds[0]] for b in problem.blocks) / len(problem.slots))
+        return max(largest, sum(b.seconds[kinds[0]] for b in problem.blocks) / len(set(problem.device_of)))
     return max(largest, _spread(problem, kinds))
 
 
 def _spread(problem: Problem, kinds: list[str]) -> float:
-    count = {kind: sum(slot.kind == kind for slot in problem.slots) for kind in kinds}
+    kind_of = dict(zip(problem.device_of, (slot.kind for slot in problem.slots), strict=True))
+    count = {kind: list(kind_of.values()).count(kind) for kind in kinds}
     seconds = np.array([[block.seconds[k] for k in kinds] for block in problem.blocks])
     total = seconds.sum(axis=1)
     shapes: dict[tuple[float, ...], float] = {}
@@ -54,82 +55,93 @@ def _spread(problem: Problem, kinds: list[str]) -> float:
     return max(0.0, float(bottleneck.value() or 0.0) * scale * (1 - 1e-7))
 
 
-def memory_bound(problem: Problem) -> float:
-    """No placement beats the best fractional one in which every stage keeps within its memory.
+def memory_bound(problem: Problem, most: float = float("inf")) -> float:
+    """No placement that beats `most` seconds beats the best fractional one in which every device keeps within its memory.
 
-    What stands on stages 0..s is a set D that holds all that its members need. D's seconds, kept bytes and parameter bytes are
-    not free of each other: for any weights w the least and the most of w over all such sets are linear programs with
-    integral corners (closures; Picard, 1976). They enclose the region of all D. Then the differences of
-    neighbouring prefixes are the stages, and a program with a few variables a stage bounds the slowest. Transfers, received
-    tensors, transients and parameters with several users are left out, which only lowers it. Zero, which bounds nothing,
-    when that program has no answer.
+    What stands before a boundary has seconds, saved bytes and parameter bytes that are not free of each other
+    (`prefixes.py`). The differences of neighbouring prefixes are the stages, each of which recomputes or does not, and a
+    program with a few variables a stage bounds the slowest. A stage receives no less, and spends no less on transfers, than
+    the least that crosses its boundaries. Parameters with several users are left out, which only lowers it. Zero, which
+    bounds nothing, when that program has no answer; not for several stages on a device.
     """
+    if problem.devices:
+        return 0.0
     kinds = sorted({slot.kind for slot in problem.slots})
     parameters = np.zeros(len(problem.blocks))
     for shared in problem.shared:
         if len(shared.users) == 1:
             parameters[shared.users[0]] += shared.bytes
     rows = [np.array([block.seconds[kind] for block in problem.blocks]) for kind in kinds]
+    rows += [np.array([block.forward.get(kind, 0.0) for block in problem.blocks]) for kind in kinds]
     rows += [np.array([float(block.saved_bytes) for block in problem.blocks]), parameters]
     totals = [float(row.sum()) or 1.0 for row in rows]
     shares = [row / total for row, total in zip(rows, totals, strict=True)]
-    combinations = _combinations(problem, len(kinds), totals[-2], totals[-1])
-    limits = _closures(problem, [np.array(cs) @ np.array(shares) for cs in combinations])
-    model = pulp.LpProblem("memory", pulp.LpMinimize)
-    bottleneck = pulp.LpVariable("T", 0)
-    model += bottleneck
-    stages = range(len(problem.slots))
-    prefix = [
-        [0, *(pulp.LpVariable(f"q_{q}_{s}", 0, 1) for s in stages[1:]), 1 if rows[q].any() else 0] for q in range(len(rows))
-    ]
-    for s in stages:
-        slot = problem.slots[s]
-        here = [row[s + 1] - row[s] for row in prefix]
-        for part in here:
-            model += part >= 0
-        model += totals[kinds.index(slot.kind)] / totals[0] * here[kinds.index(slot.kind)] <= bottleneck
+    combinations = _combinations(problem, rows, totals)
+    found = regions(problem, [np.array(cs) @ np.array(shares) for cs in combinations], most)
+    return _Master(problem, kinds, totals, [bool(row.any()) for row in rows]).solve(combinations, found)
+
+
+class _Master:
+    """The program over prefixes. Amounts are relative to `totals`: seconds by kind, forward by kind, saved, parameters."""
+
+    def __init__(self, problem: Problem, kinds: list[str], totals: list[float], some: list[bool]) -> None:
+        self.problem, self.kinds, self.totals = problem, kinds, totals
+        self.model = pulp.LpProblem("memory", pulp.LpMinimize)
+        self.bottleneck = pulp.LpVariable("T", 0)
+        self.model += self.bottleneck
+        stages = range(len(problem.slots))
+        self.prefix = [
+            [0, *(pulp.LpVariable(f"q_{q}_{s}", 0, 1) for s in stages[1:]), 1 if some[q] else 0] for q in range(len(totals))
+        ]
+
+    def solve(self, combinations: list[tuple[float, ...]], found: list[Region]) -> float:
+        nothing = np.zeros(len(self.problem.blocks), dtype=bool)
+        ends = [Region((), 0.0, 0.0, nothing, ~nothing), *found, Region((), 0.0, 0.0, ~nothing, nothing)]
+        for s in range(len(self.problem.slots)):
+            self._stage(s, ends[s], ends[s + 1])
+            for cs, (least, most) in zip(combinations, ends[s].limits, strict=False):
+                mixed = pulp.lpSum(c * row[s] for c, row in zip(cs, self.prefix, strict=True) if c)
+                self.model += mixed >= least
+                self.model += mixed <= most
+        return max(0.0, solve_bounded(self.model, MASTER_SECONDS) * self.totals[0] * (1 - SLACK))
+
+    def _stage(self, s: int, left: Region, right: Region) -> None:
+        """A stage is split into what it is when it recomputes and when it does not, of which one is nothing."""
+        problem, slot, totals = self.problem, self.problem.slots[s], self.totals
+        recompute: Any = {"never": 0, "always": 1}.get(problem.recompute)
+        if recompute is None:
+            recompute = pulp.LpVariable(f"recompute_{s}", cat="Binary")
+        again = [pulp.LpVariable(f"again_{q}_{s}", 0, 1) for q in range(len(totals))]
+        here = [row[s + 1] - row[s] for row in self.prefix]
+        for part, other in zip(here, again, strict=True):
+            self.model += other <= part
+            self.model += other <= recompute
+            self.model += part - other <= 1 - recompute
+        kind = self.kinds.index(slot.kind)
+        forward = len(self.kinds) + kind
+        transfers = (left.seconds_over + right.seconds_over) / totals[0]
+        seconds = [totals[kind] / totals[0] * here[kind], totals[forward] / totals[0] * again[forward]]
+        self.model += pulp.lpSum(seconds) + transfers <= self.bottleneck
+        own = np.flatnonzero(left.outside & right.inside)
+        transient = max((problem.blocks[v].transient_bytes for v in own), default=0)
         room = max(slot.capacity, 1)
-        model += slot.in_flight * totals[-2] / room * here[-2] + totals[-1] / room * here[-1] <= 1
-        for cs, (least, most) in zip(combinations, limits, strict=True) if s else ():
-            mixed = pulp.lpSum(c * row[s] for c, row in zip(cs, prefix, strict=True))
-            model += mixed >= least
-            model += mixed <= most
-    solve_quietly(model)
-    if model.sol_status != pulp.LpSolutionOptimal:
-        return 0.0
-    return max(0.0, float(bottleneck.value() or 0.0) * totals[0] * (1 - SLACK))
+        saved, parameters = totals[-2] / room, totals[-1] / room
+        least = (slot.in_flight * left.bytes_over + transient) / room
+        plain = [here[q] - again[q] for q in (-2, -1)]
+        self.model += slot.in_flight * saved * plain[0] + parameters * plain[1] + least * (1 - recompute) <= 1 - recompute
+        self.model += min(1, slot.in_flight) * saved * again[-2] + parameters * again[-1] + least * recompute <= recompute
 
 
-def _combinations(problem: Problem, kinds: int, kept: float, parameters: float) -> list[tuple[float, ...]]:
-    """Weights of (seconds by kind, kept, parameters): each beside the first kind's seconds, and some stages' mix of bytes."""
-    result = []
+def _combinations(problem: Problem, rows: list[Floats], totals: list[float]) -> list[tuple[float, ...]]:
+    """Weights of the rows: each alone and beside the first kind's seconds, and some stages' mix of bytes."""
+    count = len(rows)
+    some = [q for q in range(count) if rows[q].any()]
+    result = [tuple(1.0 if other == q else 0.0 for other in range(count)) for q in some]
     for slope in SLOPES:
-        for other in range(1, kinds + 2):
-            result.append((-slope, *(1.0 if other == q else 0.0 for q in range(1, kinds + 2))))
+        for q in some[1:]:
+            result.append((-slope, *(1.0 if other == q else 0.0 for other in range(1, count))))
     for slot in problem.slots[:: max(1, len(problem.slots) // 6)]:
-        total = slot.in_flight * kept + parameters
-        mix = (slot.in_flight * kept / total, parameters / total) if total else (0.0, 0.0)
-        result.append((-1.0, *(0.0,) * (kinds - 1), *mix))
-    return result
-
-
-def _closures(problem: Problem, weights: list[Floats]) -> list[tuple[float, float]]:
-    """The least and the most of each weight over all sets that hold what their members need."""
-    count = len(problem.blocks)
-    with quiet_stdout():
-        highs: Any = highspy.Highs()  # type: ignore[no-untyped-call]
-    highs.setOptionValue("output_flag", False)
-    for _ in range(count):
-        highs.addVar(0.0, 1.0)
-    for u, v in sorted(problem.edges):
-        highs.addRow(-highspy.kHighsInf, 0.0, 2, np.array([v, u], dtype=np.int32), np.array([1.0, -1.0]))
-    index = np.arange(count, dtype=np.int32)
-    result = []
-    for weight in weights:
-        ends = []
-        for sign in (1.0, -1.0):
-            highs.changeColsCost(count, index, sign * weight)
-            highs.run()
-            ends.append(sign * highs.getInfo().objective_function_value)
-        result.append((ends[0] - SLACK, ends[1] + SLACK))
+        total = slot.in_flight * totals[-2] + totals[-1]
+        mix = (slot.in_flight * totals[-2] / total, totals[-1] / total) if total else (0.0, 0.0)
+        result.append((-1.0, *(0.0,) * (count - 3), *mix))
     return result

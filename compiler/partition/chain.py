@@ -10,17 +10,20 @@ and T is found by bisection. Where a tensor is relayed the load is separable,
     load[s](j, i) = (work[i] + right[s][i]) - (work[j] - left[s][j])
 
 so that one pass with a running maximum of work[j] - left[j] over the reachable j decides a stage: O(stages x blocks) for a T.
-With direct transfers the load is read from a table of all segments.
+With direct transfers the load is read from a table of all segments. Where stages may recompute, a stage has two ways to take a
+segment, each with its own seconds and room.
 """
 
 import numpy as np
 
-from pipecut.compiler.partition.problem import Problem, transfer_seconds
+from pipecut.compiler.partition.problem import Problem, transfer_seconds, ways
 from pipecut.compiler.partition.room import Bools, Floats, Room, over_cuts, room_of_stages
 
 # All segments of more blocks than this would take more than half a gigabyte.
 LARGEST_TABLE = 6000
 PRECISION = 1e-9
+# The room of a stage for each of its ways.
+Rooms = tuple[Room, ...]
 
 
 def chain_cuts(problem: Problem) -> list[int] | None:
@@ -29,7 +32,8 @@ def chain_cuts(problem: Problem) -> list[int] | None:
     if count < stages or (problem.comm == "direct" and count > LARGEST_TABLE):
         return None
     loads = _Direct(problem) if problem.comm == "direct" else _Relayed(problem)
-    ends = _best_ends(loads, room_of_stages(problem), count, stages)
+    rooms = [room_of_stages(problem, recompute) for recompute in ways(problem)]
+    ends = _best_ends(loads, list(zip(*rooms, strict=True)), count, stages)
     if ends is None:
         return None
     result = [0] * count
@@ -42,7 +46,7 @@ def _segments(ends: list[int]) -> list[tuple[int, int]]:
     return list(zip([0, *ends[:-1]], ends, strict=True))
 
 
-def _best_ends(loads: "_Relayed | _Direct", rooms: list[Room], count: int, stages: int) -> list[int] | None:
+def _best_ends(loads: "_Relayed | _Direct", rooms: list[Rooms], count: int, stages: int) -> list[int] | None:
     """Bisect the bottleneck."""
     best: list[int] | None = None
     low, high = 0.0, loads.highest
@@ -56,13 +60,13 @@ def _best_ends(loads: "_Relayed | _Direct", rooms: list[Room], count: int, stage
             low = target
             continue
         best = ends
-        high = min(target, max(loads.one(s, j, i) for s, (j, i) in enumerate(_segments(ends))))
+        high = min(target, max(loads.one(s, j, i, rooms[s]) for s, (j, i) in enumerate(_segments(ends))))
         if high == 0.0:
             break
     return best
 
 
-def _ends_within(loads: "_Relayed | _Direct", rooms: list[Room], count: int, stages: int, target: float) -> list[int] | None:
+def _ends_within(loads: "_Relayed | _Direct", rooms: list[Rooms], count: int, stages: int, target: float) -> list[int] | None:
     """End of each stage, or None."""
     reach = np.zeros(count + 1, dtype=bool)
     reach[0] = True
@@ -83,30 +87,37 @@ def _ends_within(loads: "_Relayed | _Direct", rooms: list[Room], count: int, sta
 class _Relayed:
     def __init__(self, problem: Problem) -> None:
         stages = range(len(problem.slots))
-        self.work = {
-            kind: np.concatenate([[0.0], np.cumsum([b.seconds[kind] for b in problem.blocks])])
-            for kind in {slot.kind for slot in problem.slots}
-        }
         self.kinds = [slot.kind for slot in problem.slots]
+        self.work = [{kind: work_before(problem, kind, way) for kind in set(self.kinds)} for way in ways(problem)]
         over = [_over_cut(problem, boundary) for boundary in range(len(problem.slots) - 1)]
         nothing = np.zeros(len(problem.blocks) + 1)
         self.left = [over[s - 1] if s else nothing for s in stages]
         self.right = [over[s] if s < len(over) else nothing for s in stages]
-        self.highest = max(float(w[-1]) for w in self.work.values()) + 2 * max((float(o.max()) for o in over), default=0.0)
+        longest = max(float(w[-1]) for way in self.work for w in way.values())
+        self.highest = longest + 2 * max((float(o.max()) for o in over), default=0.0)
 
-    def one(self, stage: int, start: int, end: int) -> float:
-        work = self.work[self.kinds[stage]]
+    def one(self, stage: int, start: int, end: int, rooms: Rooms) -> float:
+        way = _way(rooms, start, end)
+        work = self.work[way][self.kinds[stage]]
         return float(work[end] - work[start] + self.left[stage][start] + self.right[stage][end])
 
-    def _before(self, stage: int, reach: Bools) -> Floats:
-        return np.where(reach, self.work[self.kinds[stage]] - self.left[stage], -np.inf)
+    def _before(self, way: int, stage: int, reach: Bools) -> Floats:
+        return np.where(reach, self.work[way][self.kinds[stage]] - self.left[stage], -np.inf)
 
-    def extend(self, stage: int, reach: Bools, room: Room, target: float) -> Bools:
-        best = room.maximum(self._before(stage, reach))
-        return np.asarray(self.work[self.kinds[stage]] + self.right[stage] - best <= target, dtype=np.bool_)
+    def extend(self, stage: int, reach: Bools, rooms: Rooms, target: float) -> Bools:
+        result = np.zeros_like(reach)
+        for way, room in enumerate(rooms):
+            best = room.maximum(self._before(way, stage, reach))
+            result |= self.work[way][self.kinds[stage]] + self.right[stage] - best <= target
+        return result
 
-    def start_of(self, stage: int, end: int, reach: Bools, room: Room, target: float) -> int:
-        return int(np.argmax(np.where(room.starts(end), self._before(stage, reach), -np.inf)))
+    def start_of(self, stage: int, end: int, reach: Bools, rooms: Rooms, target: float) -> int:
+        candidates = []
+        for way, room in enumerate(rooms):
+            before = np.where(room.starts(end), self._before(way, stage, reach), -np.inf)
+            start = int(np.argmax(before))
+            candidates.append((self.work[way][self.kinds[stage]][end] - before[start], start))
+        return min(candidates)[1]
 
 
 class _Direct:
@@ -114,25 +125,43 @@ class _Direct:
 
     def __init__(self, problem: Problem) -> None:
         count = len(problem.blocks)
-        self.kinds = [slot.kind for slot in problem.slots]
-        self.tables: dict[tuple[str, float, float], Floats] = {}
+        self.tables: list[dict[tuple[str, float, float], Floats]] = [{} for _ in ways(problem)]
         self.keys = [(slot.kind, slot.bandwidth, slot.latency) for slot in problem.slots]
         for slot, key in enumerate(self.keys):
-            if key not in self.tables:
-                work = np.concatenate([[0.0], np.cumsum([b.seconds[key[0]] for b in problem.blocks])])
-                self.tables[key] = work[None, :] - work[:, None] + _segment_transfers(problem, slot, count)
-        self.highest = max(float(np.triu(table).max()) for table in self.tables.values())
+            if key in self.tables[0]:
+                continue
+            transfers = _segment_transfers(problem, slot, count)
+            for table, way in zip(self.tables, ways(problem), strict=True):
+                work = work_before(problem, key[0], way)
+                table[key] = work[None, :] - work[:, None] + transfers
+        self.highest = max(float(np.triu(table).max()) for tables in self.tables for table in tables.values())
 
-    def one(self, stage: int, start: int, end: int) -> float:
-        return float(self.tables[self.keys[stage]][start, end])
+    def one(self, stage: int, start: int, end: int, rooms: Rooms) -> float:
+        return float(self.tables[_way(rooms, start, end)][self.keys[stage]][start, end])
 
-    def extend(self, stage: int, reach: Bools, room: Room, target: float) -> Bools:
-        allowed = reach[:, None] & room.all_starts & (self.tables[self.keys[stage]] <= target)
-        return np.asarray(allowed.any(axis=0), dtype=np.bool_)
+    def extend(self, stage: int, reach: Bools, rooms: Rooms, target: float) -> Bools:
+        result = np.zeros_like(reach)
+        for tables, room in zip(self.tables, rooms, strict=True):
+            result |= (reach[:, None] & room.all_starts & (tables[self.keys[stage]] <= target)).any(axis=0)
+        return result
 
-    def start_of(self, stage: int, end: int, reach: Bools, room: Room, target: float) -> int:
-        column = self.tables[self.keys[stage]][:, end]
-        return int(np.argmin(np.where(reach & room.starts(end), column, np.inf)))
+    def start_of(self, stage: int, end: int, reach: Bools, rooms: Rooms, target: float) -> int:
+        candidates = []
+        for tables, room in zip(self.tables, rooms, strict=True):
+            column = np.where(reach & room.starts(end), tables[self.keys[stage]][:, end], np.inf)
+            candidates.append((float(column.min()), int(np.argmin(column))))
+        return min(candidates)[1]
+
+
+def work_before(problem: Problem, kind: str, recompute: bool) -> Floats:
+    """Seconds on a kind of device of all blocks before block i, for every i."""
+    seconds = [b.seconds[kind] + (b.forward.get(kind, 0.0) if recompute else 0.0) for b in problem.blocks]
+    return np.concatenate([[0.0], np.cumsum(seconds)])
+
+
+def _way(rooms: Rooms, start: int, end: int) -> int:
+    """The first way that has room for a segment; the quickest, as the ways stand."""
+    return next((way for way, room in enumerate(rooms) if room.starts(end)[start]), len(rooms) - 1)
 
 
 def _over_cut(problem: Problem, boundary: int) -> Floats:

@@ -5,19 +5,22 @@ makes. Then views join what they view where that cannot cost anything.
 """
 
 from collections import defaultdict
+from dataclasses import replace
 
 import networkx as nx
 
 from pipecut.compiler.constraints import Constraints
 from pipecut.compiler.costs import CostedGraph
 from pipecut.compiler.graph import Graph
-from pipecut.compiler.partition.problem import Block, Crossing, Problem, Shared, Slot, merge_crossings
+from pipecut.compiler.partition.problem import Block, Crossing, Problem, Recompute, Shared, Slot, merge_crossings
 from pipecut.compiler.partition.reduce import needed_edges
 
 STATES = {"adamw": 2, "adam": 2, "momentum": 1, "sgd": 0}
 
 
-def coarsen(costed: CostedGraph, slots: tuple[Slot, ...], optimizer: str, told: Constraints) -> Problem:
+def coarsen(
+    costed: CostedGraph, slots: tuple[Slot, ...], optimizer: str, told: Constraints, recompute: Recompute = "never"
+) -> Problem:
     """The blocks stand in the topological order closest to program order."""
     graph = costed.graph
     dependencies = graph.dependencies()
@@ -25,7 +28,7 @@ def coarsen(costed: CostedGraph, slots: tuple[Slot, ...], optimizer: str, told: 
     _join_views(costed, dependencies, groups, told)
     for indices in told.together:
         groups.union(*indices)
-    return _problem(costed, _ordered_groups(dependencies, groups), slots, optimizer, told)
+    return replace(_problem(costed, _ordered_groups(dependencies, groups), slots, optimizer, told), recompute=recompute)
 
 
 def _together(costed: CostedGraph) -> "nx.utils.UnionFind[int]":
@@ -117,6 +120,7 @@ def _problem(
             {kind: sum(costed.seconds(i, kind) for i in group) for kind in kinds},
             sum(costed.saved.get(graph.operators[i].name, 0) + costed.costs[i].saved_own_bytes for i in group),
             max((2 * costed.costs[i].output_bytes for i in group), default=0),
+            {kind: sum(costed.costs[i].forward[kind] for i in group) for kind in kinds},
         )
         for group in members
     )

@@ -30,7 +30,8 @@ def explain(problem: Problem, proven: bool, flights: Flights) -> InfeasibleError
     scale = _least_scale(problem)
     grown = _filled(problem, scale)
     assert grown is not None
-    used = memory(problem, grown)
+    # The bytes it needs at the least.
+    used = memory(replace(problem, recompute="always") if problem.recompute == "auto" else problem, grown)
     stage = max(range(count), key=lambda s: used[s] / max(problem.slots[s].capacity, 1))
     slot = problem.slots[stage]
     fixed = sum(p.bytes for p in problem.shared if any(grown[u] == stage for u in p.users))
@@ -38,13 +39,15 @@ def explain(problem: Problem, proven: bool, flights: Flights) -> InfeasibleError
     binds = "parameters, gradients and optimizer states" if fixed > activations else "saved activations in flight"
     fewest = _fewest_stages(problem, flights)
     more = f"{fewest} stages of this kind" if fewest else "no number of stages up to 256 of this kind"
+    again = "" if problem.recompute != "never" else ", or recompute: auto in the job file"
     certainty = "no placement fits" if proven else "no placement was found that fits"
     return InfeasibleError(
-        f"{certainty}: memory binds on stage {stage} ({slot.kind}), which needs {show_bytes(used[stage])} of "
+        f"{certainty}{'' if again else ', with recompute or without'}: memory binds on stage {stage} ({slot.kind}), "
+        f"which needs {show_bytes(used[stage])} of "
         f"{show_bytes(slot.capacity)} (after the reserve) even in the placement closest to fitting; {binds} are most of it "
         f"({show_bytes(fixed)} parameters with gradients and optimizer states, {show_bytes(activations)} activations, "
         f"{slot.in_flight} microbatches in flight). What would do: {show_bytes(max(used))} a device after the reserve with "
-        f"{count} stages; or {more}; or a smaller microbatch."
+        f"{count} stages; or {more}; or a smaller microbatch{again}."
     )
 
 
@@ -74,18 +77,20 @@ def _filled(problem: Problem, scale: float) -> list[int] | None:
     """
     users, across = parameters_of_blocks(problem), received_bytes(problem)
     stages: list[int] = []
-    stage, held, fixed, kept, transient = 0, set[int](), 0.0, 0.0, 0.0
+    stage, held, fixed, saved, received, transient = 0, set[int](), 0.0, 0.0, 0.0, 0.0
     for v, block in enumerate(problem.blocks):
         while True:
             slot = problem.slots[stage]
+            saving = slot.in_flight if problem.recompute == "never" else min(1, slot.in_flight)
             more = sum(problem.shared[p].bytes for p in users[v] if p not in held)
             peak = max(transient, block.transient_bytes)
-            if fixed + more + slot.in_flight * (kept + block.saved_bytes) + peak <= max(slot.capacity, 1) * scale:
+            flying = saving * (saved + block.saved_bytes) + slot.in_flight * received
+            if fixed + more + flying + peak <= max(slot.capacity, 1) * scale:
                 break
             if stage + 1 == len(problem.slots):
                 return None
-            stage, held, fixed, kept, transient = stage + 1, set(), 0.0, float(across[v]), 0.0
+            stage, held, fixed, saved, received, transient = stage + 1, set(), 0.0, 0.0, float(across[v]), 0.0
         held.update(users[v])
-        fixed, kept, transient = fixed + more, kept + block.saved_bytes, peak
+        fixed, saved, transient = fixed + more, saved + block.saved_bytes, peak
         stages.append(stage)
     return stages

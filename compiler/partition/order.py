@@ -9,7 +9,7 @@ from itertools import permutations
 
 from pipecut.compiler.cluster import Cluster, Device
 from pipecut.compiler.partition.chain import chain_cuts
-from pipecut.compiler.partition.problem import Problem, Slot, loads
+from pipecut.compiler.partition.problem import Problem, Slot, bottleneck
 
 # Four types of node have 24 orders.
 MOST_TYPES = 4
@@ -34,17 +34,17 @@ def best_order(cluster: Cluster, problem: Problem, in_flight: tuple[int, ...]) -
         types.setdefault((tuple(d.kind for d in here), link.bandwidth, link.latency), []).extend(here)
     if not 1 < len(types) <= MOST_TYPES:
         return cluster
-    best, least = cluster, _bottleneck(cluster, problem, in_flight)
+    best, least = cluster, _least(cluster, problem, in_flight)
     for order in permutations(types.values()):
         other = replace(cluster, devices=tuple(device for group in order for device in group))
-        bottleneck = _bottleneck(other, problem, in_flight)
+        found = _least(other, problem, in_flight)
         # Orders that differ by rounding alone are the user's own.
-        if bottleneck < least * (1 - 1e-9):
-            best, least = other, bottleneck
+        if found < least * (1 - 1e-9):
+            best, least = other, found
     return best
 
 
-def _bottleneck(cluster: Cluster, problem: Problem, in_flight: tuple[int, ...]) -> float:
+def _least(cluster: Cluster, problem: Problem, in_flight: tuple[int, ...]) -> float:
     placed = replace(problem, slots=slots_for(cluster, len(in_flight), in_flight))
     stages = chain_cuts(placed)
-    return max(loads(placed, stages)) if stages is not None else float("inf")
+    return bottleneck(placed, stages) if stages is not None else float("inf")

@@ -5,13 +5,15 @@ integer program improves on it: over all blocks where it can be proven, otherwis
 """
 
 import time
+from dataclasses import replace
 
 import networkx as nx
 
 from pipecut.compiler.partition.bounds import memory_bound, work_bound
 from pipecut.compiler.partition.chain import chain_cuts
+from pipecut.compiler.partition.closures import closure_bound
 from pipecut.compiler.partition.explain import Flights, explain
-from pipecut.compiler.partition.problem import Certificate, Problem, contract, fits, loads
+from pipecut.compiler.partition.problem import Certificate, Problem, bottleneck, contract, fits
 from pipecut.compiler.partition.program import build, start_values
 from pipecut.compiler.partition.reduce import around_cuts, depth_first_order, expand, lossless
 from pipecut.compiler.partition.solver import Solution, solve
@@ -32,12 +34,14 @@ def place(problem: Problem, solver: str, time_limit: float, gap: float, flights:
     small, members = lossless(problem)
     bound, name = work_bound(small), "chain over a topological order"
     candidates = _chains(small, bound)
-    infeasible = False
-    best = min(candidates, key=lambda c: _bottleneck(small, c), default=None)
-    least = _bottleneck(small, best) if best is not None else float("inf")
-    if best is not None and least - bound > GOOD_ENOUGH * least:
-        bound = max(bound, memory_bound(small))
+    best = min(candidates, key=lambda c: bottleneck(small, c), default=None)
+    least = bottleneck(small, best) if best is not None else float("inf")
     if best is None or least - bound > gap * least:
+        bound = closure_bound(small, bound, least)
+    if best is not None and least - bound > GOOD_ENOUGH * least:
+        bound = max(bound, memory_bound(small, least))
+    infeasible = bound == float("inf")
+    if not infeasible and (best is None or least - bound > gap * least):
         left = max(0.1, time_limit - (time.perf_counter() - begin))
         if len(small.blocks) * len(small.slots) <= LARGEST_PROGRAM:
             found = _solve(small, best, solver, left, gap)
@@ -52,24 +56,22 @@ def place(problem: Problem, solver: str, time_limit: float, gap: float, flights:
     candidates = [c for c in candidates if fits(small, c)]
     if not candidates:
         raise explain(problem, infeasible, flights)
-    stages = expand(min(candidates, key=lambda c: _bottleneck(small, c)), members, len(problem.blocks))
-    objective = _bottleneck(problem, stages)
+    stages = expand(min(candidates, key=lambda c: bottleneck(small, c)), members, len(problem.blocks))
+    objective = bottleneck(problem, stages)
     bound = min(bound, objective)
     relative = (objective - bound) / objective if objective > 0 else 0.0
     seconds = time.perf_counter() - begin
     return stages, Certificate(objective, bound, relative, relative <= PROVEN, name, seconds)
 
 
-def _bottleneck(problem: Problem, stages: list[int]) -> float:
-    return max(loads(problem, stages))
-
-
 def _chains(problem: Problem, bound: float) -> list[list[int]]:
     """The best chain along the order of the blocks, and where that is not good, along one that follows branches to their ends."""
     count = len(problem.blocks)
+    if problem.devices:
+        return _chains_of_devices(problem)
     own = chain_cuts(problem)
     results = [own] if own is not None else []
-    if own is not None and (least := _bottleneck(problem, own)) - bound <= GOOD_ENOUGH * least:
+    if own is not None and (least := bottleneck(problem, own)) - bound <= GOOD_ENOUGH * least:
         return results
     graph: nx.DiGraph[int] = nx.DiGraph(sorted(problem.edges))
     graph.add_nodes_from(range(count))
@@ -80,7 +82,26 @@ def _chains(problem: Problem, bound: float) -> list[list[int]]:
     return results
 
 
+def _chains_of_devices(problem: Problem) -> list[list[int]]:
+    """With several stages on a device: even stages, and where they may stay empty, one stage a device."""
+    several = chain_cuts(replace(problem, devices=()))
+    results = [several] if several is not None else []
+    if problem.comm == "direct" and not problem.pins:
+        first = tuple(dict.fromkeys(problem.devices))
+        if problem.devices[: len(first)] == first:
+            one = chain_cuts(replace(problem, devices=(), slots=problem.slots[: len(first)]))
+            results += [one] if one is not None else []
+    return [c for c in results if fits(problem, c)]
+
+
 def _solve(problem: Problem, start: list[int] | None, solver: str, time_limit: float, gap: float) -> Solution:
-    program = build(problem)
-    values = start_values(problem, program, start, _bottleneck(problem, start)) if start is not None else None
-    return solve(program, len(problem.blocks), len(problem.slots), values, solver, time_limit, gap)
+    begin = time.perf_counter()
+    most = bottleneck(problem, start) * (1 + 1e-9) if start is not None else float("inf")
+    program = build(problem, most)
+    values = start_values(problem, program, start) if start is not None else None
+    found = solve(program, len(problem.blocks), len(problem.slots), values, solver, time_limit, gap)
+    if values is None or found.stages is None or bottleneck(problem, found.stages) <= found.objective * (1 + 1e-6):
+        return found
+    # HiGHS 1.16 takes some starts through its presolve wrongly, and then ends below what its own solution costs.
+    left = max(0.1, time_limit - (time.perf_counter() - begin))
+    return solve(build(problem, most), len(problem.blocks), len(problem.slots), None, solver, left, gap)

@@ -1,19 +1,25 @@
 """What the partitioner receives and returns, free of any model."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 Comm = Literal["relay", "direct"]
+Recompute = Literal["auto", "never", "always"]
 
 
 @dataclass(frozen=True)
 class Block:
-    """Operators that stay together. Seconds by device kind (forward + backward of a microbatch), sizes in bytes."""
+    """Operators that stay together. Sizes in bytes, seconds by device kind for a microbatch.
+
+    `seconds` are those of forward and backward, `forward` those of forward alone: what recomputing adds.
+    """
 
     operators: tuple[int, ...]
     seconds: dict[str, float]
     saved_bytes: int
     transient_bytes: int
+    forward: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,10 @@ class Problem:
     before the source, as those of a backward operator do; `edges` alone say what must come in order.
 
     `pins` has pairs of a block and its stage, `splits` pairs of blocks of which the first stands on an earlier stage.
+
+    `recompute` says who recomputes: where it is allowed, a device whose saved activations do not fit keeps what its stages
+    receive, and runs their forward again before each backward. `devices` has the device of each stage; empty when each has
+    its own. A device's load is the sum of its stages', and with direct transfers nothing moves between them.
     """
 
     blocks: tuple[Block, ...]
@@ -67,6 +77,13 @@ class Problem:
     comm: Comm = "relay"
     pins: tuple[tuple[int, int], ...] = ()
     splits: tuple[tuple[int, int], ...] = ()
+    recompute: Recompute = "never"
+    devices: tuple[int, ...] = ()
+
+    @property
+    def device_of(self) -> tuple[int, ...]:
+        """The device of each stage."""
+        return self.devices or tuple(range(len(self.slots)))
 
 
 @dataclass(frozen=True)
@@ -83,10 +100,11 @@ class Certificate:
 
 @dataclass(frozen=True)
 class Placement:
-    """Stage of each operator, load of each stage in seconds, what is proven of it, and the problem that was solved."""
+    """Stage of each operator; load in seconds of each stage, and whether it recomputes; what is proven; the problem solved."""
 
     stage_of: tuple[int, ...]
     loads: tuple[float, ...]
+    recompute: tuple[bool, ...]
     certificate: Certificate
     problem: Problem
 
@@ -98,14 +116,17 @@ def transfer_seconds(problem: Problem, crossing: Crossing, slot: int) -> float:
 
 
 def loads(problem: Problem, stages: list[int]) -> list[float]:
-    """Seconds of each stage: its blocks and its transfers, not overlapped."""
+    """Seconds of each stage: its blocks, what it recomputes, and its transfers, not overlapped."""
     result = [0.0] * len(problem.slots)
+    again = recomputed(problem, stages)
     for block, stage in zip(problem.blocks, stages, strict=True):
-        result[stage] += block.seconds[problem.slots[stage].kind]
+        kind = problem.slots[stage].kind
+        result[stage] += block.seconds[kind] + (block.forward.get(kind, 0.0) if again[stage] else 0.0)
+    device_of = problem.device_of
     for crossing in problem.crossings:
         own, using = stages[crossing.source], {stages[c] for c in crossing.consumers}
         if problem.comm == "direct":
-            for stage in using | {own} if using - {own} else ():
+            for stage in _ends(device_of, own, using):
                 result[stage] += transfer_seconds(problem, crossing, stage)
             continue
         for boundary in range(min(own, *using), max(own, *using)):
@@ -115,22 +136,86 @@ def loads(problem: Problem, stages: list[int]) -> list[float]:
     return result
 
 
-def memory(problem: Problem, stages: list[int]) -> list[int]:
-    """Peak bytes of each stage, without the reserve."""
+def _ends(device_of: tuple[int, ...], own: int, using: Iterable[int]) -> list[int]:
+    """The device that makes a tensor and each other one that uses it, by their first stages; none when no other does."""
+    others = {device_of[stage] for stage in using} - {device_of[own]}
+    return [device_of.index(device) for device in (device_of[own], *sorted(others))] if others else []
+
+
+def bottleneck(problem: Problem, stages: list[int]) -> float:
+    """Seconds of the slowest device."""
+    return max(by_device(problem, loads(problem, stages)).values())
+
+
+def by_device(problem: Problem, amounts: list[float]) -> dict[int, float]:
+    """Sums of an amount of each stage over the stages of a device."""
+    result = dict.fromkeys(problem.device_of, 0.0)
+    for device, amount in zip(problem.device_of, amounts, strict=True):
+        result[device] += amount
+    return result
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Bytes of a stage: parameters with gradients and states, saved and received a microbatch, the largest transient."""
+
+    fixed: int
+    saved: float
+    received: float
+    transient: int
+
+    def peak(self, slot: Slot, recompute: bool) -> float:
+        """Bytes at the peak of a step, without the reserve. A stage that recomputes saves one microbatch at a time."""
+        flying = min(1, slot.in_flight) if recompute else slot.in_flight
+        return self.fixed + flying * self.saved + slot.in_flight * self.received + self.transient
+
+
+def usage(problem: Problem, stages: list[int]) -> list[Usage]:
+    """What each stage holds."""
     count = len(problem.slots)
-    kept, transient, fixed = [0.0] * count, [0] * count, [0] * count
+    saved, received, transient, fixed = [0.0] * count, [0.0] * count, [0] * count, [0] * count
     for block, stage in zip(problem.blocks, stages, strict=True):
-        kept[stage] += block.saved_bytes
+        saved[stage] += block.saved_bytes
         transient[stage] = max(transient[stage], block.transient_bytes)
     for crossing in problem.crossings:
         own, using = stages[crossing.source], {stages[c] for c in crossing.consumers}
         relayed = {*range(own + 1, max(own, *using) + 1), *range(min(own, *using), own)}
-        for stage in using - {own} if problem.comm == "direct" else relayed:
-            kept[stage] += crossing.forward_bytes
+        for stage in _ends(problem.device_of, own, using)[1:] if problem.comm == "direct" else relayed:
+            received[stage] += crossing.forward_bytes
     for shared in problem.shared:
         for stage in {stages[user] for user in shared.users}:
             fixed[stage] += shared.bytes
-    return [round(fixed[s] + problem.slots[s].in_flight * kept[s] + transient[s]) for s in range(count)]
+    return [Usage(*row) for row in zip(fixed, saved, received, transient, strict=True)]
+
+
+def memory(problem: Problem, stages: list[int]) -> list[int]:
+    """Peak bytes of each stage, without the reserve."""
+    again = recomputed(problem, stages)
+    return [round(u.peak(s, r)) for u, s, r in zip(usage(problem, stages), problem.slots, again, strict=True)]
+
+
+def recomputed(problem: Problem, stages: list[int]) -> list[bool]:
+    """Which stages recompute: those of devices that do not fit otherwise, or all, as the problem says."""
+    if problem.recompute != "auto":
+        return [problem.recompute == "always"] * len(problem.slots)
+    peaks = device_bytes(problem, stages, recompute=False)
+    capacity = dict(zip(problem.device_of, (slot.capacity for slot in problem.slots), strict=True))
+    return [peaks[device] > capacity[device] for device in problem.device_of]
+
+
+def device_bytes(problem: Problem, stages: list[int], recompute: bool) -> dict[int, float]:
+    """Peak bytes of each device: its stages at once, of their transients the largest."""
+    used = usage(problem, stages)
+    peaks = [u.peak(slot, recompute) - u.transient for u, slot in zip(used, problem.slots, strict=True)]
+    result = by_device(problem, peaks)
+    for device in result:
+        result[device] += max(u.transient for u, d in zip(used, problem.device_of, strict=True) if d == device)
+    return result
+
+
+def ways(problem: Problem) -> tuple[bool, ...]:
+    """Whether a stage may recompute: not, must, or either."""
+    return {"never": (False,), "always": (True,), "auto": (False, True)}[problem.recompute]
 
 
 def parameters_of_blocks(problem: Problem) -> list[list[int]]:
@@ -143,9 +228,10 @@ def parameters_of_blocks(problem: Problem) -> list[list[int]]:
 
 
 def fits(problem: Problem, stages: list[int]) -> bool:
-    """Whether every stage keeps within its capacity, and every block where it was told to be."""
+    """Whether every device keeps within its capacity, and every block where it was told to be."""
     obeyed = all(stages[v] == s for v, s in problem.pins) and all(stages[u] < stages[v] for u, v in problem.splits)
-    return obeyed and all(used <= slot.capacity for used, slot in zip(memory(problem, stages), problem.slots, strict=True))
+    least = device_bytes(problem, stages, recompute=problem.recompute != "never")
+    return obeyed and all(least[d] <= slot.capacity for d, slot in zip(problem.device_of, problem.slots, strict=True))
 
 
 def contract(problem: Problem, members: list[list[int]]) -> Problem:
@@ -158,6 +244,7 @@ def contract(problem: Problem, members: list[list[int]]) -> Problem:
             {kind: sum(problem.blocks[v].seconds[kind] for v in group) for kind in kinds},
             sum(problem.blocks[v].saved_bytes for v in group),
             max(problem.blocks[v].transient_bytes for v in group),
+            {kind: sum(problem.blocks[v].forward.get(kind, 0.0) for v in group) for kind in kinds},
         )
         for group in members
     )

@@ -10,8 +10,13 @@ relay     cross[t,s] >= y[source,s] - y[consumer,s]       tensor t crosses betwe
 direct    leave[t,s] >= x[source,s] - x[consumer,s]       t is used elsewhere than on its own stage s
           arrive[t,s] >= x[consumer,s] - x[source,s]      t is used on s and made elsewhere
 
-load[s] = sum_v seconds[v,s] x[v,s] + sum_t seconds[t,s] (transfers of t at s) <= T        minimise T
-fixed + in_flight (saved + received) + transient <= capacity       on every stage
+load[d] = sum_v seconds[v,d] x[v,d] + sum_t seconds[t,d] (transfers of t at d) + again[d] <= T        minimise T
+again[d] >= sum_v forward[v,d] x[v,d] - U (1 - r[d])               device d recomputes where r[d] = 1
+fixed + in_flight (saved + received) + transient <= capacity + M r[d]       on every device
+fixed + saved + in_flight received + transient <= capacity                  where it may recompute
+
+x[v,d] sums the stages of device d. U is the least bottleneck known, so that nothing better is cut off; M is the most that
+blocks of so many seconds save.
 """
 
 from collections import defaultdict
@@ -20,43 +25,48 @@ from typing import Any
 
 import pulp
 
-from pipecut.compiler.partition.problem import Problem, transfer_seconds
+from pipecut.compiler.partition.problem import Problem, bottleneck, recomputed, transfer_seconds
 
 MIB = 2.0**20
 
 
 @dataclass(frozen=True)
 class Program:
-    """The model and its variables; `scale` is what times are divided by."""
+    """The model and its variables; `scale` is what times are divided by. `transient` and the rest by device."""
 
     model: Any
     y: dict[tuple[int, int], Any]
     transfers: list[tuple[Any, int, int, str]]
     hosted: dict[tuple[int, int], Any]
-    transient: list[Any]
+    transient: dict[int, Any]
+    recompute: dict[int, Any]
+    again: dict[int, Any]
     bottleneck: Any
     scale: float
 
 
 @dataclass(frozen=True)
 class _Traffic:
-    """Terms of each stage's load, and of what it receives: (variable, seconds or bytes)."""
+    """Terms of each device's load: (variable, seconds), and of what its stages receive: (variable, bytes in all)."""
 
     load: dict[int, list[tuple[Any, float]]]
     received: dict[int, list[tuple[Any, float]]]
     variables: list[tuple[Any, int, int, str]]
 
 
-def build(problem: Problem) -> Program:
-    """Write the program. Times are divided by `scale`, bytes by 2**20, so that numbers stay near one."""
+def build(problem: Problem, most: float = float("inf")) -> Program:
+    """Write the program; `most` is the least bottleneck known, in seconds.
+
+    Times are divided by `scale`, bytes by 2**20, so that numbers stay near one.
+    """
     stages = range(len(problem.slots))
     last = len(problem.slots) - 1
     blocks = range(len(problem.blocks))
     total = sum(min(b.seconds.values()) for b in problem.blocks)
     scale = max(total / len(problem.slots), 1e-12)
     model = pulp.LpProblem("partition", pulp.LpMinimize)
-    bottleneck = pulp.LpVariable("T", 0)
-    model += bottleneck
+    slowest = pulp.LpVariable("T", 0)
+    model += slowest
     y: dict[tuple[int, int], Any] = {(v, s): pulp.LpVariable(f"y_{v}_{s}", cat="Binary") for v in blocks for s in range(last)}
     y |= {(v, last): 1 for v in blocks}
     for v in blocks:
@@ -76,44 +86,99 @@ def build(problem: Problem) -> Program:
         for s in stages[1:]:
             model += y[v, s] <= y[u, s - 1]
     x = {(v, s): y[v, s] - (y[v, s - 1] if s else 0) for v in blocks for s in stages}
-    traffic = _relayed(problem, model, y) if problem.comm == "relay" else _direct(problem, model, x)
+    device_of = problem.device_of
+    stages_of = {d: [s for s in stages if device_of[s] == d] for d in sorted(set(device_of))}
+    on = {(v, d): pulp.lpSum(x[v, s] for s in here) for v in blocks for d, here in stages_of.items()} if problem.devices else x
+    traffic = _relayed(problem, model, y) if problem.comm == "relay" else _direct(problem, model, on)
     hosted = _hosted(problem, model, x)
-    transient = [pulp.LpVariable(f"transient_{s}", 0) for s in stages]
-    for s in stages:
-        slot = problem.slots[s]
-        if problem.comm == "relay":
+    program = Program(model, y, traffic.variables, hosted, {}, {}, {}, slowest, scale)
+    if problem.comm == "relay":
+        for s in stages:
             # A rank without a stage could not relay.
             model += pulp.lpSum(x[v, s] for v in blocks) >= 1
-        load = [b.seconds[slot.kind] / scale * x[v, s] for v, b in enumerate(problem.blocks) if b.seconds[slot.kind]]
-        load += [seconds / scale * variable for variable, seconds in traffic.load[s] if seconds]
-        model += pulp.lpSum(load) <= bottleneck
-        if _all_fits(problem, s):
-            continue
+    for d, here in stages_of.items():
+        kind = problem.slots[here[0]].kind
+        load = [b.seconds[kind] / scale * on[v, d] for v, b in enumerate(problem.blocks) if b.seconds[kind]]
+        load += [seconds / scale * variable for variable, seconds in traffic.load[d] if seconds]
+        forward = [b.forward[kind] / scale * on[v, d] for v, b in enumerate(problem.blocks) if b.forward.get(kind)]
+        if problem.recompute == "always":
+            load += forward
+        if not _all_fits(problem, here):
+            if problem.recompute == "auto":
+                program.recompute[d] = pulp.LpVariable(f"recompute_{d}", cat="Binary")
+                program.again[d] = pulp.LpVariable(f"again_{d}", 0)
+                limit = min(most, sum(b.forward.get(kind, 0.0) for b in problem.blocks)) / scale
+                model += program.again[d] >= pulp.lpSum(forward) - limit * (1 - program.recompute[d])
+                load.append(program.again[d])
+            _memory_rows(problem, program, traffic, x, d, here, most)
+        model += pulp.lpSum(load) <= slowest
+    return program
+
+
+def _memory_rows(
+    problem: Problem,
+    program: Program,
+    traffic: _Traffic,
+    x: dict[tuple[int, int], Any],
+    device: int,
+    here: list[int],
+    most: float,
+) -> None:
+    model, slots = program.model, problem.slots
+    program.transient[device] = transient = pulp.LpVariable(f"transient_{device}", 0)
+    for s in here:
         for v, block in enumerate(problem.blocks):
             if block.transient_bytes:
-                model += transient[s] >= block.transient_bytes / MIB * x[v, s]
-        used = [transient[s]]
-        if slot.in_flight:
-            kept = slot.in_flight / MIB
-            used += [kept * b.saved_bytes * x[v, s] for v, b in enumerate(problem.blocks) if b.saved_bytes]
-            used += [kept * size * variable for variable, size in traffic.received[s] if size]
+                model += transient >= block.transient_bytes / MIB * x[v, s]
+    used = [transient]
+    used += [size / MIB * variable for variable, size in traffic.received[device] if size]
+    for s in here:
         for p, shared in enumerate(problem.shared):
             if shared.bytes:
-                used.append(shared.bytes / MIB * (hosted[p, s] if (p, s) in hosted else x[shared.users[0], s]))
-        model += pulp.lpSum(used) <= slot.capacity / MIB
-    return Program(model, y, traffic.variables, hosted, transient, bottleneck, scale)
+                used.append(shared.bytes / MIB * (program.hosted[p, s] if (p, s) in program.hosted else x[shared.users[0], s]))
+
+    def saved(flying: list[int]) -> list[Any]:
+        kept = [(v, b.saved_bytes / MIB) for v, b in enumerate(problem.blocks) if b.saved_bytes]
+        return [n * size * x[v, s] for s, n in zip(here, flying, strict=True) if n for v, size in kept]
+
+    capacity = slots[here[0]].capacity / MIB
+    recompute = program.recompute.get(device)
+    if problem.recompute != "always":
+        room = 0.0 if recompute is None else _most_saved(problem, here, most) / MIB * recompute
+        model += pulp.lpSum(used + saved([slots[s].in_flight for s in here])) <= capacity + room
+    if problem.recompute != "never":
+        model += pulp.lpSum(used + saved([min(1, slots[s].in_flight) for s in here])) <= capacity
 
 
-def _all_fits(problem: Problem, stage: int) -> bool:
-    """Memory cannot bind on a stage that would hold everything."""
-    slot = problem.slots[stage]
+def _most_saved(problem: Problem, here: list[int], most: float) -> float:
+    """The most that all but one microbatch in flight save on a device that recomputes within `most` seconds.
+
+    A fractional knapsack.
+    """
+    kind, flying = problem.slots[here[0]].kind, max(problem.slots[s].in_flight for s in here)
+    each = sorted(
+        ((b.seconds[kind] + b.forward.get(kind, 0.0), b.saved_bytes) for b in problem.blocks if b.saved_bytes),
+        key=lambda pair: pair[0] / pair[1],
+    )
+    total, left = 0.0, most
+    for seconds, size in each:
+        share = min(1.0, left / seconds) if seconds else 1.0
+        total, left = total + share * size, left - share * seconds
+    return max(0, flying - 1) * total
+
+
+def _all_fits(problem: Problem, here: list[int]) -> bool:
+    """Memory cannot bind on a device whose stages would each hold everything."""
     kept = sum(b.saved_bytes for b in problem.blocks) + sum(c.forward_bytes for c in problem.crossings)
     transient = max((b.transient_bytes for b in problem.blocks), default=0)
-    return sum(s.bytes for s in problem.shared) + slot.in_flight * kept + transient <= slot.capacity
+    fixed = sum(s.bytes for s in problem.shared)
+    slots = [problem.slots[s] for s in here]
+    return sum(fixed + slot.in_flight * kept for slot in slots) + transient <= slots[0].capacity
 
 
 def _relayed(problem: Problem, model: Any, y: dict[tuple[int, int], Any]) -> _Traffic:
     traffic = _Traffic(defaultdict(list), defaultdict(list), [])
+    device_of = problem.device_of
     backwards = any(consumer < c.source for c in problem.crossings for consumer in c.consumers)
     for t, crossing in enumerate(problem.crossings):
         for s in range(len(problem.slots) - 1):
@@ -123,27 +188,29 @@ def _relayed(problem: Problem, model: Any, y: dict[tuple[int, int], Any]) -> _Tr
                 if backwards:
                     model += cross >= y[consumer, s] - y[crossing.source, s]
             seconds = transfer_seconds(problem, crossing, s)
-            traffic.load[s].append((cross, seconds))
-            traffic.load[s + 1].append((cross, seconds))
+            traffic.load[device_of[s]].append((cross, seconds))
+            traffic.load[device_of[s + 1]].append((cross, seconds))
             # Where the direction is open, both ends are taken to hold what crosses.
             for stage in (s, s + 1) if backwards else (s + 1,):
-                traffic.received[stage].append((cross, crossing.forward_bytes))
+                size = problem.slots[stage].in_flight * crossing.forward_bytes
+                traffic.received[device_of[stage]].append((cross, size))
             traffic.variables.append((cross, t, s, "cross"))
     return traffic
 
 
-def _direct(problem: Problem, model: Any, x: dict[tuple[int, int], Any]) -> _Traffic:
+def _direct(problem: Problem, model: Any, on: dict[tuple[int, int], Any]) -> _Traffic:
     traffic = _Traffic(defaultdict(list), defaultdict(list), [])
+    first = {d: s for s, d in reversed(list(enumerate(problem.device_of)))}
     for t, crossing in enumerate(problem.crossings):
-        for s in range(len(problem.slots)):
-            leave, arrive = pulp.LpVariable(f"leave_{t}_{s}", 0, 1), pulp.LpVariable(f"arrive_{t}_{s}", 0, 1)
+        for d, s in sorted(first.items()):
+            leave, arrive = pulp.LpVariable(f"leave_{t}_{d}", 0, 1), pulp.LpVariable(f"arrive_{t}_{d}", 0, 1)
             for consumer in crossing.consumers:
-                model += leave >= x[crossing.source, s] - x[consumer, s]
-                model += arrive >= x[consumer, s] - x[crossing.source, s]
+                model += leave >= on[crossing.source, d] - on[consumer, d]
+                model += arrive >= on[consumer, d] - on[crossing.source, d]
             seconds = transfer_seconds(problem, crossing, s)
-            traffic.load[s] += [(leave, seconds), (arrive, seconds)]
-            traffic.received[s].append((arrive, crossing.forward_bytes))
-            traffic.variables.extend([(leave, t, s, "leave"), (arrive, t, s, "arrive")])
+            traffic.load[d] += [(leave, seconds), (arrive, seconds)]
+            traffic.received[d].append((arrive, problem.slots[s].in_flight * crossing.forward_bytes))
+            traffic.variables.extend([(leave, t, d, "leave"), (arrive, t, d, "arrive")])
     return traffic
 
 
@@ -159,23 +226,34 @@ def _hosted(problem: Problem, model: Any, x: dict[tuple[int, int], Any]) -> dict
     return hosted
 
 
-def start_values(problem: Problem, program: Program, stages: list[int], bottleneck: float) -> dict[str, float]:
+def start_values(problem: Problem, program: Program, stages: list[int]) -> dict[str, float]:
     """Every variable's value for a known placement, by name."""
-    values = {program.bottleneck.name: bottleneck / program.scale}
+    values = {program.bottleneck.name: bottleneck(problem, stages) / program.scale}
+    device_of = problem.device_of
     for (v, s), variable in program.y.items():
         if not isinstance(variable, int):
             values[variable.name] = float(stages[v] <= s)
-    for variable, t, s, kind in program.transfers:
-        own, using = stages[problem.crossings[t].source], {stages[c] for c in problem.crossings[t].consumers}
+    for variable, t, at, kind in program.transfers:
+        source, consumers = stages[problem.crossings[t].source], [stages[c] for c in problem.crossings[t].consumers]
+        own, using = device_of[source], {device_of[stage] for stage in consumers}
         if kind == "cross":
-            values[variable.name] = float(min(own, *using) <= s < max(own, *using))
+            values[variable.name] = float(min(source, *consumers) <= at < max(source, *consumers))
         elif kind == "leave":
-            values[variable.name] = float(own == s and bool(using - {s}))
+            values[variable.name] = float(own == at and bool(using - {at}))
         else:
-            values[variable.name] = float(own != s and s in using)
+            values[variable.name] = float(own != at and at in using)
     for (p, s), variable in program.hosted.items():
         values[variable.name] = float(s in {stages[u] for u in problem.shared[p].users})
-    for s, variable in enumerate(program.transient):
-        here = [b.transient_bytes for b, stage in zip(problem.blocks, stages, strict=True) if stage == s]
+    again = dict(zip(device_of, recomputed(problem, stages), strict=True))
+    for d, variable in program.transient.items():
+        here = [b.transient_bytes for b, stage in zip(problem.blocks, stages, strict=True) if device_of[stage] == d]
         values[variable.name] = max(here, default=0) / MIB
+    for d, variable in program.recompute.items():
+        values[variable.name] = float(again[d])
+        forward = [
+            b.forward.get(problem.slots[stage].kind, 0.0)
+            for b, stage in zip(problem.blocks, stages, strict=True)
+            if device_of[stage] == d
+        ]
+        values[program.again[d].name] = sum(forward) / program.scale if again[d] else 0.0
     return values

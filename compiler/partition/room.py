@@ -1,8 +1,9 @@
 """Which segments of a topological order fit a stage's memory.
 
-A segment j..i-1 needs fixed(j, i) + in_flight (kept(j, i) + received(j)) + transient(j, i) bytes. But for what it receives
-that falls as j grows, so two pointers find for each end i the j from where on every start fits. The few earlier starts
-that fit as well, because they receive little where those between receive much, are kept as exceptions.
+A segment j..i-1 needs fixed(j, i) + in_flight (saved(j, i) + received(j)) + transient(j, i) bytes; where it recomputes,
+saved is counted once. But for what it receives that falls as j grows, so two pointers find for each end i the j from where
+on every start fits. The few earlier starts that fit as well, because they receive little where those between receive much,
+are kept as exceptions.
 """
 
 from collections import deque
@@ -52,8 +53,8 @@ class Room:
         return best
 
 
-def room_of_stages(problem: Problem) -> list[Room]:
-    """The room of each stage; stages alike share one."""
+def room_of_stages(problem: Problem, recompute: bool = False) -> list[Room]:
+    """The room of each stage, when it recomputes or not; stages alike share one."""
     received = received_bytes(problem)
     known: dict[tuple[int, int, bool, int], Room] = {}
     result = []
@@ -61,7 +62,8 @@ def room_of_stages(problem: Problem) -> list[Room]:
         key = slot.in_flight, slot.capacity, stage == 0, stage if problem.pins else 0
         if key not in known:
             told = _told_starts(problem, stage)
-            known[key] = _room(problem, slot, np.zeros_like(received) if stage == 0 else received, told)
+            arriving = np.zeros_like(received) if stage == 0 else received
+            known[key] = _room(problem, slot, arriving, told, recompute)
         result.append(known[key])
     return result
 
@@ -90,12 +92,13 @@ def over_cuts(problem: Problem, amount: Callable[[Crossing], float]) -> Floats:
     return result
 
 
-def _room(problem: Problem, slot: Slot, received: Floats, told: Ints) -> Room:
-    earliest = np.maximum(_windows(problem, slot, received), told)
-    hopeful = np.maximum(_windows(problem, slot, np.zeros_like(received)), told) if received.any() else earliest
+def _room(problem: Problem, slot: Slot, received: Floats, told: Ints, recompute: bool) -> Room:
+    saving = min(1, slot.in_flight) if recompute else slot.in_flight
+    earliest = np.maximum(_windows(problem, slot, received, saving), told)
+    hopeful = np.maximum(_windows(problem, slot, np.zeros_like(received), saving), told) if received.any() else earliest
     furthest = min(int((earliest - hopeful).max(initial=0)), FURTHEST)
     count = len(problem.blocks)
-    kept = np.concatenate([[0.0], np.cumsum([float(b.saved_bytes) for b in problem.blocks])])
+    saved = np.concatenate([[0.0], np.cumsum([float(b.saved_bytes) for b in problem.blocks])])
     transient = window_maximum(np.array([float(b.transient_bytes) for b in problem.blocks] + [0.0]), hopeful)
     single = np.zeros(count)
     several = []
@@ -111,26 +114,26 @@ def _room(problem: Problem, slot: Slot, received: Floats, told: Ints) -> Room:
         start = earliest - 1 - distance
         inside = start >= hopeful
         at = np.maximum(start, 0)
-        used = fixed[ends] - fixed[at] + slot.in_flight * (kept[ends] - kept[at] + received[at]) + transient
+        used = fixed[ends] - fixed[at] + saving * (saved[ends] - saved[at]) + slot.in_flight * received[at] + transient
         for users, size in several:
             used += size * (np.searchsorted(users, at) < np.searchsorted(users, ends))
         extra[distance] = inside & (used <= slot.capacity)
     return Room(earliest, extra)
 
 
-def _windows(problem: Problem, slot: Slot, received: Floats) -> Ints:
+def _windows(problem: Problem, slot: Slot, received: Floats, saving: int) -> Ints:
     """Two pointers: the window grows at its end, and gives up blocks at its start while some start within it is too large."""
     count = len(problem.blocks)
     users = parameters_of_blocks(problem)
     held = [0] * len(problem.shared)
-    fixed, kept, start = 0, 0.0, 0
+    fixed, saved, start = 0, 0.0, 0
     peaks, arrivals = deque[int](), deque[int]()
     result = np.zeros(count + 1, dtype=np.int64)
     for end in range(count):
         for index in users[end]:
             fixed += problem.shared[index].bytes if held[index] == 0 else 0
             held[index] += 1
-        kept += problem.blocks[end].saved_bytes
+        saved += problem.blocks[end].saved_bytes
         # The first of each is the largest within the window.
         while peaks and problem.blocks[peaks[-1]].transient_bytes <= problem.blocks[end].transient_bytes:
             peaks.pop()
@@ -139,13 +142,13 @@ def _windows(problem: Problem, slot: Slot, received: Floats) -> Ints:
             arrivals.pop()
         arrivals.append(end)
         while start <= end:
-            flying = slot.in_flight * (kept + received[arrivals[0]])
+            flying = saving * saved + slot.in_flight * received[arrivals[0]]
             if fixed + flying + problem.blocks[peaks[0]].transient_bytes <= slot.capacity:
                 break
             for index in users[start]:
                 held[index] -= 1
                 fixed -= problem.shared[index].bytes if held[index] == 0 else 0
-            kept -= problem.blocks[start].saved_bytes
+            saved -= problem.blocks[start].saved_bytes
             start += 1
             for largest in (peaks, arrivals):
                 if largest and largest[0] < start:

@@ -23,6 +23,7 @@ class Solution:
     """`stages` is None when nothing was found. Objective and bound in seconds; `infeasible` only when proven."""
 
     stages: list[int] | None
+    objective: float
     bound: float
     infeasible: bool
     seconds: float
@@ -41,13 +42,13 @@ def solve(
     """`gap` is the relative gap at which to stop."""
     begin = time.perf_counter()
     run = _cbc if solver == "cbc" else _highs
-    found, bound, infeasible, name = run(program, start, time_limit, gap)
+    found, objective, bound, infeasible, name = run(program, start, time_limit, gap)
     result = None
     if found:
         result = []
         for v in range(blocks):
             result.append(next(s for s in range(stages) if s == stages - 1 or (program.y[v, s].value() or 0.0) > 0.5))
-    return Solution(result, bound * program.scale, infeasible, time.perf_counter() - begin, name)
+    return Solution(result, objective * program.scale, bound * program.scale, infeasible, time.perf_counter() - begin, name)
 
 
 @contextmanager
@@ -72,7 +73,23 @@ def solve_quietly(model: Any) -> None:
         model.solve(pulp.HiGHS(msg=False))
 
 
-def _highs(program: Program, start: dict[str, float] | None, limit: float, gap: float) -> tuple[bool, float, bool, str]:
+def solve_bounded(model: Any, limit: float) -> float:
+    """The lower bound that HiGHS proves on a model's least objective in `limit` seconds; zero where it has none."""
+    frontend = pulp.HiGHS(msg=False, timeLimit=limit)
+    model.solver = frontend
+    with quiet_stdout():
+        frontend.createAndConfigureSolver(model)
+    frontend.buildSolverModel(model)
+    highs: Any = model.solverModel
+    highs.run()
+    if highs.getModelStatus() not in (highspy.HighsModelStatus.kOptimal, highspy.HighsModelStatus.kTimeLimit):
+        return 0.0
+    info = highs.getInfo()
+    bound = float(info.mip_dual_bound if highs.getLp().integrality_ else info.objective_function_value)
+    return bound if abs(bound) < 1e29 else 0.0
+
+
+def _highs(program: Program, start: dict[str, float] | None, limit: float, gap: float) -> tuple[bool, float, float, bool, str]:
     # PuLP's HiGHS class has no warm start: it builds the model, and the solution is handed to highspy.
     frontend = pulp.HiGHS(msg=False, timeLimit=limit, gapRel=gap)
     program.model.solver = frontend
@@ -98,10 +115,10 @@ def _highs(program: Program, start: dict[str, float] | None, limit: float, gap: 
             variable.varValue = values[variable.index]
     bound = max(0.0, info.mip_dual_bound) if abs(info.mip_dual_bound) < 1e29 else 0.0
     version = f"HiGHS {highs.version()}"
-    return found, bound, infeasible, version
+    return found, float(info.objective_function_value), bound, infeasible, version
 
 
-def _cbc(program: Program, start: dict[str, float] | None, limit: float, gap: float) -> tuple[bool, float, bool, str]:
+def _cbc(program: Program, start: dict[str, float] | None, limit: float, gap: float) -> tuple[bool, float, float, bool, str]:
     if start is not None:
         for variable in program.model.variables():
             variable.setInitialValue(start.get(variable.name, 0.0))
@@ -117,9 +134,9 @@ def _cbc(program: Program, start: dict[str, float] | None, limit: float, gap: fl
     found = status in (pulp.LpSolutionOptimal, pulp.LpSolutionIntegerFeasible)
     # PuLP calls a solve that ran out of time Optimal, so the bound is read from CBC's own log.
     match = re.search(r"Lower bound:\s+([-\d.e+]+)", text)
-    bound = 0.0
+    bound, objective = 0.0, float(pulp.value(program.model.objective)) if found else 0.0
     if match:
         bound = float(match.group(1))
     elif found and "Optimal solution found" in text:
-        bound = float(pulp.value(program.model.objective)) * (1 - gap)
-    return found, bound, infeasible, "CBC"
+        bound = objective * (1 - gap)
+    return found, objective, bound, infeasible, "CBC"

@@ -17,6 +17,7 @@ devices:
 JOB = """model: {factory: "tests.models:mlp"}
 inputs: "tests.models:vectors"
 batch: {global: 256, microbatch: 64}
+recompute: never
 """
 
 

@@ -9,10 +9,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from benchmarks.generated import layered
 from pipecut.compiler.partition import place
 from pipecut.compiler.partition.bounds import memory_bound, work_bound
 from pipecut.compiler.partition.chain import chain_cuts
-from pipecut.compiler.partition.problem import Block, Crossing, Problem, Shared, Slot, fits, loads
+from pipecut.compiler.partition.closures import closure_bound
+from pipecut.compiler.partition.problem import Block, Crossing, Problem, Shared, Slot, bottleneck, fits, loads
 from pipecut.compiler.partition.reduce import expand, lossless, needed_edges
 from pipecut.errors import InfeasibleError
 
@@ -23,18 +25,20 @@ def flights(count: int) -> tuple[int, ...]:
 
 @st.composite
 def problems(
-    draw: st.DrawFn, comm: Literal["relay", "direct"] = "relay", kinds: tuple[str, ...] = ("gpu",), told: bool = False
+    draw: st.DrawFn,
+    comm: Literal["relay", "direct"] = "relay",
+    kinds: tuple[str, ...] = ("gpu",),
+    told: bool = False,
+    recompute: bool = False,
+    several: bool = False,
 ) -> Problem:
-    count, stages = draw(st.integers(3, 6)), draw(st.integers(2, 3))
-    blocks = tuple(
-        Block(
-            (v,),
-            {kind: float(draw(st.integers(1, 20))) for kind in kinds},
-            draw(st.integers(0, 4)) * 2**20,
-            draw(st.integers(0, 3)) * 2**20,
-        )
-        for v in range(count)
-    )
+    count, stages = draw(st.integers(4 if several else 3, 6)), 4 if several else draw(st.integers(2, 3))
+    blocks = []
+    for v in range(count):
+        seconds = {kind: float(draw(st.integers(1, 20))) for kind in kinds}
+        forward = {kind: float(draw(st.integers(0, int(seconds[kind])))) for kind in kinds if recompute}
+        saved, transient = draw(st.integers(0, 4)) * 2**20, draw(st.integers(0, 3)) * 2**20
+        blocks.append(Block((v,), seconds, saved, transient, forward))
     crossings = []
     for u in range(count - 1):
         users = tuple(sorted(draw(st.sets(st.integers(u + 1, count - 1), min_size=0, max_size=3))))
@@ -51,7 +55,11 @@ def problems(
             if draw(st.booleans()):
                 crossings.append(Crossing(f"b{u}", u, (draw(st.integers(0, u - 1)),), draw(st.integers(0, 5)) * 2**20, 0, 1))
     slots = tuple(Slot(kinds[s % len(kinds)], capacity, stages - s, 2.0**20, 0.5) for s in range(stages))
-    problem = Problem(blocks, edges, tuple(crossings), shared, slots, comm)
+    problem = Problem(tuple(blocks), edges, tuple(crossings), shared, slots, comm)
+    if recompute:
+        problem = replace(problem, recompute=draw(st.sampled_from(["auto", "auto", "always"])))
+    if several:
+        problem = replace(problem, devices=(0, 1, 0, 1))
     if not told:
         return problem
     pins = draw(st.dictionaries(st.integers(0, count - 1), st.integers(0, stages - 1), max_size=2))
@@ -66,7 +74,7 @@ def brute_force(problem: Problem) -> float | None:
         if idle or any(stages[u] > stages[v] for u, v in problem.edges):
             continue
         if fits(problem, list(stages)):
-            value = max(loads(problem, list(stages)))
+            value = bottleneck(problem, list(stages))
             best = value if best is None else min(best, value)
     return best
 
@@ -82,7 +90,7 @@ def assert_optimal(problem: Problem, solver: str) -> None:
         return
     stages, certificate = place(problem, solver, 20.0, 0.0, flights)
     assert fits(problem, stages)
-    assert max(loads(problem, stages)) == pytest.approx(expected, rel=1e-6)
+    assert bottleneck(problem, stages) == pytest.approx(expected, rel=1e-6)
     assert certificate.objective == pytest.approx(expected, rel=1e-6)
     assert certificate.bound <= certificate.objective * (1 + 1e-9)
     assert certificate.gap < 1e-5
@@ -108,21 +116,49 @@ def test_unequal_devices_are_optimal_too(problem: Problem) -> None:
 
 
 @QUICKLY
+@given(problem=problems(recompute=True) | problems(kinds=("fast", "slow"), recompute=True))
+def test_who_recomputes_is_optimal_too(problem: Problem) -> None:
+    assert_optimal(problem, "highs")
+
+
+@QUICKLY
+@given(problem=problems(comm="direct", several=True) | problems(several=True))
+def test_several_stages_on_a_device_are_optimal_too(problem: Problem) -> None:
+    assert_optimal(problem, "highs")
+
+
+@QUICKLY
 @given(problem=problems(told=True) | problems(comm="direct", told=True))
 def test_what_the_user_tells_is_obeyed_at_the_least_cost(problem: Problem) -> None:
     assert_optimal(problem, "highs")
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
-@given(problem=problems() | problems(comm="direct") | problems(kinds=("fast", "slow")))
+@given(problem=problems() | problems(comm="direct") | problems(kinds=("fast", "slow")) | problems(recompute=True))
 def test_no_bound_is_above_the_optimum(problem: Problem) -> None:
     expected = brute_force(problem)
     if expected is not None:
-        assert max(work_bound(problem), memory_bound(problem)) <= expected * (1 + 1e-9)
+        bounds = [
+            work_bound(problem),
+            memory_bound(problem),
+            memory_bound(problem, expected),
+            closure_bound(problem, 0.0, expected),
+        ]
+        assert max(bounds) <= expected * (1 + 1e-9)
+        assert closure_bound(problem, 0.0, 4 * expected) <= expected * (1 + 1e-9)
+        assert closure_bound(problem, 0.0, float("inf")) == 0.0
+
+
+def test_few_closures_prove_a_large_chain_all_but_optimal() -> None:
+    problem = layered(990, 64)
+    stages = chain_cuts(problem)
+    assert stages is not None
+    least = bottleneck(problem, stages)
+    assert closure_bound(problem, work_bound(problem), least) > 0.999 * least
 
 
 @settings(max_examples=100, deadline=None)
-@given(problem=problems() | problems(told=True) | problems(comm="direct"))
+@given(problem=problems() | problems(told=True) | problems(recompute=True) | problems(comm="direct"))
 def test_a_chain_is_the_best_of_its_order(problem: Problem) -> None:
     count, stages = len(problem.blocks), len(problem.slots)
     found = chain_cuts(problem)

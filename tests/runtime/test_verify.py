@@ -65,6 +65,17 @@ def test_an_odd_model_computes_what_it_does_unsplit(model: str, write_job: Any, 
     assert result.passed, result.worst
 
 
+@pytest.mark.parametrize(("model", "inputs"), [("gpt2", "tokens"), ("resnet", "images"), ("parametrized", "vectors")])
+def test_a_model_that_recomputes_computes_what_it_does_unsplit(
+    model: str, inputs: str, write_job: Any, slow_cores: str, tmp_path: Path
+) -> None:
+    job = write_job(model, inputs, extra="recompute: always\n")
+    plan = compile(job, slow_cores, tmp_path / "plan", Options(stages=3)).plan
+    assert all(stage.recompute for stage in plan.stages)
+    result = verify(tmp_path / "plan", steps=2)
+    assert result.passed, result.worst
+
+
 def test_weights_come_from_safetensors_by_name(write_job: Any, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
