@@ -85,6 +85,9 @@ def solve(
         str | None,
         typer.Option(help="direct: a tensor costs its maker and each user; relay: each boundary."),
     ] = None,
+    each: Annotated[
+        int, typer.Option("--stages-per-device", min=1, help="Stages on each device, in turns of one (interleaving).")
+    ] = 1,
     time_limit: Annotated[float, typer.Option(min=0.1, help="Seconds for the solver.")] = 60.0,
     gap: Annotated[float, typer.Option(min=0.0, help="Relative gap at which to stop.")] = 1e-7,
     solver: Annotated[str, typer.Option(help="highs or cbc.")] = "highs",
@@ -100,7 +103,7 @@ def solve(
     _one_of("--solver", solver, ("highs", "cbc"))
     with Console(stderr=True).status(f"solving {graph}"):
         way = cast("Comm | None", comm)  # checked above
-        solved = solve_file(graph, devices, memory, way, solver, time_limit, gap)
+        solved = solve_file(graph, devices, memory, way, solver, time_limit, gap, each)
     print_solved(solved, as_json, console)
     if solved["status"] == "infeasible":
         raise typer.Exit(3)

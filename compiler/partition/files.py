@@ -18,10 +18,13 @@ def as_data(problem: Problem) -> dict[str, Any]:
     return {**asdict(problem), "edges": sorted(problem.edges)}
 
 
-def read_problem(path: Path, devices: int | None, capacity: int | None, comm: Comm | None) -> tuple[Problem, list[Any]]:
+def read_problem(
+    path: Path, devices: int | None, capacity: int | None, comm: Comm | None, each: int = 1
+) -> tuple[Problem, list[Any]]:
     """The problem, and the node's id (or operator's name) of each operator index.
 
-    `devices`, `capacity` in bytes and `comm` replace what the file says. Raises UserFileError.
+    `devices`, `capacity` in bytes and `comm` replace what the file says; each device takes `each` stages, in turns of one.
+    Raises UserFileError.
     """
     text = read_text(path)
     try:
@@ -35,7 +38,32 @@ def read_problem(path: Path, devices: int | None, capacity: int | None, comm: Co
         problem, ids = _own(data, str(path), devices, capacity)
     else:
         raise UserFileError(f"{path}: neither the published format (it has 'nodes') nor a plan's graph.json (it has 'problem')")
-    return (replace(problem, comm=comm) if comm is not None else problem), ids
+    problem = replace(problem, comm=comm) if comm is not None else problem
+    if each > 1:
+        count = len(problem.slots)
+        problem = replace(problem, slots=problem.slots * each, devices=tuple(range(count)) * each)
+    return problem, ids
+
+
+def _mistake(problem: Problem, operators: int) -> str | None:
+    """What is wrong with a problem that was written by hand: it may name what is not there."""
+    blocks, stages = range(len(problem.blocks)), range(len(problem.slots))
+    kinds = {slot.kind for slot in problem.slots}
+    named = {v for pair in (*problem.edges, *problem.splits) for v in pair} | {v for v, _ in problem.pins}
+    named |= {v for c in problem.crossings for v in (c.source, *c.consumers)} | {v for s in problem.shared for v in s.users}
+    placed = [i for block in problem.blocks for i in block.operators]
+    checks = [
+        (f"block {v} is named, but there are {len(blocks)}" for v in named if v not in blocks),
+        (f"stage {s} is named, but there are {len(stages)}" for _, s in problem.pins if s not in stages),
+        (f"operator {i} is named, but there are {operators}" for i in placed if i not in range(operators)),
+        (f"an edge goes from {u} back to {v}" for u, v in problem.edges if u >= v),
+        (f"block {v} lacks the seconds of a kind" for v in blocks if not kinds <= problem.blocks[v].seconds.keys()),
+        (f"{c.name} has no consumers" for c in problem.crossings if not c.consumers),
+        (f"{s.name} has no users" for s in problem.shared if not s.users),
+        ("it has no slots" for _ in range(not problem.slots)),
+        ("devices and slots differ in number" for _ in range(len(problem.devices) not in (0, len(stages)))),
+    ]
+    return next((mistake for check in checks for mistake in check), None)
 
 
 def _own(data: dict[str, Any], where: str, devices: int | None, capacity: int | None) -> tuple[Problem, list[Any]]:
@@ -45,6 +73,9 @@ def _own(data: dict[str, Any], where: str, devices: int | None, capacity: int | 
     except (ValidationError, KeyError, TypeError) as error:
         reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else repr(error)
         raise UserFileError(f"{where}: not a plan's graph.json: {reason}; compile the plan again") from None
+    mistake = _mistake(problem, len(ids))
+    if mistake is not None:
+        raise UserFileError(f"{where}: not a plan's graph.json: {mistake}; compile the plan again")
     slots = problem.slots
     if devices is not None and devices != len(slots):
         most = max(slot.in_flight for slot in slots)

@@ -1,7 +1,8 @@
 """A problem -> the stage of each block, and what is proven of it.
 
 The chain is cut exactly along a few topological orders. Where that is within the gap of the bound it is the answer; else the
-integer program improves on it: over all blocks where it can be proven, otherwise over the blocks around the cuts.
+integer program improves on it: over all blocks where it can be proven, otherwise over the blocks around the cuts. Ties are
+broken last.
 """
 
 import time
@@ -17,6 +18,7 @@ from pipecut.compiler.partition.problem import Certificate, Problem, bottleneck,
 from pipecut.compiler.partition.program import build, start_values
 from pipecut.compiler.partition.reduce import around_cuts, depth_first_order, expand, lossless
 from pipecut.compiler.partition.solver import Solution, solve
+from pipecut.compiler.partition.ties import settle
 
 # Beyond this many block-stage pairs the program is too slow to be worth its proof.
 LARGEST_PROGRAM = 12_000
@@ -33,11 +35,15 @@ def place(problem: Problem, solver: str, time_limit: float, gap: float, flights:
     begin = time.perf_counter()
     small, members = lossless(problem)
     bound, name = work_bound(small), "chain over a topological order"
-    candidates = _chains(small, bound)
+    candidates = _chains(small)
+    if not candidates or _gap(small, candidates, bound) > gap:
+        known = bound
+        bound = closure_bound(small, bound, _least(small, candidates))
+        name += ", bound over all orders" if bound > known else ""
+    if not candidates or _gap(small, candidates, bound) > GOOD_ENOUGH:
+        candidates += _other_chains(small)
     best = min(candidates, key=lambda c: bottleneck(small, c), default=None)
-    least = bottleneck(small, best) if best is not None else float("inf")
-    if best is None or least - bound > gap * least:
-        bound = closure_bound(small, bound, least)
+    least = _least(small, candidates)
     if best is not None and least - bound > GOOD_ENOUGH * least:
         bound = max(bound, memory_bound(small, least))
     infeasible = bound == float("inf")
@@ -56,7 +62,8 @@ def place(problem: Problem, solver: str, time_limit: float, gap: float, flights:
     candidates = [c for c in candidates if fits(small, c)]
     if not candidates:
         raise explain(problem, infeasible, flights)
-    stages = expand(min(candidates, key=lambda c: bottleneck(small, c)), members, len(problem.blocks))
+    stages = settle(small, min(candidates, key=lambda c: bottleneck(small, c)), solver)
+    stages = expand(stages, members, len(problem.blocks))
     objective = bottleneck(problem, stages)
     bound = min(bound, objective)
     relative = (objective - bound) / objective if objective > 0 else 0.0
@@ -64,39 +71,47 @@ def place(problem: Problem, solver: str, time_limit: float, gap: float, flights:
     return stages, Certificate(objective, bound, relative, relative <= PROVEN, name, seconds)
 
 
-def _chains(problem: Problem, bound: float) -> list[list[int]]:
-    """The best chain along the order of the blocks, and where that is not good, along one that follows branches to their ends."""
-    count = len(problem.blocks)
-    if problem.devices:
-        return _chains_of_devices(problem)
-    own = chain_cuts(problem)
-    results = [own] if own is not None else []
-    if own is not None and (least := bottleneck(problem, own)) - bound <= GOOD_ENOUGH * least:
-        return results
+def _least(problem: Problem, candidates: list[list[int]]) -> float:
+    return min((bottleneck(problem, stages) for stages in candidates), default=float("inf"))
+
+
+def _gap(problem: Problem, candidates: list[list[int]], bound: float) -> float:
+    least = _least(problem, candidates)
+    return (least - bound) / least if least > 0 else 0.0
+
+
+def _chains(problem: Problem) -> list[list[int]]:
+    """The best chain along the order of the blocks."""
+    chains = _chains_of_devices(problem) if problem.devices else [chain_cuts(problem)]
+    # With direct transfers a chain may fit but for what comes back to it.
+    return [chain for chain in chains if chain is not None and fits(problem, chain)]
+
+
+def _other_chains(problem: Problem) -> list[list[int]]:
+    """The best chain along an order that follows branches to their ends."""
     graph: nx.DiGraph[int] = nx.DiGraph(sorted(problem.edges))
-    graph.add_nodes_from(range(count))
+    graph.add_nodes_from(range(len(problem.blocks)))
     order = depth_first_order(graph)
-    if order != list(range(count)):
-        other = chain_cuts(contract(problem, [[v] for v in order]))
-        results += [expand(other, [[v] for v in order], count)] if other is not None else []
-    return results
+    if problem.devices or order == sorted(order):
+        return []
+    chain = chain_cuts(contract(problem, [[v] for v in order]))
+    found = expand(chain, [[v] for v in order], len(order)) if chain is not None else None
+    return [found] if found is not None and fits(problem, found) else []
 
 
-def _chains_of_devices(problem: Problem) -> list[list[int]]:
+def _chains_of_devices(problem: Problem) -> list[list[int] | None]:
     """With several stages on a device: even stages, and where they may stay empty, one stage a device."""
-    several = chain_cuts(replace(problem, devices=()))
-    results = [several] if several is not None else []
+    results = [chain_cuts(replace(problem, devices=()))]
     if problem.comm == "direct" and not problem.pins:
         first = tuple(dict.fromkeys(problem.devices))
         if problem.devices[: len(first)] == first:
-            one = chain_cuts(replace(problem, devices=(), slots=problem.slots[: len(first)]))
-            results += [one] if one is not None else []
-    return [c for c in results if fits(problem, c)]
+            results.append(chain_cuts(replace(problem, devices=(), slots=problem.slots[: len(first)])))
+    return results
 
 
 def _solve(problem: Problem, start: list[int] | None, solver: str, time_limit: float, gap: float) -> Solution:
     begin = time.perf_counter()
-    most = bottleneck(problem, start) * (1 + 1e-9) if start is not None else float("inf")
+    most = bottleneck(problem, start) * (1 + PROVEN) if start is not None else float("inf")
     program = build(problem, most)
     values = start_values(problem, program, start) if start is not None else None
     found = solve(program, len(problem.blocks), len(problem.slots), values, solver, time_limit, gap)

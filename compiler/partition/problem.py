@@ -142,6 +142,19 @@ def _ends(device_of: tuple[int, ...], own: int, using: Iterable[int]) -> list[in
     return [device_of.index(device) for device in (device_of[own], *sorted(others))] if others else []
 
 
+def moved_bytes(problem: Problem, stages: list[int]) -> float:
+    """Bytes between devices a microbatch, activations and gradients."""
+    total = 0.0
+    for crossing in problem.crossings:
+        own, using = stages[crossing.source], {stages[c] for c in crossing.consumers}
+        if problem.comm == "direct":
+            times = max(0, len(_ends(problem.device_of, own, using)) - 1)
+        else:
+            times = max(own, *using) - min(own, *using)
+        total += times * (crossing.forward_bytes + crossing.backward_bytes)
+    return total
+
+
 def bottleneck(problem: Problem, stages: list[int]) -> float:
     """Seconds of the slowest device."""
     return max(by_device(problem, loads(problem, stages)).values())

@@ -32,7 +32,10 @@ MIB = 2.0**20
 
 @dataclass(frozen=True)
 class Program:
-    """The model and its variables; `scale` is what times are divided by. `transient` and the rest by device."""
+    """The model and its variables; `scale` is what times are divided by. `transient`, `recompute` and `again` are by device.
+
+    `fullest` is the largest part of its capacity that a device uses, where the program was asked to have it.
+    """
 
     model: Any
     y: dict[tuple[int, int], Any]
@@ -42,6 +45,7 @@ class Program:
     recompute: dict[int, Any]
     again: dict[int, Any]
     bottleneck: Any
+    fullest: Any
     scale: float
 
 
@@ -54,8 +58,8 @@ class _Traffic:
     variables: list[tuple[Any, int, int, str]]
 
 
-def build(problem: Problem, most: float = float("inf")) -> Program:
-    """Write the program; `most` is the least bottleneck known, in seconds.
+def build(problem: Problem, most: float = float("inf"), balance: bool = False) -> Program:
+    """Write the program; `most` is the least bottleneck known, in seconds. With `balance` it has how full devices are.
 
     Times are divided by `scale`, bytes by 2**20, so that numbers stay near one.
     """
@@ -65,7 +69,8 @@ def build(problem: Problem, most: float = float("inf")) -> Program:
     total = sum(min(b.seconds.values()) for b in problem.blocks)
     scale = max(total / len(problem.slots), 1e-12)
     model = pulp.LpProblem("partition", pulp.LpMinimize)
-    slowest = pulp.LpVariable("T", 0)
+    slowest = pulp.LpVariable("T", 0, most / scale if most < float("inf") else None)
+    fullest = pulp.LpVariable("fullest", 0, 1) if balance else 1
     model += slowest
     y: dict[tuple[int, int], Any] = {(v, s): pulp.LpVariable(f"y_{v}_{s}", cat="Binary") for v in blocks for s in range(last)}
     y |= {(v, last): 1 for v in blocks}
@@ -91,7 +96,7 @@ def build(problem: Problem, most: float = float("inf")) -> Program:
     on = {(v, d): pulp.lpSum(x[v, s] for s in here) for v in blocks for d, here in stages_of.items()} if problem.devices else x
     traffic = _relayed(problem, model, y) if problem.comm == "relay" else _direct(problem, model, on)
     hosted = _hosted(problem, model, x)
-    program = Program(model, y, traffic.variables, hosted, {}, {}, {}, slowest, scale)
+    program = Program(model, y, traffic.variables, hosted, {}, {}, {}, slowest, fullest, scale)
     if problem.comm == "relay":
         for s in stages:
             # A rank without a stage could not relay.
@@ -103,7 +108,7 @@ def build(problem: Problem, most: float = float("inf")) -> Program:
         forward = [b.forward[kind] / scale * on[v, d] for v, b in enumerate(problem.blocks) if b.forward.get(kind)]
         if problem.recompute == "always":
             load += forward
-        if not _all_fits(problem, here):
+        if balance or not _all_fits(problem, here):
             if problem.recompute == "auto":
                 program.recompute[d] = pulp.LpVariable(f"recompute_{d}", cat="Binary")
                 program.again[d] = pulp.LpVariable(f"again_{d}", 0)
@@ -141,7 +146,7 @@ def _memory_rows(
         kept = [(v, b.saved_bytes / MIB) for v, b in enumerate(problem.blocks) if b.saved_bytes]
         return [n * size * x[v, s] for s, n in zip(here, flying, strict=True) if n for v, size in kept]
 
-    capacity = slots[here[0]].capacity / MIB
+    capacity = slots[here[0]].capacity / MIB * program.fullest
     recompute = program.recompute.get(device)
     if problem.recompute != "always":
         room = 0.0 if recompute is None else _most_saved(problem, here, most) / MIB * recompute
@@ -228,7 +233,8 @@ def _hosted(problem: Problem, model: Any, x: dict[tuple[int, int], Any]) -> dict
 
 def start_values(problem: Problem, program: Program, stages: list[int]) -> dict[str, float]:
     """Every variable's value for a known placement, by name."""
-    values = {program.bottleneck.name: bottleneck(problem, stages) / program.scale}
+    # At most 1, though the placement may need what rounding gives.
+    values = {program.bottleneck.name: bottleneck(problem, stages) / program.scale, "fullest": 1.0}
     device_of = problem.device_of
     for (v, s), variable in program.y.items():
         if not isinstance(variable, int):

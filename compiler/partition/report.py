@@ -23,14 +23,16 @@ def solve_file(
     solver: str,
     time_limit: float,
     gap: float,
+    each: int = 1,
 ) -> dict[str, Any]:
     """Solve and report: objective, bound, gap, proven, seconds, stages (ids), loads, bytes, solver, status.
 
+    With `each` stages a device, `devices` has the device of each stage, and the objective is the slowest device's load.
     Objective, bound and loads are in the file's unit of time. `status` is optimal, feasible (not proven) or infeasible.
     Raises UserFileError.
     """
     begin = time.perf_counter()
-    problem, ids = read_problem(path, devices, _bytes(capacity), comm)
+    problem, ids = read_problem(path, devices, _bytes(capacity), comm, each)
     nothing = {"objective": None, "bound": None, "gap": None, "proven": False}
     try:
         stages, c = place(problem, solver, time_limit, gap, lambda count: (problem.slots[0].in_flight,) * count)
@@ -57,6 +59,7 @@ def solve_file(
         "stages": members,
         "loads": loads(problem, stages),
         "bytes": memory(problem, stages),
+        **({"devices": list(problem.devices)} if problem.devices else {}),
         "solver": c.solver,
         "status": "optimal" if c.proven else "feasible",
     }
@@ -79,9 +82,11 @@ def print_solved(solved: dict[str, Any], as_json: bool, console: Console) -> Non
     if solved["status"] == "infeasible":
         console.print(solved["why"])
         return
-    table = Table("stage", "nodes", "load", "memory")
-    for stage, (nodes, load, used) in enumerate(zip(solved["stages"], solved["loads"], solved["bytes"], strict=True)):
-        table.add_row(str(stage), str(len(nodes)), f"{load:.6g}", show_bytes(used))
+    table = Table("stage", "device", "nodes", "load", "memory")
+    devices = solved.get("devices", range(len(solved["stages"])))
+    for stage, row in enumerate(zip(devices, solved["stages"], solved["loads"], solved["bytes"], strict=True)):
+        device, nodes, load, used = row
+        table.add_row(str(stage), str(device), str(len(nodes)), f"{load:.6g}", show_bytes(used))
     console.print(table)
     verdict = "proven optimal" if solved["proven"] else f"gap {solved['gap']:.2%}, not proven optimal"
     console.print(

@@ -134,7 +134,7 @@ def _cbc(program: Program, start: dict[str, float] | None, limit: float, gap: fl
     found = status in (pulp.LpSolutionOptimal, pulp.LpSolutionIntegerFeasible)
     # PuLP calls a solve that ran out of time Optimal, so the bound is read from CBC's own log.
     match = re.search(r"Lower bound:\s+([-\d.e+]+)", text)
-    bound, objective = 0.0, float(pulp.value(program.model.objective)) if found else 0.0
+    bound, objective = 0.0, float(pulp.value(program.model.objective) or 0.0) if found else 0.0
     if match:
         bound = float(match.group(1))
     elif found and "Optimal solution found" in text:

@@ -1,6 +1,7 @@
 """The program against brute force on small random graphs."""
 
 import itertools
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Literal
 
@@ -14,8 +15,9 @@ from pipecut.compiler.partition import place
 from pipecut.compiler.partition.bounds import memory_bound, work_bound
 from pipecut.compiler.partition.chain import chain_cuts
 from pipecut.compiler.partition.closures import closure_bound
-from pipecut.compiler.partition.problem import Block, Crossing, Problem, Shared, Slot, bottleneck, fits, loads
+from pipecut.compiler.partition.problem import Block, Crossing, Problem, Shared, Slot, bottleneck, fits, loads, moved_bytes
 from pipecut.compiler.partition.reduce import expand, lossless, needed_edges
+from pipecut.compiler.partition.ties import fullest, settle
 from pipecut.errors import InfeasibleError
 
 
@@ -67,16 +69,18 @@ def problems(
     return replace(problem, pins=tuple(pins.items()), splits=splits)
 
 
-def brute_force(problem: Problem) -> float | None:
-    best = None
+def placements(problem: Problem) -> Iterator[list[int]]:
+    """All that are allowed and fit."""
     for stages in itertools.product(range(len(problem.slots)), repeat=len(problem.blocks)):
         idle = len(set(stages)) < len(problem.slots) and problem.comm == "relay"
         if idle or any(stages[u] > stages[v] for u, v in problem.edges):
             continue
         if fits(problem, list(stages)):
-            value = bottleneck(problem, list(stages))
-            best = value if best is None else min(best, value)
-    return best
+            yield list(stages)
+
+
+def brute_force(problem: Problem) -> float | None:
+    return min((bottleneck(problem, stages) for stages in placements(problem)), default=None)
 
 
 QUICKLY = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
@@ -131,6 +135,27 @@ def test_several_stages_on_a_device_are_optimal_too(problem: Problem) -> None:
 @given(problem=problems(told=True) | problems(comm="direct", told=True))
 def test_what_the_user_tells_is_obeyed_at_the_least_cost(problem: Problem) -> None:
     assert_optimal(problem, "highs")
+
+
+@QUICKLY
+@given(problem=problems() | problems(comm="direct"))
+def test_ties_go_to_the_fewest_bytes_then_to_even_memory(problem: Problem) -> None:
+    def order(stages: list[int]) -> tuple[float, float, float]:
+        exact = bottleneck(problem, stages), moved_bytes(problem, stages), fullest(problem, stages)
+        return round(exact[0], 6), round(exact[1]), round(exact[2], 6)
+
+    best = min((order(stages) for stages in placements(problem)), default=None)
+    if best is not None:
+        assert order(place(problem, "highs", 20.0, 0.0, flights)[0]) == best
+
+
+def test_a_large_chain_is_cut_again_where_fewest_bytes_cross() -> None:
+    problem = layered(990, 16)
+    stages = chain_cuts(problem)
+    assert stages is not None
+    settled = settle(problem, stages, "highs")
+    assert bottleneck(problem, settled) <= bottleneck(problem, stages) * (1 + 1e-9)
+    assert moved_bytes(problem, settled) < moved_bytes(problem, stages)
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))

@@ -53,6 +53,38 @@ def test_a_graph_counted_by_hand(tmp_path: Path) -> None:
     assert solved["loads"] == pytest.approx([15, 16])
 
 
+def test_two_stages_a_device_are_no_slower(tmp_path: Path) -> None:
+    chain = [
+        {"id": v, "fpgaLatency": time, "size": 1, "isBackwardNode": 0, "colorClass": v} for v, time in enumerate([3, 4, 4, 3])
+    ]
+    edges = [{"sourceId": v, "destId": v + 1, "cost": 0.25} for v in range(3)]
+    path = write(tmp_path, {"maxFPGAs": 2, "maxSizePerFPGA": 1000, "nodes": chain, "edges": edges})
+    assert solve(path)["objective"] == pytest.approx(7.25)
+    chain[1]["fpgaLatency"] = 9
+    path = write(tmp_path, {"maxFPGAs": 2, "maxSizePerFPGA": 1000, "nodes": chain, "edges": edges})
+    # 3 + 4 + 3 beside 9: the first and the last two on one device, which a chain of two stages cannot.
+    one, two = solve(path), solve(path, each=2)
+    assert one["objective"] == pytest.approx(12.25) and two["objective"] == pytest.approx(10.5)
+    assert two["devices"] == [0, 1, 0, 1] and two["proven"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"edges": [[0, 99]]}, "block 99"),
+        ({"pins": [[0, 7]]}, "stage 7"),
+        ({"slots": []}, "no slots"),
+        ({"edges": [[1, 0]]}, "back to"),
+    ],
+)
+def test_a_graph_of_ours_that_was_edited_is_refused(change: dict[str, Any], message: str, write_job: Any, tmp_path: Path) -> None:
+    compile(write_job("mlp", "vectors"), "auto", tmp_path / "plan", Options(stages=2))
+    data = json.loads((tmp_path / "plan" / "graph.json").read_text())
+    data["problem"] |= change
+    with pytest.raises(UserFileError, match=message):
+        solve(write(tmp_path, data))
+
+
 def test_too_little_memory_is_infeasible_and_said(tmp_path: Path) -> None:
     solved = solve(write(tmp_path, DIAMOND), capacity="250B")
     assert solved["status"] == "infeasible" and not solved["proven"] and solved["stages"] == []
