@@ -5,7 +5,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from pipecut.compiler import Options, compile
+from pipecut.compiler import Options, Sizes, compile
 
 
 def main() -> None:
@@ -13,7 +13,7 @@ def main() -> None:
     job = Path(__file__).parent.parent / "examples" / "llama-70b.yaml"
     with tempfile.TemporaryDirectory() as folder:
         begin = time.perf_counter()
-        plan = compile(job, "hgx-h100-x2", Path(folder) / "plan", Options(stages=16), print).plan
+        plan = compile(job, "hgx-h100-x2", Path(folder) / "plan", Options(Sizes(stages=16)), print).plan
         seconds = time.perf_counter() - begin
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
     c = plan.certificate

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from benchmarks.baselines import BASELINES
 from pipecut.compiler.partition.files import read_problem
-from pipecut.compiler.partition.place import place
+from pipecut.compiler.partition.place import Solving, place
 from pipecut.compiler.partition.problem import loads
 from pipecut.compiler.partition.reduce import lossless
 
@@ -34,7 +34,7 @@ def main() -> None:
     for name, known in optima.items():
         problem, _ = read_problem(folder / f"{name}.json", known["devices"], None, None)
         reduced, _ = lossless(problem)
-        stages, c = place(problem, "highs", 60.0, 1e-7, lambda count: (0,) * count)
+        stages, c = place(problem, Solving("highs", 60.0, 1e-7), lambda count: (0,) * count)
         apart = c.objective / known["optimum"] - 1
         met = met and apart <= WITHIN and c.proven and c.seconds < ONE
         total += c.seconds

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.generated import layered
-from pipecut.compiler.partition.place import place
+from pipecut.compiler.partition.place import Solving, place
 
 STAGES = 64
 # The bars at the largest size: seconds and relative gap.
@@ -20,7 +20,7 @@ def main() -> None:
     for operators in (1_000, 5_000, 20_000, 50_000):
         problem = layered(operators, STAGES)
         begin = time.perf_counter()
-        _, c = place(problem, "highs", 30.0, 1e-4, lambda count: (1,) * count)
+        _, c = place(problem, Solving(), lambda count: (1,) * count)
         seconds, gap = time.perf_counter() - begin, c.gap
         count = len(problem.blocks)
         figures = f"{c.objective * 1e3:.4f} ms", f"{c.bound * 1e3:.4f} ms", f"{gap:.2%}", f"{seconds:.2f}"

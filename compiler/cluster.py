@@ -2,6 +2,7 @@
 
 import difflib
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -114,6 +115,10 @@ class Cluster:
         if a == b or self.network is None:
             return self.inside[a]
         return self.network
+
+    def slowest_link(self, pairs: Iterable[tuple[int, int]]) -> Link:
+        """The slowest of the links between pairs of devices."""
+        return max((self.link(a, b) for a, b in pairs), key=lambda link: (1 / link.bandwidth, link.latency))
 
 
 @cache

@@ -1,14 +1,24 @@
 """The job file to typed values, and the user's functions it names."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, WrapValidator, model_validator
 
 from pipecut.compiler.document import Strict, place_of, read_document
 from pipecut.runtime.userfunction import find_function
 
+# A size that is searched for.
+AUTO = 0
+
+
+def _or_auto(value: object, handler: Callable[[object], int]) -> int:
+    return AUTO if value == "auto" else handler(value)
+
+
+Count = Annotated[int, Field(ge=1), WrapValidator(_or_auto)]
 FUNCTION = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
 
 
@@ -20,10 +30,10 @@ class ModelSpec(Strict):
 
 
 class BatchSpec(Strict):
-    """Samples per optimizer step and per microbatch."""
+    """Samples per optimizer step and per microbatch, which may be AUTO."""
 
     global_: int = Field(alias="global", ge=1)
-    microbatch: int = Field(ge=1)
+    microbatch: Count
 
     @model_validator(mode="after")
     def _fits(self) -> "BatchSpec":
@@ -42,19 +52,20 @@ class PlacementSpec(Strict):
 
 
 class JobSpec(Strict):
-    """The job file."""
+    """The job file. `stages`, `data_parallel`, `batch.microbatch` and `schedule` may be auto."""
 
     model: ModelSpec
     inputs: str = Field(pattern=FUNCTION)
     batch: BatchSpec
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     optimizer: Literal["adamw", "adam", "sgd", "momentum"] = "adamw"
-    schedule: Literal["gpipe", "1f1b"] = "1f1b"
+    schedule: Literal["gpipe", "1f1b", "auto"] = "1f1b"
     weights: str | None = None
     loss: str | None = Field(default=None, pattern=FUNCTION)
     seed: int = Field(default=0, ge=0)
     recompute: Literal["auto", "never", "always"] = "auto"
-    stages: int | None = Field(default=None, ge=1)
+    stages: Count | None = None
+    data_parallel: Count = 1
     placement: PlacementSpec = PlacementSpec()
 
 

@@ -5,42 +5,17 @@ from typing import Any
 import torch
 
 import pipecut
+from pipecut.compiler.candidate import Candidate
 from pipecut.compiler.cluster import Cluster
 from pipecut.compiler.costs import CostedGraph
 from pipecut.compiler.cut import Cut, modules_covered
 from pipecut.compiler.graph import Buffer, Graph, Parameter, Value
 from pipecut.compiler.job import Job
 from pipecut.compiler.partition import Placement
-from pipecut.compiler.partition.problem import Slot, Usage
-from pipecut.compiler.simulate import simulate
-from pipecut.runtime.plan import VERSION, Action
-
-COPIES = {"adamw": 4, "adam": 4, "momentum": 3, "sgd": 2}
-
-
-def predict(
-    costed: CostedGraph, cluster: Cluster, placement: Placement, cuts: tuple[Cut, ...], actions: list[list[Action]]
-) -> tuple[float, float]:
-    """Step seconds and bubble fraction."""
-    graph = costed.graph
-    forward, backward = stage_seconds(costed, cluster, cuts)
-    backward = [b + (f if again else 0.0) for f, b, again in zip(forward, backward, placement.recompute, strict=True)]
-    transfers: dict[tuple[str, int], float] = {}
-    for one in cuts[:-1]:
-        link = cluster.link(one.index, one.index + 1)
-        sent = sum(graph.values[n].bytes for n in one.sends)
-        returned = sum(graph.values[n].bytes for n in one.sends if graph.values[n].needs_grad)
-        transfers["F", one.index + 1] = link.latency + sent / link.bandwidth
-        transfers["B", one.index] = link.latency + returned / link.bandwidth
-    return simulate(actions, forward, backward, transfers)
-
-
-def stage_seconds(costed: CostedGraph, cluster: Cluster, cuts: tuple[Cut, ...]) -> tuple[list[float], list[float]]:
-    """Forward and backward seconds of each stage for a microbatch."""
-    kinds = [cluster.devices[one.index].kind for one in cuts]
-    forward = [sum(costed.costs[i].forward[k] for i in one.operators) for one, k in zip(cuts, kinds, strict=True)]
-    backward = [sum(costed.costs[i].backward[k] for i in one.operators) for one, k in zip(cuts, kinds, strict=True)]
-    return forward, backward
+from pipecut.compiler.partition.coarsen import STATES
+from pipecut.compiler.partition.problem import Usage
+from pipecut.compiler.predict import Scheduled, stage_seconds
+from pipecut.runtime.plan import VERSION
 
 
 def manifest(
@@ -48,14 +23,15 @@ def manifest(
     cluster: Cluster,
     costed: CostedGraph,
     placement: Placement,
-    cuts: tuple[Cut, ...],
-    schedule: str,
-    prediction: tuple[float, float],
+    scheduled: Scheduled,
+    candidate: Candidate,
+    notes: list[str],
 ) -> dict[str, Any]:
     """plan.yaml without hashes and seal."""
-    spec, graph, slots = job.spec, costed.graph, placement.problem.slots
-    forward, backward = stage_seconds(costed, cluster, cuts)
-    stages = [_stage(costed, cluster, placement, one, slots[one.index], spec.optimizer, forward, backward) for one in cuts]
+    spec, graph, slots, cuts = job.spec, costed.graph, placement.problem.slots, scheduled.cuts
+    seconds = stage_seconds(costed, slots, cuts)
+    types = [cluster.devices[one.index * candidate.replicas].type for one in cuts]
+    stages = [_stage(costed, placement, one, types[one.index], spec.optimizer, seconds) for one in cuts]
     boundaries = [
         {
             "left": one.index,
@@ -83,12 +59,13 @@ def manifest(
         },
         "batch": {"global_size": spec.batch.global_, "microbatch": spec.batch.microbatch, "dynamic": graph.dynamic},
         "optimizer": spec.optimizer,
-        "schedule": schedule,
+        "replicas": candidate.replicas,
+        "schedule": candidate.schedule,
         "inputs": [{**_tensor(graph, value), "name": name} for value, name in graph.batch_inputs],
         "stages": stages,
         "boundaries": boundaries,
         "tied": _tied(graph, cuts),
-        "prediction": {"step_seconds": prediction[0], "bubble": prediction[1]},
+        "prediction": {"step_seconds": scheduled.step_seconds, "bubble": scheduled.bubble},
         "certificate": {
             "objective": certificate.objective,
             "bound": certificate.bound,
@@ -97,13 +74,13 @@ def manifest(
             "solver": certificate.solver,
             "seconds": certificate.seconds,
         },
-        "notes": [*graph.notes, *_node_order(cluster, len(cuts))],
+        "notes": [*graph.notes, *notes, *_node_order(cluster, len(cuts) * candidate.replicas)],
     }
 
 
-def _node_order(cluster: Cluster, stages: int) -> list[str]:
+def _node_order(cluster: Cluster, ranks: int) -> list[str]:
     """What must be known to start the ranks when the nodes are not used in the cluster file's order."""
-    nodes = list(dict.fromkeys(device.node for device in cluster.devices[:stages]))
+    nodes = list(dict.fromkeys(device.node for device in cluster.devices[:ranks]))
     if nodes == sorted(nodes):
         return []
     kinds = [next(d.kind for d in cluster.devices if d.node == node) for node in nodes]
@@ -128,20 +105,19 @@ def _memory_order(value: Value) -> list[int]:
 
 def _stage(
     costed: CostedGraph,
-    cluster: Cluster,
     placement: Placement,
     one: Cut,
-    slot: Slot,
+    device_type: str,
     optimizer: str,
-    forward: list[float],
-    backward: list[float],
+    seconds: tuple[list[float], list[float]],
 ) -> dict[str, Any]:
     graph, index = costed.graph, one.index
-    device = cluster.devices[index]
+    slot = placement.problem.slots[index]
+    forward, backward = seconds
     saved = sum(costed.saved.get(graph.operators[i].name, 0) + costed.costs[i].saved_own_bytes for i in one.operators)
     received = sum(graph.values[name].bytes for name in one.receives)
     transient = max((2 * costed.costs[i].output_bytes for i in one.operators), default=0)
-    fixed = sum(p.bytes * (COPIES[optimizer] if p.trainable else 1) for p in one.parameters)
+    fixed = sum(p.bytes * (2 + STATES[optimizer] if p.trainable else 1) for p in one.parameters)
     used = Usage(fixed, saved, received, transient)
     sizes = [p.bytes // max(getattr(torch, p.dtype).itemsize, 1) for p in one.parameters]
     given = dict(graph.batch_inputs)
@@ -149,8 +125,8 @@ def _stage(
     return {
         "index": index,
         "rank": index,
-        "device": device.kind,
-        "device_type": device.type,
+        "device": slot.kind,
+        "device_type": device_type,
         "file": f"stages/stage_{index}.py",
         "modules": modules_covered([graph.operators[i] for i in one.operators]),
         "operators": len(one.operators),

@@ -2,23 +2,23 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from safetensors import SafetensorError
 
+from pipecut.compiler.candidate import Asked, Candidate, Sizes, asked_for, candidates
 from pipecut.compiler.cluster import Cluster, read_cluster
 from pipecut.compiler.constraints import constraints
-from pipecut.compiler.costs import cost
-from pipecut.compiler.cut import Cut, cut
 from pipecut.compiler.emit import write_folder
 from pipecut.compiler.graph import Graph
 from pipecut.compiler.job import Job, read_job
-from pipecut.compiler.manifest import manifest, predict
-from pipecut.compiler.partition import partition
-from pipecut.compiler.schedules import ORDERS, in_flight, lower
+from pipecut.compiler.manifest import manifest
+from pipecut.compiler.partition import Solving, partition
+from pipecut.compiler.predict import schedule
+from pipecut.compiler.search import Price, Search, Tried, changes_buffers, describe
 from pipecut.compiler.trace import trace
-from pipecut.errors import PipecutError, UserFileError
+from pipecut.errors import InfeasibleError, PipecutError, UserFileError
 from pipecut.runtime.plan import PlanFolder, read_plan
 from pipecut.runtime.weights import weight_files
 
@@ -27,14 +27,20 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line may say over the job file. `time_limit` in seconds, `gap` relative."""
+    """What the command line may say: sizes over the job file's, whether to explain the choice, how to solve."""
 
-    stages: int | None = None
-    microbatches: int | None = None
-    schedule: str | None = None
-    solver: str = "highs"
-    time_limit: float = 30.0
-    gap: float = 1e-4
+    sizes: Sizes = field(default_factory=Sizes)
+    explain: bool = False
+    solving: Solving = field(default_factory=Solving)
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """The plan as written, and where a search was made or asked for, the candidates and the prices of the limits."""
+
+    folder: PlanFolder
+    tried: tuple[Tried, ...] = ()
+    prices: tuple[Price, ...] = ()
 
 
 def compile(
@@ -48,38 +54,57 @@ def compile(
 
     Raises UserFileError or TraceError for the user's files, InfeasibleError when nothing fits.
     """
-    options = options or Options()
+    return compile_and_explain(job_path, cluster_name, output, options or Options(), progress).folder
+
+
+def compile_and_explain(
+    job_path: str | Path, cluster_name: str, output: str | Path, options: Options, progress: Progress
+) -> Compiled:
+    """As `compile`, with what the search found."""
     progress("reading the job and the cluster")
     job, cluster = read_job(Path(job_path)), read_cluster(cluster_name)
-    stages, microbatch, microbatches = _sizes(job, cluster, options)
-    job = job.with_microbatch(microbatch)
-    schedule = options.schedule or job.spec.schedule
-
+    asked = asked_for(job.spec, job.path, _devices(cluster, job, options), options.sizes)
+    first = asked.microbatch or min((one.microbatch for one in candidates(asked)), default=1)
     progress("tracing the model")
+    job = job.with_microbatch(first)
     graph = trace(job)
     _check_weights(job, graph)
+    search = Search(job, cluster, graph, first)
+    tried = search.run(asked, progress) if options.explain or not asked.fixed else []
+    chosen = _chosen(asked, tried)
+    prices = search.prices(asked, tried, progress) if options.explain else []
+    if chosen.microbatch != first:
+        progress(f"tracing the model for a microbatch of {chosen.microbatch}")
+        job = job.with_microbatch(chosen.microbatch)
+        graph = trace(job)
+        search = Search(job, cluster, graph, chosen.microbatch)
+    if chosen.replicas > 1 and changes_buffers(graph):
+        raise UserFileError(
+            f"{job.path}: data_parallel {chosen.replicas}: the model changes buffers in its forward, as BatchNorm does, "
+            "and replicas would drift apart; use data_parallel: 1"
+        )
     progress(f"costing {len(graph.operators)} operators")
-    costed = cost(graph, cluster, job.spec.precision, microbatch)
-    progress(f"placing {len(graph.operators)} operators on {stages} stages")
-
-    def flights(count: int) -> tuple[int, ...]:
-        return in_flight(schedule, count, microbatches)
-
-    told = constraints(job, graph, stages)
-    solving = options.solver, options.time_limit, options.gap
-    how = job.spec.optimizer, told, job.spec.recompute
-    placement, cluster = partition(costed, cluster, *how, stages, flights, *solving)
-    progress(f"scheduling {microbatches} microbatches, {schedule}")
-    cuts = cut(graph, placement.stage_of, stages)
-    orders = [ORDERS[schedule](s, stages, microbatches) for s in range(stages)]
-    forward = {one.index for one in cuts if one.sends}
-    backward = {one.index for one in cuts if any(graph.values[n].needs_grad for n in one.sends)}
-    actions = lower(orders, forward, backward, tied=_tied(cuts))
-    prediction = predict(costed, cluster, placement, cuts, actions)
+    costed = search.costs(chosen.microbatch)
+    progress(f"placing {len(graph.operators)} operators on {chosen.stages} stages")
+    told = constraints(job, graph, chosen.stages)
+    placement, cluster = partition(costed, cluster, job.spec, told, chosen, options.solving)
+    progress(f"scheduling {chosen.microbatches} microbatches, {chosen.schedule}")
+    scheduled = schedule(costed, cluster, placement, chosen)
     progress("writing and checking the plan")
-    facts = manifest(job, cluster, costed, placement, cuts, schedule, prediction)
-    write_folder(Path(output), facts, cuts, costed, placement, actions)
-    return read_plan(Path(output))
+    notes = [f"chosen of {len(tried)} candidates: {describe(chosen)}"] if tried and not asked.fixed else []
+    facts = manifest(job, cluster, costed, placement, scheduled, chosen, notes)
+    write_folder(Path(output), facts, scheduled.cuts, costed, placement, scheduled.actions)
+    return Compiled(read_plan(Path(output)), tuple(tried), tuple(prices))
+
+
+def _chosen(asked: Asked, tried: list[Tried]) -> Candidate:
+    if asked.fixed:
+        # What does not fit is told by the partitioner, with the least that would.
+        return candidates(asked)[0]
+    if tried[0].step_seconds is None:
+        reasons = "; ".join(f"{describe(one.candidate)}: {one.why}" for one in tried[:3])
+        raise InfeasibleError(f"none of {len(tried)} candidates fits: {reasons}; give more devices, or a smaller model")
+    return tried[0].candidate
 
 
 def _check_weights(job: Job, graph: Graph) -> None:
@@ -96,25 +121,10 @@ def _check_weights(job: Job, graph: Graph) -> None:
         raise UserFileError(f"{job.path}: weights: {path} has no '{missing[0]}' ({len(missing)} parameters are missing)")
 
 
-def _tied(cuts: tuple[Cut, ...]) -> bool:
-    held = [parameter.value for one in cuts for parameter in one.parameters if parameter.trainable]
-    return len(held) > len(set(held))
-
-
-def _sizes(job: Job, cluster: Cluster, options: Options) -> tuple[int, int, int]:
-    """Stages, samples a microbatch, microbatches."""
-    spec = job.spec
-    total = spec.batch.global_
-    stages = options.stages or spec.stages or (len(cluster.devices) if cluster.name != "auto" else _cores(cluster))
-    if stages > len(cluster.devices):
-        raise UserFileError(f"{stages} stages asked for, but cluster '{cluster.name}' has {len(cluster.devices)} devices")
-    microbatch = spec.batch.microbatch
-    if options.microbatches is not None:
-        if options.microbatches < 1 or options.microbatches > total:
-            raise UserFileError(f"--microbatches {options.microbatches}: must be 1 to the global batch, {total}")
-        microbatch = -(-total // options.microbatches)
-    return stages, microbatch, -(-total // microbatch)
-
-
-def _cores(cluster: Cluster) -> int:
-    return len(cluster.devices) if cluster.devices[0].type == "cuda" else os.cpu_count() or 1
+def _devices(cluster: Cluster, job: Job, options: Options) -> int:
+    """Devices to use: all, but of this machine's CPU as many as it has cores, unless more stages are asked for."""
+    if cluster.name != "auto" or cluster.devices[0].type == "cuda":
+        return len(cluster.devices)
+    stages = options.sizes.stages or job.spec.stages or 1
+    replicas = options.sizes.replicas or job.spec.data_parallel or 1
+    return min(len(cluster.devices), max(os.cpu_count() or 1, stages * replicas))

@@ -4,12 +4,16 @@ from pipecut.runtime.plan import Action
 
 
 def simulate(
-    actions: list[list[Action]], forward: list[float], backward: list[float], transfers: dict[tuple[str, int], float]
+    actions: list[list[Action]],
+    forward: list[float],
+    backward: list[float],
+    transfers: dict[tuple[str, int], float],
+    reductions: list[float],
 ) -> tuple[float, float]:
     """Step seconds and bubble fraction over all ranks.
 
-    `forward` and `backward` are seconds per stage, `transfers` seconds by (F or B, receiving stage). Sends are
-    buffered and do not block; a channel carries one message at a time.
+    `forward` and `backward` are seconds per stage, `transfers` seconds by (F or B, receiving stage), `reductions` seconds by
+    rank. Sends are buffered and do not block; a channel carries one message at a time.
     """
     clock = [0.0] * len(actions)
     at = [0] * len(actions)
@@ -40,6 +44,8 @@ def simulate(
                     line = (action.kind[-1], target)
                     begin = max(clock[rank], channel.get(line, 0.0))
                     channel[line] = arrived[(*line, action.microbatch)] = begin + transfers[line]
+                else:
+                    clock[rank] += reductions[rank] if action.kind == "REDUCE" else 0.0
                 at[rank] += 1
                 moved = True
     step = max(clock, default=0.0)

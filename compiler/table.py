@@ -12,6 +12,7 @@ def print_plan(plan: Plan, console: Console) -> None:
     table = Table(
         title=f"{plan.model.factory} on {plan.cluster}: {plan.schedule}, "
         f"{plan.microbatches} microbatches of {plan.batch.microbatch}"
+        + (f", {plan.replicas} replicas" if plan.replicas > 1 else "")
     )
     for name, side in (
         ("stage", "right"),

@@ -41,23 +41,36 @@ def compile(
     job: Annotated[Path, typer.Argument(help="The job file: model, inputs, batch, optimizer.")],
     cluster: Annotated[str, typer.Option(help="A cluster file, a name of `pipecut specs`, or auto: this machine.")] = "auto",
     output: Annotated[Path, typer.Option("-o", "--output", help="The plan folder to write.")] = Path("plan"),
-    stages: Annotated[int | None, typer.Option(min=1, help="Stages; by default one a device.")] = None,
+    stages: Annotated[str | None, typer.Option(help="Stages, or auto; by default one a device.")] = None,
+    data_parallel: Annotated[str | None, typer.Option(help="Replicas of each stage, or auto, over the job's.")] = None,
+    microbatch: Annotated[str | None, typer.Option(help="Samples a microbatch, or auto, over the job's.")] = None,
     microbatches: Annotated[int | None, typer.Option(min=1, help="Microbatches a step, over the job's.")] = None,
-    schedule: Annotated[str | None, typer.Option(help="gpipe or 1f1b, over the job's.")] = None,
+    schedule: Annotated[str | None, typer.Option(help="gpipe, 1f1b or auto, over the job's.")] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Print the candidates tried, and what more of each limit gives.")
+    ] = False,
     solver: Annotated[str, typer.Option(help="highs or cbc.")] = "highs",
     time_limit: Annotated[float, typer.Option(min=0.1, help="Seconds for the solver.")] = 30.0,
 ) -> None:
     """Trace, cost, partition, schedule, check; write a plan folder.
 
-    Example: pipecut compile job.yaml --cluster hgx-h100 -o plan/ --stages 8
+    Sizes that are auto, here or in the job file, are searched for the shortest step of the global batch.
+
+    Examples: pipecut compile job.yaml --cluster hgx-h100 -o plan/ --stages 8
+
+    pipecut compile job.yaml --cluster hgx-h100 --stages auto --data-parallel auto --microbatch auto --explain
     """
-    from pipecut.compiler import Options
-    from pipecut.compiler import compile as compile_plan
+    from pipecut.compiler import Options, Sizes, compile_and_explain
+    from pipecut.compiler.explained import print_explained
+    from pipecut.compiler.partition import Solving
     from pipecut.compiler.table import print_plan
 
-    _one_of("--schedule", schedule, ("gpipe", "1f1b"))
+    _one_of("--schedule", schedule, ("gpipe", "1f1b", "auto"))
     _one_of("--solver", solver, ("highs", "cbc"))
-    options = Options(stages, microbatches, schedule, solver, time_limit)
+    if microbatch is not None and microbatches is not None:
+        raise UserFileError("give --microbatch or --microbatches, not both")
+    counts = _count("--stages", stages), _count("--data-parallel", data_parallel), _count("--microbatch", microbatch)
+    options = Options(Sizes(*counts, microbatches, schedule), explain, Solving(solver, time_limit))
     progress = Console(stderr=True)
     with progress.status("starting") as status:
 
@@ -66,9 +79,20 @@ def compile(
             if not progress.is_terminal:
                 progress.print(f"{name} ...")
 
-        folder = compile_plan(job, cluster, output, options, tell)
-    print_plan(folder.plan, console)
+        compiled = compile_and_explain(job, cluster, output, options, tell)
+    if explain:
+        print_explained(compiled.tried, compiled.prices, console)
+    print_plan(compiled.folder.plan, console)
     console.print(f"plan written to {output}/; next: pipecut verify {output}, pipecut run {output} --steps 10")
+
+
+def _count(option: str, value: str | None) -> int | None:
+    """A number from 1, or 0 for auto."""
+    if value is None or value == "auto":
+        return None if value is None else 0
+    if not value.isdigit() or int(value) < 1:
+        raise UserFileError(f"{option} {value}: must be a number from 1, or auto")
+    return int(value)
 
 
 def _one_of(option: str, value: str | None, known: tuple[str, ...]) -> None:
@@ -170,7 +194,7 @@ def run(
     arguments = [str(plan), "--steps", str(steps), "--lr", str(rate), "--clip", str(clip)]
     for option, value in (("--data", data), ("--save", save), ("--device", device)):
         arguments += [option, str(value)] if value is not None else []
-    launch(len(manifest.stages), "pipecut.runtime", arguments)
+    launch(manifest.ranks, "pipecut.runtime", arguments)
 
 
 @app.command()

@@ -123,10 +123,12 @@ def train(
 
 
 def save_weights(pipe: Pipeline, folder: Path) -> None:
-    """This rank's state dict as one safetensors file."""
+    """This rank's state dict as one safetensors file, of the first replica alone: the others hold the same."""
+    if pipe.world.replica:
+        return
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: t.detach().cpu().contiguous().clone() for name, t in pipe.state_dict().items()}
-    save_file(tensors, str(folder / f"rank_{pipe.world.rank}.safetensors"))
+    save_file(tensors, str(folder / f"rank_{pipe.world.position}.safetensors"))
 
 
 def main() -> None:

@@ -68,6 +68,8 @@ def _flows(plan: Plan, graph: dict[str, Any]) -> str:
 
 
 def _computes_everything(plan: Plan, actions: tuple[tuple[Action, ...], ...]) -> str:
+    if plan.replicas < 1 or (plan.replicas > 1 and any(held.written for s in plan.stages for held in s.buffers)):
+        raise PlanError(f"{plan.replicas} replicas of stages that change their buffers would drift apart; compile again")
     if len(actions) != len({s.rank for s in plan.stages}):
         raise PlanError(f"schedule.yaml has {len(actions)} ranks, the plan {len({s.rank for s in plan.stages})}")
     total = 0
@@ -77,8 +79,8 @@ def _computes_everything(plan: Plan, actions: tuple[tuple[Action, ...], ...]) ->
             if sorted(done) != list(range(plan.microbatches)):
                 raise PlanError(f"stage {stage.index}: {kind} does not run once for each of {plan.microbatches} microbatches")
             total += len(done)
-    if plan.tied and any(row.count(Action("REDUCE", rank, 0)) != 1 for rank, row in enumerate(actions)):
-        raise PlanError("tied parameters need one REDUCE on every rank")
+    if (plan.tied or plan.replicas > 1) and any(row.count(Action("REDUCE", rank, 0)) != 1 for rank, row in enumerate(actions)):
+        raise PlanError("tied parameters and replicas need one REDUCE on every rank")
     return f"{total} forward and backward actions, each once"
 
 

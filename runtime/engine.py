@@ -4,6 +4,7 @@ import torch
 
 from pipecut.errors import PeerLostError, PipecutError, RunError
 from pipecut.runtime.plan import Action
+from pipecut.runtime.replicas import ReplicaGradients
 from pipecut.runtime.stage import RunningStage
 from pipecut.runtime.tied import TiedGradients
 from pipecut.runtime.transport import Transport
@@ -22,18 +23,20 @@ class Engine:
         stages: list[RunningStage],
         transport: Transport,
         tied: TiedGradients,
+        replicas: ReplicaGradients,
     ) -> None:
-        self.rank, self.actions, self.transport, self.tied = rank, actions, transport, tied
+        self.rank, self.actions, self.transport = rank, actions, transport
+        self.tied, self.replicas = tied, replicas
         self.stages = {stage.stage.index: stage for stage in stages}
 
-    def run(self, microbatches: list[dict[str, torch.Tensor]], samples: list[int]) -> torch.Tensor | None:
-        """Run the actions; the weighted loss where the last stage is, None elsewhere.
+    def run(self, microbatches: list[dict[str, torch.Tensor]], samples: list[int], total: int) -> torch.Tensor | None:
+        """Run the actions; this replica's part of the loss where the last stage is, None elsewhere.
 
-        Raises RunError that names rank, action and cause.
+        `total` counts the samples of all replicas. Raises RunError that names rank, action and cause.
         """
-        total = sum(samples)
         losses: list[torch.Tensor] = []
         outgoing: dict[tuple[str, int, int], list[torch.Tensor]] = {}
+        self.replicas.begin()
         self.tied.begin()
         for action in self.actions:
             try:
@@ -84,3 +87,4 @@ class Engine:
                 outgoing["B", s, m] = gradients
         else:
             self.tied.reduce()
+            self.replicas.reduce()

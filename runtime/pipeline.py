@@ -14,6 +14,7 @@ from pipecut.runtime.check import check
 from pipecut.runtime.engine import Engine
 from pipecut.runtime.plan import Plan, PlanFolder, read_plan
 from pipecut.runtime.precision import cast_inputs
+from pipecut.runtime.replicas import ReplicaGradients
 from pipecut.runtime.stage import RunningStage, build_module
 from pipecut.runtime.tied import TiedGradients
 from pipecut.runtime.transport import Transport
@@ -37,7 +38,7 @@ class Pipeline:
     def __init__(self, folder: PlanFolder, world: World) -> None:
         self.plan: Plan = folder.plan
         self.world = world
-        mine = [s for s in self.plan.stages if s.rank == world.rank]
+        mine = [s for s in self.plan.stages if s.rank == world.position]
         self.modules = {s.index: build_module(folder.path, s, world.device) for s in mine}
         named = {n: p for m in self.modules.values() for n, p in m.named_parameters(remove_duplicate=False)}
         buffers = {n: b for m in self.modules.values() for n, b in m.named_buffers(remove_duplicate=False)}
@@ -46,7 +47,9 @@ class Pipeline:
             log.warning("rank %d: %s", world.rank, note)
         self.tied = TiedGradients(self.plan, world, named)
         running = [RunningStage(self.plan, s, self.modules[s.index]) for s in mine]
-        self.engine = Engine(world.rank, folder.actions[world.rank], running, Transport(self.plan, world), self.tied)
+        replicas = ReplicaGradients(world, list({id(p): p for p in named.values()}.values()))
+        transport = Transport(self.plan, world)
+        self.engine = Engine(world.rank, folder.actions[world.position], running, transport, self.tied, replicas)
         self.needed = {name for s in mine for name in s.batch_inputs}
         self.placeholder = nn.Parameter(torch.empty(0, device=world.device))
         self.train()
@@ -56,16 +59,19 @@ class Pipeline:
 
         The loss is the mean over microbatches, weighted by their samples. Raises RunError.
         """
-        microbatches, samples = self._split(batch)
-        loss = self.engine.run(microbatches, samples)
+        microbatches, samples, total = self._split(batch)
+        loss = self.engine.run(microbatches, samples, total)
         if self.world.size == 1:
             assert loss is not None
             return loss
         shared = loss.float() if loss is not None else torch.zeros((), device=self.world.device)
-        dist.broadcast(shared, src=self.plan.stages[-1].rank)
+        if self.world.peers is not None:
+            dist.all_reduce(shared, group=self.world.peers)
+        dist.broadcast(shared, src=self.plan.stages[-1].rank * self.plan.replicas)
         return shared
 
-    def _split(self, batch: dict[str, torch.Tensor]) -> tuple[list[dict[str, torch.Tensor]], list[int]]:
+    def _split(self, batch: dict[str, torch.Tensor]) -> tuple[list[dict[str, torch.Tensor]], list[int], int]:
+        """This replica's microbatches, their samples, and the samples of the whole batch."""
         expected = {tensor.name: tensor for tensor in self.plan.inputs}
         here = f"rank {self.world.rank}"
         missing = sorted(set(expected) - set(batch))
@@ -83,7 +89,7 @@ class Pipeline:
                     f"{here}: input '{name}' is {tensor.dtype}{list(tensor.shape)}, "
                     f"the plan takes torch.{expected[name].dtype}{shape} for a batch of {count}"
                 )
-        size, m = self.plan.batch.microbatch, self.plan.microbatches
+        size, m = self.plan.batch.microbatch, self.plan.microbatches * self.plan.replicas
         if -(-count // size) != m:
             raise RunError(
                 f"{here}: a batch of {count} is {-(-count // size)} microbatches of {size}, the schedule has {m}; "
@@ -92,11 +98,12 @@ class Pipeline:
         samples = [min(size, count - start) for start in range(0, count, size)]
         if not self.plan.batch.dynamic and samples[-1] != size:
             raise self._fixed(count)
-        split: list[dict[str, torch.Tensor]] = [{} for _ in samples]
+        own = slice(self.world.replica * self.plan.microbatches, (self.world.replica + 1) * self.plan.microbatches)
+        split: list[dict[str, torch.Tensor]] = [{} for _ in samples[own]]
         for name in self.needed:
-            for part, piece in zip(split, torch.split(batch[name], size), strict=True):
+            for part, piece in zip(split, torch.split(batch[name], size)[own], strict=True):
                 part[name] = piece.to(self.world.device, non_blocking=True)
-        return split, samples
+        return split, samples[own], count
 
     def _fixed(self, count: int) -> RunError:
         size = self.plan.batch.microbatch
@@ -144,6 +151,7 @@ class Pipeline:
             square += parameter.grad.detach().float().norm().square()
         if self.world.size > 1:
             dist.all_reduce(square)
+            square /= self.world.replicas
         norm = square.sqrt()
         scale = torch.clamp(max_norm / (norm + 1e-6), max=1.0)
         for parameter in self.parameters():

@@ -75,6 +75,8 @@ class Held(Part):
 class Stage(Part):
     """One stage. Seconds per microbatch; bytes at the peak of a step, against `capacity_bytes`.
 
+    Stage and replica run on rank `rank` x replicas + replica.
+
     A stage that recomputes keeps what it receives and runs its forward again before each backward; `load_seconds` has that.
     """
 
@@ -144,6 +146,7 @@ class Plan(Part):
     model: ModelRef
     batch: Batch
     optimizer: str
+    replicas: int = 1
     schedule: str
     inputs: list[Tensor]
     stages: list[Stage]
@@ -157,8 +160,13 @@ class Plan(Part):
 
     @property
     def microbatches(self) -> int:
-        """Microbatches in a step of the global size."""
-        return -(-self.batch.global_size // self.batch.microbatch)
+        """Microbatches of each replica in a step of the global size."""
+        return -(-self.batch.global_size // (self.batch.microbatch * self.replicas))
+
+    @property
+    def ranks(self) -> int:
+        """Processes that run the plan."""
+        return len({stage.rank for stage in self.stages}) * self.replicas
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ class TiedGradients:
 
     def __init__(self, plan: Plan, world: World, parameters: dict[str, nn.Parameter]) -> None:
         self.world = world
-        rank_of = {s.index: s.rank for s in plan.stages}
+        rank_of = {s.index: world.rank_at(s.rank) for s in plan.stages}
         # The group is looked up where it is used: the world alone holds groups, and lets go of them at the end.
         self.mine: list[tuple[nn.Parameter, list[int], int]] = []
         self.owned_elsewhere: set[int] = set()

@@ -15,7 +15,7 @@ class Transport:
     def __init__(self, plan: Plan, world: World) -> None:
         self.world = world
         self.boundaries = {b.left: b for b in plan.boundaries}
-        self.rank_of = {s.index: s.rank for s in plan.stages}
+        self.rank_of = {s.index: world.rank_at(s.rank) for s in plan.stages}
         self.arriving: dict[tuple[str, int, int], tuple[Received, list[dist.Work]]] = {}
         self.leaving: list[tuple[dist.Work, torch.Tensor]] = []
 

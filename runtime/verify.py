@@ -56,12 +56,12 @@ def verify(path: Path, steps: int) -> Comparison:
     plan = read_plan(path).plan
     with tempfile.TemporaryDirectory(prefix="pipecut-verify-") as folder:
         device = "cuda" if _all_on_gpus(plan) else "cpu"
-        launch(len(plan.stages), "pipecut.runtime.verify", [str(path.resolve()), folder, str(steps), device])
+        launch(plan.ranks, "pipecut.runtime.verify", [str(path.resolve()), folder, str(steps), device])
         worst: dict[str, tuple[float, str]] = {}
         compared = 0
         for step, expected in enumerate(_unsplit(plan, steps, device)):
             seen: set[str] = set()
-            for rank in range(len(plan.stages)):
+            for rank in range(plan.ranks):
                 found = load_file(str(Path(folder) / f"{rank}-{step}.safetensors"))
                 seen |= set(found)
                 compared += len(found)
@@ -74,7 +74,7 @@ def verify(path: Path, steps: int) -> Comparison:
 
 def _all_on_gpus(plan: Plan) -> bool:
     on_gpus = all(stage.device_type == "cuda" for stage in plan.stages)
-    return on_gpus and torch.cuda.device_count() >= len(plan.stages)
+    return on_gpus and torch.cuda.device_count() >= plan.ranks
 
 
 def _compare(

@@ -16,28 +16,40 @@ from pipecut.runtime.plan import Plan
 TIMEOUT = timedelta(seconds=float(os.environ.get("PIPECUT_TIMEOUT", "300")))
 
 
-@dataclass(frozen=True)
+@dataclass
 class World:
-    """Rank, device, and a group per boundary and direction and per tied parameter."""
+    """Rank, device, and a group per boundary and direction, per tied parameter, and of the same stages in other replicas.
+
+    `position` is the rank's place in the pipeline of its own replica.
+    """
 
     rank: int
     size: int
+    position: int
+    replica: int
+    replicas: int
     device: torch.device
     forward: dict[int, dist.ProcessGroup]
     backward: dict[int, dist.ProcessGroup]
     tied: list[dist.ProcessGroup | None]
+    peers: dist.ProcessGroup | None
+
+    def rank_at(self, position: int) -> int:
+        """The rank at another place in the pipeline of this replica."""
+        return position * self.replicas + self.replica
 
 
 def join_world(plan: Plan, device: str | None) -> World:
     """Join the other ranks. Raises RunError when their number is not the plan's or one does not come."""
-    size = len({stage.rank for stage in plan.stages})
+    size = plan.ranks
     rank, given = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     if given != size:
         raise RunError(
             f"rank {rank}: the plan has {size} ranks but {given} {'was' if given == 1 else 'were'} started; "
             f"start it with: torchrun --nproc-per-node {size} ... or pipecut run"
         )
-    place = _device(plan, rank, device)
+    position, replica = divmod(rank, plan.replicas)
+    place = _device(plan, rank, position, device)
     if size > 1 and not dist.is_initialized():
         try:
             dist.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=TIMEOUT)
@@ -45,28 +57,42 @@ def join_world(plan: Plan, device: str | None) -> World:
             reason = str(error).splitlines()[0]
             raise RunError(f"rank {rank}: the {size} ranks did not all come within {TIMEOUT}: {reason}") from None
     rank_of = {stage.index: stage.rank for stage in plan.stages}
+
+    def group(positions: list[int], of: int) -> dist.ProcessGroup:
+        made: dist.ProcessGroup = dist.new_group([p * plan.replicas + of for p in positions], timeout=TIMEOUT)
+        return made
+
     forward: dict[int, dist.ProcessGroup] = {}
     backward: dict[int, dist.ProcessGroup] = {}
-    for boundary in plan.boundaries:
-        pair = [rank_of[boundary.left], rank_of[boundary.left + 1]]
-        # A group each way, so that activations never wait behind gradients.
-        forward[boundary.left] = dist.new_group(pair, timeout=TIMEOUT)
-        backward[boundary.left] = dist.new_group(pair, timeout=TIMEOUT)
-    tied = [dist.new_group(sorted({rank_of[s] for s in t.stages}), timeout=TIMEOUT) for t in plan.tied]
-    world = World(rank, size, place, forward, backward, tied)
+    tied: list[dist.ProcessGroup | None] = []
+    # Every rank makes every group, in the same order; it keeps those of its own replica.
+    for other in range(plan.replicas):
+        for boundary in plan.boundaries:
+            pair = [rank_of[boundary.left], rank_of[boundary.left + 1]]
+            # A group each way, so that activations never wait behind gradients.
+            both = group(pair, other), group(pair, other)
+            if other == replica:
+                forward[boundary.left], backward[boundary.left] = both
+        groups = [group(sorted({rank_of[s] for s in t.stages}), other) for t in plan.tied]
+        tied = [*groups] if other == replica else tied
+    peers = None
+    for first in range(0, size, plan.replicas) if plan.replicas > 1 else ():
+        same = dist.new_group(list(range(first, first + plan.replicas)), timeout=TIMEOUT)
+        peers = same if first == position * plan.replicas else peers
+    world = World(rank, size, position, replica, plan.replicas, place, forward, backward, tied, peers)
     atexit.register(leave_world, world)
     return world
 
 
-def _device(plan: Plan, rank: int, wanted: str | None) -> torch.device:
-    kind = wanted or next(stage.device_type for stage in plan.stages if stage.rank == rank)
+def _device(plan: Plan, rank: int, position: int, wanted: str | None) -> torch.device:
+    kind = wanted or next(stage.device_type for stage in plan.stages if stage.rank == position)
     local, beside = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if kind == "cpu":
         if "OMP_NUM_THREADS" not in os.environ or beside > 1:
             torch.set_num_threads(max(1, (os.cpu_count() or 1) // beside))
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        asked = "--device cuda asks for one" if wanted else f"the plan places it on a {plan.stages[rank].device}"
+        asked = "--device cuda asks for one" if wanted else f"the plan places it on a {plan.stages[position].device}"
         raise RunError(
             f"rank {rank}: {asked}, but this machine has no GPU; "
             "compile with --cluster auto, or try the plan on CPU ranks with --device cpu"
@@ -86,6 +112,7 @@ def leave_world(world: World) -> None:
     for groups in (world.forward, world.backward):
         groups.clear()
     world.tied.clear()
+    world.peers = None
     if dist.is_initialized():
         dist.destroy_process_group()
     gc.collect()

@@ -2,44 +2,65 @@
 
 from dataclasses import replace
 
+from pipecut.compiler.candidate import Candidate
 from pipecut.compiler.cluster import Cluster
 from pipecut.compiler.constraints import Constraints
 from pipecut.compiler.costs import CostedGraph
+from pipecut.compiler.job import JobSpec
+from pipecut.compiler.partition.chain import chain_cuts
 from pipecut.compiler.partition.coarsen import coarsen
-from pipecut.compiler.partition.explain import Flights, explain
+from pipecut.compiler.partition.explain import explain
 from pipecut.compiler.partition.order import best_order, slots_for
-from pipecut.compiler.partition.place import place
-from pipecut.compiler.partition.problem import Certificate, Placement, Recompute, loads, recomputed
+from pipecut.compiler.partition.place import Solving, place
+from pipecut.compiler.partition.problem import Certificate, Placement, Problem, bottleneck, fits, loads, recomputed
+from pipecut.errors import InfeasibleError
 
-__all__ = ["Certificate", "Placement", "partition", "place"]
+__all__ = ["Certificate", "Placement", "Solving", "partition", "place", "place_quickly"]
+# Of the bottleneck, where many candidates are compared.
+ROUGHLY = 1e-3
 
 
 def partition(
-    costed: CostedGraph,
-    cluster: Cluster,
-    optimizer: str,
-    told: Constraints,
-    recompute: Recompute,
-    stages: int,
-    flights: Flights,
-    solver: str,
-    time_limit: float,
-    gap: float,
+    costed: CostedGraph, cluster: Cluster, spec: JobSpec, told: Constraints, candidate: Candidate, solving: Solving
 ) -> tuple[Placement, Cluster]:
     """Place every operator, on the nodes in the order that suits best: the placement and the cluster in that order.
 
-    `flights` gives the microbatches in flight on each of a number of stages; `time_limit` is in seconds, `gap` relative.
     Raises InfeasibleError.
     """
-    problem = coarsen(costed, slots_for(cluster, stages, flights(stages)), optimizer, told, recompute)
-    if len(problem.blocks) < stages:
-        raise explain(problem, True, flights)
-    cluster = best_order(cluster, problem, flights(stages))
-    problem = replace(problem, slots=slots_for(cluster, stages, flights(stages)))
-    stage_of_block, certificate = place(problem, solver, time_limit, gap, flights)
+    problem, cluster = _problem(costed, cluster, spec, told, candidate)
+    stages, certificate = place(problem, solving, candidate.flights)
+    return _placement(costed, problem, stages, certificate), cluster
+
+
+def place_quickly(
+    costed: CostedGraph, cluster: Cluster, spec: JobSpec, told: Constraints, candidate: Candidate
+) -> tuple[Placement, Cluster] | None:
+    """As `partition`, but along one order, roughly, and with nothing proven; None when nothing was found that fits."""
+    try:
+        problem, cluster = _problem(costed, cluster, spec, told, candidate)
+    except InfeasibleError:
+        return None
+    stages = chain_cuts(problem, ROUGHLY)
+    if stages is None or not fits(problem, stages):
+        return None
+    objective = bottleneck(problem, stages)
+    certificate = Certificate(objective, 0.0, 1.0, False, "chain over a topological order", 0.0)
+    return _placement(costed, problem, stages, certificate), cluster
+
+
+def _problem(costed: CostedGraph, cluster: Cluster, spec: JobSpec, told: Constraints, one: Candidate) -> tuple[Problem, Cluster]:
+    flights = one.flights(one.stages)
+    problem = coarsen(costed, slots_for(cluster, one.stages, flights, one.replicas), spec.optimizer, told, spec.recompute)
+    if len(problem.blocks) < one.stages:
+        raise explain(problem, True, one.flights)
+    cluster = best_order(cluster, problem, flights, one.replicas)
+    return replace(problem, slots=slots_for(cluster, one.stages, flights, one.replicas)), cluster
+
+
+def _placement(costed: CostedGraph, problem: Problem, stages: list[int], certificate: Certificate) -> Placement:
     stage_of = [0] * len(costed.graph.operators)
-    for block, stage in zip(problem.blocks, stage_of_block, strict=True):
+    for block, stage in zip(problem.blocks, stages, strict=True):
         for index in block.operators:
             stage_of[index] = stage
-    found, again = loads(problem, stage_of_block), recomputed(problem, stage_of_block)
-    return Placement(tuple(stage_of), tuple(found), tuple(again), certificate, problem), cluster
+    found, again = loads(problem, stages), recomputed(problem, stages)
+    return Placement(tuple(stage_of), tuple(found), tuple(again), certificate, problem)

@@ -26,14 +26,14 @@ PRECISION = 1e-9
 Rooms = tuple[Room, ...]
 
 
-def chain_cuts(problem: Problem) -> list[int] | None:
-    """Stage of each block, or None when no chain of this order fits."""
+def chain_cuts(problem: Problem, precision: float = PRECISION) -> list[int] | None:
+    """Stage of each block, the bottleneck within `precision` of the order's best; None when no chain of this order fits."""
     count, stages = len(problem.blocks), len(problem.slots)
     if count < stages or (problem.comm == "direct" and count > LARGEST_TABLE):
         return None
     loads = _Direct(problem) if problem.comm == "direct" else _Relayed(problem)
     rooms = [room_of_stages(problem, recompute) for recompute in ways(problem)]
-    ends = _best_ends(loads, list(zip(*rooms, strict=True)), count, stages)
+    ends = _best_ends(loads, list(zip(*rooms, strict=True)), count, stages, precision)
     if ends is None:
         return None
     result = [0] * count
@@ -46,11 +46,11 @@ def _segments(ends: list[int]) -> list[tuple[int, int]]:
     return list(zip([0, *ends[:-1]], ends, strict=True))
 
 
-def _best_ends(loads: "_Relayed | _Direct", rooms: list[Rooms], count: int, stages: int) -> list[int] | None:
+def _best_ends(loads: "_Relayed | _Direct", rooms: list[Rooms], count: int, stages: int, precision: float) -> list[int] | None:
     """Bisect the bottleneck."""
     best: list[int] | None = None
     low, high = 0.0, loads.highest
-    while best is None or high - low > PRECISION * high:
+    while best is None or high - low > precision * high:
         # The first try asks only whether any bottleneck fits the memory.
         target = (low + high) / 2 if best is not None else high
         ends = _ends_within(loads, rooms, count, stages, target)

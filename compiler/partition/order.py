@@ -15,17 +15,25 @@ from pipecut.compiler.partition.problem import Problem, Slot, bottleneck
 MOST_TYPES = 4
 
 
-def slots_for(cluster: Cluster, stages: int, in_flight: tuple[int, ...]) -> tuple[Slot, ...]:
-    """The first `stages` devices of the cluster, in order."""
+def slots_for(cluster: Cluster, stages: int, in_flight: tuple[int, ...], replicas: int = 1) -> tuple[Slot, ...]:
+    """The first `stages` devices of the cluster, in order, or the first groups of `replicas` devices.
+
+    The replicas of a stage sit side by side, since their gradients are more than what goes to the next stage. They count as
+    the slowest and the smallest of them, over the slowest of their links.
+    """
     slots = []
     for s in range(stages):
-        link = cluster.link(s, min(s + 1, stages - 1))
-        device = cluster.devices[s]
-        slots.append(Slot(device.kind, device.memory - cluster.reserve, in_flight[s], link.bandwidth, link.latency))
+        own = range(s * replicas, (s + 1) * replicas)
+        ahead = replicas if s + 1 < stages else 0
+        link = cluster.slowest_link((device, device + ahead) for device in own)
+        devices = [cluster.devices[device] for device in own]
+        slowest = min(devices, key=lambda device: device.rate("bf16"))
+        memory = min(device.memory for device in devices) - cluster.reserve
+        slots.append(Slot(slowest.kind, memory, in_flight[s], link.bandwidth, link.latency))
     return tuple(slots)
 
 
-def best_order(cluster: Cluster, problem: Problem, in_flight: tuple[int, ...]) -> Cluster:
+def best_order(cluster: Cluster, problem: Problem, in_flight: tuple[int, ...], replicas: int = 1) -> Cluster:
     """The cluster with its nodes in the order whose best chain has the least bottleneck; its own order where none is better."""
     types: dict[object, list[Device]] = {}
     for node in dict.fromkeys(device.node for device in cluster.devices):
@@ -34,17 +42,17 @@ def best_order(cluster: Cluster, problem: Problem, in_flight: tuple[int, ...]) -
         types.setdefault((tuple(d.kind for d in here), link.bandwidth, link.latency), []).extend(here)
     if not 1 < len(types) <= MOST_TYPES:
         return cluster
-    best, least = cluster, _least(cluster, problem, in_flight)
+    best, least = cluster, _least(cluster, problem, in_flight, replicas)
     for order in permutations(types.values()):
         other = replace(cluster, devices=tuple(device for group in order for device in group))
-        found = _least(other, problem, in_flight)
+        found = _least(other, problem, in_flight, replicas)
         # Orders that differ by rounding alone are the user's own.
         if found < least * (1 - 1e-9):
             best, least = other, found
     return best
 
 
-def _least(cluster: Cluster, problem: Problem, in_flight: tuple[int, ...]) -> float:
-    placed = replace(problem, slots=slots_for(cluster, len(in_flight), in_flight))
+def _least(cluster: Cluster, problem: Problem, in_flight: tuple[int, ...], replicas: int) -> float:
+    placed = replace(problem, slots=slots_for(cluster, len(in_flight), in_flight, replicas))
     stages = chain_cuts(placed)
     return bottleneck(placed, stages) if stages is not None else float("inf")

@@ -6,7 +6,7 @@ broken last.
 """
 
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import networkx as nx
 
@@ -30,9 +30,19 @@ GOOD_ENOUGH = 0.01
 PROVEN = 1e-6
 
 
-def place(problem: Problem, solver: str, time_limit: float, gap: float, flights: Flights) -> tuple[list[int], Certificate]:
-    """Stage of each block and the certificate. `time_limit` in seconds, `gap` relative. Raises InfeasibleError."""
+@dataclass(frozen=True)
+class Solving:
+    """highs or cbc, its time limit in seconds, and the relative gap at which it may stop."""
+
+    solver: str = "highs"
+    time_limit: float = 30.0
+    gap: float = 1e-4
+
+
+def place(problem: Problem, solving: Solving, flights: Flights) -> tuple[list[int], Certificate]:
+    """Stage of each block and the certificate. Raises InfeasibleError."""
     begin = time.perf_counter()
+    gap = solving.gap
     small, members = lossless(problem)
     bound, name = work_bound(small), "chain over a topological order"
     candidates = _chains(small)
@@ -48,21 +58,21 @@ def place(problem: Problem, solver: str, time_limit: float, gap: float, flights:
         bound = max(bound, memory_bound(small, least))
     infeasible = bound == float("inf")
     if not infeasible and (best is None or least - bound > gap * least):
-        left = max(0.1, time_limit - (time.perf_counter() - begin))
+        left = max(0.1, solving.time_limit - (time.perf_counter() - begin))
         if len(small.blocks) * len(small.slots) <= LARGEST_PROGRAM:
-            found = _solve(small, best, solver, left, gap)
+            found = _solve(small, best, solving.solver, left, gap)
             bound, name, infeasible = max(bound, found.bound), found.name, found.infeasible
             candidates += [found.stages] if found.stages is not None else []
         elif best is not None and least - bound > GOOD_ENOUGH * least:
             merged, groups = around_cuts(small, best, AROUND_CUTS // len(small.slots))
             start = [best[group[0]] for group in groups]
-            found = _solve(merged, start, solver, min(left, AROUND_SECONDS), gap)
+            found = _solve(merged, start, solving.solver, min(left, AROUND_SECONDS), gap)
             name = f"{name}, {found.name} around its cuts"
             candidates += [expand(found.stages, groups, len(small.blocks))] if found.stages is not None else []
     candidates = [c for c in candidates if fits(small, c)]
     if not candidates:
         raise explain(problem, infeasible, flights)
-    stages = settle(small, min(candidates, key=lambda c: bottleneck(small, c)), solver)
+    stages = settle(small, min(candidates, key=lambda c: bottleneck(small, c)), solving.solver)
     stages = expand(stages, members, len(problem.blocks))
     objective = bottleneck(problem, stages)
     bound = min(bound, objective)

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipecut.compiler.partition.files import read_problem
-from pipecut.compiler.partition.place import place
+from pipecut.compiler.partition.place import Solving, place
 from pipecut.compiler.partition.problem import Comm, loads, memory
 from pipecut.compiler.units import parse_bytes, show_bytes
 from pipecut.errors import InfeasibleError, UserFileError
@@ -35,7 +35,7 @@ def solve_file(
     problem, ids = read_problem(path, devices, _bytes(capacity), comm, each)
     nothing = {"objective": None, "bound": None, "gap": None, "proven": False}
     try:
-        stages, c = place(problem, solver, time_limit, gap, lambda count: (problem.slots[0].in_flight,) * count)
+        stages, c = place(problem, Solving(solver, time_limit, gap), lambda count: (problem.slots[0].in_flight,) * count)
     except InfeasibleError as error:
         spent = time.perf_counter() - begin
         return {

@@ -1,4 +1,4 @@
-"""Compute orders to actions: sends after what makes them, receives posted one compute ahead, tied gradients at the end."""
+"""Compute orders to actions: sends after what makes them, receives posted one compute ahead, sums of gradients at the end."""
 
 from collections.abc import Collection
 
@@ -6,17 +6,18 @@ from pipecut.runtime.plan import Action
 
 
 def lower(
-    orders: list[list[tuple[str, int]]], forward: Collection[int], backward: Collection[int], tied: bool
+    orders: list[list[tuple[str, int]]], forward: Collection[int], backward: Collection[int], reduce: bool
 ) -> list[list[Action]]:
     """Actions of each rank; stage s runs on rank s.
 
-    `forward` and `backward` are the boundaries (s, to s+1) that carry activations and gradients.
+    `forward` and `backward` are the boundaries (s, to s+1) that carry activations and gradients; `reduce` says that gradients are
+    summed over ranks at the end.
     """
-    return [_rank(stage, order, forward, backward, tied) for stage, order in enumerate(orders)]
+    return [_rank(stage, order, forward, backward, reduce) for stage, order in enumerate(orders)]
 
 
 def _rank(
-    stage: int, order: list[tuple[str, int]], forward: Collection[int], backward: Collection[int], tied: bool
+    stage: int, order: list[tuple[str, int]], forward: Collection[int], backward: Collection[int], reduce: bool
 ) -> list[Action]:
     def receive(kind: str, m: int) -> list[Action]:
         needed = stage - 1 in forward if kind == "F" else stage in backward
@@ -29,4 +30,4 @@ def _rank(
         actions.append(Action(kind, stage, m))
         if (stage in forward) if kind == "F" else (stage - 1 in backward):
             actions.append(Action(f"SEND_{kind}", stage, m))
-    return [*actions, Action("REDUCE", stage, 0)] if tied else actions
+    return [*actions, Action("REDUCE", stage, 0)] if reduce else actions

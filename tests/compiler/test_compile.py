@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pipecut.compiler import Options, compile
+from pipecut.compiler import Options, Sizes, compile
 from pipecut.errors import InfeasibleError, PlanError, UserFileError
 from pipecut.runtime.plan import read_plan
 
@@ -24,7 +24,7 @@ def test_infeasible_names_stage_limit_and_remedy(write_job: Any, tmp_path: Path)
     cluster = tmp_path / "cluster.yaml"
     cluster.write_text(SMALL.format(memory="40KB"))
     with pytest.raises(InfeasibleError, match=r"memory binds on stage \d.*What would do: .* a device.*stages") as caught:
-        compile(write_job("mlp", "vectors"), str(cluster), tmp_path / "plan", Options(stages=2))
+        compile(write_job("mlp", "vectors"), str(cluster), tmp_path / "plan", Options(Sizes(stages=2)))
     assert caught.value.exit_code == 3
     assert not (tmp_path / "plan").exists()
 
@@ -32,13 +32,13 @@ def test_infeasible_names_stage_limit_and_remedy(write_job: Any, tmp_path: Path)
 def test_memory_limits_move_the_cut(write_job: Any, tmp_path: Path) -> None:
     cluster = tmp_path / "cluster.yaml"
     cluster.write_text(SMALL.format(memory="1GB"))
-    plan = compile(write_job("mlp", "vectors"), str(cluster), tmp_path / "plan", Options(stages=2)).plan
+    plan = compile(write_job("mlp", "vectors"), str(cluster), tmp_path / "plan", Options(Sizes(stages=2))).plan
     assert all(stage.memory_bytes <= stage.capacity_bytes for stage in plan.stages)
     assert plan.certificate.proven
 
 
 def test_stage_modules_stand_alone_and_keep_the_names(write_job: Any, tmp_path: Path) -> None:
-    compile(write_job("mlp", "vectors"), "auto", tmp_path / "plan", Options(stages=3))
+    compile(write_job("mlp", "vectors"), "auto", tmp_path / "plan", Options(Sizes(stages=3)))
     names: set[str] = set()
     for index in range(3):
         source = (tmp_path / "plan" / "stages" / f"stage_{index}.py").read_text()
@@ -55,7 +55,7 @@ def test_stage_modules_stand_alone_and_keep_the_names(write_job: Any, tmp_path: 
 
 @pytest.mark.parametrize("name", ["stages/stage_0.py", "schedule.yaml", "graph.json", "plan.yaml"])
 def test_an_edited_plan_is_refused(name: str, write_job: Any, tmp_path: Path) -> None:
-    compile(write_job("mlp", "vectors"), "auto", tmp_path / "plan", Options(stages=2))
+    compile(write_job("mlp", "vectors"), "auto", tmp_path / "plan", Options(Sizes(stages=2)))
     file = tmp_path / "plan" / name
     file.write_text(file.read_text().replace("layers", "levels") + "\n# edited\nx: 1\n")
     with pytest.raises(PlanError, match="edited"):
@@ -63,7 +63,7 @@ def test_an_edited_plan_is_refused(name: str, write_job: Any, tmp_path: Path) ->
 
 
 def test_a_plan_of_another_version_is_refused(write_job: Any, tmp_path: Path) -> None:
-    compile(write_job("mlp", "vectors"), "auto", tmp_path / "plan", Options(stages=2))
+    compile(write_job("mlp", "vectors"), "auto", tmp_path / "plan", Options(Sizes(stages=2)))
     manifest = tmp_path / "plan" / "plan.yaml"
     data = yaml.safe_load(manifest.read_text())
     manifest.write_text(yaml.safe_dump({**data, "version": 99}))
@@ -75,5 +75,5 @@ def test_a_folder_that_is_no_plan_is_not_overwritten(write_job: Any, tmp_path: P
     (tmp_path / "plan").mkdir()
     (tmp_path / "plan" / "thesis.txt").write_text("mine")
     with pytest.raises(UserFileError, match="no plan folder"):
-        compile(write_job("mlp", "vectors"), "auto", tmp_path / "plan", Options(stages=2))
+        compile(write_job("mlp", "vectors"), "auto", tmp_path / "plan", Options(Sizes(stages=2)))
     assert (tmp_path / "plan" / "thesis.txt").read_text() == "mine"

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from pipecut.compiler import Options, compile
+from pipecut.compiler import Options, Sizes, compile
 from pipecut.errors import InfeasibleError, UserFileError
 from pipecut.runtime.plan import Plan
 
@@ -18,7 +18,7 @@ def stages_of(plan: Plan, name: str) -> set[int]:
 def place(write_job: Any, slow_cores: str, tmp_path: Path) -> Any:
     def compiled(placement: str, stages: int = 3) -> Plan:
         job = write_job("mlp", "vectors", extra=f"placement: {placement}\n")
-        return compile(job, slow_cores, tmp_path / "plan", Options(stages=stages)).plan
+        return compile(job, slow_cores, tmp_path / "plan", Options(Sizes(stages=stages))).plan
 
     return compiled
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipecut.compiler import Options, compile
+from pipecut.compiler import Options, Sizes, compile
 
 CLUSTER = """name: unequal
 nodes:
@@ -28,7 +28,7 @@ def test_the_node_with_room_takes_the_stage_with_most_in_flight(tmp_path: Path) 
     for first, last in (("roomy", "tight"), ("tight", "roomy")):
         cluster = tmp_path / f"{first}.yaml"
         cluster.write_text(CLUSTER.format(first=first, last=last))
-        plans.append(compile(job, str(cluster), tmp_path / first, Options(stages=2)).plan)
+        plans.append(compile(job, str(cluster), tmp_path / first, Options(Sizes(stages=2))).plan)
     devices = [[stage.device for stage in plan.stages] for plan in plans]
     assert devices == [["roomy", "tight"], ["roomy", "tight"]]
     assert plans[0].certificate.objective == plans[1].certificate.objective

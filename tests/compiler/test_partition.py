@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from benchmarks.generated import layered
-from pipecut.compiler.partition import place
+from pipecut.compiler.partition import Solving, place
 from pipecut.compiler.partition.bounds import memory_bound, work_bound
 from pipecut.compiler.partition.chain import chain_cuts
 from pipecut.compiler.partition.closures import closure_bound
@@ -90,9 +90,9 @@ def assert_optimal(problem: Problem, solver: str) -> None:
     expected = brute_force(problem)
     if expected is None:
         with pytest.raises(InfeasibleError):
-            place(problem, solver, 20.0, 0.0, flights)
+            place(problem, Solving(solver, 20.0, 0.0), flights)
         return
-    stages, certificate = place(problem, solver, 20.0, 0.0, flights)
+    stages, certificate = place(problem, Solving(solver, 20.0, 0.0), flights)
     assert fits(problem, stages)
     assert bottleneck(problem, stages) == pytest.approx(expected, rel=1e-6)
     assert certificate.objective == pytest.approx(expected, rel=1e-6)
@@ -146,7 +146,7 @@ def test_ties_go_to_the_fewest_bytes_then_to_even_memory(problem: Problem) -> No
 
     best = min((order(stages) for stages in placements(problem)), default=None)
     if best is not None:
-        assert order(place(problem, "highs", 20.0, 0.0, flights)[0]) == best
+        assert order(place(problem, Solving("highs", 20.0, 0.0), flights)[0]) == best
 
 
 def test_a_large_chain_is_cut_again_where_fewest_bytes_cross() -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipecut.compiler import Options, compile
+from pipecut.compiler import Options, Sizes, compile
 from pipecut.compiler.partition.files import read_problem
 from pipecut.compiler.partition.report import solve_file
 from pipecut.errors import UserFileError
@@ -78,7 +78,7 @@ def test_two_stages_a_device_are_no_slower(tmp_path: Path) -> None:
     ],
 )
 def test_a_graph_of_ours_that_was_edited_is_refused(change: dict[str, Any], message: str, write_job: Any, tmp_path: Path) -> None:
-    compile(write_job("mlp", "vectors"), "auto", tmp_path / "plan", Options(stages=2))
+    compile(write_job("mlp", "vectors"), "auto", tmp_path / "plan", Options(Sizes(stages=2)))
     data = json.loads((tmp_path / "plan" / "graph.json").read_text())
     data["problem"] |= change
     with pytest.raises(UserFileError, match=message):
@@ -98,7 +98,7 @@ def test_more_devices_never_cost_more(tmp_path: Path) -> None:
 
 
 def test_a_plans_own_graph_is_solved_again(write_job: Any, slow_cores: str, tmp_path: Path) -> None:
-    plan = compile(write_job("mlp", "vectors"), slow_cores, tmp_path / "plan", Options(stages=3)).plan
+    plan = compile(write_job("mlp", "vectors"), slow_cores, tmp_path / "plan", Options(Sizes(stages=3))).plan
     solved = solve(tmp_path / "plan" / "graph.json")
     assert solved["objective"] == pytest.approx(plan.certificate.objective)
     assert solve(tmp_path / "plan" / "graph.json", devices=2)["objective"] > solved["objective"]

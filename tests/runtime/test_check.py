@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipecut.compiler import Options, compile
+from pipecut.compiler import Options, Sizes, compile
 from pipecut.compiler.schedules import ORDERS, in_flight, lower
 from pipecut.errors import PlanError
 from pipecut.runtime.check import check
@@ -20,7 +20,7 @@ def folder(tmp_path_factory: Any) -> PlanFolder:
     path: Path = tmp_path_factory.mktemp("check")
     job = path / "job.yaml"
     job.write_text('model: {factory: "tests.models:mlp"}\ninputs: "tests.models:vectors"\nbatch: {global: 8, microbatch: 2}\n')
-    return compile(job, "auto", path / "plan", Options(stages=3))
+    return compile(job, "auto", path / "plan", Options(Sizes(stages=3)))
 
 
 def test_a_compiled_plan_passes(folder: PlanFolder) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pipecut.compiler import Options, compile
+from pipecut.compiler import Options, Sizes, compile
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = """
@@ -43,7 +43,7 @@ def torchrun(tmp_path: Path, plan: Path, ranks: int, body: str) -> tuple[int, st
 
 @pytest.fixture
 def plan(write_job: Any, tmp_path: Path) -> Path:
-    compile(write_job("mlp", "vectors"), "auto", tmp_path / "plan", Options(stages=2))
+    compile(write_job("mlp", "vectors"), "auto", tmp_path / "plan", Options(Sizes(stages=2)))
     return tmp_path / "plan"
 
 

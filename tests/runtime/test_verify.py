@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from pipecut.compiler import Options, compile
+from pipecut.compiler import Options, Sizes, compile
+from pipecut.compiler.partition import Solving
 from pipecut.errors import UserFileError
 from pipecut.runtime.verify import verify
 
@@ -50,7 +51,9 @@ def test_split_model_computes_what_the_unsplit_one_does(
 ) -> None:
     inputs, loss = FAMILIES[family]
     job = write_job(family, inputs, loss)
-    plan = compile(job, slow_cores, tmp_path / "plan", Options(stages=stages, schedule=schedule, time_limit=5)).plan
+    plan = compile(
+        job, slow_cores, tmp_path / "plan", Options(Sizes(stages=stages, schedule=schedule), solving=Solving(time_limit=5))
+    ).plan
     loads = [stage.load_seconds for stage in plan.stages]
     assert min(loads) > max(loads) / 10, f"a plan that leaves a stage idle proves little: {loads}"
     result = verify(tmp_path / "plan", steps=2)
@@ -60,7 +63,7 @@ def test_split_model_computes_what_the_unsplit_one_does(
 
 @pytest.mark.parametrize("model", sorted(ODD))
 def test_an_odd_model_computes_what_it_does_unsplit(model: str, write_job: Any, slow_cores: str, tmp_path: Path) -> None:
-    compile(write_job(model, ODD[model]), slow_cores, tmp_path / "plan", Options(stages=3))
+    compile(write_job(model, ODD[model]), slow_cores, tmp_path / "plan", Options(Sizes(stages=3)))
     result = verify(tmp_path / "plan", steps=2)
     assert result.passed, result.worst
 
@@ -70,10 +73,27 @@ def test_a_model_that_recomputes_computes_what_it_does_unsplit(
     model: str, inputs: str, write_job: Any, slow_cores: str, tmp_path: Path
 ) -> None:
     job = write_job(model, inputs, extra="recompute: always\n")
-    plan = compile(job, slow_cores, tmp_path / "plan", Options(stages=3)).plan
+    plan = compile(job, slow_cores, tmp_path / "plan", Options(Sizes(stages=3))).plan
     assert all(stage.recompute for stage in plan.stages)
     result = verify(tmp_path / "plan", steps=2)
     assert result.passed, result.worst
+
+
+@pytest.mark.parametrize(("model", "schedule"), [("gpt2", "1f1b"), ("t5", "gpipe")])
+def test_replicas_compute_what_the_unsplit_model_does(
+    model: str, schedule: str, write_job: Any, slow_cores: str, tmp_path: Path
+) -> None:
+    job = write_job(model, "tokens", extra="data_parallel: 2\n")
+    plan = compile(job, slow_cores, tmp_path / "plan", Options(Sizes(stages=2, schedule=schedule))).plan
+    assert plan.ranks == 4 and plan.microbatches == 2
+    result = verify(tmp_path / "plan", steps=2)
+    assert result.passed, result.worst
+
+
+def test_replicas_that_would_drift_apart_are_refused(write_job: Any, slow_cores: str, tmp_path: Path) -> None:
+    job = write_job("resnet", "images", extra="data_parallel: 2\n")
+    with pytest.raises(UserFileError, match="BatchNorm"):
+        compile(job, slow_cores, tmp_path / "plan", Options(Sizes(stages=2)))
 
 
 def test_weights_come_from_safetensors_by_name(write_job: Any, tmp_path: Path) -> None:
@@ -84,14 +104,14 @@ def test_weights_come_from_safetensors_by_name(write_job: Any, tmp_path: Path) -
     weights = {name: tensor * 2 for name, tensor in mlp().state_dict().items()}
     save_file(weights, str(tmp_path / "given.safetensors"))
     job = write_job("mlp", "vectors", extra="weights: given.safetensors\n")
-    compile(job, "auto", tmp_path / "plan", Options(stages=2))
+    compile(job, "auto", tmp_path / "plan", Options(Sizes(stages=2)))
     result = verify(tmp_path / "plan", steps=1)
     assert result.passed, result.worst
     name = "layers.5.0.bias"
     save_file({n: t for n, t in load_file(str(tmp_path / "given.safetensors")).items() if n != name}, str(tmp_path / "less"))
     (tmp_path / "less").rename(tmp_path / "given.safetensors")
     with pytest.raises(UserFileError, match=name):
-        compile(job, "auto", tmp_path / "plan", Options(stages=2))
+        compile(job, "auto", tmp_path / "plan", Options(Sizes(stages=2)))
 
 
 def test_a_damaged_gradient_fails_the_comparison(write_job: Any, tmp_path: Path) -> None:
@@ -99,7 +119,7 @@ def test_a_damaged_gradient_fails_the_comparison(write_job: Any, tmp_path: Path)
 
     from pipecut.runtime.plan import file_hash, seal_of
 
-    compile(write_job("mlp", "vectors"), "auto", tmp_path / "plan", Options(stages=2))
+    compile(write_job("mlp", "vectors"), "auto", tmp_path / "plan", Options(Sizes(stages=2)))
     source = tmp_path / "plan" / "stages" / "stage_0.py"
     text = source.read_text()
     assert "torch.tanh(" in text

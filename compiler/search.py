@@ -1,0 +1,169 @@
+"""Which stages, replicas, microbatch and schedule make the shortest step of the global batch.
+
+Candidates are tried in the order of what each cannot beat, until that is above the best step found:
+
+    step >= W / (1 - (1 - 1/m)^p)
+
+for W seconds of work a microbatch on the fastest devices, m microbatches and p stages of t[k] seconds. Stage k is busy for
+m t[k], and idle until one microbatch has gone forward through the stages before it, and after its last until that has gone
+back: step >= m t[k] + t[1] + ... + t[k-1] for every k; the t of sum W that make the largest of these least make all equal.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from pipecut.compiler.candidate import Asked, Candidate, candidates
+from pipecut.compiler.cluster import Cluster
+from pipecut.compiler.constraints import constraints
+from pipecut.compiler.costs import CostedGraph, cost
+from pipecut.compiler.graph import Graph
+from pipecut.compiler.job import Job
+from pipecut.compiler.partition import place_quickly
+from pipecut.compiler.partition.coarsen import STATES
+from pipecut.compiler.predict import schedule
+from pipecut.compiler.resize import with_batch
+from pipecut.compiler.trace import trace
+from pipecut.compiler.units import show_bytes, show_seconds
+from pipecut.errors import UserFileError
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A candidate, the seconds it cannot beat, and its predicted step where it was placed; `why` says what became of it."""
+
+    candidate: Candidate
+    bound: float
+    step_seconds: float | None = None
+    bubble: float | None = None
+    recomputing: int = 0
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Price:
+    """What a limit costs: the best step found without it."""
+
+    limit: str
+    step_seconds: float | None
+
+
+class Search:
+    """Candidates of one job on one cluster, and the costs of each microbatch size, which are found once."""
+
+    def __init__(self, job: Job, cluster: Cluster, graph: Graph, microbatch: int) -> None:
+        self.job, self.cluster = job, cluster
+        self.graphs = {microbatch: graph}
+        self.first = microbatch
+        self.costed: dict[int, CostedGraph] = {}
+
+    def run(self, asked: Asked, progress: Progress) -> list[Tried]:
+        """All candidates, the best first. Raises UserFileError when what was asked leaves none."""
+        found = candidates(asked)
+        if not found:
+            raise UserFileError(
+                f"no microbatch and number of replicas divide the global batch of {asked.total} over {asked.devices} devices; "
+                "change batch.global, or give data_parallel or batch.microbatch"
+            )
+        bounded = sorted(
+            (Tried(one, self._bound(one)) for one in found), key=lambda tried: (tried.bound, tried.candidate.schedule)
+        )
+        best: Tried | None = None
+        results = []
+        for number, tried in enumerate(bounded):
+            if best is not None and best.step_seconds is not None and tried.bound >= best.step_seconds:
+                results.append(replace(tried, why=f"cannot beat {show_seconds(tried.bound)}"))
+                continue
+            progress(f"trying {number + 1} of {len(bounded)}: {describe(tried.candidate)}")
+            judged = self.place(tried, self.cluster)
+            if judged.step_seconds is not None and (best is None or judged.step_seconds < (best.step_seconds or 0.0)):
+                best = judged
+            results.append(judged)
+        return sorted(results, key=lambda tried: (tried.step_seconds is None, tried.step_seconds, tried.bound))
+
+    def prices(self, asked: Asked, tried: list[Tried], progress: Progress) -> list[Price]:
+        """The best step with one more device, a tenth more memory, twice the links: the best candidates are placed again."""
+        # Those that memory forbade are what more memory may give.
+        again = [one for one in tried if one.step_seconds is not None][:2] + [one for one in tried if "memory" in one.why][:2]
+        devices, links = self.cluster.devices, self.cluster.inside
+        roomy = replace(self.cluster, devices=tuple(replace(d, memory=d.memory * 11 // 10) for d in devices))
+        network = self.cluster.network
+        faster = replace(
+            self.cluster,
+            inside=tuple(link.model_copy(update={"bandwidth": 2 * link.bandwidth}) for link in links),
+            network=network.model_copy(update={"bandwidth": 2 * network.bandwidth}) if network else None,
+        )
+        larger = replace(self.cluster, devices=(*devices[: asked.devices], devices[asked.devices - 1]))
+        best = tried[0].candidate
+        more = replace(asked, devices=asked.devices + 1, schedule=best.schedule, microbatch=best.microbatch)
+        wider = [
+            Tried(one, self._bound(one))
+            for stages in (None if asked.stages is None else asked.stages + 1, best.stages + 1)
+            for one in candidates(replace(more, stages=stages))
+            if one.stages * one.replicas > best.stages * best.replicas
+        ]
+        result = []
+        for name, cluster, which in (
+            ("one more device", larger, sorted(wider, key=lambda one: one.bound)[:3]),
+            ("10% more memory", roomy, again),
+            ("twice the bandwidth of links", faster, again),
+        ):
+            progress(f"pricing {name}")
+            steps = [self.place(one, cluster).step_seconds for one in dict.fromkeys(which)]
+            result.append(Price(name, min((step for step in steps if step is not None), default=None)))
+        return result
+
+    def costs(self, microbatch: int) -> CostedGraph:
+        """The graph of a microbatch size, costed."""
+        if microbatch not in self.costed:
+            if microbatch not in self.graphs:
+                base = self.graphs[self.first]
+                again = trace(self.job.with_microbatch(microbatch)) if not base.dynamic else with_batch(base, microbatch)
+                self.graphs[microbatch] = again
+            self.costed[microbatch] = cost(self.graphs[microbatch], self.cluster, self.job.spec.precision, microbatch)
+        return self.costed[microbatch]
+
+    def _bound(self, one: Candidate) -> float:
+        costed = self.costs(one.microbatch)
+        kinds = {device.kind for device in self.cluster.devices}
+        work = sum(min(costed.seconds(i, k) for k in kinds) for i in range(len(costed.costs)))
+        return work / (1 - (1 - 1 / one.microbatches) ** one.stages)
+
+    def place(self, tried: Tried, cluster: Cluster) -> Tried:
+        """A candidate with its predicted step, or why it has none."""
+        one, costed, spec = tried.candidate, self.costs(tried.candidate.microbatch), self.job.spec
+        copies = 2 + STATES[spec.optimizer]
+        needed = sum(p.bytes * (copies if p.trainable else 1) for p in costed.graph.parameters)
+        room = sum(device.memory - cluster.reserve for device in cluster.devices[: one.stages * one.replicas : one.replicas])
+        if needed > room:
+            return replace(tried, why=f"memory: parameters alone need {show_bytes(needed)} of {show_bytes(room)}")
+        if one.replicas > 1 and changes_buffers(costed.graph):
+            return replace(tried, why="the model changes buffers in its forward: replicas would drift apart")
+        try:
+            told = constraints(self.job, costed.graph, one.stages)
+        except UserFileError as error:
+            return replace(tried, why=str(error).rsplit("placement: ", 1)[-1])
+        placed = place_quickly(costed, cluster, spec, told, one)
+        if placed is None:
+            return replace(tried, why="memory: no placement was found that fits")
+        placement, cluster = placed
+        found = schedule(costed, cluster, placement, one)
+        return replace(
+            tried, step_seconds=found.step_seconds, bubble=found.bubble, recomputing=sum(placement.recompute), why="placed"
+        )
+
+
+def changes_buffers(graph: Graph) -> bool:
+    """Whether a forward writes to a buffer that is part of the model's state."""
+    held = {buffer.value for buffer in graph.buffers}
+    roots: dict[str, str] = {}
+    for operator in graph.operators:
+        if operator.aliases:
+            roots[operator.name] = roots.get(operator.aliases[0], operator.aliases[0])
+    return any(roots.get(name, name) in held for operator in graph.operators for name in operator.writes)
+
+
+def describe(one: Candidate) -> str:
+    """`16 stages x 4 replicas, 32 microbatches of 2, 1f1b`."""
+    return f"{one.stages} stages x {one.replicas} replicas, {one.microbatches} microbatches of {one.microbatch}, {one.schedule}"
