@@ -58,6 +58,8 @@ def _measure(operator: Operator, graph: Graph, microbatch: int, mode: FakeTensor
         return nothing
     if operator.target == "aten.scaled_dot_product_attention.default":
         return _attention(operator, graph)
+    if operator.target == "aten._grouped_mm.default" and len(operator.inputs) == 3:
+        return _grouped(operator, graph)
     tensors = {name: _fake(graph.values[name]) for name in operator.inputs}
     function = resolve(operator.target)
     args = _concrete(operator.args, tensors, microbatch)
@@ -129,6 +131,13 @@ def _attention(operator: Operator, graph: Graph) -> Work:
     product = 2.0 * rows * key.sizes[-2] * (width + value.sizes[-1]) / 2
     kept = tuple(range(len(operator.inputs)))
     return Work(2 * product, 5 * product, kept, True, 4 * rows)
+
+
+def _grouped(operator: Operator, graph: Graph) -> Work:
+    """Experts: each row meets the matrix of its own. Two FLOPs for each of rows x in x out, and as many for either gradient."""
+    rows, weights = (graph.values[name] for name in operator.inputs[:2])
+    product = 2.0 * rows.sizes[0] * weights.sizes[-2] * weights.sizes[-1]
+    return Work(product, 2 * product, (0, 1, 2), False, 0)
 
 
 def _fake(value: Value) -> torch.Tensor:

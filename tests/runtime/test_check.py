@@ -72,7 +72,7 @@ def test_lowered_schedules_never_deadlock_under_rendezvous(schedule: str, stages
 
     boundaries = range(stages - 1)
     orders = [ORDERS[schedule](s, stages, microbatches) for s in range(stages)]
-    rows = tuple(map(tuple, lower(orders, boundaries, boundaries, tied=False)))
+    rows = tuple(map(tuple, lower(orders, boundaries, boundaries, reduce=False)))
 
     class Tensor:
         needs_grad = True
