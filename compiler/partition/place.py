@@ -12,7 +12,7 @@ import networkx as nx
 
 from pipecut.compiler.partition.bounds import memory_bound, work_bound
 from pipecut.compiler.partition.chain import chain_cuts
-from pipecut.compiler.partition.closures import closure_bound
+from pipecut.compiler.partition.closure_bound import closure_bound
 from pipecut.compiler.partition.explain import Flights, explain
 from pipecut.compiler.partition.problem import Certificate, Problem, bottleneck, contract, fits
 from pipecut.compiler.partition.program import build, start_values

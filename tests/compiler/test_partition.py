@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Literal
+from unittest.mock import patch
 
 import networkx as nx
 import pytest
@@ -11,10 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from benchmarks.generated import layered
-from pipecut.compiler.partition import Solving, place
+from pipecut.compiler.partition import Solving, closures, place
 from pipecut.compiler.partition.bounds import memory_bound, work_bound
 from pipecut.compiler.partition.chain import chain_cuts
-from pipecut.compiler.partition.closures import closure_bound
+from pipecut.compiler.partition.closure_bound import closure_bound
 from pipecut.compiler.partition.problem import Block, Crossing, Problem, Shared, Slot, bottleneck, fits, loads, moved_bytes
 from pipecut.compiler.partition.reduce import expand, lossless, needed_edges
 from pipecut.compiler.partition.ties import fullest, settle
@@ -171,6 +172,17 @@ def test_no_bound_is_above_the_optimum(problem: Problem) -> None:
         ]
         assert max(bounds) <= expected * (1 + 1e-9)
         assert closure_bound(problem, 0.0, 4 * expected) <= expected * (1 + 1e-9)
+        assert closure_bound(problem, 0.0, float("inf")) == 0.0
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@given(problem=problems() | problems(kinds=("fast", "slow")) | problems(recompute=True), beside=st.integers(0, 3))
+def test_no_bound_with_loose_blocks_is_above_the_optimum(problem: Problem, beside: int) -> None:
+    expected = brute_force(problem)
+    with patch.object(closures, "BESIDE", beside), patch.object(closures, "MOST_LOOSE", 1.0):
+        if expected is None:
+            return
+        assert closure_bound(problem, 0.0, 2 * expected) <= expected * (1 + 1e-9)
         assert closure_bound(problem, 0.0, float("inf")) == 0.0
 
 
