@@ -22,8 +22,9 @@ check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.dev
-	$(BIN)/python -m benchmarks.compile_scale
+bench: $(VENV)/.bench
+	$(BIN)/python -m benchmarks.models
+	$(BIN)/python -m benchmarks.search
 	$(BIN)/python -m benchmarks.scale
 	$(BIN)/python -m benchmarks.partition $(WORKLOADS)
 
@@ -38,6 +39,10 @@ $(VENV)/.torch: constraints.txt
 
 $(VENV)/.examples: $(VENV)/.torch pyproject.toml
 	$(PIP) -c constraints.txt -e '.[examples]'
+	touch $@
+
+$(VENV)/.bench: $(VENV)/.examples
+	$(PIP) -c constraints.txt -e '.[examples,bench]'
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.torch pyproject.toml

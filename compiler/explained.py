@@ -29,7 +29,7 @@ def print_explained(tried: Sequence[Tried], prices: Sequence[Price], console: Co
         table.add_row(*sizes, show_seconds(one.step_seconds), f"{one.bubble:.0%}", recomputing, slower)
     console.print(table)
     if len(tried) > MOST:
-        console.print(f"and {len(tried) - MOST} more that {tried[-1].why}")
+        console.print(f"and {len(tried) - MOST} more, none better")
     for price in prices:
         if price.step_seconds is None or best is None:
             console.print(f"{price.limit}: nothing that fits was found")

@@ -22,6 +22,8 @@ from pipecut.compiler.partition.ties import settle
 
 # Beyond this many block-stage pairs the program is too slow to be worth its proof.
 LARGEST_PROGRAM = 12_000
+# Beyond these, where a placement is within GOOD_ENOUGH of a bound over all orders.
+WORTH_PROVING = 3000
 # As many around the cuts of a larger problem are solved in a second or two.
 AROUND_CUTS = 2000
 AROUND_SECONDS = 5.0
@@ -59,7 +61,9 @@ def place(problem: Problem, solving: Solving, flights: Flights) -> tuple[list[in
     infeasible = bound == float("inf")
     if not infeasible and (best is None or least - bound > gap * least):
         left = max(0.1, solving.time_limit - (time.perf_counter() - begin))
-        if len(small.blocks) * len(small.slots) <= LARGEST_PROGRAM:
+        pairs = len(small.blocks) * len(small.slots)
+        certified = small.comm == "relay" and least - bound <= GOOD_ENOUGH * least
+        if pairs <= (WORTH_PROVING if certified else LARGEST_PROGRAM):
             found = _solve(small, best, solving.solver, left, gap)
             bound, name, infeasible = max(bound, found.bound), found.name, found.infeasible
             candidates += [found.stages] if found.stages is not None else []
@@ -72,7 +76,8 @@ def place(problem: Problem, solving: Solving, flights: Flights) -> tuple[list[in
     candidates = [c for c in candidates if fits(small, c)]
     if not candidates:
         raise explain(problem, infeasible, flights)
-    stages = settle(small, min(candidates, key=lambda c: bottleneck(small, c)), solving.solver)
+    left = solving.time_limit - (time.perf_counter() - begin)
+    stages = settle(small, min(candidates, key=lambda c: bottleneck(small, c)), solving.solver, left)
     stages = expand(stages, members, len(problem.blocks))
     objective = bottleneck(problem, stages)
     bound = min(bound, objective)

@@ -107,7 +107,7 @@ def _least_over(
     highs: Any, problem: Problem, at: dict[int, int], inside: Bools, outside: Bools, seconds: bool, boundary: int
 ) -> float:
     """The least bytes, or seconds on its link, of the tensors over a boundary: a variable for each tensor that may cross it."""
-    columns, constant = len(at), 0.0
+    columns, rows, constant = len(at), highs.getNumRow(), 0.0
     for crossing in problem.crossings:
         amount = transfer_seconds(problem, crossing, boundary - 1) if seconds else crossing.forward_bytes
         # From a block that may stand before the boundary to those that may stand after it.
@@ -137,8 +137,7 @@ def _least_over(
     highs.run()
     least = constant + float(highs.getInfo().objective_function_value) if columns else constant
     # The next objective begins without these tensors.
-    if columns > len(at):
-        extra = np.arange(len(at), columns, dtype=np.int32)
-        highs.changeColsCost(len(extra), extra, np.zeros(len(extra)))
-        highs.deleteCols(len(extra), extra)
+    for count, of, delete in ((len(at), columns, highs.deleteCols), (rows, highs.getNumRow(), highs.deleteRows)):
+        if of > count:
+            delete(of - count, np.arange(count, of, dtype=np.int32))
     return max(0.0, least * (1 - SLACK))

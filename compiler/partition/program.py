@@ -69,7 +69,7 @@ def build(problem: Problem, most: float = float("inf"), balance: bool = False) -
     total = sum(min(b.seconds.values()) for b in problem.blocks)
     scale = max(total / len(problem.slots), 1e-12)
     model = pulp.LpProblem("partition", pulp.LpMinimize)
-    slowest = pulp.LpVariable("T", 0, most / scale if most < float("inf") else None)
+    slowest = pulp.LpVariable("T", 0)
     fullest = pulp.LpVariable("fullest", 0, 1) if balance else 1
     model += slowest
     y: dict[tuple[int, int], Any] = {(v, s): pulp.LpVariable(f"y_{v}_{s}", cat="Binary") for v in blocks for s in range(last)}

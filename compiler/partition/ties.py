@@ -27,23 +27,26 @@ from pipecut.compiler.partition.room import Floats, Ints, Room, over_cuts, room_
 from pipecut.compiler.partition.solver import solve
 
 # Block-stage pairs for which the integer program breaks ties, and seconds for each of its two questions.
-LARGEST_PROGRAM, SECONDS = 2500, 2.0
+LARGEST_PROGRAM, SECONDS, LEAST_SECONDS = 2500, 2.0, 0.2
 # Segments to weigh for the order of a larger one.
 MOST_SEGMENTS = 400_000_000
 EQUAL = 1e-9
 
 
-def settle(problem: Problem, stages: list[int], solver: str) -> list[int]:
-    """A placement as fast as this one, better in bytes and balance where one is found."""
+def settle(problem: Problem, stages: list[int], solver: str, time_limit: float = 2 * SECONDS) -> list[int]:
+    """A placement as fast as this one, better in bytes and balance where one is found; `time_limit` in seconds."""
     if len(problem.blocks) * len(problem.slots) > LARGEST_PROGRAM:
         found = _fewest_bytes_of_order(problem, stages)
         return found if found is not None and _better(problem, found, stages) else stages
-    for aim in (_bytes, _balance):
+    seconds = min(SECONDS, time_limit / 2)
+    for aim in (_bytes, _balance) if seconds > LEAST_SECONDS else ():
         program = build(problem, bottleneck(problem, stages) * (1 + EQUAL), balance=aim is _balance)
+        model = program.model
+        model += program.bottleneck <= bottleneck(problem, stages) * (1 + EQUAL) / program.scale
         fixed = None if aim is _bytes else moved_bytes(problem, stages) * (1 + EQUAL)
         aim(problem, program, fixed)
         values = start_values(problem, program, stages)
-        found = solve(program, len(problem.blocks), len(problem.slots), values, solver, SECONDS, 1e-6).stages
+        found = solve(program, len(problem.blocks), len(problem.slots), values, solver, seconds, 1e-6).stages
         if found is not None and _better(problem, found, stages):
             stages = found
     return stages

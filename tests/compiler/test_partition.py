@@ -159,7 +159,7 @@ def test_a_large_chain_is_cut_again_where_fewest_bytes_cross() -> None:
     assert moved_bytes(problem, settled) < moved_bytes(problem, stages)
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(problem=problems() | problems(comm="direct") | problems(kinds=("fast", "slow")) | problems(recompute=True))
 def test_no_bound_is_above_the_optimum(problem: Problem) -> None:
     expected = brute_force(problem)
