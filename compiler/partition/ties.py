@@ -27,7 +27,7 @@ from pipecut.compiler.partition.room import Floats, Ints, Room, over_cuts, room_
 from pipecut.compiler.partition.solver import solve
 
 # Block-stage pairs for which the integer program breaks ties, and seconds for each of its two questions.
-LARGEST_PROGRAM, SECONDS, LEAST_SECONDS = 2500, 2.0, 0.2
+LARGEST_PROGRAM, SECONDS, LEAST_SECONDS = 2500, 1.0, 0.2
 # Segments to weigh for the order of a larger one.
 MOST_SEGMENTS = 400_000_000
 EQUAL = 1e-9
