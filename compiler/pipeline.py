@@ -4,11 +4,13 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
+import torch
 from safetensors import SafetensorError
 
 from pipecut.compiler.candidate import Asked, Candidate, Sizes, asked_for, candidates
-from pipecut.compiler.cluster import Cluster, read_cluster
+from pipecut.compiler.cluster import Cluster, read_cluster, this_machine
 from pipecut.compiler.constraints import constraints
 from pipecut.compiler.emit import write_folder
 from pipecut.compiler.graph import Graph
@@ -16,10 +18,14 @@ from pipecut.compiler.job import Job, read_job
 from pipecut.compiler.manifest import manifest
 from pipecut.compiler.partition import Solving, partition
 from pipecut.compiler.predict import schedule
+from pipecut.compiler.profile import Profiled, default_path
+from pipecut.compiler.profile import profile as profile_graph
 from pipecut.compiler.search import Price, Search, Tried, changes_buffers, describe
 from pipecut.compiler.trace import trace
 from pipecut.errors import InfeasibleError, PipecutError, UserFileError
 from pipecut.runtime.plan import PlanFolder, read_plan
+from pipecut.runtime.precision import cast_inputs
+from pipecut.runtime.userfunction import find_function
 from pipecut.runtime.weights import weight_files
 
 Progress = Callable[[str], None]
@@ -27,10 +33,15 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line may say: sizes over the job file's, whether to explain the choice, how to solve."""
+    """What the command line may say: sizes over the job file's, whether to explain the choice, how to solve.
+
+    `costs` are measured ones where the profile has them (auto), or not at all (roofline), or nothing else (profile).
+    """
 
     sizes: Sizes = field(default_factory=Sizes)
     explain: bool = False
+    costs: Literal["auto", "roofline", "profile"] = "auto"
+    profile: Path | None = None
     solving: Solving = field(default_factory=Solving)
 
 
@@ -69,7 +80,8 @@ def compile_and_explain(
     job = job.with_microbatch(first)
     graph = trace(job)
     _check_weights(job, graph)
-    search = Search(job, cluster, graph, first)
+    stored = None if options.costs == "roofline" else options.profile or default_path()
+    search = Search(job, cluster, graph, first, stored)
     tried = search.run(asked, progress) if options.explain or not asked.fixed else []
     chosen = _chosen(asked, tried)
     prices = search.prices(asked, tried, progress) if options.explain else []
@@ -77,7 +89,7 @@ def compile_and_explain(
         progress(f"tracing the model for a microbatch of {chosen.microbatch}")
         job = job.with_microbatch(chosen.microbatch)
         graph = trace(job)
-        search = Search(job, cluster, graph, chosen.microbatch)
+        search = Search(job, cluster, graph, chosen.microbatch, stored)
     if chosen.replicas > 1 and changes_buffers(graph):
         raise UserFileError(
             f"{job.path}: data_parallel {chosen.replicas}: the model changes buffers in its forward, as BatchNorm does, "
@@ -85,16 +97,41 @@ def compile_and_explain(
         )
     progress(f"costing {len(graph.operators)} operators")
     costed = search.costs(chosen.microbatch)
+    measured = search.measured[chosen.microbatch]
+    lacking = sorted({device.kind for device in cluster.devices} - set(measured))
+    if options.costs == "profile" and lacking:
+        raise UserFileError(
+            f"--costs profile: {stored} lacks measurements of this job on {', '.join(lacking)}, microbatch {chosen.microbatch}; "
+            f"run pipecut profile {job.path} there first"
+        )
     progress(f"placing {len(graph.operators)} operators on {chosen.stages} stages")
     told = constraints(job, graph, chosen.stages)
     placement, cluster = partition(costed, cluster, job.spec, told, chosen, options.solving)
     progress(f"scheduling {chosen.microbatches} microbatches, {chosen.schedule}")
     scheduled = schedule(costed, cluster, placement, chosen)
     progress("writing and checking the plan")
-    notes = [f"chosen of {len(tried)} candidates: {describe(chosen)}"] if tried and not asked.fixed else []
+    notes = [
+        f"costs: measured on {', '.join(measured)}" if measured else "costs: roofline estimates; pipecut profile measures them"
+    ]
+    notes += [f"chosen of {len(tried)} candidates: {describe(chosen)}"] if tried and not asked.fixed else []
     facts = manifest(job, cluster, costed, placement, scheduled, chosen, notes)
     write_folder(Path(output), facts, scheduled.cuts, costed, placement, scheduled.actions)
     return Compiled(read_plan(Path(output)), tuple(tried), tuple(prices))
+
+
+def profile_job(
+    job_path: Path, device: torch.device, microbatch: int | None, stored: Path | None, progress: Callable[[str, int, int], None]
+) -> Profiled:
+    """Measure a job's operators and layers on this machine. Raises UserFileError or TraceError."""
+    job = read_job(job_path)
+    size = microbatch or job.spec.batch.microbatch or 1
+    job = job.with_microbatch(size)
+    progress("tracing the model", 0, 1)
+    graph = trace(job)
+    inputs = find_function(job.spec.inputs, job.folders, str(job.path))
+    batch = cast_inputs(inputs(size), job.spec.precision)
+    kind = this_machine().devices[0].kind if device.type == this_machine().devices[0].type else "cpu-core"
+    return profile_graph(graph, batch, size, kind, device, stored or default_path(), progress)
 
 
 def _chosen(asked: Asked, tried: list[Tried]) -> Candidate:

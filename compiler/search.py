@@ -11,6 +11,7 @@ back: step >= m t[k] + t[1] + ... + t[k-1] for every k; the t of sum W that make
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from pipecut.compiler.candidate import Asked, Candidate, candidates
 from pipecut.compiler.cluster import Cluster
@@ -21,6 +22,7 @@ from pipecut.compiler.job import Job
 from pipecut.compiler.partition import place_quickly
 from pipecut.compiler.partition.coarsen import STATES
 from pipecut.compiler.predict import schedule
+from pipecut.compiler.profile import measured_seconds
 from pipecut.compiler.resize import with_batch
 from pipecut.compiler.trace import trace
 from pipecut.compiler.units import show_bytes, show_seconds
@@ -52,11 +54,13 @@ class Price:
 class Search:
     """Candidates of one job on one cluster, and the costs of each microbatch size, which are found once."""
 
-    def __init__(self, job: Job, cluster: Cluster, graph: Graph, microbatch: int) -> None:
-        self.job, self.cluster = job, cluster
+    def __init__(self, job: Job, cluster: Cluster, graph: Graph, microbatch: int, profile: Path | None = None) -> None:
+        self.job, self.cluster, self.profile = job, cluster, profile
         self.graphs = {microbatch: graph}
         self.first = microbatch
         self.costed: dict[int, CostedGraph] = {}
+        # Device kinds whose costs are measured, by microbatch.
+        self.measured: dict[int, tuple[str, ...]] = {}
 
     def run(self, asked: Asked, progress: Progress) -> list[Tried]:
         """All candidates, the best first. Raises UserFileError when what was asked leaves none."""
@@ -121,7 +125,11 @@ class Search:
                 base = self.graphs[self.first]
                 again = trace(self.job.with_microbatch(microbatch)) if not base.dynamic else with_batch(base, microbatch)
                 self.graphs[microbatch] = again
-            self.costed[microbatch] = cost(self.graphs[microbatch], self.cluster, self.job.spec.precision, microbatch)
+            graph = self.graphs[microbatch]
+            kinds = sorted({device.kind for device in self.cluster.devices})
+            measured = measured_seconds(graph, microbatch, kinds, self.profile) if self.profile is not None else {}
+            self.measured[microbatch] = tuple(sorted(measured))
+            self.costed[microbatch] = cost(graph, self.cluster, self.job.spec.precision, microbatch, measured)
         return self.costed[microbatch]
 
     def _bound(self, one: Candidate) -> float:

@@ -10,6 +10,8 @@ from rich.console import Console
 from pipecut.errors import PipecutError, UserFileError
 
 if TYPE_CHECKING:
+    from typing import Literal
+
     from pipecut.compiler.partition.problem import Comm
 
 app = typer.Typer(
@@ -18,6 +20,7 @@ app = typer.Typer(
 )
 # Where there is no terminal, 80 columns would fold the tables to nothing.
 console = Console() if sys.stdout.isatty() else Console(width=140)
+PROFILE_HELP = "SQLite file of measurements; by default $PIPECUT_PROFILE, or profile.sqlite in the user's cache folder."
 PlanArgument = Annotated[Path, typer.Argument(help="A plan folder, as pipecut compile makes it.")]
 
 
@@ -49,6 +52,8 @@ def compile(
     explain: Annotated[
         bool, typer.Option("--explain", help="Print the candidates tried, and what more of each limit gives.")
     ] = False,
+    costs: Annotated[str, typer.Option(help="auto: measured where profiled; roofline; profile: measured or an error.")] = "auto",
+    profile_file: Annotated[Path | None, typer.Option("--profile", help=PROFILE_HELP)] = None,
     solver: Annotated[str, typer.Option(help="highs or cbc.")] = "highs",
     time_limit: Annotated[float, typer.Option(min=0.1, help="Seconds for the solver.")] = 30.0,
 ) -> None:
@@ -70,7 +75,9 @@ def compile(
     if microbatch is not None and microbatches is not None:
         raise UserFileError("give --microbatch or --microbatches, not both")
     counts = _count("--stages", stages), _count("--data-parallel", data_parallel), _count("--microbatch", microbatch)
-    options = Options(Sizes(*counts, microbatches, schedule), explain, Solving(solver, time_limit))
+    _one_of("--costs", costs, ("auto", "roofline", "profile"))
+    way = cast('Literal["auto", "roofline", "profile"]', costs)  # checked above
+    options = Options(Sizes(*counts, microbatches, schedule), explain, way, profile_file, Solving(solver, time_limit))
     progress = Console(stderr=True)
     with progress.status("starting") as status:
 
@@ -84,6 +91,65 @@ def compile(
         print_explained(compiled.tried, compiled.prices, console)
     print_plan(compiled.folder.plan, console)
     console.print(f"plan written to {output}/; next: pipecut verify {output}, pipecut run {output} --steps 10")
+
+
+@app.command()
+def profile(
+    job: Annotated[Path, typer.Argument(help="The job file.")],
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; by default a GPU where there is one.")] = None,
+    microbatch: Annotated[int | None, typer.Option(min=1, help="Samples a microbatch, over the job's.")] = None,
+    profile_file: Annotated[Path | None, typer.Option("--profile", help=PROFILE_HELP)] = None,
+) -> None:
+    """Time a job's operators and layers on this machine, for compile to use; a second run measures only what is new.
+
+    Example: pipecut profile job.yaml && pipecut compile job.yaml
+    """
+    import torch
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from pipecut.compiler import profile_job
+
+    _one_of("--device", device, ("cpu", "cuda"))
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    columns = BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeRemainingColumn(), TextColumn("{task.description}")
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("starting")
+        found = profile_job(
+            job, place, microbatch, profile_file, lambda what, at, of: bar.update(task, description=what, completed=at, total=of)
+        )
+        bar.update(task, description="done", completed=bar.tasks[0].total)
+    console.print(f"{found.new} measured now, {found.known} known before")
+    if found.failed:
+        console.print(f"cannot run by themselves, part of their layer's time: {', '.join(found.failed)}")
+    side = "above" if found.overstated >= 0 else "below"
+    console.print(f"single operators sum to {abs(found.overstated):.1%} {side} whole layers; plans use the layers' times")
+
+
+@app.command()
+def calibrate(
+    output: Annotated[Path, typer.Option("-o", "--output", help="The cluster file to write.")] = Path("cluster.yaml"),
+    ranks: Annotated[int | None, typer.Option(min=1, help="Ranks that measure at once; by default GPUs, or 2.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; by default a GPU where there is one.")] = None,
+) -> None:
+    """Measure this machine - matrix products, memory, messages between ranks - and write its cluster file.
+
+    Example: pipecut calibrate --ranks 2 -o cluster.yaml
+    """
+    import torch
+
+    from pipecut.compiler.calibrate import calibrate as calibrate_machine
+
+    _one_of("--device", device, ("cpu", "cuda"))
+    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    count = ranks or (max(1, torch.cuda.device_count()) if place == "cuda" else 2)
+    with Console(stderr=True).status(f"measuring with {count} ranks"):
+        link = calibrate_machine(count, place, output)
+    if link is not None:
+        console.print(
+            f"messages: {link.latency * 1e6:.0f} us + bytes at {link.bandwidth / 1e9:.2f} GB/s; "
+            f"the largest error of this fit is {link.residual:.0%}"
+        )
+    console.print(f"cluster written to {output}; next: pipecut compile JOB --cluster {output}")
 
 
 def _count(option: str, value: str | None) -> int | None:

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pipecut.compiler.graph import Graph, Literal, Operator, Ref, Sym, Value
 
-LARGE = 2**62
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,15 @@ def measure_all(graph: Graph, microbatch: int) -> list[Work]:
     results = []
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         for operator in graph.operators:
-            key = _key(operator, graph)
+            key = identity(operator, graph)
             if key not in known:
                 known[key] = _measure(operator, graph, microbatch, mode)
             results.append(known[key])
     return results
 
 
-def _key(operator: Operator, graph: Graph) -> Any:
+def identity(operator: Operator, graph: Graph) -> Any:
+    """What an operator's cost depends on but the batch: target, arguments, sizes, strides, dtypes, gradients."""
     position = {name: index for index, name in enumerate(operator.inputs)}
 
     def anonymous(argument: Any) -> Any:
@@ -62,8 +63,8 @@ def _measure(operator: Operator, graph: Graph, microbatch: int, mode: FakeTensor
         return _grouped(operator, graph)
     tensors = {name: _fake(graph.values[name]) for name in operator.inputs}
     function = resolve(operator.target)
-    args = _concrete(operator.args, tensors, microbatch)
-    kwargs = {name: _concrete(value, tensors, microbatch) for name, value in operator.kwargs}
+    args = concrete(operator.args, tensors, microbatch)
+    kwargs = {name: concrete(value, tensors, microbatch) for name, value in operator.kwargs}
     saved: list[torch.Tensor] = []
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
@@ -146,7 +147,8 @@ def _fake(value: Value) -> torch.Tensor:
     return tensor.requires_grad_() if value.needs_grad and dtype.is_floating_point else tensor
 
 
-def _concrete(argument: Any, tensors: dict[str, torch.Tensor], microbatch: int) -> Any:
+def concrete(argument: Any, tensors: dict[str, torch.Tensor], microbatch: int, device: torch.device = CPU) -> Any:
+    """An argument as the operator takes it."""
     if isinstance(argument, Ref):
         return tensors[argument.name]
     if isinstance(argument, Sym):
@@ -158,9 +160,9 @@ def _concrete(argument: Any, tensors: dict[str, torch.Tensor], microbatch: int) 
             )
         )
     if isinstance(argument, Literal):
-        return torch.device("cpu") if argument.code == "device" else getattr(torch, argument.code.removeprefix("torch."))
+        return device if argument.code == "device" else getattr(torch, argument.code.removeprefix("torch."))
     if isinstance(argument, tuple):
-        return [_concrete(item, tensors, microbatch) for item in argument]
+        return [concrete(item, tensors, microbatch, device) for item in argument]
     return argument
 
 

@@ -4,6 +4,7 @@ Roofline (Williams et al., 2009): an operator takes the longer of its FLOPs over
 the device's memory bandwidth, plus the overhead of a launch.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pipecut.compiler.cluster import Cluster, Device
@@ -41,20 +42,32 @@ class CostedGraph:
         return self.costs[index].forward[kind] + self.costs[index].backward[kind]
 
 
-def cost(graph: Graph, cluster: Cluster, precision: str, microbatch: int) -> CostedGraph:
-    """Cost every operator for one microbatch on every kind of device of the cluster."""
+def cost(
+    graph: Graph,
+    cluster: Cluster,
+    precision: str,
+    microbatch: int,
+    measured: Mapping[str, list[tuple[float, float]]] | None = None,
+) -> CostedGraph:
+    """Cost every operator for one microbatch on every kind of device of the cluster.
+
+    `measured` has forward and backward seconds of every operator for kinds that were profiled.
+    """
+    measured = measured or {}
     works = measure_all(graph, microbatch)
     kinds = {device.kind: device for device in cluster.devices}
     storage = _storages(graph)
     held = {p.value for p in graph.parameters} | {b.value for b in graph.buffers}
     saved: dict[str, int] = {}
     costs = []
-    for operator, work in zip(graph.operators, works, strict=True):
+    for index, (operator, work) in enumerate(zip(graph.operators, works, strict=True)):
         forward_bytes, backward_bytes = _moved(operator, graph, storage)
         forward = {k: _seconds(d, work.forward_flops, forward_bytes, precision) for k, d in kinds.items()}
         backward = {k: 0.0 for k in kinds}
         if _differentiable(operator, graph):
             backward = {k: _seconds(d, work.backward_flops, backward_bytes, precision) for k, d in kinds.items()}
+        forward |= {k: seconds[index][0] for k, seconds in measured.items() if k in kinds}
+        backward |= {k: seconds[index][1] for k, seconds in measured.items() if k in kinds}
         costs.append(OperatorCost(forward, backward, work.saved_own_bytes, _result_bytes(operator, graph)))
         _note_saved(operator, work, graph, storage, held, saved)
     return CostedGraph(graph, tuple(costs), saved, storage)

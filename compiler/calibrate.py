@@ -1,0 +1,103 @@
+"""This machine, measured, as a cluster file."""
+
+import datetime
+import json
+import statistics
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipecut.errors import UserFileError
+from pipecut.runtime.launch import launch
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Seconds of a message = latency + bytes / bandwidth; `residual` is the largest relative error over the sizes measured."""
+
+    latency: float
+    bandwidth: float
+    residual: float
+
+
+def fit(seconds: dict[int, float]) -> Fit:
+    """Least squares of the relative errors over message sizes in bytes; neither term below zero."""
+    sizes, times = np.array(list(seconds), dtype=float), np.array(list(seconds.values()))
+    rows = np.stack([1 / times, sizes / times], axis=1)
+    latency, rate = (float(x) for x in np.linalg.lstsq(rows, np.ones(len(times)), rcond=None)[0])
+    if latency < 0:
+        latency, rate = 0.0, float((sizes / times).sum() / ((sizes / times) ** 2).sum())
+    if rate <= 0:
+        latency, rate = float(np.median(times)), 1e-15
+    return Fit(latency, 1 / rate, float(np.abs((latency + rate * sizes) / times - 1).max()))
+
+
+def calibrate(ranks: int, device: str, output: Path) -> Fit | None:
+    """Start ranks that measure together, and write a cluster of as many devices. The fit of their link, None for one rank.
+
+    Raises UserFileError when the file cannot be written or there are not so many GPUs, RunError when a rank fails.
+    """
+    if device == "cuda" and torch.cuda.device_count() < ranks:
+        raise UserFileError(f"--ranks {ranks}: this machine has {torch.cuda.device_count()} GPUs; give --device cpu, or fewer")
+    with tempfile.TemporaryDirectory(prefix="pipecut-calibrate-") as folder:
+        found = Path(folder) / "found.json"
+        launch(ranks, "pipecut.runtime.links", [str(found), device])
+        everyone = json.loads(found.read_text())
+    link = fit(_medians(everyone)) if ranks > 1 else None
+    try:
+        output.write_text(_cluster(everyone, ranks, device, link), encoding="utf-8")
+    except OSError as error:
+        raise UserFileError(f"{output} cannot be written: {error.strerror}; give another -o") from None
+    return link
+
+
+def _medians(everyone: list[dict[str, Any]]) -> dict[int, float]:
+    times: dict[int, list[float]] = {}
+    for one in everyone:
+        for size, seconds in one["messages"].items():
+            times.setdefault(int(size), []).extend(seconds)
+    return {size: statistics.median(seconds) for size, seconds in times.items() if seconds}
+
+
+def _cluster(everyone: list[dict[str, Any]], ranks: int, device: str, link: Fit | None) -> str:
+    def middle(*path: str) -> float:
+        values: list[float] = []
+        for one in everyone:
+            value = one["compute"]
+            for key in path:
+                value = value[key]
+            values.append(value)
+        return statistics.median(values)
+
+    kind = "gpu" if device == "cuda" else "cpu-core"
+    rates = ", ".join(f"{name}: {middle('flops', name) / 1e9:.4g}GFLOP/s" for name in ("fp32", "bf16", "fp16"))
+    where = f"measured on {datetime.date.today()} by {ranks} ranks at once, torch {torch.__version__}"
+    lines = [
+        "# Written by pipecut calibrate.",
+        "name: this-machine",
+        f'source: "{where}"',
+        "nodes:",
+        f"  - {{devices: {{{kind}: {ranks}}}{', link: measured' if link else ''}}}",
+        "devices:",
+        f"  {kind}:",
+        f"    memory: {int(middle('memory'))}B",
+        f"    bandwidth: {middle('bandwidth') / 1e9:.4g}GB/s",
+        f"    flops: {{{rates}}}",
+        f"    overhead: {middle('overhead') * 1e6:.4g}us",
+        "    efficiency: 1",
+        f"    type: {device}",
+        f'    source: "{where}"',
+    ]
+    if link is not None:
+        lines += [
+            "links:",
+            "  measured:",
+            f"    bandwidth: {link.bandwidth / 1e9:.4g}GB/s",
+            f"    latency: {link.latency * 1e6:.4g}us",
+            f'    source: "{where}; the largest error of the fit is {link.residual:.0%}"',
+        ]
+    return "\n".join([*lines, "reserve: 256MiB", ""])

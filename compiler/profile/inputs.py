@@ -1,0 +1,47 @@
+"""Random inputs of the right kind for one operator: indices in range, offsets that rise, numbers elsewhere."""
+
+import torch
+
+from pipecut.compiler.graph import Graph, Operator, Value
+
+# Operators whose integers index the first input's first dimension, and those that choose among its second.
+ROWS = ("aten.embedding", "aten.index_select", "aten.index.Tensor", "aten.index_put")
+CLASSES = ("aten.cross_entropy_loss", "aten.nll_loss")
+
+
+def random_inputs(operator: Operator, graph: Graph, device: torch.device, seed: int) -> dict[str, torch.Tensor]:
+    """A tensor for each input, with its sizes, strides and dtype; leaves that need gradients where the graph's do."""
+    generator = torch.Generator(device="cpu").manual_seed(seed)
+    first = graph.values[operator.inputs[0]] if operator.inputs else None
+    tensors = {}
+    for position, name in enumerate(operator.inputs):
+        value = graph.values[name]
+        tensor = _like(value, _limit(operator, first or value), generator).to(device)
+        if operator.target.startswith("aten._grouped_mm") and position == 2:
+            rows = graph.values[operator.inputs[0]].sizes[0]
+            tensor = torch.linspace(0, rows, value.sizes[0] + 1, device=device)[1:].to(tensor.dtype)
+        tensors[name] = tensor.requires_grad_() if value.needs_grad and tensor.is_floating_point() else tensor
+    return tensors
+
+
+def _limit(operator: Operator, first: Value) -> int:
+    """What integers stay below."""
+    if operator.target.startswith(CLASSES) and len(first.sizes) > 1:
+        return first.sizes[1]
+    if operator.target.startswith(ROWS) and first.sizes:
+        return first.sizes[0]
+    return max(1, min(first.sizes, default=1))
+
+
+def _like(value: Value, limit: int, generator: torch.Generator) -> torch.Tensor:
+    dtype = getattr(torch, value.dtype)
+    tensor = torch.empty_strided(value.sizes, value.strides, dtype=dtype)
+    # A dimension of stride 0 repeats: it is filled through one of its copies.
+    filled = tensor[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in value.strides)]
+    if dtype == torch.bool:
+        filled.copy_(torch.rand(filled.shape, generator=generator) < 0.5)
+    elif dtype.is_floating_point or dtype.is_complex:
+        filled.copy_(torch.randn(filled.shape, generator=generator))
+    else:
+        filled.copy_(torch.randint(0, max(1, limit), filled.shape, generator=generator))
+    return tensor

@@ -1,0 +1,67 @@
+"""Measured seconds in an SQLite file, by device kind, torch version and what was measured."""
+
+import hashlib
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipecut.compiler.profile.timing import Timed
+from pipecut.errors import UserFileError
+
+TABLE = """create table if not exists measured (
+    kind text, torch text, key text, what text, forward real, backward real, spread real, runs integer,
+    primary key (kind, torch, key))"""
+
+
+def default_path() -> Path:
+    """$PIPECUT_PROFILE, or profile.sqlite in the user's cache folder."""
+    given = os.environ.get("PIPECUT_PROFILE")
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    return Path(given) if given else cache / "pipecut" / "profile.sqlite"
+
+
+def key_of(what: Any) -> str:
+    """A short name of what was measured."""
+    return hashlib.sha256(repr(what).encode()).hexdigest()[:32]
+
+
+class Store:
+    """The measurements of one device kind with this torch."""
+
+    def __init__(self, path: Path, kind: str) -> None:
+        self.path, self.kind, self.torch = path, kind, str(torch.__version__)
+
+    @contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            connection = sqlite3.connect(self.path)
+            try:
+                with connection:
+                    connection.execute(TABLE)
+                    yield connection
+            finally:
+                connection.close()
+        except (sqlite3.Error, OSError) as error:
+            raise UserFileError(f"{self.path}: cannot be used as a profile: {error}; remove it, or give another") from None
+
+    def read(self) -> dict[str, Timed]:
+        """Everything measured, by key. Empty where there is no file."""
+        if not self.path.exists():
+            return {}
+        with self._open() as connection:
+            rows = connection.execute(
+                "select key, forward, backward, spread, runs from measured where kind = ? and torch = ?", (self.kind, self.torch)
+            )
+            return {key: Timed(*rest) for key, *rest in rows}
+
+    def write(self, key: str, what: str, timed: Timed) -> None:
+        """Keep one measurement at once, so that an interrupted run loses nothing."""
+        with self._open() as connection:
+            row = self.kind, self.torch, key, what, timed.forward, timed.backward, timed.spread, timed.runs
+            connection.execute("insert or replace into measured values (?, ?, ?, ?, ?, ?, ?, ?)", row)

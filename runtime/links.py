@@ -1,0 +1,107 @@
+"""What the ranks of this machine do: matrix products, memory and messages, measured by all of them at once.
+
+Run as a module it is one rank: FILE DEVICE. Rank 0 writes what all found.
+"""
+
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+# Bytes of the messages, and how often each is sent.
+SIZES = tuple(1 << e for e in range(10, 26, 2))
+REPEATS = 15
+MATRIX = 1024
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def measure(device: torch.device) -> dict[str, Any]:
+    """This rank's FLOP/s by precision, bytes/s of memory, bytes of memory and seconds of overhead an operator."""
+    flops = {name: 2 * MATRIX**3 / _seconds(_product(dtype, device), device) for name, dtype in DTYPES.items()}
+    long = torch.ones(8_000_000, device=device)
+    out = torch.empty_like(long)
+    add = _seconds(lambda: torch.add(long, long, out=out), device)
+    small = torch.ones(8, device=device)
+    many = _seconds(lambda: [small + small for _ in range(200)], device)
+    return {"flops": flops, "bandwidth": 3 * 4 * long.numel() / add, "overhead": many / 200, "memory": _memory(device)}
+
+
+def _product(dtype: torch.dtype, device: torch.device) -> Callable[[], object]:
+    a, b = torch.ones(MATRIX, MATRIX, dtype=dtype, device=device), torch.ones(MATRIX, MATRIX, dtype=dtype, device=device)
+    return lambda: a @ b
+
+
+def _seconds(work: Callable[[], object], device: torch.device) -> float:
+    times = []
+    for _ in range(REPEATS):
+        begin = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - begin)
+    # The first ones warm up.
+    return statistics.median(times[2:])
+
+
+def _memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // int(os.environ["LOCAL_WORLD_SIZE"])
+
+
+def messages(device: torch.device, rank: int, ranks: int) -> dict[int, list[float]]:
+    """Seconds of one way between neighbours, by bytes: half a round trip. One pair after another; every rank takes part."""
+    found: dict[int, list[float]] = {size: [] for size in SIZES}
+    for left in range(ranks - 1):
+        group = dist.new_group([left, left + 1])
+        for size in SIZES:
+            if rank in (left, left + 1):
+                found[size] += _round_trips(device, rank, left, size, group)
+        dist.barrier()
+    return found
+
+
+def _round_trips(device: torch.device, rank: int, left: int, size: int, group: Any) -> list[float]:
+    other = left + 1 if rank == left else left
+    there, back = torch.ones(size // 4, device=device), torch.empty(size // 4, device=device)
+    times = []
+    for _ in range(REPEATS):
+        begin = time.perf_counter()
+        for send in (True, False) if rank == left else (False, True):
+            work = dist.isend(there, other, group=group) if send else dist.irecv(back, other, group=group)
+            assert work is not None
+            work.wait()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append((time.perf_counter() - begin) / 2)
+    return times[2:]
+
+
+def main() -> None:
+    """One rank."""
+    path, kind = sys.argv[1:]
+    rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if kind == "cuda" else torch.device("cpu")
+    if kind == "cuda":
+        torch.cuda.set_device(device)
+    else:
+        torch.set_num_threads(1)
+    dist.init_process_group("nccl" if kind == "cuda" else "gloo")
+    dist.barrier()
+    own = {"compute": measure(device), "messages": messages(device, rank, ranks)}
+    everyone: list[Any] = [None] * ranks
+    dist.all_gather_object(everyone, own)
+    if rank == 0:
+        Path(path).write_text(json.dumps(everyone))
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
