@@ -31,7 +31,13 @@ def manifest(
     spec, graph, slots, cuts = job.spec, costed.graph, placement.problem.slots, scheduled.cuts
     seconds = stage_seconds(costed, slots, cuts)
     types = [cluster.devices[one.index * candidate.replicas].type for one in cuts]
-    stages = [_stage(costed, placement, one, types[one.index], spec.optimizer, seconds) for one in cuts]
+    stages = [
+        {
+            **_stage(costed, placement, one, types[one.index], spec.optimizer, seconds),
+            "reduce_seconds": scheduled.reductions[one.index],
+        }
+        for one in cuts
+    ]
     boundaries = [
         {
             "left": one.index,

@@ -20,6 +20,7 @@ from pipecut.compiler.partition import Solving, partition
 from pipecut.compiler.predict import schedule
 from pipecut.compiler.profile import Profiled, default_path
 from pipecut.compiler.profile import profile as profile_graph
+from pipecut.compiler.profile.load import others_at_work
 from pipecut.compiler.search import Price, Search, Tried, changes_buffers, describe
 from pipecut.compiler.trace import trace
 from pipecut.errors import InfeasibleError, PipecutError, UserFileError
@@ -120,9 +121,14 @@ def compile_and_explain(
 
 
 def profile_job(
-    job_path: Path, device: torch.device, microbatch: int | None, stored: Path | None, progress: Callable[[str, int, int], None]
+    job_path: Path,
+    device: torch.device,
+    microbatch: int | None,
+    stored: Path | None,
+    progress: Callable[[str, int, int], None],
+    ranks: int = 1,
 ) -> Profiled:
-    """Measure a job's operators and layers on this machine. Raises UserFileError or TraceError."""
+    """Measure a job's operators and layers here, with `ranks` processes at work. Raises UserFileError or TraceError."""
     job = read_job(job_path)
     size = microbatch or job.spec.batch.microbatch or 1
     job = job.with_microbatch(size)
@@ -131,7 +137,8 @@ def profile_job(
     inputs = find_function(job.spec.inputs, job.folders, str(job.path))
     batch = cast_inputs(inputs(size), job.spec.precision)
     kind = this_machine().devices[0].kind if device.type == this_machine().devices[0].type else "cpu-core"
-    return profile_graph(graph, batch, size, kind, device, stored or default_path(), progress)
+    with others_at_work(job.path, size, ranks - 1):
+        return profile_graph(graph, batch, size, kind, device, stored or default_path(), progress)
 
 
 def _chosen(asked: Asked, tried: list[Tried]) -> Candidate:

@@ -10,16 +10,20 @@ from pipecut.compiler.graph import Graph
 from pipecut.compiler.partition import Placement
 from pipecut.compiler.partition.problem import Slot
 from pipecut.compiler.schedules import ORDERS, lower
-from pipecut.compiler.simulate import simulate
 from pipecut.runtime.plan import Action
+from pipecut.runtime.simulate import Costs, simulate
 
 
 @dataclass(frozen=True)
 class Scheduled:
-    """What each stage holds, each rank's actions, and the step: seconds, and the part of it that ranks wait."""
+    """What each stage holds, each rank's actions and seconds to sum gradients, and the step.
+
+    Of which: seconds, and the part of it that ranks wait.
+    """
 
     cuts: tuple[Cut, ...]
     actions: list[list[Action]]
+    reductions: list[float]
     step_seconds: float
     bubble: float
 
@@ -36,7 +40,8 @@ def schedule(costed: CostedGraph, cluster: Cluster, placement: Placement, candid
     backward = [b + (f if again else 0.0) for f, b, again in zip(forward, backward, placement.recompute, strict=True)]
     transfers = {key: seconds for one in cuts[:-1] for key, seconds in _transfers(graph, one, slots[one.index]).items()}
     reductions = [reduce_seconds(cluster, one, candidate.replicas) for one in cuts]
-    return Scheduled(cuts, actions, *simulate(actions, forward, backward, transfers, reductions))
+    timeline = simulate(actions, Costs(forward, backward, transfers, reductions))
+    return Scheduled(cuts, actions, reductions, timeline.step_seconds, timeline.bubble)
 
 
 def _transfers(graph: Graph, one: Cut, link: Slot) -> dict[tuple[str, int], float]:

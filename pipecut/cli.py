@@ -98,6 +98,7 @@ def profile(
     job: Annotated[Path, typer.Argument(help="The job file.")],
     device: Annotated[str | None, typer.Option(help="cpu or cuda; by default a GPU where there is one.")] = None,
     microbatch: Annotated[int | None, typer.Option(min=1, help="Samples a microbatch, over the job's.")] = None,
+    ranks: Annotated[int | None, typer.Option(min=1, help="Processes at work meanwhile; by default 2 on a CPU.")] = None,
     profile_file: Annotated[Path | None, typer.Option("--profile", help=PROFILE_HELP)] = None,
 ) -> None:
     """Time a job's operators and layers on this machine, for compile to use; a second run measures only what is new.
@@ -114,9 +115,12 @@ def profile(
     columns = BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeRemainingColumn(), TextColumn("{task.description}")
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("starting")
-        found = profile_job(
-            job, place, microbatch, profile_file, lambda what, at, of: bar.update(task, description=what, completed=at, total=of)
-        )
+        beside = ranks or (1 if place.type == "cuda" else 2)
+
+        def tell(what: str, done: int, of: int) -> None:
+            bar.update(task, description=what, completed=done, total=of)
+
+        found = profile_job(job, place, microbatch, profile_file, tell, beside)
         bar.update(task, description="done", completed=bar.tasks[0].total)
     console.print(f"{found.new} measured now, {found.known} known before")
     if found.failed:
@@ -243,6 +247,8 @@ def run(
     clip: Annotated[float, typer.Option(help="Clip the global gradient norm; 0: do not.")] = 0.0,
     save: Annotated[Path | None, typer.Option(help="Folder for the trained weights, also on Ctrl-C.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda, instead of the plan's.")] = None,
+    trace: Annotated[Path | None, typer.Option(help="Write a Chrome trace of the last step, predicted beside measured.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Print predicted against measured seconds, and write them as JSON.")] = None,
 ) -> None:
     """Train on this machine, one process a rank.
 
@@ -258,7 +264,7 @@ def run(
         # Here it is told once, on the ranks once each.
         find_function(data, map(Path, manifest.model.folders), "--data")
     arguments = [str(plan), "--steps", str(steps), "--lr", str(rate), "--clip", str(clip)]
-    for option, value in (("--data", data), ("--save", save), ("--device", device)):
+    for option, value in (("--data", data), ("--save", save), ("--device", device), ("--trace", trace), ("--report", report)):
         arguments += [option, str(value)] if value is not None else []
     launch(manifest.ranks, "pipecut.runtime", arguments)
 

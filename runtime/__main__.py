@@ -10,12 +10,18 @@ from statistics import median
 from typing import Annotated, Any
 
 import torch
+import torch.distributed as dist
 import typer
 from safetensors.torch import save_file
 
 from pipecut.errors import PipecutError, RunError
 from pipecut.runtime.optimizer import make_optimizer
 from pipecut.runtime.pipeline import Pipeline, load_pipeline
+from pipecut.runtime.plan import read_plan
+from pipecut.runtime.recorder import Recorder
+from pipecut.runtime.report import lines, report_of, write_report
+from pipecut.runtime.simulate import predicted as predicted_timeline
+from pipecut.runtime.trace_file import write_trace
 from pipecut.runtime.userfunction import find_function
 from pipecut.runtime.world import leave_world
 
@@ -31,9 +37,13 @@ def run(
     clip: Annotated[float, typer.Option(help="Global gradient norm; 0 for none.")] = 0.0,
     save: Annotated[Path | None, typer.Option(help="Folder for the trained weights.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda, instead of the plan's.")] = None,
+    trace: Annotated[Path | None, typer.Option(help="Chrome trace of the last step, predicted and measured.")] = None,
+    report: Annotated[Path | None, typer.Option(help="JSON of predicted and measured seconds; also printed.")] = None,
 ) -> None:
     """Train for some steps."""
     pipe = load_pipeline(plan, device)
+    if trace is not None or report is not None:
+        pipe.engine.recorder = Recorder(pipe.world.device)
     times: list[float] = []
     try:
         train(pipe, batches(pipe, data, plan), steps, rate, clip, times)
@@ -46,6 +56,8 @@ def run(
         os._exit(130)
     if save is not None:
         save_weights(pipe, save)
+    if pipe.engine.recorder is not None:
+        show_recorded(pipe, plan, trace, report)
     leave_world(pipe.world)
 
 
@@ -96,6 +108,8 @@ def train(
         if pipe.world.device.type == "cuda":
             torch.cuda.synchronize()
         passes.append(time.perf_counter() - begin)
+        if pipe.engine.recorder is not None:
+            pipe.recorded.append(pipe.engine.recorder.take())
         if clip:
             pipe.clip_grad_norm_(clip)
         optimizer.step()
@@ -113,6 +127,7 @@ def train(
         # The first steps warm up.
         warm = min(3, steps - 1)
         forward_backward, whole = median(passes[warm:]) * 1e3, median(times[warm:]) * 1e3
+        pipe.step_seconds = forward_backward / 1e3
         predicted = pipe.plan.prediction.step_seconds * 1e3
         print(f"loss {first:.4f} before, {value:.4f} after {steps} steps")
         print(
@@ -120,6 +135,26 @@ def train(
             f"with the optimizer {whole:.1f} ms (medians)",
             flush=True,
         )
+
+
+def show_recorded(pipe: Pipeline, path: Path, trace: Path | None, report: Path | None) -> None:
+    """Rank 0 gathers what every rank recorded, and writes and prints what was asked for."""
+    warm = min(3, len(pipe.recorded) - 1)
+    everyone: list[Any] = [pipe.recorded[warm:]]
+    if pipe.world.size > 1:
+        everyone = [None] * pipe.world.size
+        dist.all_gather_object(everyone, pipe.recorded[warm:])
+    if pipe.world.rank:
+        return
+    folder = read_plan(path)
+    if trace is not None:
+        write_trace(trace, pipe.plan, predicted_timeline(folder), {rank: steps[-1] for rank, steps in enumerate(everyone)})
+        print(f"trace of the last step written to {trace}; open it at https://ui.perfetto.dev", flush=True)
+    if report is not None:
+        found = report_of(folder, dict(enumerate(everyone)), pipe.step_seconds)
+        write_report(report, found)
+        measured = any(note.startswith("costs: measured") for note in pipe.plan.notes)
+        print("\n".join(lines(found, measured)), flush=True)
 
 
 def save_weights(pipe: Pipeline, folder: Path) -> None:

@@ -1,9 +1,12 @@
 """Interpret a rank's action list for one step."""
 
+from typing import Any
+
 import torch
 
 from pipecut.errors import PeerLostError, PipecutError, RunError
 from pipecut.runtime.plan import Action
+from pipecut.runtime.recorder import Recorder
 from pipecut.runtime.replicas import ReplicaGradients
 from pipecut.runtime.stage import RunningStage
 from pipecut.runtime.tied import TiedGradients
@@ -28,6 +31,7 @@ class Engine:
         self.rank, self.actions, self.transport = rank, actions, transport
         self.tied, self.replicas = tied, replicas
         self.stages = {stage.stage.index: stage for stage in stages}
+        self.recorder: Recorder | None = None
 
     def run(self, microbatches: list[dict[str, torch.Tensor]], samples: list[int], total: int) -> torch.Tensor | None:
         """Run the actions; this replica's part of the loss where the last stage is, None elsewhere.
@@ -70,21 +74,36 @@ class Engine:
         kind, s, m = action.kind, action.stage, action.microbatch
         if kind.startswith("RECV"):
             self.transport.post(kind[-1], s, m, samples[m])
-        elif kind.startswith("SEND"):
+            return
+        begin = self._mark()
+        if kind in ("F", "B"):
+            received = self.transport.take(kind, s, m)
+            taken = self._mark()
+            self._record("WAIT", action, begin, taken)
+            begin = taken
+        if kind.startswith("SEND"):
             self.transport.send(kind[-1], s, m, outgoing.pop((kind[-1], s, m)))
         elif kind == "F":
             stage = self.stages[s]
             batch = [microbatches[m][name] for name in stage.stage.batch_inputs]
             weight = samples[m] / total
-            outputs = stage.forward(m, self.transport.take("F", s, m), batch, weight, grad=True)
+            outputs = stage.forward(m, received, batch, weight, grad=True)
             if stage.last:
                 losses.append(outputs[0].detach() * weight)
             elif stage.stage.sends:
                 outgoing["F", s, m] = outputs
         elif kind == "B":
-            gradients = self.stages[s].backward(m, self.transport.take("B", s, m))
+            gradients = self.stages[s].backward(m, received)
             if gradients:
                 outgoing["B", s, m] = gradients
         else:
             self.tied.reduce()
             self.replicas.reduce()
+        self._record(kind.split("_")[0], action, begin, self._mark())
+
+    def _mark(self) -> Any:
+        return self.recorder.now() if self.recorder is not None else None
+
+    def _record(self, kind: str, action: Action, start: Any, end: Any) -> None:
+        if self.recorder is not None:
+            self.recorder.add(kind, action.stage, action.microbatch, start, end)

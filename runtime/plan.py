@@ -5,6 +5,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +16,13 @@ from pipecut.errors import PlanError
 
 VERSION = 2
 Dimension = int | str
+ITEM_BYTES = {
+    **dict.fromkeys(("bool", "uint8", "int8", "float8_e4m3fn", "float8_e5m2"), 1),
+    **dict.fromkeys(("int16", "uint16", "float16", "bfloat16"), 2),
+    **dict.fromkeys(("int32", "uint32", "float32"), 4),
+    **dict.fromkeys(("int64", "uint64", "float64", "complex64"), 8),
+    "complex128": 16,
+}
 
 
 class Part(BaseModel):
@@ -60,6 +68,10 @@ class Tensor(Part):
         """The shape for a microbatch of that many samples."""
         return [evaluate(d, batch) for d in self.shape]
 
+    def bytes_for(self, batch: int) -> int:
+        """Bytes of a microbatch of that many samples."""
+        return prod(self.sizes(batch)) * ITEM_BYTES[self.dtype]
+
 
 class Held(Part):
     """A parameter or buffer of a stage; `names` are all its FQNs. `written` when the stage's forward changes it."""
@@ -75,8 +87,7 @@ class Held(Part):
 class Stage(Part):
     """One stage. Seconds per microbatch; bytes at the peak of a step, against `capacity_bytes`.
 
-    Stage and replica run on rank `rank` x replicas + replica.
-
+    Stage and replica run on rank `rank` x replicas + replica. `reduce_seconds` is once a step, to sum gradients over replicas.
     A stage that recomputes keeps what it receives and runs its forward again before each backward; `load_seconds` has that.
     """
 
@@ -100,6 +111,7 @@ class Stage(Part):
     memory_bytes: int
     capacity_bytes: int
     bytes_sent: int
+    reduce_seconds: float = 0.0
 
 
 class Boundary(Part):

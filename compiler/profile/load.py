@@ -1,0 +1,55 @@
+"""Another rank's work, beside which this one's is measured: ranks share a machine's memory and caches.
+
+Run as a module: JOB MICROBATCH. It says `ready`, and goes on until it is ended.
+"""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from pipecut.compiler.job import read_job
+from pipecut.compiler.profile.pieces import Runner, pieces_of
+from pipecut.compiler.trace import trace
+from pipecut.runtime.precision import cast_inputs
+from pipecut.runtime.userfunction import find_function
+
+
+@contextmanager
+def others_at_work(job: Path, microbatch: int, count: int) -> Iterator[None]:
+    """So many processes go through the job's layers meanwhile, one thread each."""
+    command = [sys.executable, "-m", "pipecut.compiler.profile.load", str(job), str(microbatch)]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) for _ in range(count)]
+    try:
+        for process in processes:
+            assert process.stdout is not None
+            # Nothing comes when it ended: then this rank is measured alone.
+            process.stdout.readline()
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+
+def main() -> None:
+    """Forward and backward of every layer, again and again."""
+    path, size = sys.argv[1:]
+    torch.set_num_threads(1)
+    job = read_job(Path(path)).with_microbatch(int(size))
+    graph = trace(job)
+    inputs = find_function(job.spec.inputs, job.folders, str(job.path))
+    batch = cast_inputs(inputs(int(size)), job.spec.precision)
+    pieces = pieces_of(graph)
+    print("ready", flush=True)
+    while True:
+        runner = Runner(graph, batch, torch.device("cpu"))
+        for piece in pieces:
+            runner.run(piece, timed=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""Predicted and measured side by side: seconds of every stage, and the likely cause of the largest error."""
+
+import json
+import os
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pipecut.runtime.plan import PlanFolder
+from pipecut.runtime.recorder import Record
+from pipecut.runtime.simulate import predicted
+
+# Below this nothing is worth a cause.
+SLIGHT = 0.05
+
+
+@dataclass(frozen=True)
+class Row:
+    """Of a stage on a rank: seconds a microbatch forward and backward, seconds a step that it waits, and of its sends."""
+
+    rank: int
+    stage: int
+    forward: float
+    backward: float
+    wait: float
+    send: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """The step's seconds, predicted and measured, and rows of both in the same order."""
+
+    predicted_step: float
+    measured_step: float
+    predicted: tuple[Row, ...]
+    measured: tuple[Row, ...]
+
+
+def report_of(folder: PlanFolder, steps: Mapping[int, Sequence[Sequence[Record]]], step_seconds: float) -> Report:
+    """Medians over the steps that each rank recorded; `step_seconds` is the measured step."""
+    plan, timeline = folder.plan, predicted(folder)
+    expected, found = [], []
+    for rank, recorded in sorted(steps.items()):
+        position = rank // plan.replicas
+        for stage in (s for s in plan.stages if s.rank == position):
+            own = [e for e in timeline.events if e.rank == position and e.action.stage == stage.index]
+            sends = [e.end - e.start for e in own if e.action.kind.startswith("SEND")]
+            backward = stage.backward_seconds + (stage.forward_seconds if stage.recompute else 0.0)
+            busy = plan.microbatches * (stage.forward_seconds + backward)
+            last = max((e.end for e in own if e.action.kind in ("F", "B")), default=0.0)
+            expected.append(Row(rank, stage.index, stage.forward_seconds, backward, max(0.0, last - busy), sum(sends)))
+            per_step = [[r for r in records if r.stage == stage.index] for records in recorded]
+            found.append(
+                Row(
+                    rank,
+                    stage.index,
+                    _median([r.end - r.start for records in per_step for r in records if r.kind == "F"]),
+                    _median([r.end - r.start for records in per_step for r in records if r.kind == "B"]),
+                    _median([sum(r.end - r.start for r in records if r.kind == "WAIT") for records in per_step]),
+                    _median([sum(r.end - r.start for r in records if r.kind == "SEND") for records in per_step]),
+                )
+            )
+    return Report(timeline.step_seconds, step_seconds, tuple(expected), tuple(found))
+
+
+def _median(values: list[float]) -> float:
+    return statistics.median(values) if values else 0.0
+
+
+def lines(report: Report, costs_measured: bool) -> list[str]:
+    """The table, and what to do about the largest error."""
+    text = ["stage  rank        forward             backward                 wait   (ms, predicted/measured; wait a step)"]
+    for a, b in zip(report.predicted, report.measured, strict=True):
+        pairs = [(a.forward, b.forward), (a.backward, b.backward), (a.wait, b.wait)]
+        text.append(f"{a.stage:5d} {a.rank:5d}  " + "  ".join(f"{x * 1e3:8.2f}/{y * 1e3:8.2f}" for x, y in pairs))
+    error = report.predicted_step / report.measured_step - 1 if report.measured_step else 0.0
+    text.append(
+        f"step   predicted {report.predicted_step * 1e3:.1f} ms, measured {report.measured_step * 1e3:.1f} ms, {error:+.1%}"
+    )
+    text.append(_cause(report, error, costs_measured))
+    return text
+
+
+def _cause(report: Report, error: float, costs_measured: bool) -> str:
+    compute = sum(r.forward + r.backward for r in report.predicted), sum(r.forward + r.backward for r in report.measured)
+    if abs(error) <= SLIGHT:
+        return "the prediction holds"
+    apart = compute[0] / compute[1] - 1 if compute[1] else 0.0
+    if abs(apart) > abs(error) / 2:
+        cores = os.cpu_count() or 1
+        shared = f", and {len(report.measured)} ranks share {cores} cores" if len(report.measured) > cores else ""
+        remedy = "compile again with --costs measured:FILE" if costs_measured else "run pipecut profile, then compile again"
+        return f"most of it is compute, predicted {apart:+.1%} off{shared}; {remedy}"
+    return "most of it is waiting: transfers take otherwise than the cluster file says; run pipecut calibrate, then compile again"
+
+
+def write_report(path: Path, report: Report) -> None:
+    """JSON, which compile --costs measured:FILE reads."""
+    path.write_text(json.dumps(asdict(report), indent=1))

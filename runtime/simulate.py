@@ -1,0 +1,98 @@
+"""Predict a step: replay the ranks' actions with costs and transfer times."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from pipecut.runtime.plan import Action, Plan, PlanFolder
+
+
+@dataclass(frozen=True)
+class Event:
+    """An action of a rank, in seconds from the step's begin; F, B, SEND_F, SEND_B or REDUCE."""
+
+    rank: int
+    action: Action
+    start: float
+    end: float
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """All events of a step, its seconds, and the part of it that ranks wait, over all ranks."""
+
+    events: tuple[Event, ...]
+    step_seconds: float
+    bubble: float
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Seconds: forward and backward by stage, transfers by (F or B, receiving stage), reductions by rank."""
+
+    forward: Sequence[float]
+    backward: Sequence[float]
+    transfers: Mapping[tuple[str, int], float]
+    reductions: Sequence[float]
+
+
+def simulate(actions: Sequence[Sequence[Action]], costs: Costs) -> Timeline:
+    """Sends are buffered and do not block; a channel carries one message at a time."""
+    clock = [0.0] * len(actions)
+    at = [0] * len(actions)
+    arrived: dict[tuple[str, int, int], float] = {}
+    channel: dict[tuple[str, int], float] = {}
+    busy = [0.0] * len(actions)
+    events: list[Event] = []
+    senders = {
+        (a.kind[-1], a.stage + (1 if a.kind == "SEND_F" else -1), a.microbatch)
+        for row in actions
+        for a in row
+        if a.kind.startswith("SEND")
+    }
+    moved = True
+    while moved:
+        moved = False
+        for rank, row in enumerate(actions):
+            while at[rank] < len(row):
+                action = row[at[rank]]
+                key = (action.kind[-1], action.stage, action.microbatch)
+                if action.kind in ("F", "B"):
+                    if key in senders and key not in arrived:
+                        break
+                    seconds = (costs.forward if action.kind == "F" else costs.backward)[action.stage]
+                    start = max(clock[rank], arrived.get(key, 0.0))
+                    clock[rank] = start + seconds
+                    busy[rank] += seconds
+                    events.append(Event(rank, action, start, clock[rank]))
+                elif action.kind.startswith("SEND"):
+                    target = action.stage + (1 if action.kind == "SEND_F" else -1)
+                    line = (action.kind[-1], target)
+                    start = max(clock[rank], channel.get(line, 0.0))
+                    channel[line] = arrived[(*line, action.microbatch)] = start + costs.transfers[line]
+                    events.append(Event(rank, action, start, channel[line]))
+                elif action.kind == "REDUCE":
+                    events.append(Event(rank, action, clock[rank], clock[rank] + costs.reductions[rank]))
+                    clock[rank] += costs.reductions[rank]
+                at[rank] += 1
+                moved = True
+    step = max(clock, default=0.0)
+    bubble = 1 - sum(busy) / (step * len(actions)) if step else 0.0
+    return Timeline(tuple(events), step, bubble)
+
+
+def predicted(folder: PlanFolder) -> Timeline:
+    """The step of the plan's own microbatches as the plan's costs have it."""
+    return simulate(folder.actions, costs_of(folder.plan))
+
+
+def costs_of(plan: Plan) -> Costs:
+    """What the plan says of its stages and boundaries."""
+    transfers = {}
+    for boundary in plan.boundaries:
+        sizes = [(t.bytes_for(plan.batch.microbatch), t.needs_grad) for t in boundary.tensors]
+        sent, returned = sum(size for size, _ in sizes), sum(size for size, needs in sizes if needs)
+        transfers["F", boundary.left + 1] = boundary.latency + sent / boundary.bandwidth
+        transfers["B", boundary.left] = boundary.latency + returned / boundary.bandwidth
+    # A stage that recomputes runs its forward again.
+    backward = [s.backward_seconds + (s.forward_seconds if s.recompute else 0.0) for s in plan.stages]
+    return Costs([s.forward_seconds for s in plan.stages], backward, transfers, [s.reduce_seconds for s in plan.stages])
