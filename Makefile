@@ -42,7 +42,7 @@ $(VENV)/.examples: $(VENV)/.torch pyproject.toml
 	touch $@
 
 $(VENV)/.bench: $(VENV)/.examples
-	$(PIP) -c constraints.txt -e '.[examples,bench]'
+	$(PIP) -c constraints.txt -e '.[examples,pictures]'
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.torch pyproject.toml

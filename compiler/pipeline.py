@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import torch
 from safetensors import SafetensorError
@@ -20,6 +19,7 @@ from pipecut.compiler.partition import Solving, partition
 from pipecut.compiler.predict import schedule
 from pipecut.compiler.profile import Profiled, default_path
 from pipecut.compiler.profile import profile as profile_graph
+from pipecut.compiler.profile.known import known_costs
 from pipecut.compiler.profile.load import others_at_work
 from pipecut.compiler.search import Price, Search, Tried, changes_buffers, describe
 from pipecut.compiler.trace import trace
@@ -36,12 +36,13 @@ Progress = Callable[[str], None]
 class Options:
     """What the command line may say: sizes over the job file's, whether to explain the choice, how to solve.
 
-    `costs` are measured ones where the profile has them (auto), or not at all (roofline), or nothing else (profile).
+    `costs` are measured ones where the profile has them (auto), or not at all (roofline), or nothing else (profile), or those
+    of a run's report (measured:FILE).
     """
 
     sizes: Sizes = field(default_factory=Sizes)
     explain: bool = False
-    costs: Literal["auto", "roofline", "profile"] = "auto"
+    costs: str = "auto"
     profile: Path | None = None
     solving: Solving = field(default_factory=Solving)
 
@@ -81,8 +82,8 @@ def compile_and_explain(
     job = job.with_microbatch(first)
     graph = trace(job)
     _check_weights(job, graph)
-    stored = None if options.costs == "roofline" else options.profile or default_path()
-    search = Search(job, cluster, graph, first, stored)
+    known = known_costs(options.costs, options.profile)
+    search = Search(job, cluster, graph, first, known)
     tried = search.run(asked, progress) if options.explain or not asked.fixed else []
     chosen = _chosen(asked, tried)
     prices = search.prices(asked, tried, progress) if options.explain else []
@@ -90,7 +91,7 @@ def compile_and_explain(
         progress(f"tracing the model for a microbatch of {chosen.microbatch}")
         job = job.with_microbatch(chosen.microbatch)
         graph = trace(job)
-        search = Search(job, cluster, graph, chosen.microbatch, stored)
+        search = Search(job, cluster, graph, chosen.microbatch, known)
     if chosen.replicas > 1 and changes_buffers(graph):
         raise UserFileError(
             f"{job.path}: data_parallel {chosen.replicas}: the model changes buffers in its forward, as BatchNorm does, "
@@ -100,11 +101,10 @@ def compile_and_explain(
     costed = search.costs(chosen.microbatch)
     measured = search.measured[chosen.microbatch]
     lacking = sorted({device.kind for device in cluster.devices} - set(measured))
-    if options.costs == "profile" and lacking:
-        raise UserFileError(
-            f"--costs profile: {stored} lacks measurements of this job on {', '.join(lacking)}, microbatch {chosen.microbatch}; "
-            f"run pipecut profile {job.path} there first"
-        )
+    if options.costs not in ("auto", "roofline") and lacking:
+        remedy = f"run pipecut profile {job.path} there" if options.costs == "profile" else "give a report of this job and batch"
+        what = f"no measurements on {', '.join(lacking)} for a microbatch of {chosen.microbatch}"
+        raise UserFileError(f"--costs {options.costs}: {what}; {remedy}")
     progress(f"placing {len(graph.operators)} operators on {chosen.stages} stages")
     told = constraints(job, graph, chosen.stages)
     placement, cluster = partition(costed, cluster, job.spec, told, chosen, options.solving)

@@ -11,7 +11,6 @@ back: step >= m t[k] + t[1] + ... + t[k-1] for every k; the t of sum W that make
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from pipecut.compiler.candidate import Asked, Candidate, candidates
 from pipecut.compiler.cluster import Cluster
@@ -22,7 +21,7 @@ from pipecut.compiler.job import Job
 from pipecut.compiler.partition import place_quickly
 from pipecut.compiler.partition.coarsen import STATES
 from pipecut.compiler.predict import schedule
-from pipecut.compiler.profile import measured_seconds
+from pipecut.compiler.profile.known import Known
 from pipecut.compiler.resize import with_batch
 from pipecut.compiler.trace import trace
 from pipecut.compiler.units import show_bytes, show_seconds
@@ -54,8 +53,8 @@ class Price:
 class Search:
     """Candidates of one job on one cluster, and the costs of each microbatch size, which are found once."""
 
-    def __init__(self, job: Job, cluster: Cluster, graph: Graph, microbatch: int, profile: Path | None = None) -> None:
-        self.job, self.cluster, self.profile = job, cluster, profile
+    def __init__(self, job: Job, cluster: Cluster, graph: Graph, microbatch: int, known: Known | None = None) -> None:
+        self.job, self.cluster, self.known = job, cluster, known or Known()
         self.graphs = {microbatch: graph}
         self.first = microbatch
         self.costed: dict[int, CostedGraph] = {}
@@ -127,7 +126,7 @@ class Search:
                 self.graphs[microbatch] = again
             graph = self.graphs[microbatch]
             kinds = sorted({device.kind for device in self.cluster.devices})
-            measured = measured_seconds(graph, microbatch, kinds, self.profile) if self.profile is not None else {}
+            measured = self.known.seconds(graph, microbatch, kinds)
             self.measured[microbatch] = tuple(sorted(measured))
             self.costed[microbatch] = cost(graph, self.cluster, self.job.spec.precision, microbatch, measured)
         return self.costed[microbatch]

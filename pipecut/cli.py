@@ -10,8 +10,6 @@ from rich.console import Console
 from pipecut.errors import PipecutError, UserFileError
 
 if TYPE_CHECKING:
-    from typing import Literal
-
     from pipecut.compiler.partition.problem import Comm
 
 app = typer.Typer(
@@ -52,7 +50,7 @@ def compile(
     explain: Annotated[
         bool, typer.Option("--explain", help="Print the candidates tried, and what more of each limit gives.")
     ] = False,
-    costs: Annotated[str, typer.Option(help="auto: measured where profiled; roofline; profile: measured or an error.")] = "auto",
+    costs: Annotated[str, typer.Option(help="auto (measured where profiled), roofline, profile, or measured:REPORT.")] = "auto",
     profile_file: Annotated[Path | None, typer.Option("--profile", help=PROFILE_HELP)] = None,
     solver: Annotated[str, typer.Option(help="highs or cbc.")] = "highs",
     time_limit: Annotated[float, typer.Option(min=0.1, help="Seconds for the solver.")] = 30.0,
@@ -75,9 +73,9 @@ def compile(
     if microbatch is not None and microbatches is not None:
         raise UserFileError("give --microbatch or --microbatches, not both")
     counts = _count("--stages", stages), _count("--data-parallel", data_parallel), _count("--microbatch", microbatch)
-    _one_of("--costs", costs, ("auto", "roofline", "profile"))
-    way = cast('Literal["auto", "roofline", "profile"]', costs)  # checked above
-    options = Options(Sizes(*counts, microbatches, schedule), explain, way, profile_file, Solving(solver, time_limit))
+    if not costs.startswith("measured:"):
+        _one_of("--costs", costs, ("auto", "roofline", "profile", "measured:REPORT"))
+    options = Options(Sizes(*counts, microbatches, schedule), explain, costs, profile_file, Solving(solver, time_limit))
     progress = Console(stderr=True)
     with progress.status("starting") as status:
 
@@ -267,6 +265,30 @@ def run(
     for option, value in (("--data", data), ("--save", save), ("--device", device), ("--trace", trace), ("--report", report)):
         arguments += [option, str(value)] if value is not None else []
     launch(manifest.ranks, "pipecut.runtime", arguments)
+
+
+@app.command()
+def timeline(
+    plan: PlanArgument,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Chrome trace to write, for ui.perfetto.dev.")] = None,
+    png: Annotated[Path | None, typer.Option(help="Picture to write; needs matplotlib.")] = None,
+) -> None:
+    """Write the predicted step of a plan as a trace, a picture or both."""
+    from pipecut.runtime.picture import draw
+    from pipecut.runtime.plan import read_plan
+    from pipecut.runtime.simulate import predicted
+    from pipecut.runtime.trace_file import write_trace
+
+    folder = read_plan(plan)
+    found = predicted(folder)
+    if output is None and png is None:
+        raise UserFileError("say what to write: -o trace.json, --png picture.png, or both")
+    if output is not None:
+        write_trace(output, folder.plan, found, {})
+    if png is not None:
+        draw(png, folder.plan, found)
+    written = " and ".join(str(path) for path in (output, png) if path is not None)
+    console.print(f"predicted step {found.step_seconds * 1e3:.1f} ms, bubble {found.bubble:.0%}; written to {written}")
 
 
 @app.command()

@@ -29,12 +29,17 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
-    """The step's seconds, predicted and measured, and rows of both in the same order."""
+    """The step's seconds, predicted and measured, and rows of both in the same order.
+
+    `operators` has, by device kind and name, forward and backward seconds that sum to what the stages took.
+    """
 
     predicted_step: float
     measured_step: float
     predicted: tuple[Row, ...]
     measured: tuple[Row, ...]
+    microbatch: int
+    operators: dict[str, dict[str, tuple[float, float]]]
 
 
 def report_of(folder: PlanFolder, steps: Mapping[int, Sequence[Sequence[Record]]], step_seconds: float) -> Report:
@@ -61,7 +66,23 @@ def report_of(folder: PlanFolder, steps: Mapping[int, Sequence[Sequence[Record]]
                     _median([sum(r.end - r.start for r in records if r.kind == "SEND") for records in per_step]),
                 )
             )
-    return Report(timeline.step_seconds, step_seconds, tuple(expected), tuple(found))
+    operators = _operators(folder, expected, found)
+    return Report(timeline.step_seconds, step_seconds, tuple(expected), tuple(found), plan.batch.microbatch, operators)
+
+
+def _operators(folder: PlanFolder, expected: list[Row], found: list[Row]) -> dict[str, dict[str, tuple[float, float]]]:
+    """The plan's costs of single operators, scaled so that each stage takes what it took."""
+    result: dict[str, dict[str, tuple[float, float]]] = {}
+    for stage in folder.plan.stages:
+        pairs = [(a, b) for a, b in zip(expected, found, strict=True) if a.stage == stage.index]
+        again = stage.forward_seconds if stage.recompute else 0.0
+        forward = _median([b.forward for _, b in pairs]) / (stage.forward_seconds or 1.0)
+        backward = _median([max(0.0, b.backward - again * forward) for _, b in pairs]) / (stage.backward_seconds or 1.0)
+        for operator in folder.graph["operators"]:
+            if operator["stage"] == stage.index:
+                alone = operator["forward_seconds"][stage.device], operator["backward_seconds"][stage.device]
+                result.setdefault(stage.device, {})[operator["name"]] = (alone[0] * forward, alone[1] * backward)
+    return result
 
 
 def _median(values: list[float]) -> float:
