@@ -26,10 +26,11 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.models
 	$(BIN)/python -m benchmarks.search
 	$(BIN)/python -m benchmarks.scale
+	$(BIN)/python -m benchmarks.prediction
 	$(BIN)/python -m benchmarks.partition $(WORKLOADS)
 
 clean:
-	rm -rf $(VENV) demo-plan
+	rm -rf $(VENV) demo-plan demo-cluster.yaml demo-report.json
 
 # torch goes first: whatever depends on it then finds this build and pulls no other.
 $(VENV)/.torch: constraints.txt

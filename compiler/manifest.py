@@ -148,6 +148,8 @@ def _stage(
         "recompute": placement.recompute[index],
         "memory_bytes": round(used.peak(slot, placement.recompute[index])),
         "capacity_bytes": slot.capacity,
+        # Posted ahead: what it receives. Beside it what it sends, and the gradient of that.
+        "buffer_bytes": received + sum(graph.values[n].bytes * (1 + graph.values[n].needs_grad) for n in one.sends),
         "bytes_sent": sum(graph.values[n].bytes for n in one.sends)
         + sum(graph.values[n].bytes for n in one.receives if graph.values[n].needs_grad),
     }

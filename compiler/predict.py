@@ -40,7 +40,8 @@ def schedule(costed: CostedGraph, cluster: Cluster, placement: Placement, candid
     backward = [b + (f if again else 0.0) for f, b, again in zip(forward, backward, placement.recompute, strict=True)]
     transfers = {key: seconds for one in cuts[:-1] for key, seconds in _transfers(graph, one, slots[one.index]).items()}
     reductions = [reduce_seconds(cluster, one, candidate.replicas) for one in cuts]
-    timeline = simulate(actions, Costs(forward, backward, transfers, reductions))
+    on_cpu = all(device.type == "cpu" for device in cluster.devices)
+    timeline = simulate(actions, Costs(forward, backward, transfers, reductions, on_cpu))
     return Scheduled(cuts, actions, reductions, timeline.step_seconds, timeline.bubble)
 
 

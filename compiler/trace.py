@@ -253,7 +253,8 @@ class _Lowering:
                 if isinstance(part, torch.Tensor):
                     self._tensor(f"{name}[{index}]", part, grad and part.is_floating_point())
         for written in writes:
-            if grad and written in self.values:
+            # Running statistics are written past autograd.
+            if grad and written in aliases and written in self.values:
                 self._mark_grad(written)
 
     def _mark_grad(self, name: str) -> None:

@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-PLAN = Path("demo-plan")
+PLAN, CLUSTER, REPORT = Path("demo-plan"), Path("demo-cluster.yaml"), Path("demo-report.json")
 HERE = Path(__file__).parent
 
 
@@ -17,10 +17,14 @@ def pipecut(*arguments: str) -> None:
 
 
 def main() -> None:
-    """Compile, check, run."""
-    pipecut("compile", str(HERE / "demo.yaml"), "--cluster", "auto", "--stages", "2", "-o", str(PLAN))
+    """Measure this machine and the job, compile, check, run."""
+    job = str(HERE / "demo.yaml")
+    pipecut("calibrate", "--ranks", "2", "--device", "cpu", "-o", str(CLUSTER))
+    pipecut("profile", job, "--device", "cpu")
+    pipecut("compile", job, "--cluster", str(CLUSTER), "-o", str(PLAN))
     pipecut("check", str(PLAN))
-    pipecut("run", str(PLAN), "--data", "examples.corpus:batches", "--steps", "200", "--lr", "1e-3", "--clip", "1.0")
+    loop = "--data", "examples.corpus:batches", "--steps", "200", "--lr", "1e-3", "--clip", "1.0"
+    pipecut("run", str(PLAN), *loop, "--report", str(REPORT))
     print(
         f"\nThe plan lies in {PLAN}/. Open {PLAN}/plan.yaml for what was decided and proven, "
         f"{PLAN}/stages/stage_0.py for the code rank 0 ran, {PLAN}/schedule.yaml for its actions in order."

@@ -5,6 +5,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
@@ -15,6 +16,7 @@ import typer
 from safetensors.torch import save_file
 
 from pipecut.errors import PipecutError, RunError
+from pipecut.runtime.allocations import Allocations
 from pipecut.runtime.optimizer import make_optimizer
 from pipecut.runtime.pipeline import Pipeline, load_pipeline
 from pipecut.runtime.plan import read_plan
@@ -103,8 +105,11 @@ def train(
     passes: list[float] = []
     for step in range(steps):
         batch = next(source)
+        # The second step: optimizer states are there, and it is not among those that are timed.
+        watched = watch_memory(pipe, optimizer) if pipe.engine.recorder is not None and step == 1 else nullcontext()
         begin = time.perf_counter()
-        loss = pipe.step(**batch)
+        with watched:
+            loss = pipe.step(**batch)
         if pipe.world.device.type == "cuda":
             torch.cuda.synchronize()
         passes.append(time.perf_counter() - begin)
@@ -137,13 +142,30 @@ def train(
         )
 
 
+@contextmanager
+def watch_memory(pipe: Pipeline, optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """Note the bytes at the peak: the GPU's own count, or on a CPU that of all that operators allocate."""
+    if pipe.world.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(pipe.world.device)
+        yield
+        pipe.peak_bytes = torch.cuda.max_memory_allocated(pipe.world.device)
+        return
+    states = [v for state in optimizer.state.values() for v in state.values() if isinstance(v, torch.Tensor)]
+    counted = Allocations([*pipe.parameters(), *(buffer for _, buffer in pipe.named_buffers()), *states])
+    with counted:
+        yield
+    pipe.peak_bytes = counted.peak
+
+
 def show_recorded(pipe: Pipeline, path: Path, trace: Path | None, report: Path | None) -> None:
     """Rank 0 gathers what every rank recorded, and writes and prints what was asked for."""
     warm = min(3, len(pipe.recorded) - 1)
-    everyone: list[Any] = [pipe.recorded[warm:]]
+    own = pipe.recorded[warm:], pipe.peak_bytes
+    gathered: list[Any] = [own]
     if pipe.world.size > 1:
-        everyone = [None] * pipe.world.size
-        dist.all_gather_object(everyone, pipe.recorded[warm:])
+        gathered = [None] * pipe.world.size
+        dist.all_gather_object(gathered, own)
+    everyone, peaks = zip(*gathered, strict=True)
     if pipe.world.rank:
         return
     folder = read_plan(path)
@@ -151,7 +173,7 @@ def show_recorded(pipe: Pipeline, path: Path, trace: Path | None, report: Path |
         write_trace(trace, pipe.plan, predicted_timeline(folder), {rank: steps[-1] for rank, steps in enumerate(everyone)})
         print(f"trace of the last step written to {trace}; open it at https://ui.perfetto.dev", flush=True)
     if report is not None:
-        found = report_of(folder, dict(enumerate(everyone)), pipe.step_seconds)
+        found = report_of(folder, dict(enumerate(everyone)), pipe.step_seconds, dict(enumerate(peaks)))
         write_report(report, found)
         measured = any(note.startswith("costs: measured") for note in pipe.plan.notes)
         print("\n".join(lines(found, measured)), flush=True)

@@ -87,8 +87,9 @@ class Held(Part):
 class Stage(Part):
     """One stage. Seconds per microbatch; bytes at the peak of a step, against `capacity_bytes`.
 
-    Stage and replica run on rank `rank` x replicas + replica. `reduce_seconds` is once a step, to sum gradients over replicas.
-    A stage that recomputes keeps what it receives and runs its forward again before each backward; `load_seconds` has that.
+    `buffer_bytes` of tensors on their way come out of the cluster's reserve. Stage and replica run on rank `rank` x replicas
+    + replica. `reduce_seconds` is once a step, to sum gradients over replicas. A stage that recomputes keeps what it
+    receives and runs its forward again before each backward; `load_seconds` has that.
     """
 
     index: int
@@ -112,6 +113,7 @@ class Stage(Part):
     capacity_bytes: int
     bytes_sent: int
     reduce_seconds: float = 0.0
+    buffer_bytes: int = 0
 
 
 class Boundary(Part):

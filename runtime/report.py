@@ -17,7 +17,10 @@ SLIGHT = 0.05
 
 @dataclass(frozen=True)
 class Row:
-    """Of a stage on a rank: seconds a microbatch forward and backward, seconds a step that it waits, and of its sends."""
+    """Of a stage on a rank: seconds a microbatch forward and backward, seconds a step that it waits, and of its sends.
+
+    `memory` is the rank's bytes at the peak.
+    """
 
     rank: int
     stage: int
@@ -25,6 +28,7 @@ class Row:
     backward: float
     wait: float
     send: float
+    memory: int
 
 
 @dataclass(frozen=True)
@@ -42,8 +46,10 @@ class Report:
     operators: dict[str, dict[str, tuple[float, float]]]
 
 
-def report_of(folder: PlanFolder, steps: Mapping[int, Sequence[Sequence[Record]]], step_seconds: float) -> Report:
-    """Medians over the steps that each rank recorded; `step_seconds` is the measured step."""
+def report_of(
+    folder: PlanFolder, steps: Mapping[int, Sequence[Sequence[Record]]], step_seconds: float, peaks: Mapping[int, int]
+) -> Report:
+    """Medians over the steps that each rank recorded; `step_seconds` is the measured step, `peaks` each rank's bytes."""
     plan, timeline = folder.plan, predicted(folder)
     expected, found = [], []
     for rank, recorded in sorted(steps.items()):
@@ -54,7 +60,12 @@ def report_of(folder: PlanFolder, steps: Mapping[int, Sequence[Sequence[Record]]
             backward = stage.backward_seconds + (stage.forward_seconds if stage.recompute else 0.0)
             busy = plan.microbatches * (stage.forward_seconds + backward)
             last = max((e.end for e in own if e.action.kind in ("F", "B")), default=0.0)
-            expected.append(Row(rank, stage.index, stage.forward_seconds, backward, max(0.0, last - busy), sum(sends)))
+            waits = max(0.0, last - busy)
+            expected.append(
+                Row(
+                    rank, stage.index, stage.forward_seconds, backward, waits, sum(sends), stage.memory_bytes + stage.buffer_bytes
+                )
+            )
             per_step = [[r for r in records if r.stage == stage.index] for records in recorded]
             found.append(
                 Row(
@@ -64,6 +75,7 @@ def report_of(folder: PlanFolder, steps: Mapping[int, Sequence[Sequence[Record]]
                     _median([r.end - r.start for records in per_step for r in records if r.kind == "B"]),
                     _median([sum(r.end - r.start for r in records if r.kind == "WAIT") for records in per_step]),
                     _median([sum(r.end - r.start for r in records if r.kind == "SEND") for records in per_step]),
+                    peaks.get(rank, 0),
                 )
             )
     operators = _operators(folder, expected, found)
@@ -91,10 +103,14 @@ def _median(values: list[float]) -> float:
 
 def lines(report: Report, costs_measured: bool) -> list[str]:
     """The table, and what to do about the largest error."""
-    text = ["stage  rank        forward             backward                 wait   (ms, predicted/measured; wait a step)"]
+    text = [
+        "ms and MiB, predicted/measured; wait of a step",
+        "stage rank      forward           backward              wait            memory",
+    ]
     for a, b in zip(report.predicted, report.measured, strict=True):
         pairs = [(a.forward, b.forward), (a.backward, b.backward), (a.wait, b.wait)]
-        text.append(f"{a.stage:5d} {a.rank:5d}  " + "  ".join(f"{x * 1e3:8.2f}/{y * 1e3:8.2f}" for x, y in pairs))
+        memory = f"{a.memory / 2**20:8.1f}/{b.memory / 2**20:8.1f}" if b.memory else f"{a.memory / 2**20:8.1f}/       -"
+        text.append(f"{a.stage:4d} {a.rank:4d}  " + " ".join(f"{x * 1e3:8.2f}/{y * 1e3:8.2f}" for x, y in pairs) + f" {memory}")
     error = report.predicted_step / report.measured_step - 1 if report.measured_step else 0.0
     text.append(
         f"step   predicted {report.predicted_step * 1e3:.1f} ms, measured {report.measured_step * 1e3:.1f} ms, {error:+.1%}"

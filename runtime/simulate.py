@@ -27,16 +27,20 @@ class Timeline:
 
 @dataclass(frozen=True)
 class Costs:
-    """Seconds: forward and backward by stage, transfers by (F or B, receiving stage), reductions by rank."""
+    """Seconds: forward and backward by stage, transfers by (F or B, receiving stage), reductions by rank.
+
+    `blocking` where the rank itself carries what it sends, as gloo on a CPU does.
+    """
 
     forward: Sequence[float]
     backward: Sequence[float]
     transfers: Mapping[tuple[str, int], float]
     reductions: Sequence[float]
+    blocking: bool = False
 
 
 def simulate(actions: Sequence[Sequence[Action]], costs: Costs) -> Timeline:
-    """Sends are buffered and do not block; a channel carries one message at a time."""
+    """Sends are buffered and, but for `blocking` ones, cost the sender nothing; a channel carries one message at a time."""
     clock = [0.0] * len(actions)
     at = [0] * len(actions)
     arrived: dict[tuple[str, int, int], float] = {}
@@ -70,6 +74,7 @@ def simulate(actions: Sequence[Sequence[Action]], costs: Costs) -> Timeline:
                     start = max(clock[rank], channel.get(line, 0.0))
                     channel[line] = arrived[(*line, action.microbatch)] = start + costs.transfers[line]
                     events.append(Event(rank, action, start, channel[line]))
+                    clock[rank] = channel[line] if costs.blocking else clock[rank]
                 elif action.kind == "REDUCE":
                     events.append(Event(rank, action, clock[rank], clock[rank] + costs.reductions[rank]))
                     clock[rank] += costs.reductions[rank]
@@ -95,4 +100,5 @@ def costs_of(plan: Plan) -> Costs:
         transfers["B", boundary.left] = boundary.latency + returned / boundary.bandwidth
     # A stage that recomputes runs its forward again.
     backward = [s.backward_seconds + (s.forward_seconds if s.recompute else 0.0) for s in plan.stages]
-    return Costs([s.forward_seconds for s in plan.stages], backward, transfers, [s.reduce_seconds for s in plan.stages])
+    on_cpu = all(s.device_type == "cpu" for s in plan.stages)
+    return Costs([s.forward_seconds for s in plan.stages], backward, transfers, [s.reduce_seconds for s in plan.stages], on_cpu)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from pipecut.errors import RunError
 from pipecut.runtime import recompute
@@ -26,14 +27,20 @@ def build_module(path: Path, stage: Stage, device: torch.device) -> nn.Module:
     return built
 
 
+Root = torch.Tensor | GradientEdge | None
+
+
 @dataclass(frozen=True)
 class InFlight:
-    """A microbatch between forward and backward: `roots` is None, and `before` is not, where the stage recomputes."""
+    """A microbatch between forward and backward: `roots` is None, and `before` is not, where the stage recomputes.
+
+    What was sent is not kept, only where its gradient enters; None where it needs none.
+    """
 
     received: list[torch.Tensor]
     batch: list[torch.Tensor]
     weight: float
-    roots: list[torch.Tensor] | None
+    roots: list[Root] | None
     before: recompute.Before | None
 
 
@@ -72,12 +79,14 @@ class RunningStage:
             self.live[microbatch] = InFlight(received, batch, weight, self._roots(outputs, weight), None)
         return outputs
 
-    def _roots(self, outputs: list[torch.Tensor], weight: float) -> list[torch.Tensor]:
-        """Where backward begins."""
+    def _roots(self, outputs: list[torch.Tensor], weight: float) -> list[Root]:
+        """Where backward begins; the loss is kept itself, since it has no gradient to be given."""
         for index, output in enumerate(outputs if not self.last else []):
             if output.requires_grad and not self.gives_grad[index]:
                 raise RunError(f"the plan says that {self.stage.sends[index]} needs no gradient, but it does; compile again")
-        return [outputs[0] * weight] if self.last else outputs
+        if self.last:
+            return [outputs[0] * weight]
+        return [get_gradient_edge(output) if output.requires_grad else None for output in outputs]
 
     def backward(self, microbatch: int, gradients: list[torch.Tensor]) -> list[torch.Tensor]:
         """Gradients of what was received, in its order, for the tensors that need one."""
@@ -91,13 +100,16 @@ class RunningStage:
             if needs
         ]
 
-    def _backward(self, roots: list[torch.Tensor], gradients: list[torch.Tensor]) -> None:
+    def _backward(self, roots: list[Root], gradients: list[torch.Tensor]) -> None:
+        pairs: list[tuple[Root, torch.Tensor | None]]
         if self.last:
-            pairs: list[tuple[torch.Tensor, torch.Tensor | None]] = [(roots[0], None)]
+            loss = roots[0]
+            pairs = [(loss if isinstance(loss, torch.Tensor) and loss.requires_grad else None, None)]
         else:
             needing = [r for r, needs in zip(roots, self.gives_grad, strict=True) if needs]
             pairs = list(zip(needing, gradients, strict=True))
         # A tensor passed through is a leaf here: its gradient comes from the outputs and the leaf itself together.
-        pairs = [(root, gradient) for root, gradient in pairs if root.requires_grad]
-        if pairs:
-            torch.autograd.backward([root for root, _ in pairs], [gradient for _, gradient in pairs])
+        known = [(root, gradient) for root, gradient in pairs if root is not None]
+        if known:
+            # Tensors and edges are never mixed: the loss is alone.
+            torch.autograd.backward([root for root, _ in known], [gradient for _, gradient in known])  # type: ignore[arg-type]

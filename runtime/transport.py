@@ -7,6 +7,8 @@ from pipecut.runtime.plan import Boundary, Plan, Tensor
 from pipecut.runtime.world import World
 
 Received = list[torch.Tensor]
+# Gradients on their way to the stage before: it posts its receive a compute ahead, so the one before the last has left.
+MOST_LEAVING = 2
 
 
 class Transport:
@@ -17,7 +19,7 @@ class Transport:
         self.boundaries = {b.left: b for b in plan.boundaries}
         self.rank_of = {s.index: world.rank_at(s.rank) for s in plan.stages}
         self.arriving: dict[tuple[str, int, int], tuple[Received, list[dist.Work]]] = {}
-        self.leaving: list[tuple[dist.Work, torch.Tensor]] = []
+        self.leaving: dict[tuple[str, int, int], list[tuple[dist.Work, torch.Tensor]]] = {}
 
     def post(self, kind: str, stage: int, microbatch: int, samples: int) -> None:
         """Post the receives of activations (F) from the stage before, or of gradients (B) from the one after."""
@@ -38,24 +40,35 @@ class Transport:
         tensors, works = self.arriving.pop((kind, stage, microbatch), ([], []))
         for work in works:
             work.wait()
+        if kind == "B":
+            # Its gradient is here, so the activation was received.
+            self._let_go("F", stage, microbatch)
         return tensors
 
     def send(self, kind: str, stage: int, microbatch: int, tensors: list[torch.Tensor]) -> None:
         """Start sending; the tensors are kept until they have left."""
         boundary, target, group = self._side(kind, stage, receiving=False)
-        self.leaving = [(work, tensor) for work, tensor in self.leaving if not work.is_completed()]
+        if kind == "B":
+            sent = [key for key in self.leaving if key[:2] == ("B", stage)]
+            for key in sent[: max(0, len(sent) - MOST_LEAVING)]:
+                self._let_go(*key)
+        leaving = self.leaving[kind, stage, microbatch] = []
         for position, (tensor, what) in enumerate(zip(tensors, _carried(boundary, kind), strict=True)):
             # The other side gets the same layout in memory: with another one, kernels would round otherwise.
             whole = tensor.detach().permute(what.order or list(range(tensor.dim()))).contiguous()
             work = dist.isend(whole, target, group=group, tag=_tag(microbatch, position))
             assert work is not None
-            self.leaving.append((work, whole))
+            leaving.append((work, whole))
+
+    def _let_go(self, kind: str, stage: int, microbatch: int) -> None:
+        """Wait until a message has left. gloo says so of a send only when it is waited for."""
+        for work, _ in self.leaving.pop((kind, stage, microbatch), []):
+            work.wait()
 
     def finish(self) -> None:
         """Wait until everything has left."""
-        for work, _ in self.leaving:
-            work.wait()
-        self.leaving = []
+        for key in list(self.leaving):
+            self._let_go(*key)
 
     def _side(self, kind: str, stage: int, receiving: bool) -> tuple[Boundary, int, dist.ProcessGroup]:
         other = stage + (-1 if (kind == "F") == receiving else 1)

@@ -73,10 +73,11 @@ def _measure(operator: Operator, graph: Graph, microbatch: int, mode: FakeTensor
 
     leaves = [t for t in tensors.values() if t.requires_grad]
     grad = bool(leaves) and "torch.set_grad_enabled(False)" not in operator.contexts
+    # An in-place write to a leaf is refused by autograd; the graph's own tensors are no leaves.
+    writes_leaf = any(tensors[name].requires_grad for name in operator.writes if name in tensors)
     try:
-        # An in-place write to a leaf is refused by autograd; the graph's own tensors are no leaves.
         with (
-            torch.set_grad_enabled(grad and not operator.writes),
+            torch.set_grad_enabled(grad and not writes_leaf),
             torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t),
         ):
             with FlopCounterMode(display=False) as forward:

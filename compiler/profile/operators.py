@@ -29,7 +29,9 @@ def time_operator(operator: Operator, graph: Graph, microbatch: int, device: tor
     held = {parameter.value for parameter in graph.parameters}
     try:
         sets = [random_inputs(operator, graph, device, seed) for seed in range(_copies(operator, graph, held))]
-        grad = any(t.requires_grad for t in sets[0].values()) and not operator.writes
+        grad = any(t.requires_grad for t in sets[0].values())
+        # Autograd refuses a write to a leaf.
+        grad = grad and not any(sets[0][name].requires_grad for name in operator.writes if name in sets[0])
         calls = [_call(function, operator, tensors, microbatch) for tensors in sets]
         turn = iter(range(10**9))
 
