@@ -3,8 +3,6 @@
 python -m benchmarks.prediction [NAME ...]
 """
 
-import contextlib
-import io
 import json
 import statistics
 import sys
@@ -20,6 +18,7 @@ from rich.table import Table
 from benchmarks.shapes import SHAPES
 from pipecut.compiler import Options, Sizes, compile, profile_job
 from pipecut.compiler.calibrate import calibrate
+from pipecut.compiler.partition.solver import quiet_stdout
 from pipecut.runtime.launch import launch
 
 MICROBATCHES, STEPS, RUNS = 4, 11, 2
@@ -29,7 +28,7 @@ MOST, ALL, ROOFLINE, MEMORY = 0.10, 0.20, 0.35, 0.05
 
 def run(plan: Path, report: Path) -> dict[str, Any]:
     """One run of a plan: its report."""
-    with contextlib.redirect_stdout(io.StringIO()):
+    with quiet_stdout():
         launch(2, "pipecut.runtime", [str(plan), "--steps", str(STEPS), "--report", str(report)])
     found: dict[str, Any] = json.loads(report.read_text())
     return found

@@ -123,7 +123,8 @@ def train(
         times.append(time.perf_counter() - begin)
         first = value if step == 0 else first
         if loud and (step % every == 0 or step == steps - 1):
-            count = next((t.numel() for t in batch.values() if not t.is_floating_point()), 0)
+            # Integers of one dimension are labels of samples, no tokens.
+            count = next((t.numel() for t in batch.values() if not t.is_floating_point() and t.dim() > 1), 0)
             rates = (
                 f"{count / times[-1]:9,.0f} tokens/s" if count else f"{pipe.plan.batch.global_size / times[-1]:9.1f} samples/s"
             )
