@@ -180,7 +180,7 @@ def solve(
     each: Annotated[
         int, typer.Option("--stages-per-device", min=1, help="Stages on each device, in turns of one (interleaving).")
     ] = 1,
-    time_limit: Annotated[float, typer.Option(min=0.1, help="Seconds for the solver.")] = 60.0,
+    time_limit: Annotated[float, typer.Option(min=0.1, help="Seconds for the solver.")] = 25.0,
     gap: Annotated[float, typer.Option(min=0.0, help="Relative gap at which to stop.")] = 1e-7,
     solver: Annotated[str, typer.Option(help="highs or cbc.")] = "highs",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
