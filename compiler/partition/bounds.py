@@ -7,7 +7,7 @@ import pulp
 
 from pipecut.compiler.partition.prefixes import SLACK, Region, regions
 from pipecut.compiler.partition.problem import Problem
-from pipecut.compiler.partition.room import Floats
+from pipecut.compiler.partition.room import Floats, rows_of_blocks
 from pipecut.compiler.partition.solver import solve_bounded, solve_quietly
 
 # Slopes at which the region of prefixes is enclosed, relative to that of the whole problem.
@@ -67,13 +67,7 @@ def memory_bound(problem: Problem, most: float = float("inf")) -> float:
     if problem.devices:
         return 0.0
     kinds = sorted({slot.kind for slot in problem.slots})
-    parameters = np.zeros(len(problem.blocks))
-    for shared in problem.shared:
-        if len(shared.users) == 1:
-            parameters[shared.users[0]] += shared.bytes
-    rows = [np.array([block.seconds[kind] for block in problem.blocks]) for kind in kinds]
-    rows += [np.array([block.forward.get(kind, 0.0) for block in problem.blocks]) for kind in kinds]
-    rows += [np.array([float(block.saved_bytes) for block in problem.blocks]), parameters]
+    rows = rows_of_blocks(problem, kinds)
     totals = [float(row.sum()) or 1.0 for row in rows]
     shares = [row / total for row, total in zip(rows, totals, strict=True)]
     combinations = _combinations(problem, rows, totals)

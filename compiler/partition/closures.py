@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipecut.compiler.partition.problem import Crossing, Problem
-from pipecut.compiler.partition.room import Bools, Floats, Ints
+from pipecut.compiler.partition.room import Bools, Floats, Ints, rows_of_blocks
 
 # More closures than this, in a segment or in all, are not worth their bound.
 MOST_OF_A_SEGMENT, MOST = 20_000, 400_000
@@ -54,13 +54,7 @@ class Closures:
 def closures_of(problem: Problem) -> Closures | None:
     """None when there are too many, or too much is loose."""
     kinds = sorted({slot.kind for slot in problem.slots})
-    parameters = np.zeros(len(problem.blocks))
-    for shared in problem.shared:
-        if len(shared.users) == 1:
-            parameters[shared.users[0]] += shared.bytes
-    rows = [np.array([b.seconds[k] for b in problem.blocks]) for k in kinds]
-    rows += [np.array([b.forward.get(k, 0.0) for b in problem.blocks]) for k in kinds]
-    rows += [np.array([float(b.saved_bytes) for b in problem.blocks]), parameters]
+    rows = rows_of_blocks(problem, kinds)
     fastest = np.min(rows[: len(kinds)], axis=0)
     before, after, kept = _without_loose(problem)
     if fastest[~kept].sum() > MOST_LOOSE * fastest.sum():

@@ -82,6 +82,17 @@ def received_bytes(problem: Problem) -> Floats:
     return over_cuts(problem, lambda crossing: crossing.forward_bytes)
 
 
+def rows_of_blocks(problem: Problem, kinds: list[str]) -> list[Floats]:
+    """Of every block: seconds on each kind, forward seconds on each, saved bytes, bytes of parameters that it alone uses."""
+    parameters = np.zeros(len(problem.blocks))
+    for shared in problem.shared:
+        if len(shared.users) == 1:
+            parameters[shared.users[0]] += shared.bytes
+    rows = [np.array([block.seconds[kind] for block in problem.blocks]) for kind in kinds]
+    rows += [np.array([block.forward.get(kind, 0.0) for block in problem.blocks]) for kind in kinds]
+    return [*rows, np.array([float(block.saved_bytes) for block in problem.blocks]), parameters]
+
+
 def over_cuts(problem: Problem, amount: Callable[[Crossing], float]) -> Floats:
     """The sum of an amount over the tensors that cross a cut before block i, for every i."""
     change = np.zeros(len(problem.blocks) + 2)
