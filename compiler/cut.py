@@ -1,6 +1,7 @@
 """Placement -> what each stage holds, receives and sends. Plain facts, shared by emit and the prediction."""
 
 from collections import defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from pipecut.compiler.graph import Buffer, Graph, Operator, Parameter
@@ -35,14 +36,19 @@ def cut(graph: Graph, stage_of: tuple[int, ...], stages: int) -> tuple[Cut, ...]
     for stage in range(stages):
         own = tuple(i for i, s in enumerate(stage_of) if s == stage)
         receives = tuple(crossing[stage - 1]) if stage else ()
-        batch_inputs = tuple(name for name, _ in graph.batch_inputs if stage in uses[name])
-        if graph.dynamic and not any("batch" in graph.values[n].shape for n in (*receives, *batch_inputs)):
-            # The stage reads the batch size off an input, so it is given one that has it.
-            batch_inputs += tuple(n for n, _ in graph.batch_inputs if "batch" in graph.values[n].shape)[:1]
+        batch_inputs = batch_inputs_of(graph, receives, {name for name, _ in graph.batch_inputs if stage in uses[name]})
         parameters = tuple(p for p in graph.parameters if stage in (uses[p.value] or {0}))
         buffers = tuple(b for b in graph.buffers if stage in (uses[b.value] or {0}))
         result.append(Cut(stage, own, receives, tuple(crossing[stage]), batch_inputs, parameters, buffers))
     return tuple(result)
+
+
+def batch_inputs_of(graph: Graph, receives: tuple[str, ...], used: Collection[str]) -> tuple[str, ...]:
+    """Batch inputs of a part of the graph: those it uses, and one to read the batch size off where nothing else has it."""
+    own = tuple(name for name, _ in graph.batch_inputs if name in used)
+    if graph.dynamic and not any("batch" in graph.values[n].shape for n in (*receives, *own)):
+        own += tuple(n for n, _ in graph.batch_inputs if "batch" in graph.values[n].shape)[:1]
+    return own
 
 
 def modules_covered(operators: list[Operator]) -> list[str]:

@@ -96,6 +96,14 @@ class Graph:
         """Value name to the index of the operator that makes it."""
         return {operator.name: index for index, operator in enumerate(self.operators)}
 
+    def roots(self) -> dict[str, str]:
+        """A result that may share storage, to the value whose storage that is."""
+        found: dict[str, str] = {}
+        for operator in self.operators:
+            if operator.aliases:
+                found[operator.name] = found.get(operator.aliases[0], operator.aliases[0])
+        return found
+
     def dependencies(self) -> "nx.DiGraph[int]":
         """Operators by index; an edge for each use of another operator's result."""
         made = self.producers()

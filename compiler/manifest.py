@@ -12,7 +12,7 @@ from pipecut.compiler.cut import Cut, modules_covered
 from pipecut.compiler.graph import Buffer, Graph, Parameter, Value
 from pipecut.compiler.job import Job
 from pipecut.compiler.partition import Placement
-from pipecut.compiler.partition.coarsen import STATES
+from pipecut.compiler.partition.coarsen import fixed_bytes
 from pipecut.compiler.partition.problem import Usage
 from pipecut.compiler.predict import Scheduled, stage_seconds
 from pipecut.runtime.plan import VERSION
@@ -123,7 +123,7 @@ def _stage(
     saved = sum(costed.saved.get(graph.operators[i].name, 0) + costed.costs[i].saved_own_bytes for i in one.operators)
     received = sum(graph.values[name].bytes for name in one.receives)
     transient = max((2 * costed.costs[i].output_bytes for i in one.operators), default=0)
-    fixed = sum(p.bytes * (2 + STATES[optimizer] if p.trainable else 1) for p in one.parameters)
+    fixed = sum(fixed_bytes(p, optimizer) for p in one.parameters)
     used = Usage(fixed, saved, received, transient)
     sizes = [p.bytes // max(getattr(torch, p.dtype).itemsize, 1) for p in one.parameters]
     given = dict(graph.batch_inputs)

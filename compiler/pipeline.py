@@ -136,7 +136,7 @@ def profile_job(
     graph = trace(job)
     inputs = find_function(job.spec.inputs, job.folders, str(job.path))
     batch = cast_inputs(inputs(size), job.spec.precision)
-    kind = this_machine().devices[0].kind if device.type == this_machine().devices[0].type else "cpu-core"
+    kind = this_machine().devices[0].kind if device.type == "cuda" else "cpu-core"
     with others_at_work(job.path, size, ranks - 1):
         return profile_graph(graph, batch, size, kind, device, stored or default_path(), progress)
 

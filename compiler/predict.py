@@ -6,12 +6,11 @@ from pipecut.compiler.candidate import Candidate
 from pipecut.compiler.cluster import Cluster
 from pipecut.compiler.costs import CostedGraph
 from pipecut.compiler.cut import Cut, cut
-from pipecut.compiler.graph import Graph
 from pipecut.compiler.partition import Placement
 from pipecut.compiler.partition.problem import Slot
 from pipecut.compiler.schedules import ORDERS, lower
 from pipecut.runtime.plan import Action
-from pipecut.runtime.simulate import Costs, simulate
+from pipecut.runtime.simulate import Costs, simulate, transfers_over
 
 
 @dataclass(frozen=True)
@@ -38,20 +37,14 @@ def schedule(costed: CostedGraph, cluster: Cluster, placement: Placement, candid
     actions = lower(orders, sends, returns, reduce=candidate.replicas > 1 or _tied(cuts))
     forward, backward = stage_seconds(costed, slots, cuts)
     backward = [b + (f if again else 0.0) for f, b, again in zip(forward, backward, placement.recompute, strict=True)]
-    transfers = {key: seconds for one in cuts[:-1] for key, seconds in _transfers(graph, one, slots[one.index]).items()}
+    transfers: dict[tuple[str, int], float] = {}
+    for one in cuts[:-1]:
+        sizes = [(graph.values[n].bytes, graph.values[n].needs_grad) for n in one.sends]
+        transfers |= transfers_over(one.index, sizes, slots[one.index].latency, slots[one.index].bandwidth)
     reductions = [reduce_seconds(cluster, one, candidate.replicas) for one in cuts]
     on_cpu = all(device.type == "cpu" for device in cluster.devices)
     timeline = simulate(actions, Costs(forward, backward, transfers, reductions, on_cpu))
     return Scheduled(cuts, actions, reductions, timeline.step_seconds, timeline.bubble)
-
-
-def _transfers(graph: Graph, one: Cut, link: Slot) -> dict[tuple[str, int], float]:
-    sent = sum(graph.values[n].bytes for n in one.sends)
-    returned = sum(graph.values[n].bytes for n in one.sends if graph.values[n].needs_grad)
-    return {
-        ("F", one.index + 1): link.latency + sent / link.bandwidth,
-        ("B", one.index): link.latency + returned / link.bandwidth,
-    }
 
 
 def stage_seconds(costed: CostedGraph, slots: tuple[Slot, ...], cuts: tuple[Cut, ...]) -> tuple[list[float], list[float]]:

@@ -19,7 +19,7 @@ from pipecut.compiler.costs import CostedGraph, cost
 from pipecut.compiler.graph import Graph
 from pipecut.compiler.job import Job
 from pipecut.compiler.partition import place_quickly
-from pipecut.compiler.partition.coarsen import STATES
+from pipecut.compiler.partition.coarsen import fixed_bytes
 from pipecut.compiler.predict import schedule
 from pipecut.compiler.profile.known import Known
 from pipecut.compiler.resize import with_batch
@@ -40,6 +40,7 @@ class Tried:
     bubble: float | None = None
     recomputing: int = 0
     why: str = ""
+    short_of_memory: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class Search:
     def prices(self, asked: Asked, tried: list[Tried], progress: Progress) -> list[Price]:
         """The best step with one more device, a tenth more memory, twice the links: the best candidates are placed again."""
         # Those that memory forbade are what more memory may give.
-        again = [one for one in tried if one.step_seconds is not None][:2] + [one for one in tried if "memory" in one.why][:2]
+        again = [one for one in tried if one.step_seconds is not None][:2] + [one for one in tried if one.short_of_memory][:2]
         devices, links = self.cluster.devices, self.cluster.inside
         roomy = replace(self.cluster, devices=tuple(replace(d, memory=d.memory * 11 // 10) for d in devices))
         network = self.cluster.network
@@ -140,11 +141,11 @@ class Search:
     def place(self, tried: Tried, cluster: Cluster) -> Tried:
         """A candidate with its predicted step, or why it has none."""
         one, costed, spec = tried.candidate, self.costs(tried.candidate.microbatch), self.job.spec
-        copies = 2 + STATES[spec.optimizer]
-        needed = sum(p.bytes * (copies if p.trainable else 1) for p in costed.graph.parameters)
+        needed = sum(fixed_bytes(p, spec.optimizer) for p in costed.graph.parameters)
         room = sum(device.memory - cluster.reserve for device in cluster.devices[: one.stages * one.replicas : one.replicas])
         if needed > room:
-            return replace(tried, why=f"memory: parameters alone need {show_bytes(needed)} of {show_bytes(room)}")
+            why = f"memory: parameters alone need {show_bytes(needed)} of {show_bytes(room)}"
+            return replace(tried, why=why, short_of_memory=True)
         if one.replicas > 1 and changes_buffers(costed.graph):
             return replace(tried, why="the model changes buffers in its forward: replicas would drift apart")
         try:
@@ -153,7 +154,7 @@ class Search:
             return replace(tried, why=str(error).rsplit("placement: ", 1)[-1])
         placed = place_quickly(costed, cluster, spec, told, one)
         if placed is None:
-            return replace(tried, why="memory: no placement was found that fits")
+            return replace(tried, why="memory: no placement was found that fits", short_of_memory=True)
         placement, cluster = placed
         found = schedule(costed, cluster, placement, one)
         return replace(
@@ -164,10 +165,7 @@ class Search:
 def changes_buffers(graph: Graph) -> bool:
     """Whether a forward writes to a buffer that is part of the model's state."""
     held = {buffer.value for buffer in graph.buffers}
-    roots: dict[str, str] = {}
-    for operator in graph.operators:
-        if operator.aliases:
-            roots[operator.name] = roots.get(operator.aliases[0], operator.aliases[0])
+    roots = graph.roots()
     return any(roots.get(name, name) in held for operator in graph.operators for name in operator.writes)
 
 

@@ -9,6 +9,7 @@ from pipecut.runtime.plan import Plan
 
 def print_plan(plan: Plan, console: Console) -> None:
     """Stages, then the bottleneck, its bound and the gap, then the predicted step."""
+    again = any(stage.recompute for stage in plan.stages)
     table = Table(
         title=f"{plan.model.factory} on {plan.cluster}: {plan.schedule}, "
         f"{plan.microbatches} microbatches of {plan.batch.microbatch}"
@@ -21,7 +22,7 @@ def print_plan(plan: Plan, console: Console) -> None:
         ("parameters", "right"),
         ("forward", "right"),
         ("backward", "right"),
-        *((("recompute", "right"),) if any(stage.recompute for stage in plan.stages) else ()),
+        *((("recompute", "right"),) if again else ()),
         ("peak memory", "right"),
         ("sends", "right"),
     ):
@@ -35,7 +36,7 @@ def print_plan(plan: Plan, console: Console) -> None:
             f"{stage.parameter_count:,}",
             show_seconds(stage.forward_seconds),
             show_seconds(stage.backward_seconds),
-            *((f"+{show_seconds(stage.forward_seconds)}" if stage.recompute else "",) if len(table.columns) == 9 else ()),
+            *((f"+{show_seconds(stage.forward_seconds)}" if stage.recompute else "",) if again else ()),
             f"{show_bytes(stage.memory_bytes)} of {show_bytes(stage.capacity_bytes)} ({share:.0%})",
             show_bytes(stage.bytes_sent),
         )

@@ -20,7 +20,7 @@ from pipecut.runtime.allocations import Allocations
 from pipecut.runtime.optimizer import make_optimizer
 from pipecut.runtime.pipeline import Pipeline, load_pipeline
 from pipecut.runtime.plan import read_plan
-from pipecut.runtime.recorder import Recorder
+from pipecut.runtime.recorder import Measured, Recorder
 from pipecut.runtime.report import lines, report_of, write_report
 from pipecut.runtime.simulate import predicted as predicted_timeline
 from pipecut.runtime.trace_file import write_trace
@@ -47,8 +47,9 @@ def run(
     if trace is not None or report is not None:
         pipe.engine.recorder = Recorder(pipe.world.device)
     times: list[float] = []
+    measured = Measured()
     try:
-        train(pipe, batches(pipe, data, plan), steps, rate, clip, times)
+        train(pipe, batches(pipe, data, plan), steps, rate, clip, times, measured)
     except KeyboardInterrupt:
         kept = f"; its weights are in {save}" if save is not None and times else ""
         print(f"rank {pipe.world.rank}: stopped after {len(times)} steps{kept}", file=sys.stderr, flush=True)
@@ -59,7 +60,7 @@ def run(
     if save is not None:
         save_weights(pipe, save)
     if pipe.engine.recorder is not None:
-        show_recorded(pipe, plan, trace, report)
+        show_recorded(pipe, measured, plan, trace, report)
     leave_world(pipe.world)
 
 
@@ -95,9 +96,15 @@ def batches(pipe: Pipeline, data: str | None, where: Path) -> Iterator[dict[str,
 
 
 def train(
-    pipe: Pipeline, source: Iterator[dict[str, torch.Tensor]], steps: int, rate: float, clip: float, times: list[float]
+    pipe: Pipeline,
+    source: Iterator[dict[str, torch.Tensor]],
+    steps: int,
+    rate: float,
+    clip: float,
+    times: list[float],
+    measured: Measured,
 ) -> None:
-    """The training loop; rank 0 reports. Appends the seconds of each finished step to `times`."""
+    """The training loop; rank 0 reports. Appends the seconds of each finished step to `times`, fills `measured` if asked to."""
     optimizer = make_optimizer(pipe.plan.optimizer, pipe.parameters(), rate)
     loud = pipe.world.rank == 0
     every = max(1, steps // 20)
@@ -106,7 +113,7 @@ def train(
     for step in range(steps):
         batch = next(source)
         # The second step: optimizer states are there, and it is not among those that are timed.
-        watched = watch_memory(pipe, optimizer) if pipe.engine.recorder is not None and step == 1 else nullcontext()
+        watched = watch_memory(pipe, optimizer, measured) if pipe.engine.recorder is not None and step == 1 else nullcontext()
         begin = time.perf_counter()
         with watched:
             loss = pipe.step(**batch)
@@ -114,7 +121,7 @@ def train(
             torch.cuda.synchronize()
         passes.append(time.perf_counter() - begin)
         if pipe.engine.recorder is not None:
-            pipe.recorded.append(pipe.engine.recorder.take())
+            measured.steps.append(pipe.engine.recorder.take())
         if clip:
             pipe.clip_grad_norm_(clip)
         optimizer.step()
@@ -133,7 +140,7 @@ def train(
         # The first steps warm up.
         warm = min(3, steps - 1)
         forward_backward, whole = median(passes[warm:]) * 1e3, median(times[warm:]) * 1e3
-        pipe.step_seconds = forward_backward / 1e3
+        measured.step_seconds = forward_backward / 1e3
         predicted = pipe.plan.prediction.step_seconds * 1e3
         print(f"loss {first:.4f} before, {value:.4f} after {steps} steps")
         print(
@@ -144,24 +151,24 @@ def train(
 
 
 @contextmanager
-def watch_memory(pipe: Pipeline, optimizer: torch.optim.Optimizer) -> Iterator[None]:
+def watch_memory(pipe: Pipeline, optimizer: torch.optim.Optimizer, measured: Measured) -> Iterator[None]:
     """Note the bytes at the peak: the GPU's own count, or on a CPU that of all that operators allocate."""
     if pipe.world.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(pipe.world.device)
         yield
-        pipe.peak_bytes = torch.cuda.max_memory_allocated(pipe.world.device)
+        measured.peak_bytes = torch.cuda.max_memory_allocated(pipe.world.device)
         return
     states = [v for state in optimizer.state.values() for v in state.values() if isinstance(v, torch.Tensor)]
     counted = Allocations([*pipe.parameters(), *(buffer for _, buffer in pipe.named_buffers()), *states])
     with counted:
         yield
-    pipe.peak_bytes = counted.peak
+    measured.peak_bytes = counted.peak
 
 
-def show_recorded(pipe: Pipeline, path: Path, trace: Path | None, report: Path | None) -> None:
+def show_recorded(pipe: Pipeline, measured: Measured, path: Path, trace: Path | None, report: Path | None) -> None:
     """Rank 0 gathers what every rank recorded, and writes and prints what was asked for."""
-    warm = min(3, len(pipe.recorded) - 1)
-    own = pipe.recorded[warm:], pipe.peak_bytes
+    warm = min(3, len(measured.steps) - 1)
+    own = measured.steps[warm:], measured.peak_bytes
     gathered: list[Any] = [own]
     if pipe.world.size > 1:
         gathered = [None] * pipe.world.size
@@ -174,10 +181,10 @@ def show_recorded(pipe: Pipeline, path: Path, trace: Path | None, report: Path |
         write_trace(trace, pipe.plan, predicted_timeline(folder), {rank: steps[-1] for rank, steps in enumerate(everyone)})
         print(f"trace of the last step written to {trace}; open it at https://ui.perfetto.dev", flush=True)
     if report is not None:
-        found = report_of(folder, dict(enumerate(everyone)), pipe.step_seconds, dict(enumerate(peaks)))
+        found = report_of(folder, dict(enumerate(everyone)), measured.step_seconds, dict(enumerate(peaks)))
         write_report(report, found)
-        measured = any(note.startswith("costs: measured") for note in pipe.plan.notes)
-        print("\n".join(lines(found, measured)), flush=True)
+        profiled = any(note.startswith("costs: measured") for note in pipe.plan.notes)
+        print("\n".join(lines(found, profiled)), flush=True)
 
 
 def save_weights(pipe: Pipeline, folder: Path) -> None:

@@ -14,7 +14,6 @@ from pipecut.runtime.check import check
 from pipecut.runtime.engine import Engine
 from pipecut.runtime.plan import Plan, PlanFolder, read_plan
 from pipecut.runtime.precision import cast_inputs
-from pipecut.runtime.recorder import Record
 from pipecut.runtime.replicas import ReplicaGradients
 from pipecut.runtime.stage import RunningStage, build_module
 from pipecut.runtime.tied import TiedGradients
@@ -51,10 +50,6 @@ class Pipeline:
         replicas = ReplicaGradients(world, list({id(p): p for p in named.values()}.values()))
         transport = Transport(self.plan, world)
         self.engine = Engine(world.rank, folder.actions[world.position], running, transport, self.tied, replicas)
-        # What the recorder found, by step, the median step and the bytes at the peak: filled by runs that measure.
-        self.recorded: list[list[Record]] = []
-        self.step_seconds = 0.0
-        self.peak_bytes = 0
         self.needed = {name for s in mine for name in s.batch_inputs}
         self.placeholder = nn.Parameter(torch.empty(0, device=world.device))
         self.train()

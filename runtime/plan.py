@@ -115,6 +115,11 @@ class Stage(Part):
     reduce_seconds: float = 0.0
     buffer_bytes: int = 0
 
+    @property
+    def backward_and_again(self) -> float:
+        """Seconds of a backward, with the forward before it where the stage recomputes."""
+        return self.backward_seconds + (self.forward_seconds if self.recompute else 0.0)
+
 
 class Boundary(Part):
     """What goes from stage `left` to `left` + 1, with the link between them."""

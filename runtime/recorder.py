@@ -1,7 +1,7 @@
 """What really happened in a step, action by action."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,6 +16,15 @@ class Record:
     microbatch: int
     start: float
     end: float
+
+
+@dataclass
+class Measured:
+    """What a run measures on one rank: records by step, the median step's seconds, bytes at the peak."""
+
+    steps: list[list[Record]] = field(default_factory=list)
+    step_seconds: float = 0.0
+    peak_bytes: int = 0
 
 
 class Recorder:

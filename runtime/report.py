@@ -57,7 +57,7 @@ def report_of(
         for stage in (s for s in plan.stages if s.rank == position):
             own = [e for e in timeline.events if e.rank == position and e.action.stage == stage.index]
             sends = [e.end - e.start for e in own if e.action.kind.startswith("SEND")]
-            backward = stage.backward_seconds + (stage.forward_seconds if stage.recompute else 0.0)
+            backward = stage.backward_and_again
             busy = plan.microbatches * (stage.forward_seconds + backward)
             last = max((e.end for e in own if e.action.kind in ("F", "B")), default=0.0)
             waits = max(0.0, last - busy)

@@ -85,6 +85,14 @@ def simulate(actions: Sequence[Sequence[Action]], costs: Costs) -> Timeline:
     return Timeline(tuple(events), step, bubble)
 
 
+def transfers_over(
+    left: int, sizes: Sequence[tuple[int, bool]], latency: float, bandwidth: float
+) -> dict[tuple[str, int], float]:
+    """Seconds over the boundary after stage `left`, both ways. `sizes`: each tensor's bytes, whether it needs a gradient."""
+    sent, returned = sum(size for size, _ in sizes), sum(size for size, needs in sizes if needs)
+    return {("F", left + 1): latency + sent / bandwidth, ("B", left): latency + returned / bandwidth}
+
+
 def predicted(folder: PlanFolder) -> Timeline:
     """The step of the plan's own microbatches as the plan's costs have it."""
     return simulate(folder.actions, costs_of(folder.plan))
@@ -92,13 +100,10 @@ def predicted(folder: PlanFolder) -> Timeline:
 
 def costs_of(plan: Plan) -> Costs:
     """What the plan says of its stages and boundaries."""
-    transfers = {}
+    transfers: dict[tuple[str, int], float] = {}
     for boundary in plan.boundaries:
         sizes = [(t.bytes_for(plan.batch.microbatch), t.needs_grad) for t in boundary.tensors]
-        sent, returned = sum(size for size, _ in sizes), sum(size for size, needs in sizes if needs)
-        transfers["F", boundary.left + 1] = boundary.latency + sent / boundary.bandwidth
-        transfers["B", boundary.left] = boundary.latency + returned / boundary.bandwidth
-    # A stage that recomputes runs its forward again.
-    backward = [s.backward_seconds + (s.forward_seconds if s.recompute else 0.0) for s in plan.stages]
+        transfers |= transfers_over(boundary.left, sizes, boundary.latency, boundary.bandwidth)
+    backward = [s.backward_and_again for s in plan.stages]
     on_cpu = all(s.device_type == "cpu" for s in plan.stages)
     return Costs([s.forward_seconds for s in plan.stages], backward, transfers, [s.reduce_seconds for s in plan.stages], on_cpu)

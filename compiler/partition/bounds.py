@@ -123,7 +123,7 @@ class _Master:
         least = (slot.in_flight * left.bytes_over + transient) / room
         plain = [here[q] - again[q] for q in (-2, -1)]
         self.model += slot.in_flight * saved * plain[0] + parameters * plain[1] + least * (1 - recompute) <= 1 - recompute
-        self.model += min(1, slot.in_flight) * saved * again[-2] + parameters * again[-1] + least * recompute <= recompute
+        self.model += slot.saving(True) * saved * again[-2] + parameters * again[-1] + least * recompute <= recompute
 
 
 def _combinations(problem: Problem, rows: list[Floats], totals: list[float]) -> list[tuple[float, ...]]:

@@ -89,7 +89,7 @@ class _Relayed:
         stages = range(len(problem.slots))
         self.kinds = [slot.kind for slot in problem.slots]
         self.work = [{kind: work_before(problem, kind, way) for kind in set(self.kinds)} for way in ways(problem)]
-        over = [_over_cut(problem, boundary) for boundary in range(len(problem.slots) - 1)]
+        over = [seconds_over(problem, boundary) for boundary in range(len(problem.slots) - 1)]
         nothing = np.zeros(len(problem.blocks) + 1)
         self.left = [over[s - 1] if s else nothing for s in stages]
         self.right = [over[s] if s < len(over) else nothing for s in stages]
@@ -164,7 +164,7 @@ def _way(rooms: Rooms, start: int, end: int) -> int:
     return next((way for way, room in enumerate(rooms) if room.starts(end)[start]), len(rooms) - 1)
 
 
-def _over_cut(problem: Problem, boundary: int) -> Floats:
+def seconds_over(problem: Problem, boundary: int) -> Floats:
     """Seconds of all tensors over a cut before block i, for every i."""
     # What is left of a sum that should be zero would forbid nothing, but it looks like a cost.
     return np.maximum(over_cuts(problem, lambda crossing: transfer_seconds(problem, crossing, boundary)), 0.0)

@@ -74,10 +74,8 @@ class _Search:
             slot, c = self.problem.slots[stage], self.closures
             columns = []
             for recompute in self.ways:
-                flying = min(1, slot.in_flight) if recompute else slot.in_flight
-                work = c.amounts.seconds[slot.kind] + (c.amounts.forward[slot.kind] if recompute else 0.0)
-                seconds = work - self._transfers(stage)
-                columns += [seconds, seconds, c.amounts.parameters + flying * c.amounts.saved - slot.in_flight * c.over_forward]
+                seconds = c.amounts.work(slot, recompute) - self._transfers(stage)
+                columns += [seconds, seconds, c.amounts.held(slot, recompute) - slot.in_flight * c.over_forward]
             table = np.stack(columns, axis=1)
             highest = np.maximum.reduceat(table + np.outer(c.free, self.grows), c.starts[:-1], axis=0)
             self.known[stage] = _Starts(table, np.maximum.accumulate(highest, axis=0))
@@ -92,10 +90,9 @@ class _Search:
                 return False
         slot, whole = self.problem.slots[-1], self.closures.whole
         for way, recompute in enumerate(self.ways):
-            flying = min(1, slot.in_flight) if recompute else slot.in_flight
-            work = whole.seconds[slot.kind] + (whole.forward[slot.kind] if recompute else 0.0)
+            work = whole.work(slot, recompute)
             before = front[:, 3 * way : 3 * way + 3]
-            fits = whole.parameters + flying * whole.saved - before[:, BYTES] <= slot.capacity
+            fits = whole.held(slot, recompute) - before[:, BYTES] <= slot.capacity
             fast = (work + self.closures.loose - before[:, WITH] <= target) & (work - before[:, WITHOUT] <= target)
             if (fits & fast).any():
                 return True
@@ -111,17 +108,15 @@ class _Search:
         found = np.zeros((0, front.shape[1]))
         last = int(np.searchsorted(self.earliest[slot.kind], front[:, WITHOUT].max() + target, side="right"))
         transfers = self._transfers(stage + 1)
+        work, held = ([amount(slot, way) for way in self.ways] for amount in (c.amounts.work, c.amounts.held))
         for k in range(last - 1, -1, -1):
             if len(found) and (found >= following.highest[k]).all(axis=1).any():
                 break
             part = slice(c.starts[k], c.starts[k + 1])
             done = np.full(c.starts[k + 1] - c.starts[k], -np.inf)
-            for way, recompute in enumerate(self.ways):
+            for way in range(len(self.ways)):
                 before = front[:, 3 * way : 3 * way + 3]
-                flying = min(1, slot.in_flight) if recompute else slot.in_flight
-                seconds = c.amounts.seconds[slot.kind][part] + transfers[part]
-                seconds = seconds + c.amounts.forward[slot.kind][part] if recompute else seconds
-                used = c.amounts.parameters[part] + flying * c.amounts.saved[part]
+                seconds, used = work[way][part] + transfers[part], held[way][part]
                 possible = seconds[:, None] - before[None, :, WITHOUT] <= target
                 possible &= (seconds + c.due[part])[:, None] - before[None, :, WITH] <= target
                 possible &= used[:, None] - before[None, :, BYTES] <= slot.capacity

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipecut.compiler.partition.problem import Crossing, Problem
+from pipecut.compiler.partition.problem import Crossing, Problem, Slot
 from pipecut.compiler.partition.room import Bools, Floats, Ints, rows_of_blocks
 
 # More closures than this, in a segment or in all, are not worth their bound.
@@ -30,6 +30,14 @@ class Amounts:
     forward: dict[str, Floats]
     saved: Floats
     parameters: Floats
+
+    def work(self, slot: Slot, recompute: bool) -> Floats:
+        """Seconds on a stage's device."""
+        return self.seconds[slot.kind] + (self.forward[slot.kind] if recompute else 0.0)
+
+    def held(self, slot: Slot, recompute: bool) -> Floats:
+        """Bytes on it, but for what it receives."""
+        return self.parameters + slot.saving(recompute) * self.saved
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,16 @@ import networkx as nx
 
 from pipecut.compiler.constraints import Constraints
 from pipecut.compiler.costs import CostedGraph
-from pipecut.compiler.graph import Graph
+from pipecut.compiler.graph import Graph, Parameter
 from pipecut.compiler.partition.problem import Block, Crossing, Problem, Recompute, Shared, Slot, merge_crossings
 from pipecut.compiler.partition.reduce import needed_edges
 
 STATES = {"adamw": 2, "adam": 2, "momentum": 1, "sgd": 0}
+
+
+def fixed_bytes(parameter: Parameter, optimizer: str) -> int:
+    """Of a parameter with its gradient and optimizer states; a frozen one has neither."""
+    return parameter.bytes * (2 + STATES[optimizer] if parameter.trainable else 1)
 
 
 def coarsen(
@@ -46,13 +51,11 @@ def _together(costed: CostedGraph) -> "nx.utils.UnionFind[int]":
 
 def _written_storages(graph: Graph) -> dict[str, list[int]]:
     """Storage -> operators that touch it no later than its last write; all of them when it is held or given."""
-    root: dict[str, str] = {}
+    root = graph.roots()
     touch: dict[str, list[int]] = defaultdict(list)
     last_write: dict[str, int] = {}
     for index, operator in enumerate(graph.operators):
-        if operator.aliases:
-            root[operator.name] = root.get(operator.aliases[0], operator.aliases[0])
-        else:
+        if not operator.aliases:
             touch[operator.name].append(index)
         for name in {root.get(n, n) for n in operator.inputs}:
             touch[name].append(index)
@@ -134,11 +137,7 @@ def _problem(
             value = graph.values[name]
             back = value.bytes if value.needs_grad else 0
             crossings.append(Crossing(name, source, consumers, value.bytes, back, 1 + value.needs_grad))
-    copies = 2 + STATES[optimizer]
-    shared = tuple(
-        Shared(p.names[0], p.bytes * (copies if p.trainable else 1), tuple(sorted(uses[p.value])) or (0,))
-        for p in graph.parameters
-    )
+    shared = tuple(Shared(p.names[0], fixed_bytes(p, optimizer), tuple(sorted(uses[p.value])) or (0,)) for p in graph.parameters)
     splits = set()
     for module in told.before:
         inside = set(module)

@@ -81,7 +81,7 @@ def _filled(problem: Problem, scale: float) -> list[int] | None:
     for v, block in enumerate(problem.blocks):
         while True:
             slot = problem.slots[stage]
-            saving = slot.in_flight if problem.recompute == "never" else min(1, slot.in_flight)
+            saving = slot.saving(problem.recompute != "never")
             more = sum(problem.shared[p].bytes for p in users[v] if p not in held)
             peak = max(transient, block.transient_bytes)
             flying = saving * (saved + block.saved_bytes) + slot.in_flight * received

@@ -39,7 +39,7 @@ def regions(problem: Problem, weights: list[Floats], most: float) -> list[Region
     if count > LARGEST_TABLE or not np.isfinite(most):
         nothing = np.zeros(count, dtype=bool)
         return [_region(problem, weights, nothing, nothing, None)] * len(boundaries)
-    needs = needs_table(problem).astype(np.float32)
+    needs = _needs_table(problem).astype(np.float32)
     result = []
     for boundary in boundaries:
         inside, outside = np.zeros(count, dtype=bool), np.zeros(count, dtype=bool)
@@ -54,7 +54,7 @@ def regions(problem: Problem, weights: list[Floats], most: float) -> list[Region
     return result
 
 
-def needs_table(problem: Problem) -> Bools:
+def _needs_table(problem: Problem) -> Bools:
     """Index [v, u]: v needs u, or is u."""
     count = len(problem.blocks)
     table = np.eye(count, dtype=bool)

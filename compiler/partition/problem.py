@@ -53,6 +53,10 @@ class Slot:
     bandwidth: float
     latency: float
 
+    def saving(self, recompute: bool) -> int:
+        """Microbatches whose saved activations are held at once: one at a time where the stage recomputes."""
+        return min(1, self.in_flight) if recompute else self.in_flight
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -178,9 +182,8 @@ class Usage:
     transient: int
 
     def peak(self, slot: Slot, recompute: bool) -> float:
-        """Bytes at the peak of a step, without the reserve. A stage that recomputes saves one microbatch at a time."""
-        flying = min(1, slot.in_flight) if recompute else slot.in_flight
-        return self.fixed + flying * self.saved + slot.in_flight * self.received + self.transient
+        """Bytes at the peak of a step, without the reserve."""
+        return self.fixed + slot.saving(recompute) * self.saved + slot.in_flight * self.received + self.transient
 
 
 def usage(problem: Problem, stages: list[int]) -> list[Usage]:

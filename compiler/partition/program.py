@@ -152,7 +152,7 @@ def _memory_rows(
         room = 0.0 if recompute is None else _most_saved(problem, here, most) / MIB * recompute
         model += pulp.lpSum(used + saved([slots[s].in_flight for s in here])) <= capacity + room
     if problem.recompute != "never":
-        model += pulp.lpSum(used + saved([min(1, slots[s].in_flight) for s in here])) <= capacity
+        model += pulp.lpSum(used + saved([slots[s].saving(True) for s in here])) <= capacity
 
 
 def _most_saved(problem: Problem, here: list[int], most: float) -> float:

@@ -104,7 +104,7 @@ def over_cuts(problem: Problem, amount: Callable[[Crossing], float]) -> Floats:
 
 
 def _room(problem: Problem, slot: Slot, received: Floats, told: Ints, recompute: bool) -> Room:
-    saving = min(1, slot.in_flight) if recompute else slot.in_flight
+    saving = slot.saving(recompute)
     earliest = np.maximum(_windows(problem, slot, received, saving), told)
     hopeful = np.maximum(_windows(problem, slot, np.zeros_like(received), saving), told) if received.any() else earliest
     furthest = min(int((earliest - hopeful).max(initial=0)), FURTHEST)

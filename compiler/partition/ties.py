@@ -9,7 +9,7 @@ placement gives, now for the fewest bytes:
 import numpy as np
 import pulp
 
-from pipecut.compiler.partition.chain import work_before
+from pipecut.compiler.partition.chain import seconds_over, work_before
 from pipecut.compiler.partition.problem import (
     Problem,
     bottleneck,
@@ -18,7 +18,6 @@ from pipecut.compiler.partition.problem import (
     fits,
     moved_bytes,
     recomputed,
-    transfer_seconds,
     ways,
 )
 from pipecut.compiler.partition.program import Program, build, start_values
@@ -40,9 +39,10 @@ def settle(problem: Problem, stages: list[int], solver: str, time_limit: float =
         return found if found is not None and _better(problem, found, stages) else stages
     seconds = min(SECONDS, time_limit / 2)
     for aim in (_bytes, _balance) if seconds > LEAST_SECONDS else ():
-        program = build(problem, bottleneck(problem, stages) * (1 + EQUAL), balance=aim is _balance)
+        most = bottleneck(problem, stages) * (1 + EQUAL)
+        program = build(problem, most, balance=aim is _balance)
         model = program.model
-        model += program.bottleneck <= bottleneck(problem, stages) * (1 + EQUAL) / program.scale
+        model += program.bottleneck <= most / program.scale
         fixed = None if aim is _bytes else moved_bytes(problem, stages) * (1 + EQUAL)
         aim(problem, program, fixed)
         values = start_values(problem, program, stages)
@@ -120,8 +120,8 @@ def _extend(
     starts = ends[:, None] - 1 - np.arange(width)[None, :]
     inside = np.maximum(starts, 0)
     last = len(chain.slots) - 1
-    left = _seconds_over(chain, stage - 1) if stage else np.zeros(len(least))
-    right = _seconds_over(chain, stage) if stage < last else np.zeros(len(least))
+    left = seconds_over(chain, stage - 1) if stage else np.zeros(len(least))
+    right = seconds_over(chain, stage) if stage < last else np.zeros(len(least))
     allowed = np.zeros(starts.shape, dtype=bool)
     for room, way in zip(rooms, ways(chain), strict=True):
         work = work_before(chain, chain.slots[stage].kind, way)
@@ -131,7 +131,3 @@ def _extend(
     column = np.argmin(bytes_, axis=1)
     result = bytes_[ends, column] + (over if stage < last else 0.0)
     return result, starts[ends, column]
-
-
-def _seconds_over(chain: Problem, boundary: int) -> Floats:
-    return np.maximum(over_cuts(chain, lambda crossing: transfer_seconds(chain, crossing, boundary)), 0.0)

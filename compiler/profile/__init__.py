@@ -1,6 +1,6 @@
 """Graph -> seconds measured on a real device: each operator by itself, scaled so that layers take what they take whole."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,7 +44,8 @@ def profile(
     torch.set_num_threads(1)
     failed = []
     try:
-        distinct = {operator_key(o, graph, microbatch): o for o in graph.operators}
+        keys = [operator_key(o, graph, microbatch) for o in graph.operators]
+        distinct = dict(zip(keys, graph.operators, strict=True))
         missing = [(key, o) for key, o in distinct.items() if key not in known]
         pieces = pieces_of(graph)
         total = len(missing) + len(pieces)
@@ -59,7 +60,7 @@ def profile(
         runner = Runner(graph, batch, device)
         for at, piece in enumerate(pieces):
             progress(f"layer {piece.module}", len(missing) + at, total)
-            key = piece_key(piece, graph, microbatch)
+            key = piece_key([keys[i] for i in piece.operators])
             timed = runner.run(piece, timed=key not in known)
             if timed is not None:
                 known[key] = timed
@@ -70,9 +71,9 @@ def profile(
     return Profiled(new, before, tuple(sorted(set(failed))), _overstated(graph, microbatch, known))
 
 
-def piece_key(piece: Piece, graph: Graph, microbatch: int) -> str:
-    """Layers alike have the same."""
-    return key_of(("piece", [operator_key(graph.operators[i], graph, microbatch) for i in piece.operators]))
+def piece_key(operators: list[str]) -> str:
+    """From the keys of its operators: layers alike have the same."""
+    return key_of(("piece", operators))
 
 
 def measured_seconds(graph: Graph, microbatch: int, kinds: list[str], path: Path) -> dict[str, Seconds]:
@@ -86,14 +87,21 @@ def measured_seconds(graph: Graph, microbatch: int, kinds: list[str], path: Path
     return found
 
 
+def _measured_pieces(
+    graph: Graph, microbatch: int, known: dict[str, Timed]
+) -> Iterator[tuple[Piece, Timed | None, list[Timed | None]]]:
+    """Each piece, what it takes whole, and what each of its operators takes alone; None for what was not measured."""
+    for piece in pieces_of(graph):
+        keys = [operator_key(graph.operators[i], graph, microbatch) for i in piece.operators]
+        yield piece, known.get(piece_key(keys)), [known.get(key) for key in keys]
+
+
 def _scaled(graph: Graph, microbatch: int, known: dict[str, Timed]) -> Seconds | None:
     """Operators by themselves, times what their piece takes over their sum. None when pieces are missing."""
     result: Seconds = [(0.0, 0.0)] * len(graph.operators)
-    for piece in pieces_of(graph):
-        whole = known.get(piece_key(piece, graph, microbatch))
+    for piece, whole, alone in _measured_pieces(graph, microbatch, known):
         if whole is None:
             return None
-        alone = [known.get(operator_key(graph.operators[i], graph, microbatch)) for i in piece.operators]
         forward = sum(t.forward for t in alone if t is not None)
         backward = sum(t.backward for t in alone if t is not None)
         # What failed by itself is part of the others' time.
@@ -105,12 +113,9 @@ def _scaled(graph: Graph, microbatch: int, known: dict[str, Timed]) -> Seconds |
 
 
 def _overstated(graph: Graph, microbatch: int, known: dict[str, Timed]) -> float:
-    alone = whole = 0.0
-    for piece in pieces_of(graph):
-        timed = known.get(piece_key(piece, graph, microbatch))
-        if timed is None:
-            continue
-        parts = [known.get(operator_key(graph.operators[i], graph, microbatch)) for i in piece.operators]
-        alone += sum(t.forward + t.backward for t in parts if t is not None)
-        whole += timed.forward + timed.backward
-    return alone / whole - 1 if whole else 0.0
+    apart = together = 0.0
+    for _, whole, alone in _measured_pieces(graph, microbatch, known):
+        if whole is not None:
+            apart += sum(t.forward + t.backward for t in alone if t is not None)
+            together += whole.forward + whole.backward
+    return apart / together - 1 if together else 0.0

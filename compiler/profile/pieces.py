@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from pipecut.compiler.cut import Cut
+from pipecut.compiler.cut import Cut, batch_inputs_of
 from pipecut.compiler.emit.module import write_stage
 from pipecut.compiler.graph import Graph
 from pipecut.compiler.profile.timing import Timed, time_passes
@@ -76,10 +76,7 @@ class Runner:
         used = dict.fromkeys(name for operator in operators for name in operator.inputs)
         receives = tuple(n for n in used if n in self.made and self.made[n] not in own)
         sends = tuple(o.name for o in operators if self.last_use.get(o.name, -1) > piece.operators[-1])
-        batch_inputs = tuple(name for name, _ in self.graph.batch_inputs if name in used)
-        if self.graph.dynamic and not any("batch" in self.graph.values[n].shape for n in (*receives, *batch_inputs)):
-            # A piece reads the batch size off an input.
-            batch_inputs += tuple(n for n, _ in self.graph.batch_inputs if "batch" in self.graph.values[n].shape)[:1]
+        batch_inputs = batch_inputs_of(self.graph, receives, used)
         parameters = tuple(p for p in self.graph.parameters if p.value in used)
         buffers = tuple(b for b in self.graph.buffers if b.value in used)
         return Cut(0, piece.operators, receives, sends, batch_inputs, parameters, buffers)
