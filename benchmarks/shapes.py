@@ -156,5 +156,5 @@ SHAPES = {
     "BERT": ("bert", "tokens", 4),
     "ViT": ("vit", "patches", 4),
     "ResNet": ("resnet", "images", 8),
-    "U-Net": ("unet", "pictures", 4),
+    "U-Net": ("unet", "pictures", 8),
 }

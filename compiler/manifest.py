@@ -70,7 +70,10 @@ def manifest(
         "inputs": [{**_tensor(graph, value), "name": name} for value, name in graph.batch_inputs],
         "stages": stages,
         "boundaries": boundaries,
-        "tied": _tied(graph, cuts),
+        "tied": [
+            {"names": list(one.parameter.names), "stages": list(one.stages), "reduce_seconds": one.seconds}
+            for one in scheduled.ties
+        ],
         "prediction": {"step_seconds": scheduled.step_seconds, "bubble": scheduled.bubble},
         "certificate": {
             "objective": certificate.objective,
@@ -161,12 +164,3 @@ def _held(item: Parameter | Buffer, written: set[str]) -> dict[str, Any]:
     dtype = str(item.data.dtype).removeprefix("torch.")
     facts = {"names": list(item.names), "shape": list(item.data.shape), "dtype": dtype, "persistent": item.persistent}
     return {**facts, "written": True} if item.value in written else facts
-
-
-def _tied(graph: Graph, cuts: tuple[Cut, ...]) -> list[dict[str, Any]]:
-    result = []
-    for parameter in graph.parameters:
-        stages = [one.index for one in cuts if parameter in one.parameters]
-        if len(stages) > 1 and parameter.trainable:
-            result.append({"names": list(parameter.names), "stages": stages})
-    return result

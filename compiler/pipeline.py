@@ -24,6 +24,7 @@ from pipecut.compiler.profile.load import others_at_work
 from pipecut.compiler.search import Price, Search, Tried, changes_buffers, describe
 from pipecut.compiler.trace import trace
 from pipecut.errors import InfeasibleError, PipecutError, UserFileError
+from pipecut.runtime.keep_memory import keep_memory
 from pipecut.runtime.plan import PlanFolder, read_plan
 from pipecut.runtime.precision import cast_inputs
 from pipecut.runtime.userfunction import find_function
@@ -129,6 +130,8 @@ def profile_job(
     ranks: int = 1,
 ) -> Profiled:
     """Measure a job's operators and layers here, with `ranks` processes at work. Raises UserFileError or TraceError."""
+    if device.type == "cpu":
+        keep_memory()
     job = read_job(job_path)
     size = microbatch or job.spec.batch.microbatch or 1
     job = job.with_microbatch(size)

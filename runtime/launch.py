@@ -17,9 +17,6 @@ def launch(ranks: int, module: str, arguments: list[str]) -> None:
     logging.disable(logging.ERROR)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    # glibc gives large tensors back to the system and gets them again page by page, which costs a CPU rank some 5% of a step.
-    os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(32 * 2**20))
-    os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(4 * 2**30))
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,

@@ -131,10 +131,11 @@ class Boundary(Part):
 
 
 class Tied(Part):
-    """A parameter that several stages use. Gradients are summed from the last stage to the first."""
+    """A parameter that several stages use. Gradients are summed from the last stage to the first, in `reduce_seconds` a step."""
 
     names: list[str]
     stages: list[int]
+    reduce_seconds: float = 0.0
 
 
 class Prediction(Part):

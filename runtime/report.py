@@ -71,15 +71,20 @@ def report_of(
                 Row(
                     rank,
                     stage.index,
-                    _median([r.end - r.start for records in per_step for r in records if r.kind == "F"]),
-                    _median([r.end - r.start for records in per_step for r in records if r.kind == "B"]),
-                    _median([sum(r.end - r.start for r in records if r.kind == "WAIT") for records in per_step]),
-                    _median([sum(r.end - r.start for r in records if r.kind == "SEND") for records in per_step]),
+                    _taken("F", per_step) / plan.microbatches,
+                    _taken("B", per_step) / plan.microbatches,
+                    _taken("WAIT", per_step),
+                    _taken("SEND", per_step),
                     peaks.get(rank, 0),
                 )
             )
     operators = _operators(folder, expected, found)
     return Report(timeline.step_seconds, step_seconds, tuple(expected), tuple(found), plan.batch.microbatch, operators)
+
+
+def _taken(kind: str, steps: list[list[Record]]) -> float:
+    """Seconds of a kind of action in the middle step."""
+    return _median([sum(r.end - r.start for r in records if r.kind == kind) for records in steps])
 
 
 def _operators(folder: PlanFolder, expected: list[Row], found: list[Row]) -> dict[str, dict[str, tuple[float, float]]]:

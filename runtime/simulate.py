@@ -27,26 +27,32 @@ class Timeline:
 
 @dataclass(frozen=True)
 class Costs:
-    """Seconds: forward and backward by stage, transfers by (F or B, receiving stage), reductions by rank.
+    """Seconds: forward and backward by stage, transfers by (F or B, receiving stage), reductions by rank, and of ties.
 
-    `blocking` where the rank itself carries what it sends, as gloo on a CPU does.
+    A tie has the ranks that sum the gradient of a tied parameter together. `blocking` where a rank's own core carries what it
+    sends and receives, as gloo on a CPU does.
     """
 
     forward: Sequence[float]
     backward: Sequence[float]
     transfers: Mapping[tuple[str, int], float]
     reductions: Sequence[float]
+    ties: Sequence[tuple[tuple[int, ...], float]] = ()
     blocking: bool = False
 
 
 def simulate(actions: Sequence[Sequence[Action]], costs: Costs) -> Timeline:
-    """Sends are buffered and, but for `blocking` ones, cost the sender nothing; a channel carries one message at a time."""
+    """Sends are buffered and, but for `blocking` ones, cost the sender nothing; a channel carries one message at a time.
+
+    A blocking one costs the receiver as much, unless it waits for it anyway.
+    """
     clock = [0.0] * len(actions)
     at = [0] * len(actions)
     arrived: dict[tuple[str, int, int], float] = {}
     channel: dict[tuple[str, int], float] = {}
     busy = [0.0] * len(actions)
     events: list[Event] = []
+    reducing: dict[int, tuple[Action, float]] = {}
     senders = {
         (a.kind[-1], a.stage + (1 if a.kind == "SEND_F" else -1), a.microbatch)
         for row in actions
@@ -64,7 +70,10 @@ def simulate(actions: Sequence[Sequence[Action]], costs: Costs) -> Timeline:
                     if key in senders and key not in arrived:
                         break
                     seconds = (costs.forward if action.kind == "F" else costs.backward)[action.stage]
-                    start = max(clock[rank], arrived.get(key, 0.0))
+                    arrival = arrived.get(key, 0.0)
+                    start = max(clock[rank], arrival)
+                    if costs.blocking and key in arrived:
+                        start = max(arrival, clock[rank] + costs.transfers[key[:2]])
                     clock[rank] = start + seconds
                     busy[rank] += seconds
                     events.append(Event(rank, action, start, clock[rank]))
@@ -76,10 +85,17 @@ def simulate(actions: Sequence[Sequence[Action]], costs: Costs) -> Timeline:
                     events.append(Event(rank, action, start, channel[line]))
                     clock[rank] = channel[line] if costs.blocking else clock[rank]
                 elif action.kind == "REDUCE":
-                    events.append(Event(rank, action, clock[rank], clock[rank] + costs.reductions[rank]))
-                    clock[rank] += costs.reductions[rank]
+                    reducing[rank] = action, clock[rank]
                 at[rank] += 1
                 moved = True
+    # Sums of gradients come last, and those of tied parameters first of them, in the same order on every rank.
+    for ranks, seconds in costs.ties:
+        end = max(clock[rank] for rank in ranks) + seconds
+        for rank in ranks:
+            clock[rank] = end
+    for rank, (action, start) in reducing.items():
+        clock[rank] += costs.reductions[rank]
+        events.append(Event(rank, action, start, clock[rank]))
     step = max(clock, default=0.0)
     bubble = 1 - sum(busy) / (step * len(actions)) if step else 0.0
     return Timeline(tuple(events), step, bubble)
@@ -106,4 +122,7 @@ def costs_of(plan: Plan) -> Costs:
         transfers |= transfers_over(boundary.left, sizes, boundary.latency, boundary.bandwidth)
     backward = [s.backward_and_again for s in plan.stages]
     on_cpu = all(s.device_type == "cpu" for s in plan.stages)
-    return Costs([s.forward_seconds for s in plan.stages], backward, transfers, [s.reduce_seconds for s in plan.stages], on_cpu)
+    ranks = {stage.index: stage.rank for stage in plan.stages}
+    ties = [(tuple(dict.fromkeys(ranks[s] for s in tied.stages)), tied.reduce_seconds) for tied in plan.tied]
+    forward, reductions = [s.forward_seconds for s in plan.stages], [s.reduce_seconds for s in plan.stages]
+    return Costs(forward, backward, transfers, reductions, ties, on_cpu)

@@ -33,9 +33,14 @@ class TiedGradients:
             parameter.grad = None
 
     def reduce(self) -> None:
-        """Sum over the stages, last stage first: the order in which autograd meets the uses."""
+        """Sum over the stages, last stage first: the order in which autograd meets the uses; of two, any order is the same."""
         for (parameter, ranks, index), before in zip(self.mine, self.before, strict=True):
             own = parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
+            if len(ranks) == 2:
+                total = own.contiguous()
+                dist.all_reduce(total, group=self.world.tied[index])
+                parameter.grad = total if before is None else before + total
+                continue
             parts = [torch.empty_like(own, memory_format=torch.contiguous_format) for _ in ranks]
             dist.all_gather(parts, own.contiguous(), group=self.world.tied[index])
             total = parts[-1]

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 
 from pipecut.errors import RunError
+from pipecut.runtime.keep_memory import keep_memory
 from pipecut.runtime.plan import Plan
 
 # Long enough for a slow first step, short enough not to look like a hang.
@@ -88,6 +89,7 @@ def _device(plan: Plan, rank: int, position: int, wanted: str | None) -> torch.d
     kind = wanted or next(stage.device_type for stage in plan.stages if stage.rank == position)
     local, beside = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if kind == "cpu":
+        keep_memory()
         if "OMP_NUM_THREADS" not in os.environ or beside > 1:
             torch.set_num_threads(max(1, (os.cpu_count() or 1) // beside))
         return torch.device("cpu")

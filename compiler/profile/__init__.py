@@ -1,5 +1,6 @@
 """Graph -> seconds measured on a real device: each operator by itself, scaled so that layers take what they take whole."""
 
+import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ import torch
 
 from pipecut.compiler.graph import Graph
 from pipecut.compiler.profile.operators import operator_key, time_operator
-from pipecut.compiler.profile.pieces import Piece, Runner, pieces_of
+from pipecut.compiler.profile.pieces import Piece, Runner, chains_of, pieces_of
 from pipecut.compiler.profile.store import Store, default_path, key_of
 from pipecut.compiler.profile.timing import Timed
 
@@ -58,17 +59,28 @@ def profile(
             known[key] = timed
             store.write(key, f"{operator.target} in {operator.module}", timed)
         runner = Runner(graph, batch, device)
-        for at, piece in enumerate(pieces):
-            progress(f"layer {piece.module}", len(missing) + at, total)
-            key = piece_key([keys[i] for i in piece.operators])
-            timed = runner.run(piece, timed=key not in known)
-            if timed is not None:
-                known[key] = timed
-                store.write(key, f"layer {piece.module}", timed)
+        done = len(missing)
+        for chain in chains_of(graph, pieces, device):
+            progress(f"layers {chain[0].module} to {chain[-1].module}", done, total)
+            done += len(chain)
+            own = [piece_key([keys[i] for i in piece.operators]) for piece in chain]
+            lacking = {key: piece for key, piece in zip(own, chain, strict=True) if key not in known}
+            whole = runner.run(chain, timed=bool(lacking))
+            for key, piece in lacking.items():
+                alike = [timed for other, timed in zip(own, whole, strict=True) if other == key and timed is not None]
+                if alike:
+                    known[key] = _middle(alike)
+                    store.write(key, f"layer {piece.module}", known[key])
     finally:
         torch.set_num_threads(threads)
     new = len(known) - before
     return Profiled(new, before, tuple(sorted(set(failed))), _overstated(graph, microbatch, known))
+
+
+def _middle(alike: list[Timed]) -> Timed:
+    """Medians over layers that are alike."""
+    forward, backward, spread = (statistics.median(getattr(t, name) for t in alike) for name in ("forward", "backward", "spread"))
+    return Timed(forward, backward, spread, sum(t.runs for t in alike))
 
 
 def piece_key(operators: list[str]) -> str:
@@ -97,15 +109,17 @@ def _measured_pieces(
 
 
 def _scaled(graph: Graph, microbatch: int, known: dict[str, Timed]) -> Seconds | None:
-    """Operators by themselves, times what their piece takes over their sum. None when pieces are missing."""
+    """Operators by themselves, times what their piece takes over their sum where it could run. None when pieces are missing."""
     result: Seconds = [(0.0, 0.0)] * len(graph.operators)
     for piece, whole, alone in _measured_pieces(graph, microbatch, known):
-        if whole is None:
+        if whole is None and not any(alone):
             return None
         forward = sum(t.forward for t in alone if t is not None)
         backward = sum(t.backward for t in alone if t is not None)
         # What failed by itself is part of the others' time.
-        factors = whole.forward / forward if forward else 0.0, whole.backward / backward if backward else 0.0
+        factors = 1.0, 1.0
+        if whole is not None:
+            factors = whole.forward / forward if forward else 0.0, whole.backward / backward if backward else 0.0
         for index, timed in zip(piece.operators, alone, strict=True):
             if timed is not None:
                 result[index] = timed.forward * factors[0], timed.backward * factors[1]

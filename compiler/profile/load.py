@@ -12,10 +12,13 @@ from pathlib import Path
 import torch
 
 from pipecut.compiler.job import read_job
-from pipecut.compiler.profile.pieces import Runner, pieces_of
+from pipecut.compiler.profile.pieces import Runner, chains_of, pieces_of
 from pipecut.compiler.trace import trace
+from pipecut.runtime.keep_memory import keep_memory
 from pipecut.runtime.precision import cast_inputs
 from pipecut.runtime.userfunction import find_function
+
+CPU = torch.device("cpu")
 
 
 @contextmanager
@@ -39,6 +42,7 @@ def main() -> None:
     """Forward and backward of every layer, again and again."""
     path, size = sys.argv[1:]
     torch.set_num_threads(1)
+    keep_memory()
     job = read_job(Path(path)).with_microbatch(int(size))
     graph = trace(job)
     inputs = find_function(job.spec.inputs, job.folders, str(job.path))
@@ -46,9 +50,9 @@ def main() -> None:
     pieces = pieces_of(graph)
     print("ready", flush=True)
     while True:
-        runner = Runner(graph, batch, torch.device("cpu"))
-        for piece in pieces:
-            runner.run(piece, timed=True)
+        runner = Runner(graph, batch, CPU)
+        for chain in chains_of(graph, pieces, CPU):
+            runner.run(chain, timed=True)
 
 
 if __name__ == "__main__":

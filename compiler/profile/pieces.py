@@ -1,22 +1,24 @@
-"""Layers of a graph as pieces that run by themselves, timed whole: what single operators overstate or understate shows here.
+"""Layers of a graph as pieces, timed whole: what single operators overstate or understate shows here.
 
-The pieces run one after the other on a real batch, so that every tensor they get is one that the model makes.
+Pieces run in chains, forward one after the other and backward in the reverse order, as a stage does: each has the tensors that
+the model makes, in memory that the others have meanwhile pushed out of the caches.
 """
 
-import importlib.util
-import tempfile
+import os
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from pipecut.compiler.cut import Cut, batch_inputs_of
-from pipecut.compiler.emit.module import write_stage
+from pipecut.compiler.emit.build import build
 from pipecut.compiler.graph import Graph
-from pipecut.compiler.profile.timing import Timed, time_passes
+from pipecut.compiler.profile.timing import SECONDS, Timed, enough, medians, now
+
+# Of the memory that is free, the part that a chain may fill.
+PART = 0.25
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,17 @@ class Piece:
 
     module: str
     operators: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A piece that can run. Of each tensor given, `needs` says whether it needs a gradient, `copied` whether it is written to."""
+
+    cut: Cut
+    module: nn.Module
+    given: tuple[str, ...]
+    needs: tuple[bool, ...]
+    copied: tuple[bool, ...]
 
 
 def pieces_of(graph: Graph) -> list[Piece]:
@@ -46,29 +59,118 @@ def _layer(module: str) -> str:
     return ".".join(parts[: numbers[0] + 1]) if numbers else parts[0]
 
 
+def chains_of(graph: Graph, pieces: list[Piece], device: torch.device) -> Iterator[list[Piece]]:
+    """The pieces in order, so many at a time that their parameters, gradients and results fit well into memory."""
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _free()
+    sizes = {p.value: 2 * p.bytes for p in graph.parameters}
+    chain: list[Piece] = []
+    filled = 0
+    for piece in pieces:
+        own = [graph.operators[i] for i in piece.operators]
+        size = sum(graph.values[o.name].bytes for o in own if o.name in graph.values)
+        size += sum(sizes.get(name, 0) for name in {name for o in own for name in o.inputs})
+        if chain and filled + size > PART * free:
+            yield chain
+            chain, filled = [], 0
+        chain.append(piece)
+        filled += size
+    if chain:
+        yield chain
+
+
+def _free() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+
+
 class Runner:
-    """Runs pieces in order on one device, with random parameters and one batch."""
+    """Runs chains in order on one device, with random parameters and one batch."""
 
     def __init__(self, graph: Graph, batch: dict[str, torch.Tensor], device: torch.device) -> None:
         self.graph, self.device = graph, device
         self.values = {value: batch[name].to(device) for value, name in graph.batch_inputs}
-        self.made = graph.producers()
+        self.made, self.roots = graph.producers(), graph.roots()
         self.last_use = {name: index for index, operator in enumerate(graph.operators) for name in operator.inputs}
         self.last_use[graph.loss] = len(graph.operators)
 
-    def run(self, piece: Piece, timed: bool) -> Timed | None:
-        """Go through a piece; its seconds where they are asked for and it can run backward by itself."""
-        cut = self._cut(piece)
-        module = self._module(cut)
-        given = [self.values[name] for name in (*cut.receives, *cut.batch_inputs)]
-        result = self._time(module, cut, given) if timed else None
-        with torch.no_grad():
-            outputs = module(*given)
-        self.values |= dict(zip(cut.sends, outputs, strict=True))
-        end = piece.operators[-1]
+    def run(self, chain: list[Piece], timed: bool) -> list[Timed | None]:
+        """Go through a chain; seconds of each piece where they are asked for, and where it can run backward by itself."""
+        ready = [self._ready(piece) for piece in chain]
+        begun = dict(self.values)
+        found: list[list[tuple[float, float]]] = [[] for _ in chain]
+        failed: set[int] = set()
+        begin = time.perf_counter()
+        while timed and not enough([sum(map(sum, one)) for one in zip(*found, strict=True)], begin, SECONDS * len(chain)):
+            self.values = dict(begun)
+            for passes, seconds in zip(found, self._pass(ready, failed), strict=True):
+                passes.append(seconds)
+        self.values = begun
+        for one in ready:
+            self._forward(one, grad=False)
+        return [medians(passes) if timed and at not in failed else None for at, passes in enumerate(found)]
+
+    def _pass(self, ready: list[Ready], failed: set[int]) -> list[tuple[float, float]]:
+        """Forward and backward seconds of each piece; none of those that `failed`, to which others are added."""
+        forward = [0.0] * len(ready)
+        backward = [0.0] * len(ready)
+        live: list[tuple[list[torch.Tensor], list[torch.Tensor]]] = []
+        for at, one in enumerate(ready):
+            try:
+                forward[at], given, outputs = self._forward(one, grad=at not in failed)
+            except RuntimeError:
+                # What writes to a tensor of another piece cannot run by itself where gradients are kept.
+                failed.add(at)
+                _, given, outputs = self._forward(one, grad=False)
+            live.append((given, outputs))
+        gradients: dict[str, torch.Tensor] = {}
+        for at in reversed(range(len(ready))):
+            given, outputs = live.pop()
+            if at in failed:
+                continue
+            pairs = [(name, o) for name, o in zip(ready[at].cut.sends, outputs, strict=True) if o.requires_grad]
+            into = [gradients.pop(name) if name in gradients else torch.ones_like(o) for name, o in pairs]
+            start = now(self.device)
+            try:
+                if pairs:
+                    torch.autograd.backward([o for _, o in pairs], into)
+            except RuntimeError:
+                failed.add(at)
+            backward[at] = now(self.device) - start
+            for name, tensor in zip(ready[at].given, given, strict=True):
+                if tensor.grad is not None:
+                    gradients[name] = gradients[name] + tensor.grad if name in gradients else tensor.grad
+        return list(zip(forward, backward, strict=True))
+
+    def _forward(self, one: Ready, grad: bool) -> tuple[float, list[torch.Tensor], list[torch.Tensor]]:
+        """Seconds, the tensors it was given, as leaves, and those it gives, which others find in `values`."""
+        leaves = [self.values[name].detach() for name in one.given]
+        for leaf, need in zip(leaves, one.needs, strict=True):
+            leaf.requires_grad_(need and grad)
+        with torch.set_grad_enabled(grad):
+            given = [leaf.clone() if copied else leaf for leaf, copied in zip(leaves, one.copied, strict=True)]
+            start = now(self.device)
+            outputs = list(one.module(*given))
+            seconds = now(self.device) - start
+        self.values |= dict(zip(one.cut.sends, outputs, strict=True))
+        end = one.cut.operators[-1]
         for name in [n for n in self.values if n in self.made and self.last_use.get(n, -1) <= end]:
             del self.values[name]
-        return result
+        return seconds, leaves, outputs
+
+    def _ready(self, piece: Piece) -> Ready:
+        cut = self._cut(piece)
+        buffers = {b.names[0]: b.data.to(self.device).contiguous().clone() for b in cut.buffers}
+        module = build(self.graph, cut, 2, self.device, buffers)
+        with torch.no_grad():
+            for parameter in module.parameters():
+                if parameter.dim() > 1:
+                    # Results of about the size of what is given, however deep the chain.
+                    parameter.normal_(0, (parameter.shape[0] / parameter.numel()) ** 0.5)
+                else:
+                    parameter.fill_(1)
+        given = (*cut.receives, *cut.batch_inputs)
+        written = {self.roots.get(name, name) for i in piece.operators for name in self.graph.operators[i].writes}
+        needs = tuple(self.graph.values[name].needs_grad for name in given)
+        return Ready(cut, module, given, needs, tuple(self.roots.get(name, name) in written for name in given))
 
     def _cut(self, piece: Piece) -> Cut:
         own = set(piece.operators)
@@ -80,43 +182,3 @@ class Runner:
         parameters = tuple(p for p in self.graph.parameters if p.value in used)
         buffers = tuple(b for b in self.graph.buffers if b.value in used)
         return Cut(0, piece.operators, receives, sends, batch_inputs, parameters, buffers)
-
-    def _module(self, cut: Cut) -> nn.Module:
-        with tempfile.TemporaryDirectory(prefix="pipecut-piece-") as folder:
-            path = Path(folder) / "stage_0.py"
-            path.write_text(write_stage(self.graph, cut, 2, []), encoding="utf-8")
-            if cut.buffers:
-                data = {b.names[0]: b.data.contiguous().clone() for b in cut.buffers}
-                save_file(data, str(path.with_suffix(".safetensors")))
-            spec = importlib.util.spec_from_file_location("pipecut_piece", path)
-            assert spec is not None and spec.loader is not None
-            code = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(code)
-            module: nn.Module = code.Stage0(device=self.device)
-        with torch.no_grad():
-            for parameter in module.parameters():
-                if parameter.dim() > 1:
-                    parameter.normal_(0, 0.02)
-                else:
-                    parameter.fill_(1)
-        return module
-
-    def _time(self, module: nn.Module, cut: Cut, given: list[torch.Tensor]) -> Timed | None:
-        needs = [self.graph.values[name].needs_grad for name in (*cut.receives, *cut.batch_inputs)]
-
-        def prepare() -> list[torch.Tensor]:
-            # Copies, and no leaves: a piece may write to what it is given.
-            return [t.detach().requires_grad_(need).clone() for t, need in zip(given, needs, strict=True)]
-
-        def forward(inputs: list[torch.Tensor]) -> Any:
-            return [o for o in module(*inputs) if o.requires_grad]
-
-        def backward(outputs: Any) -> None:
-            if outputs:
-                torch.autograd.backward(outputs, [torch.ones_like(o) for o in outputs])
-
-        try:
-            return time_passes(prepare, forward, backward, self.device)
-        except RuntimeError:
-            # What writes to a tensor of another piece cannot run backward by itself.
-            return None

@@ -29,31 +29,43 @@ def time_passes(
 ) -> Timed:
     """Run all in turn; `forward` gets what `prepare` returned, whose time is not counted, and `backward` what `forward` did."""
     begin = time.perf_counter()
-    first: list[float] = []
-    second: list[float] = []
-    while len(first) < MOST:
+    found: list[tuple[float, float]] = []
+    while not enough([a + b for a, b in found], begin, SECONDS):
         given = prepare()
-        start = _now(device)
+        start = now(device)
         result = forward(given)
-        middle = _now(device)
+        middle = now(device)
         if backward is not None:
             backward(result)
-        end = _now(device)
-        first.append(middle - start)
-        second.append(end - middle if backward is not None else 0.0)
-        if len(first) > FEWEST and (_spread(first, second) <= SPREAD or time.perf_counter() - begin > SECONDS):
-            break
-    # The first run warms up.
-    return Timed(statistics.median(first[1:]), statistics.median(second[1:]), _spread(first, second), len(first))
+        found.append((middle - start, now(device) - middle if backward is not None else 0.0))
+    return medians(found)
 
 
-def _spread(first: list[float], second: list[float]) -> float:
-    both = [a + b for a, b in zip(first[1:], second[1:], strict=True)]
-    low, middle, high = statistics.quantiles(both, n=4)
+def medians(found: list[tuple[float, float]]) -> Timed:
+    """Of runs forward and backward, of which the first warms up."""
+    warm = found[1:]
+    return Timed(
+        statistics.median(a for a, _ in warm),
+        statistics.median(b for _, b in warm),
+        _spread([a + b for a, b in warm]),
+        len(found),
+    )
+
+
+def enough(totals: list[float], begin: float, seconds: float) -> bool:
+    """Whether the runs so far hold still, or took the `seconds` they may since `begin`. The first one warms up."""
+    if len(totals) <= FEWEST:
+        return False
+    return len(totals) >= MOST or _spread(totals[1:]) <= SPREAD or time.perf_counter() - begin > seconds
+
+
+def _spread(totals: list[float]) -> float:
+    low, middle, high = statistics.quantiles(totals, n=4)
     return (high - low) / 2 / middle if middle else 0.0
 
 
-def _now(device: torch.device) -> float:
+def now(device: torch.device) -> float:
+    """Seconds of the clock, once the device has done what it was told."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()

@@ -10,7 +10,7 @@ import torch
 from pipecut.compiler import Options, Sizes, compile, profile_job
 from pipecut.compiler.job import read_job
 from pipecut.compiler.profile import measured_seconds
-from pipecut.compiler.profile.pieces import Runner, pieces_of
+from pipecut.compiler.profile.pieces import Runner, chains_of, pieces_of
 from pipecut.compiler.profile.timing import Timed
 from pipecut.compiler.trace import trace
 from pipecut.errors import UserFileError
@@ -69,6 +69,6 @@ def test_pieces_cover_the_graph_and_give_the_model_its_loss(write_job: Any) -> N
     from tests.models import vectors
 
     runner = Runner(graph, vectors(2), CPU)
-    timed = [runner.run(piece, timed=True) for piece in pieces]
+    timed = [one for chain in chains_of(graph, pieces, CPU) for one in runner.run(chain, timed=True)]
     assert all(isinstance(one, Timed) for one in timed)
     assert torch.isfinite(runner.values[graph.loss])
