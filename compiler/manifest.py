@@ -35,6 +35,7 @@ def manifest(
         {
             **_stage(costed, placement, one, types[one.index], spec.optimizer, seconds),
             "reduce_seconds": scheduled.reductions[one.index],
+            "device_bytes": slots[one.index].capacity + cluster.reserve,
         }
         for one in cuts
     ]
@@ -125,7 +126,7 @@ def _stage(
     forward, backward = seconds
     saved = sum(costed.saved.get(graph.operators[i].name, 0) + costed.costs[i].saved_own_bytes for i in one.operators)
     received = sum(graph.values[name].bytes for name in one.receives)
-    transient = max((2 * costed.costs[i].output_bytes for i in one.operators), default=0)
+    transient = max((costed.costs[i].transient_bytes for i in one.operators), default=0)
     fixed = sum(fixed_bytes(p, optimizer) for p in one.parameters)
     used = Usage(fixed, saved, received, transient)
     sizes = [p.bytes // max(getattr(torch, p.dtype).itemsize, 1) for p in one.parameters]

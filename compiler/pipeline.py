@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -15,6 +15,7 @@ from pipecut.compiler.emit import write_folder
 from pipecut.compiler.graph import Graph
 from pipecut.compiler.job import Job, read_job
 from pipecut.compiler.manifest import manifest
+from pipecut.compiler.memory import with_memory
 from pipecut.compiler.partition import Solving, partition
 from pipecut.compiler.predict import schedule
 from pipecut.compiler.profile import Profiled, default_path
@@ -23,6 +24,7 @@ from pipecut.compiler.profile.known import known_costs
 from pipecut.compiler.profile.load import others_at_work
 from pipecut.compiler.search import Price, Search, Tried, changes_buffers, describe
 from pipecut.compiler.trace import trace
+from pipecut.compiler.units import show_bytes
 from pipecut.errors import InfeasibleError, PipecutError, UserFileError
 from pipecut.runtime.keep_memory import keep_memory
 from pipecut.runtime.plan import PlanFolder, read_plan
@@ -31,6 +33,7 @@ from pipecut.runtime.userfunction import find_function
 from pipecut.runtime.weights import weight_files
 
 Progress = Callable[[str], None]
+RESERVE = "the reserve was raised for what a step takes at its peak, to "
 
 
 @dataclass(frozen=True)
@@ -106,17 +109,25 @@ def compile_and_explain(
         remedy = f"run pipecut profile {job.path} there" if options.costs == "profile" else "give a report of this job and batch"
         what = f"no measurements on {', '.join(lacking)} for a microbatch of {chosen.microbatch}"
         raise UserFileError(f"--costs {options.costs}: {what}; {remedy}")
-    progress(f"placing {len(graph.operators)} operators on {chosen.stages} stages")
-    told = constraints(job, graph, chosen.stages)
-    placement, cluster = partition(costed, cluster, job.spec, told, chosen, options.solving)
-    progress(f"scheduling {chosen.microbatches} microbatches, {chosen.schedule}")
-    scheduled = schedule(costed, cluster, placement, chosen)
-    progress("writing and checking the plan")
     notes = [
         f"costs: measured on {', '.join(measured)}" if measured else "costs: roofline estimates; pipecut profile measures them"
     ]
     notes += [f"chosen of {len(tried)} candidates: {describe(chosen)}"] if tried and not asked.fixed else []
-    facts = manifest(job, cluster, costed, placement, scheduled, chosen, notes)
+    told = constraints(job, graph, chosen.stages)
+    while True:
+        progress(f"placing {len(graph.operators)} operators on {chosen.stages} stages")
+        placement, ordered = partition(costed, cluster, job.spec, told, chosen, options.solving)
+        progress(f"scheduling {chosen.microbatches} microbatches, {chosen.schedule}")
+        scheduled = schedule(costed, ordered, placement, chosen)
+        progress("replaying its memory")
+        facts = with_memory(manifest(job, ordered, costed, placement, scheduled, chosen, notes), graph, scheduled)
+        over = max(stage["peak_bytes"] - stage["device_bytes"] for stage in facts["stages"])
+        if over <= 0:
+            break
+        # What the partitioner counts is no bound: gradients of two paths that meet, tensors on their way.
+        cluster = replace(cluster, reserve=cluster.reserve + over)
+        notes = [note for note in notes if not note.startswith(RESERVE)] + [f"{RESERVE}{show_bytes(cluster.reserve)}"]
+    progress("writing and checking the plan")
     write_folder(Path(output), facts, scheduled.cuts, costed, placement, scheduled.actions)
     return Compiled(read_plan(Path(output)), tuple(tried), tuple(prices))
 

@@ -284,9 +284,9 @@ def timeline(
     if output is None and png is None:
         raise UserFileError("say what to write: -o trace.json, --png picture.png, or both")
     if output is not None:
-        write_trace(output, folder.plan, found, {})
+        write_trace(output, folder, found, {})
     if png is not None:
-        draw(png, folder.plan, found)
+        draw(png, folder, found)
     written = " and ".join(str(path) for path in (output, png) if path is not None)
     console.print(f"predicted step {found.step_seconds * 1e3:.1f} ms, bubble {found.bubble:.0%}; written to {written}")
 

@@ -178,7 +178,7 @@ def show_recorded(pipe: Pipeline, measured: Measured, path: Path, trace: Path | 
         return
     folder = read_plan(path)
     if trace is not None:
-        write_trace(trace, pipe.plan, predicted_timeline(folder), {rank: steps[-1] for rank, steps in enumerate(everyone)})
+        write_trace(trace, folder, predicted_timeline(folder), {rank: steps[-1] for rank, steps in enumerate(everyone)})
         print(f"trace of the last step written to {trace}; open it at https://ui.perfetto.dev", flush=True)
     if report is not None:
         found = report_of(folder, dict(enumerate(everyone)), measured.step_seconds, dict(enumerate(peaks)))

@@ -8,6 +8,7 @@ from collections import defaultdict
 from typing import Any
 
 from pipecut.errors import PlanError
+from pipecut.runtime.memory import STATES, peak_of
 from pipecut.runtime.plan import Action, Plan, PlanFolder
 
 
@@ -134,7 +135,7 @@ def _no_deadlock(plan: Plan, actions: tuple[tuple[Action, ...], ...]) -> str:
 
 
 def _memory_fits(plan: Plan, graph: dict[str, Any], actions: tuple[tuple[Action, ...], ...]) -> str:
-    states = {"adamw": 2, "adam": 2, "momentum": 1, "sgd": 0}[plan.optimizer]
+    states = STATES[plan.optimizer]
     worst = 0.0
     sizes = {entry["names"][0]: entry["bytes"] for entry in graph["parameters"]}
     for stage in plan.stages:
@@ -155,4 +156,14 @@ def _memory_fits(plan: Plan, graph: dict[str, Any], actions: tuple[tuple[Action,
         if need > stage.memory_bytes:
             raise PlanError(f"stage {stage.index}: the plan says {stage.memory_bytes} bytes, the schedule needs {need}")
         worst = max(worst, need / max(stage.capacity_bytes, 1))
+    for position in range(len(actions)):
+        peak = peak_of(plan, actions[position], position)
+        stage = next(s for s in plan.stages if s.rank == position)
+        if peak != stage.peak_bytes:
+            raise PlanError(f"rank {position}: the plan says {stage.peak_bytes} bytes at the peak, its passes take {peak}")
+        if peak > stage.device_bytes:
+            raise PlanError(
+                f"rank {position}: a step takes {peak} bytes at its peak, {stage.device} has {stage.device_bytes}; "
+                "set a larger reserve in the cluster file, or a smaller microbatch"
+            )
     return f"memory fits on every rank at every moment (at most {worst:.0%} of capacity)"

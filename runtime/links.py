@@ -18,19 +18,32 @@ import torch.distributed as dist
 # Bytes of the messages, and how often each is sent.
 SIZES = tuple(1 << e for e in range(10, 26, 2))
 REPEATS = 15
-MATRIX = 1024
+# Products are of a layer's size; each is repeated in rounds.
+MATRIX, ROUNDS = 512, 9
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def measure(device: torch.device) -> dict[str, Any]:
     """This rank's FLOP/s by precision, bytes/s of memory, bytes of memory and seconds of overhead an operator."""
-    flops = {name: 2 * MATRIX**3 / _seconds(_product(dtype, device), device) for name, dtype in DTYPES.items()}
+    products = {name: _product(dtype, device) for name, dtype in DTYPES.items()}
     long = torch.ones(8_000_000, device=device)
     out = torch.empty_like(long)
-    add = _seconds(lambda: torch.add(long, long, out=out), device)
     small = torch.ones(8, device=device)
-    many = _seconds(lambda: [small + small for _ in range(200)], device)
-    return {"flops": flops, "bandwidth": 3 * 4 * long.numel() / add, "overhead": many / 200, "memory": _memory(device)}
+    work = {
+        **products,
+        "add": lambda: torch.add(long, long, out=out),
+        "many": lambda: [small + small for _ in range(200)],
+    }
+    # In rounds, since a machine that others use is slow for a while, and then is not.
+    rounds = [{name: _seconds(one, device) for name, one in work.items()} for _ in range(ROUNDS)]
+    middle = {name: statistics.median(one[name] for one in rounds) for name in work}
+    flops = {name: 2 * MATRIX**3 / middle[name] for name in DTYPES}
+    return {
+        "flops": flops,
+        "bandwidth": 3 * 4 * long.numel() / middle["add"],
+        "overhead": middle["many"] / 200,
+        "memory": _memory(device),
+    }
 
 
 def _product(dtype: torch.dtype, device: torch.device) -> Callable[[], object]:

@@ -1,15 +1,21 @@
-"""A predicted step as a picture: a row for each rank, forward, backward and sums of gradients in their own colours."""
+"""A predicted step as a picture: a row for each rank, forward, backward and sums of gradients in their own colours.
+
+Below it, each rank's memory over the step.
+"""
 
 from pathlib import Path
 
 from pipecut.errors import UserFileError
-from pipecut.runtime.plan import Plan
+from pipecut.runtime.memory import memory_curves
+from pipecut.runtime.plan import PlanFolder
 from pipecut.runtime.simulate import Timeline
 
 COLOURS = {"F": "#4c78a8", "B": "#f58518", "REDUCE": "#54a24b"}
+# More ranks than these have no room for their names.
+MOST_NAMED = 8
 
 
-def draw(path: Path, plan: Plan, timeline: Timeline) -> None:
+def draw(path: Path, folder: PlanFolder, timeline: Timeline) -> None:
     """Write a PNG. Raises UserFileError where matplotlib is not installed."""
     try:
         import matplotlib
@@ -19,7 +25,9 @@ def draw(path: Path, plan: Plan, timeline: Timeline) -> None:
     from matplotlib import pyplot
 
     rows = 1 + max((event.rank for event in timeline.events), default=0)
-    figure, axes = pyplot.subplots(figsize=(12, 1.2 + 0.4 * rows), layout="constrained")
+    figure, (axes, below) = pyplot.subplots(
+        2, sharex=True, figsize=(12, 3.4 + 0.4 * rows), height_ratios=(0.6 + 0.4 * rows, 2.2), layout="constrained"
+    )
     for kind, colour in COLOURS.items():
         own = [event for event in timeline.events if event.action.kind == kind]
         for event in own:
@@ -31,8 +39,15 @@ def draw(path: Path, plan: Plan, timeline: Timeline) -> None:
             axes.barh(0, 0, color=colour, label={"F": "forward", "B": "backward", "REDUCE": "sum of gradients"}[kind])
     axes.set_yticks(range(rows), [f"rank {rank}" for rank in range(rows)])
     axes.invert_yaxis()
-    axes.set_xlabel("ms")
-    axes.set_title(f"{plan.schedule}, predicted step {timeline.step_seconds * 1e3:.1f} ms, bubble {timeline.bubble:.0%}")
+    for rank, curve in enumerate(memory_curves(folder, timeline)):
+        seconds, sizes = [s * 1e3 for s, _ in curve], [size / 2**20 for _, size in curve]
+        below.step(seconds, sizes, where="post", label=f"rank {rank}", linewidth=1)
+    below.set_ylabel("MiB")
+    below.set_ylim(0)
+    if rows <= MOST_NAMED:
+        below.legend(loc="upper right", frameon=False, ncols=4, fontsize=8)
+    below.set_xlabel("ms")
+    axes.set_title(f"{folder.plan.schedule}, predicted step {timeline.step_seconds * 1e3:.1f} ms, bubble {timeline.bubble:.0%}")
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)

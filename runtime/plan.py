@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipecut.errors import PlanError
 
-VERSION = 2
+VERSION = 3
 Dimension = int | str
 ITEM_BYTES = {
     **dict.fromkeys(("bool", "uint8", "int8", "float8_e4m3fn", "float8_e5m2"), 1),
@@ -84,12 +84,29 @@ class Held(Part):
     written: bool = False
 
 
-class Stage(Part):
-    """One stage. Seconds per microbatch; bytes at the peak of a step, against `capacity_bytes`.
+class Passes(Part):
+    """Bytes that a microbatch takes on its stage, above parameters, buffers, what it receives and the batch.
 
-    `buffer_bytes` of tensors on their way come out of the cluster's reserve. Stage and replica run on rank `rank` x replicas
-    + replica. `reduce_seconds` is once a step, to sum gradients over replicas. A stage that recomputes keeps what it
-    receives and runs its forward again before each backward; `load_seconds` has that.
+    `kept` is alive after a forward, `saved` once what is sent has left. The first backward of a step brings `gradients` of
+    parameters into being; backward's peaks are without the gradient that it is given.
+    """
+
+    forward_peak: int
+    kept: int
+    saved: int
+    first_backward_peak: int
+    backward_peak: int
+    gradients: int
+
+
+class Stage(Part):
+    """One stage. Seconds per microbatch. Stage and replica run on rank `rank` x replicas + replica.
+
+    `memory_bytes` is what the partitioner counts, at the most, against `capacity_bytes`: the device's less the cluster's reserve,
+    out of which come `buffer_bytes` of tensors on their way. `peak_bytes` is what its rank takes, replayed from `passes`, against
+    `device_bytes`; `passes` are None where they could not be found. `reduce_seconds` is once a step, to sum gradients over
+    replicas. A stage that recomputes keeps what it receives and runs its forward again before each backward; `load_seconds`
+    has that.
     """
 
     index: int
@@ -114,6 +131,9 @@ class Stage(Part):
     bytes_sent: int
     reduce_seconds: float = 0.0
     buffer_bytes: int = 0
+    peak_bytes: int = 0
+    device_bytes: int
+    passes: Passes | None = None
 
     @property
     def backward_and_again(self) -> float:

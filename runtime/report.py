@@ -63,7 +63,13 @@ def report_of(
             waits = max(0.0, last - busy)
             expected.append(
                 Row(
-                    rank, stage.index, stage.forward_seconds, backward, waits, sum(sends), stage.memory_bytes + stage.buffer_bytes
+                    rank,
+                    stage.index,
+                    stage.forward_seconds,
+                    backward,
+                    waits,
+                    sum(sends),
+                    stage.peak_bytes,
                 )
             )
             per_step = [[r for r in records if r.stage == stage.index] for records in recorded]

@@ -5,15 +5,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipecut.runtime.plan import Plan
+from pipecut.runtime.memory import memory_curves
+from pipecut.runtime.plan import PlanFolder
 from pipecut.runtime.recorder import Record
 from pipecut.runtime.simulate import Timeline
 
 PREDICTED, MEASURED = 0, 1
 
 
-def trace_events(plan: Plan, timeline: Timeline, measured: Mapping[int, Sequence[Record]]) -> list[dict[str, Any]]:
-    """Times in microseconds; measured ones begin where the first rank does. Ranks are processes, lanes threads."""
+def trace_events(folder: PlanFolder, timeline: Timeline, measured: Mapping[int, Sequence[Record]]) -> list[dict[str, Any]]:
+    """Times in microseconds; measured ones begin where the first rank does. Ranks are processes, lanes threads.
+
+    Each rank has a counter of the memory that is predicted.
+    """
+    plan = folder.plan
     modules = {stage.index: ", ".join(stage.modules) for stage in plan.stages}
     events: list[dict[str, Any]] = []
     for rank in range(plan.ranks):
@@ -27,6 +32,10 @@ def trace_events(plan: Plan, timeline: Timeline, measured: Mapping[int, Sequence
             span = one.start, one.end - one.start
             where = one.rank * plan.replicas + replica, PREDICTED
             events.append(_event(one.action.kind, one.action.stage, one.action.microbatch, span, where, modules))
+    for position, curve in enumerate(memory_curves(folder, timeline)):
+        for replica in range(plan.replicas):
+            counter: dict[str, Any] = {"ph": "C", "name": "predicted memory", "pid": position * plan.replicas + replica}
+            events += [{**counter, "ts": seconds * 1e6, "args": {"MiB": round(size / 2**20, 3)}} for seconds, size in curve]
     origin = min((record.start for records in measured.values() for record in records), default=0.0)
     for rank, records in measured.items():
         for record in records:
@@ -44,6 +53,6 @@ def _event(
     return {"ph": "X", "name": label, "cat": kind, **times, "args": about}
 
 
-def write_trace(path: Path, plan: Plan, timeline: Timeline, measured: Mapping[int, Sequence[Record]]) -> None:
+def write_trace(path: Path, folder: PlanFolder, timeline: Timeline, measured: Mapping[int, Sequence[Record]]) -> None:
     """One JSON file."""
-    path.write_text(json.dumps({"traceEvents": trace_events(plan, timeline, measured), "displayTimeUnit": "ms"}))
+    path.write_text(json.dumps({"traceEvents": trace_events(folder, timeline, measured), "displayTimeUnit": "ms"}))

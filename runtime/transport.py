@@ -7,7 +7,7 @@ from pipecut.runtime.plan import Boundary, Plan, Tensor
 from pipecut.runtime.world import World
 
 Received = list[torch.Tensor]
-# Gradients on their way to the stage before: it posts its receive a compute ahead, so the one before the last has left.
+# Messages of a kind on their way at once: the other side posts its receive a compute ahead, so the one before the last has left.
 MOST_LEAVING = 2
 
 
@@ -48,10 +48,9 @@ class Transport:
     def send(self, kind: str, stage: int, microbatch: int, tensors: list[torch.Tensor]) -> None:
         """Start sending; the tensors are kept until they have left."""
         boundary, target, group = self._side(kind, stage, receiving=False)
-        if kind == "B":
-            sent = [key for key in self.leaving if key[:2] == ("B", stage)]
-            for key in sent[: max(0, len(sent) - MOST_LEAVING)]:
-                self._let_go(*key)
+        sent = [key for key in self.leaving if key[:2] == (kind, stage)]
+        for key in sent[: max(0, len(sent) - MOST_LEAVING)]:
+            self._let_go(*key)
         leaving = self.leaving[kind, stage, microbatch] = []
         for position, (tensor, what) in enumerate(zip(tensors, _carried(boundary, kind), strict=True)):
             # The other side gets the same layout in memory: with another one, kernels would round otherwise.

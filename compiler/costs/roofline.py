@@ -17,12 +17,16 @@ FREE = ("getitem",)
 
 @dataclass(frozen=True)
 class OperatorCost:
-    """Seconds by device kind, for one microbatch; bytes autograd keeps that no other value accounts for."""
+    """Seconds by device kind, for one microbatch; bytes autograd keeps that no other value accounts for; bytes for a moment.
+
+    Of those: the result and its gradient, or that and the gradients of what went in, parameters too, of which each microbatch
+    has its own before it is added.
+    """
 
     forward: dict[str, float]
     backward: dict[str, float]
     saved_own_bytes: int
-    output_bytes: int
+    transient_bytes: int
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ def cost(
             backward = {k: _seconds(d, work.backward_flops, backward_bytes, precision) for k, d in kinds.items()}
         forward |= {k: seconds[index][0] for k, seconds in measured.items() if k in kinds}
         backward |= {k: seconds[index][1] for k, seconds in measured.items() if k in kinds}
-        costs.append(OperatorCost(forward, backward, work.saved_own_bytes, _result_bytes(operator, graph)))
+        costs.append(OperatorCost(forward, backward, work.saved_own_bytes, _transient_bytes(operator, graph)))
         _note_saved(operator, work, graph, storage, held, saved)
     return CostedGraph(graph, tuple(costs), saved, storage)
 
@@ -114,6 +118,13 @@ def _contiguous(sizes: tuple[int, ...], strides: tuple[int, ...]) -> bool:
             return False
         expected *= size
     return True
+
+
+def _transient_bytes(operator: Operator, graph: Graph) -> int:
+    result = _result_bytes(operator, graph)
+    values = [graph.values[name] for name in operator.inputs if name in graph.values]
+    inwards = sum(v.bytes for v in values if v.needs_grad) if _differentiable(operator, graph) else 0
+    return result + max(result, inwards)
 
 
 def _result_bytes(operator: Operator, graph: Graph) -> int:

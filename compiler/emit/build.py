@@ -1,6 +1,7 @@
 """A stage as a module from its source as it would be emitted, without a file."""
 
 import types
+from collections.abc import Mapping
 
 import torch
 from torch import nn
@@ -10,7 +11,7 @@ from pipecut.compiler.emit.module import write_stage
 from pipecut.compiler.graph import Graph
 
 
-def build(graph: Graph, cut: Cut, stages: int, device: torch.device, buffers: dict[str, torch.Tensor]) -> nn.Module:
+def build(graph: Graph, cut: Cut, stages: int, device: torch.device, buffers: Mapping[str, torch.Tensor]) -> nn.Module:
     """The module of a cut, its parameters uninitialised. `buffers` by their first FQN stand for the stage's safetensors."""
     name = f"stage_{cut.index}"
     code = types.ModuleType(name)

@@ -91,7 +91,7 @@ def _graph(costed: CostedGraph, placement: Placement) -> dict[str, Any]:
                 "forward_seconds": one.forward,
                 "backward_seconds": one.backward,
                 "saved_bytes": costed.saved.get(operator.name, 0) + one.saved_own_bytes,
-                "transient_bytes": 2 * one.output_bytes,
+                "transient_bytes": one.transient_bytes,
             }
         )
     values = {

@@ -122,7 +122,7 @@ def _problem(
             tuple(group),
             {kind: sum(costed.seconds(i, kind) for i in group) for kind in kinds},
             sum(costed.saved.get(graph.operators[i].name, 0) + costed.costs[i].saved_own_bytes for i in group),
-            max((2 * costed.costs[i].output_bytes for i in group), default=0),
+            max((costed.costs[i].transient_bytes for i in group), default=0),
             {kind: sum(costed.costs[i].forward[kind] for i in group) for kind in kinds},
         )
         for group in members

@@ -48,7 +48,7 @@ def test_a_picture_is_drawn_or_what_it_needs_is_said(write_job: Any, slow_cores:
         import matplotlib  # noqa: F401
     except ImportError:
         with pytest.raises(UserFileError, match="pip install"):
-            draw(tmp_path / "step.png", folder.plan, predicted(folder))
+            draw(tmp_path / "step.png", folder, predicted(folder))
         return
-    draw(tmp_path / "step.png", folder.plan, predicted(folder))
+    draw(tmp_path / "step.png", folder, predicted(folder))
     assert (tmp_path / "step.png").read_bytes().startswith(b"\x89PNG")

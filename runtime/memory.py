@@ -1,0 +1,120 @@
+"""Replay a rank's actions for its memory: what is alive after each of them, and at the peak within."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pipecut.runtime.plan import ITEM_BYTES, Action, Held, Plan, PlanFolder, Stage
+from pipecut.runtime.simulate import Timeline
+from pipecut.runtime.transport import MOST_LEAVING
+
+# Values of a parameter's size that the optimizer keeps.
+STATES = {"adamw": 2, "adam": 2, "momentum": 1, "sgd": 0}
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Bytes on a rank at the peak of an action, and after it."""
+
+    action: Action
+    peak: int
+    after: int
+
+
+def held_bytes(held: Held) -> int:
+    """Bytes of a parameter or buffer."""
+    size = ITEM_BYTES[held.dtype]
+    for dimension in held.shape:
+        size *= dimension
+    return size
+
+
+def moments(plan: Plan, actions: Sequence[Action], position: int) -> list[Moment] | None:
+    """The curve of the rank at a place in the pipeline, from its second step on; None where a stage's passes are not known.
+
+    A step begins with parameters, buffers, optimizer states and the batch. Gradients come with a stage's first backward.
+    """
+    stages = {s.index: s for s in plan.stages if s.rank == position}
+    if any(s.passes is None for s in stages.values()):
+        return None
+    level = sum(_fixed(plan, s) for s in stages.values())
+    needed = {name for s in stages.values() for name in s.batch_inputs}
+    level += sum(t.bytes_for(plan.batch.global_size) for t in plan.inputs if t.name in needed)
+    begun: set[int] = set()
+    # Bytes alive for what is on its way alone, by direction, stage and microbatch.
+    leaving: dict[tuple[str, int, int], int] = {}
+    found = []
+    for action in actions:
+        peak = level
+        stage = stages[action.stage]
+        passes = stage.passes
+        assert passes is not None
+        if action.kind.startswith("RECV"):
+            level += _crossing(plan, stage, action.kind[-1], receiving=True)
+        elif action.kind == "F":
+            peak, level = level + passes.forward_peak, level + passes.kept
+            leaving["F", action.stage, action.microbatch] = passes.kept - passes.saved
+        elif action.kind == "B":
+            # Its gradient is here, so what was sent is let go.
+            level -= leaving.pop(("F", action.stage, action.microbatch), 0)
+            first = action.stage not in begun
+            peak = level - passes.saved + (passes.first_backward_peak if first else passes.backward_peak)
+            received = _crossing(plan, stage, "F", receiving=True) + _crossing(plan, stage, "B", receiving=True)
+            returned = _crossing(plan, stage, "B", receiving=False)
+            level += returned + (passes.gradients if first else 0) - passes.saved - received
+            begun.add(action.stage)
+            leaving["B", action.stage, action.microbatch] = returned
+        elif action.kind.startswith("SEND"):
+            kind = action.kind[-1], action.stage
+            before = [key for key in leaving if key[:2] == kind and key[2] != action.microbatch]
+            for key in before[: max(0, len(before) - MOST_LEAVING)]:
+                level -= leaving.pop(key)
+        elif action.kind == "REDUCE":
+            peak = level + _summing(plan, list(stages))
+        found.append(Moment(action, max(peak, level), level))
+    return found
+
+
+def _fixed(plan: Plan, stage: Stage) -> int:
+    states = STATES[plan.optimizer]
+    parameters = sum(held_bytes(h) * (1 + states if h.trainable else 1) for h in stage.parameters)
+    return parameters + sum(held_bytes(h) for h in stage.buffers)
+
+
+def _crossing(plan: Plan, stage: Stage, kind: str, receiving: bool) -> int:
+    """Bytes of a microbatch's activations (F) or gradients (B) that a stage receives, or sends."""
+    left = stage.index - 1 if (kind == "F") == receiving else stage.index
+    boundary = next((b for b in plan.boundaries if b.left == left), None)
+    tensors = boundary.tensors if boundary else []
+    return sum(t.bytes_for(plan.batch.microbatch) for t in tensors if kind == "F" or t.needs_grad)
+
+
+def _summing(plan: Plan, own: list[int]) -> int:
+    """Bytes beside the gradients while those of tied parameters are summed; of two stages they are summed in place."""
+    most = 0
+    for tied in plan.tied:
+        if len(tied.stages) > 2 and set(own) & set(tied.stages):
+            stage = next(s for s in plan.stages if s.index in tied.stages)
+            size = next(held_bytes(h) for h in stage.parameters if h.names == tied.names)
+            most = max(most, (len(tied.stages) + 1) * size)
+    return most
+
+
+def memory_curves(folder: PlanFolder, timeline: Timeline) -> list[list[tuple[float, int]]]:
+    """Of each rank of a pipeline: seconds and bytes, the peak of each action where it begins and what is left where it ends.
+
+    Empty where a stage's passes are not known.
+    """
+    curves = []
+    for position, actions in enumerate(folder.actions):
+        when = {e.action: (e.start, e.end) for e in timeline.events if e.rank == position}
+        found = [(when[m.action], m) for m in moments(folder.plan, actions, position) or [] if m.action in when]
+        curves.append([point for (start, end), m in found for point in ((start, m.peak), (end, m.after))])
+    return curves
+
+
+def peak_of(plan: Plan, actions: Sequence[Action], position: int) -> int:
+    """Bytes at the peak of a step on the rank at that place; an upper bound where the stage's passes are not known."""
+    curve = moments(plan, actions, position)
+    if curve is None:
+        return sum(s.memory_bytes + s.buffer_bytes for s in plan.stages if s.rank == position)
+    return max(moment.peak for moment in curve)

@@ -1,0 +1,50 @@
+"""The memory that is predicted is what operators allocate, to the byte but for a few scalars."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipecut.compiler import Options, Sizes, compile
+from pipecut.errors import PlanError
+from pipecut.runtime.check import check
+from pipecut.runtime.launch import launch
+from pipecut.runtime.memory import moments
+
+# Losses, weights of samples and the optimizer's step counts.
+SCALARS = 0.005
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs", "loss", "schedule", "extra"),
+    [
+        ("gpt2", "tokens", None, "1f1b", ""),
+        ("resnet", "images", None, "gpipe", ""),
+        ("unet", "unet_inputs", "unet_loss", "1f1b", ""),
+        ("mlp", "vectors", None, "1f1b", "recompute: always\n"),
+    ],
+)
+def test_the_peak_is_what_the_allocations_of_a_run_say(
+    model: str, inputs: str, loss: str | None, schedule: str, extra: str, write_job: Any, slow_cores: str, tmp_path: Path
+) -> None:
+    folder = compile(
+        write_job(model, inputs, loss, extra), slow_cores, tmp_path / "plan", Options(Sizes(stages=2, schedule=schedule))
+    )
+    launch(
+        2, "pipecut.runtime", [str(tmp_path / "plan"), "--steps", "2", "--device", "cpu", "--report", str(tmp_path / "r.json")]
+    )
+    report = json.loads((tmp_path / "r.json").read_text())
+    for expected, found in zip(report["predicted"], report["measured"], strict=True):
+        assert expected["memory"] == pytest.approx(found["memory"], rel=SCALARS)
+    for position, actions in enumerate(folder.actions):
+        curve = moments(folder.plan, actions, position)
+        assert curve is not None and max(m.peak for m in curve) == folder.plan.stages[position].peak_bytes
+
+
+def test_a_step_that_takes_more_than_the_device_has_is_refused(write_job: Any, slow_cores: str, tmp_path: Path) -> None:
+    folder = compile(write_job("mlp", "vectors"), slow_cores, tmp_path / "plan", Options(Sizes(stages=2)))
+    first = folder.plan.stages[0].model_copy(update={"device_bytes": folder.plan.stages[0].peak_bytes - 1})
+    plan = folder.plan.model_copy(update={"stages": [first, *folder.plan.stages[1:]]})
+    with pytest.raises(PlanError, match="rank 0: a step takes .* set a larger reserve"):
+        check(type(folder)(folder.path, plan, folder.actions, folder.graph))
