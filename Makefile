@@ -27,6 +27,7 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.search
 	$(BIN)/python -m benchmarks.scale
 	$(BIN)/python -m benchmarks.prediction
+	$(BIN)/python -m benchmarks.cuts
 	$(BIN)/python -m benchmarks.partition $(WORKLOADS)
 
 clean:

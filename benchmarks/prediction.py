@@ -10,18 +10,15 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import torch
-import yaml
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.shapes import SHAPES
-from pipecut.compiler import Options, Sizes, compile, profile_job
-from pipecut.compiler.calibrate import calibrate
+from benchmarks.shapes import SHAPES, calibrated, profiled
+from pipecut.compiler import Options, Sizes, compile
 from pipecut.compiler.partition.solver import quiet_stdout
 from pipecut.runtime.launch import launch
 
-MICROBATCHES, STEPS, RUNS = 4, 11, 2
+STEPS, RUNS = 11, 2
 # Bars: relative errors of the step with profiled costs (most cases, all cases) and roofline, and of memory.
 MOST, ALL, ROOFLINE, MEMORY = 0.10, 0.20, 0.35, 0.05
 
@@ -41,19 +38,12 @@ def main() -> None:
     errors: list[tuple[float, float, float]] = []
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        cluster = str(folder / "cluster.yaml")
-        calibrate(2, "cpu", Path(cluster))
+        cluster = calibrated(folder)
         for name in names:
-            factory, inputs, size = SHAPES[name]
-            job = folder / f"{factory}.yaml"
-            parts = {"factory": f"benchmarks.shapes:{factory}"}, f"benchmarks.shapes:{inputs}"
-            batch = {"global": size * MICROBATCHES, "microbatch": size}
-            job.write_text(yaml.safe_dump({"model": parts[0], "inputs": parts[1], "batch": batch}))
-            store = folder / "profile.sqlite"
-            profile_job(job, torch.device("cpu"), None, store, lambda *_: None, ranks=2)
+            job, store = profiled(name, folder)
             for schedule in ("gpipe", "1f1b"):
                 sizes = Sizes(stages=2, schedule=schedule)
-                plan, rough = folder / f"{factory}-{schedule}", folder / f"{factory}-{schedule}-roofline"
+                plan, rough = folder / f"{job.stem}-{schedule}", folder / f"{job.stem}-{schedule}-roofline"
                 compile(job, cluster, plan, Options(sizes, costs="profile", profile=store))
                 compile(job, cluster, rough, Options(sizes, costs="roofline"))
                 found = [(run(plan, folder / "a.json"), run(rough, folder / "b.json")) for _ in range(RUNS)]

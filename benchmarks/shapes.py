@@ -1,10 +1,17 @@
 """Models whose step on two CPU ranks takes a few tenths of a second: shapes of the field, sized for a laptop."""
 
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
+import yaml
 from torch import nn
 
+from pipecut.compiler import profile_job
+from pipecut.compiler.calibrate import calibrate
+
 VOCABULARY, LENGTH = 2048, 128
+MICROBATCHES = 4
 
 
 def gpt2() -> nn.Module:
@@ -158,3 +165,21 @@ SHAPES = {
     "ResNet": ("resnet", "images", 8),
     "U-Net": ("unet", "pictures", 8),
 }
+
+
+def calibrated(folder: Path) -> str:
+    """This machine as a cluster file of two ranks."""
+    path = folder / "cluster.yaml"
+    calibrate(2, "cpu", path)
+    return str(path)
+
+
+def profiled(name: str, folder: Path) -> tuple[Path, Path]:
+    """A job file for one of the shapes, and a profile that has it."""
+    factory, inputs, size = SHAPES[name]
+    job, store = folder / f"{factory}.yaml", folder / "profile.sqlite"
+    parts = {"factory": f"benchmarks.shapes:{factory}"}, f"benchmarks.shapes:{inputs}"
+    batch = {"global": size * MICROBATCHES, "microbatch": size}
+    job.write_text(yaml.safe_dump({"model": parts[0], "inputs": parts[1], "batch": batch}))
+    profile_job(job, torch.device("cpu"), None, store, lambda *_: None, ranks=2)
+    return job, store

@@ -247,8 +247,14 @@ def run(
     device: Annotated[str | None, typer.Option(help="cpu or cuda, instead of the plan's.")] = None,
     trace: Annotated[Path | None, typer.Option(help="Write a Chrome trace of the last step, predicted beside measured.")] = None,
     report: Annotated[Path | None, typer.Option(help="Print predicted against measured seconds, and write them as JSON.")] = None,
+    checkpoints: Annotated[Path, typer.Option(help="Folder for checkpoints.")] = Path("checkpoints"),
+    every: Annotated[int, typer.Option("--checkpoint-every", min=0, help="Steps between checkpoints; 0: none.")] = 0,
+    keep: Annotated[int, typer.Option(min=1, help="Checkpoints to keep.")] = 3,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the last checkpoint, of this plan or another one of the model.")
+    ] = False,
 ) -> None:
-    """Train on this machine, one process a rank.
+    """Train on this machine, one process a rank. --steps counts those before a checkpoint, too.
 
     Several machines: torchrun --nnodes 2 --nproc-per-node 8 ... -m pipecut.runtime PLAN --data ... --steps ...
     """
@@ -262,6 +268,8 @@ def run(
         # Here it is told once, on the ranks once each.
         find_function(data, map(Path, manifest.model.folders), "--data")
     arguments = [str(plan), "--steps", str(steps), "--lr", str(rate), "--clip", str(clip)]
+    arguments += ["--checkpoints", str(checkpoints), "--checkpoint-every", str(every), "--keep", str(keep)]
+    arguments += ["--resume"] if resume else []
     for option, value in (("--data", data), ("--save", save), ("--device", device), ("--trace", trace), ("--report", report)):
         arguments += [option, str(value)] if value is not None else []
     launch(manifest.ranks, "pipecut.runtime", arguments)
@@ -289,6 +297,20 @@ def timeline(
         draw(png, folder, found)
     written = " and ".join(str(path) for path in (output, png) if path is not None)
     console.print(f"predicted step {found.step_seconds * 1e3:.1f} ms, bubble {found.bubble:.0%}; written to {written}")
+
+
+@app.command()
+def export(
+    plan: PlanArgument,
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or a folder of them: then the last one.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Safetensors file to write.")] = Path("model.safetensors"),
+) -> None:
+    """Write a checkpoint as the unsplit model's own state dict, which loads into it with strict=True."""
+    from pipecut.runtime.export import export as export_checkpoint
+    from pipecut.runtime.plan import read_plan
+
+    count, step = export_checkpoint(read_plan(plan).plan, checkpoint, output)
+    console.print(f"{count} tensors after step {step} written to {output}")
 
 
 @app.command()

@@ -37,6 +37,10 @@ class RunError(PipecutError):
     exit_code = 4
 
 
+class CheckpointError(RunError):
+    """A checkpoint cannot be written, read, or is of something else."""
+
+
 class PeerLostError(RunError):
     """Another rank ended, so this one cannot go on; the other's message says why."""
 

@@ -15,6 +15,7 @@ from pipecut.runtime.engine import Engine
 from pipecut.runtime.plan import Plan, PlanFolder, read_plan
 from pipecut.runtime.precision import cast_inputs
 from pipecut.runtime.replicas import ReplicaGradients
+from pipecut.runtime.saving import Saving
 from pipecut.runtime.stage import RunningStage, build_module
 from pipecut.runtime.tied import TiedGradients
 from pipecut.runtime.transport import Transport
@@ -50,6 +51,11 @@ class Pipeline:
         replicas = ReplicaGradients(world, list({id(p): p for p in named.values()}.values()))
         transport = Transport(self.plan, world)
         self.engine = Engine(world.rank, folder.actions[world.position], running, transport, self.tied, replicas)
+        held = [(h.names[0], named[h.names[0]]) for s in mine for h in s.parameters]
+        # By the name that every plan of the model knows it by.
+        self.held: dict[str, nn.Parameter] = {name: p for name, p in held if isinstance(p, nn.Parameter)}
+        self.kept_buffers = {h.names[0]: buffers[h.names[0]] for s in mine for h in s.buffers if h.persistent or h.written}
+        self.saving = Saving(self)
         self.needed = {name for s in mine for name in s.batch_inputs}
         self.placeholder = nn.Parameter(torch.empty(0, device=world.device))
         self.train()
@@ -128,6 +134,39 @@ class Pipeline:
     def state_dict(self) -> dict[str, Any]:
         """This rank's part of the original model's state dict."""
         return {name: tensor for module in self.modules.values() for name, tensor in module.state_dict().items()}
+
+    def save(
+        self,
+        folder: str | Path,
+        optimizer: torch.optim.Optimizer | None = None,
+        scheduler: Any = None,
+        *,
+        step: int = 0,
+        data: Any = None,
+        keep: int = 3,
+        wait: bool = True,
+    ) -> Path:
+        """Write a checkpoint after so many steps, on every rank at once, and keep the last ones. Returns its folder.
+
+        Parameters, buffers, the optimizer's states and random numbers by FQN, in safetensors; `scheduler` and `data` by their
+        state_dict(), of plain values, where they have one. All ranks must see the folder. A crash meanwhile leaves the checkpoint
+        before. Without `wait` it is written beside the training; the next save, or `finish_saving`, waits for it. Raises
+        CheckpointError.
+        """
+        return self.saving.save(Path(folder), optimizer, scheduler, step, data, keep, wait)
+
+    def finish_saving(self) -> None:
+        """Wait until the last checkpoint is whole. Raises CheckpointError when it could not be written."""
+        self.saving.finish()
+
+    def restore(
+        self, folder: str | Path, optimizer: torch.optim.Optimizer | None = None, scheduler: Any = None, *, data: Any = None
+    ) -> int:
+        """Go on from the last checkpoint of a folder, of this plan or of another one of the model. Returns its step.
+
+        Every file is compared with its hash. Raises CheckpointError.
+        """
+        return self.saving.restore(Path(folder), optimizer, scheduler, data)
 
     def train(self, mode: bool = True) -> "Pipeline":
         """As nn.Module.train."""

@@ -115,11 +115,11 @@ def _median(values: list[float]) -> float:
 def lines(report: Report, costs_measured: bool) -> list[str]:
     """The table, and what to do about the largest error."""
     text = [
-        "ms and MiB, predicted/measured; wait of a step",
-        "stage rank      forward           backward              wait            memory",
+        "ms and MiB, predicted/measured; wait and sends of a step",
+        "stage rank      forward           backward              wait             sends            memory",
     ]
     for a, b in zip(report.predicted, report.measured, strict=True):
-        pairs = [(a.forward, b.forward), (a.backward, b.backward), (a.wait, b.wait)]
+        pairs = [(a.forward, b.forward), (a.backward, b.backward), (a.wait, b.wait), (a.send, b.send)]
         memory = f"{a.memory / 2**20:8.1f}/{b.memory / 2**20:8.1f}" if b.memory else f"{a.memory / 2**20:8.1f}/       -"
         text.append(f"{a.stage:4d} {a.rank:4d}  " + " ".join(f"{x * 1e3:8.2f}/{y * 1e3:8.2f}" for x, y in pairs) + f" {memory}")
     error = report.predicted_step / report.measured_step - 1 if report.measured_step else 0.0

@@ -6,6 +6,7 @@ broken last.
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import networkx as nx
@@ -19,6 +20,7 @@ from pipecut.compiler.partition.program import build, start_values
 from pipecut.compiler.partition.reduce import around_cuts, depth_first_order, expand, lossless
 from pipecut.compiler.partition.solver import Solution, solve
 from pipecut.compiler.partition.ties import settle
+from pipecut.errors import InfeasibleError
 
 # Beyond this many block-stage pairs the program is too slow to be worth its proof.
 LARGEST_PROGRAM = 12_000
@@ -34,16 +36,25 @@ PROVEN = 1e-6
 
 @dataclass(frozen=True)
 class Solving:
-    """highs or cbc, its time limit in seconds, and the relative gap at which it may stop."""
+    """highs or cbc, its time limit in seconds, and the relative gap at which it may stop.
+
+    A `rule` gives each block's stage instead of all that: what others do, to compare with.
+    """
 
     solver: str = "highs"
     time_limit: float = 30.0
     gap: float = 1e-4
+    rule: Callable[[Problem], list[int]] | None = None
 
 
 def place(problem: Problem, solving: Solving, flights: Flights) -> tuple[list[int], Certificate]:
     """Stage of each block and the certificate. Raises InfeasibleError."""
     begin = time.perf_counter()
+    if solving.rule is not None:
+        ruled = solving.rule(problem)
+        if not fits(problem, ruled):
+            raise InfeasibleError(f"{solving.rule.__name__.replace('_', ' ')}: what it puts on some device does not fit there")
+        return ruled, Certificate(bottleneck(problem, ruled), 0.0, 1.0, False, solving.rule.__name__, time.perf_counter() - begin)
     gap = solving.gap
     small, members = lossless(problem)
     bound, name = work_bound(small), "chain over a topological order"

@@ -1,0 +1,110 @@
+"""A training goes on from a checkpoint as if nothing had happened, on any plan of the model; a damaged one is told."""
+
+import json
+import resource
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pipecut.compiler import Options, Sizes, compile
+from pipecut.errors import CheckpointError, RunError
+from pipecut.runtime import checkpoint
+from pipecut.runtime.export import export
+from pipecut.runtime.launch import launch
+from pipecut.runtime.plan import read_plan
+
+
+def train(plan: Path, folder: Path, steps: int, *more: str) -> None:
+    stages = len(read_plan(plan).plan.stages)
+    options = ["--steps", str(steps), "--device", "cpu", "--checkpoints", str(folder), "--checkpoint-every", "3", *more]
+    launch(stages, "pipecut.runtime", [str(plan), *options])
+
+
+@pytest.mark.parametrize(("model", "inputs"), [("gpt2", "tokens"), ("resnet", "images")])
+def test_a_training_goes_on_with_another_number_of_stages(
+    model: str, inputs: str, write_job: Any, slow_cores: str, tmp_path: Path
+) -> None:
+    job = write_job(model, inputs)
+    for stages in (2, 3):
+        compile(job, slow_cores, tmp_path / f"plan{stages}", Options(Sizes(stages=stages)))
+    train(tmp_path / "plan2", tmp_path / "whole", 6)
+    train(tmp_path / "plan2", tmp_path / "parts", 3)
+    train(tmp_path / "plan3", tmp_path / "parts", 6, "--resume")
+    files = []
+    for name, plan in (("whole", "plan2"), ("parts", "plan3")):
+        files.append(tmp_path / f"{name}.safetensors")
+        _, step = export(read_plan(tmp_path / plan).plan, tmp_path / name, files[-1])
+        assert step == 6
+    whole, parts = (load_file(str(file)) for file in files)
+    assert whole.keys() == parts.keys()
+    for name, tensor in whole.items():
+        # Adam makes whole steps of what is rounding noise in a gradient that should be zero.
+        assert torch.allclose(tensor.double(), parts[name].double(), rtol=1e-4, atol=1e-5), name
+    from tests import models
+
+    torch.manual_seed(0)
+    getattr(models, model)().load_state_dict(parts, strict=True)
+
+
+@pytest.fixture
+def saved(write_job: Any, slow_cores: str, tmp_path: Path) -> Path:
+    """Two checkpoints of a small training on one rank."""
+    compile(write_job("mlp", "vectors"), slow_cores, tmp_path / "plan", Options(Sizes(stages=1)))
+    train(tmp_path / "plan", tmp_path / "saved", 6)
+    return tmp_path / "saved"
+
+
+def test_what_is_damaged_is_told_and_the_one_before_is_whole(
+    saved: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert [checkpoint.read_facts(one).step for one in checkpoint.checkpoints(saved)] == [3, 6]
+    file = saved / "step_00000006" / "rank_0.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(bytes(data))
+    with pytest.raises(RunError):
+        train(tmp_path / "plan", saved, 9, "--resume")
+    assert f"{file} is not as it was written; remove {file.parent} to go on" in capfd.readouterr().err
+    for path in sorted(file.parent.iterdir()):
+        path.unlink()
+    file.parent.rmdir()
+    train(tmp_path / "plan", saved, 9, "--resume")
+    assert "going on after step 3" in capfd.readouterr().out
+    assert checkpoint.latest(saved) == saved / "step_00000009"
+
+
+def test_what_a_crash_left_is_no_checkpoint(saved: Path) -> None:
+    (saved / ".step_00000009.partial").mkdir()
+    (saved / "step_00000012").mkdir()
+    assert checkpoint.latest(saved) == saved / "step_00000006"
+    (saved / "step_00000006" / checkpoint.FACTS).write_text(json.dumps({"version": 1}))
+    with pytest.raises(CheckpointError, match=r"checkpoint.json cannot be read; remove"):
+        checkpoint.read_facts(saved / "step_00000006")
+
+
+def test_a_file_that_cannot_be_written_leaves_the_checkpoint_before(tmp_path: Path) -> None:
+    partial = checkpoint.begin(tmp_path, 1)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        with pytest.raises(CheckpointError, match="could not be written: .*the checkpoint before it is whole"):
+            checkpoint.write_part(partial, "rank_0", {"parameter/w": torch.zeros(10_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert checkpoint.latest(tmp_path) is None
+
+
+def test_only_the_last_are_kept(tmp_path: Path) -> None:
+    for step in (1, 2, 3, 4):
+        partial = checkpoint.begin(tmp_path, step)
+        checkpoint.write_part(partial, "rank_0", {"parameter/w": torch.full((2,), float(step))})
+        path = checkpoint.finish(partial, tmp_path, 1, step, {}, [], {})
+        checkpoint.prune(tmp_path, 2)
+    assert [one.name for one in checkpoint.checkpoints(tmp_path)] == ["step_00000003", "step_00000004"]
+    values = checkpoint.read_tensors(path, checkpoint.read_facts(path), ["parameter/w"])
+    assert values["parameter/w"].tolist() == [4.0, 4.0]
+    with pytest.raises(CheckpointError, match="has no parameter v; it is of another model"):
+        checkpoint.read_tensors(path, checkpoint.read_facts(path), ["parameter/v"])
