@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from pipecut.compiler.costs.measure import identity
 from pipecut.compiler.cut import Cut
 from pipecut.compiler.emit.build import build
 from pipecut.compiler.graph import Graph, Value
@@ -59,15 +60,8 @@ def _shape(plan: Plan, graph: Graph, one: Cut) -> Any:
         return (number, value.sizes, value.strides, value.dtype, value.needs_grad) if value else number
 
     held = {p.value: p.trainable for p in one.parameters} | {b.value: None for b in one.buffers}
-    rows = []
-    for index in one.operators:
-        o = graph.operators[index]
-        inputs = [(at(n), held.get(n)) for n in o.inputs]
-        # Arguments by position too: names tell layers apart that are alike.
-        text = repr((o.args, o.kwargs))
-        for name in sorted(o.inputs, key=len, reverse=True):
-            text = text.replace(f"'{name}'", str(position[name]))
-        rows.append((o.target, text, tuple(inputs), o.contexts, at(o.name)))
+    operators = [graph.operators[index] for index in one.operators]
+    rows = [(identity(o, graph), tuple((at(n), held.get(n)) for n in o.inputs), at(o.name)) for o in operators]
     edges = tuple(tuple(map(at, names)) for names in (one.receives, one.batch_inputs, one.sends))
     stage = plan.stages[one.index]
     return tuple(rows), edges, stage.recompute, one.index == len(plan.stages) - 1

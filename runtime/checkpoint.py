@@ -48,9 +48,14 @@ def folder_of(folder: Path, step: int) -> Path:
     return folder / f"step_{step:08d}"
 
 
+def partial_of(folder: Path, step: int) -> Path:
+    """Where it is while it is written."""
+    return folder / f".step_{step:08d}.partial"
+
+
 def begin(folder: Path, step: int) -> Path:
     """An empty folder to write into; what a crash left there goes. Raises CheckpointError."""
-    partial = folder / f".step_{step:08d}.partial"
+    partial = partial_of(folder, step)
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)

@@ -9,7 +9,7 @@ TRIM_THRESHOLD, MMAP_MAX = -1, -4
 def keep_memory() -> None:
     """Tell glibc to keep what is freed: it maps large tensors anew and trims its heap, and each page costs a fault again.
 
-    Costs a rank up to a tenth of a step. Nothing happens with another C library.
+    That costs a rank a tenth of a step and more. Nothing happens with another C library.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

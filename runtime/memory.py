@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 
 from pipecut.runtime.plan import ITEM_BYTES, Action, Held, Plan, PlanFolder, Stage
 from pipecut.runtime.simulate import Timeline
@@ -22,10 +23,7 @@ class Moment:
 
 def held_bytes(held: Held) -> int:
     """Bytes of a parameter or buffer."""
-    size = ITEM_BYTES[held.dtype]
-    for dimension in held.shape:
-        size *= dimension
-    return size
+    return ITEM_BYTES[held.dtype] * prod(held.shape)
 
 
 def moments(plan: Plan, actions: Sequence[Action], position: int) -> list[Moment] | None:

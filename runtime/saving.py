@@ -50,7 +50,7 @@ class Saving:
             checkpoint.begin(folder, step)
         if world.size > 1:
             dist.barrier()
-        partial = folder / f".step_{step:08d}.partial"
+        partial = checkpoint.partial_of(folder, step)
         model = {"factory": pipe.plan.model.factory, "args": pipe.plan.model.args}
 
         def write() -> None:

@@ -3,6 +3,7 @@
 `parameter/FQN`, `buffer/FQN`, `optimizer/STATE/FQN` for tensors; the optimizer's options by group as JSON.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -38,7 +39,7 @@ def groups_of(parameters: Named, optimizer: torch.optim.Optimizer | None) -> lis
     return groups
 
 
-def wanted_states(parameters: Named, saved: dict[str, str]) -> dict[str, list[str]]:
+def wanted_states(parameters: Named, saved: Iterable[str]) -> dict[str, list[str]]:
     """By parameter name, the optimizer's states that were saved."""
     found: dict[str, list[str]] = {name: [] for name in parameters}
     for key in saved:
@@ -73,14 +74,10 @@ def put_back(
         for key, value in saved["options"].items():
             # Sequences come back as lists.
             group[key] = tuple(value) if isinstance(group.get(key), tuple) else value
-    for name, parameter in parameters.items():
-        states = {
-            key.split("/", 2)[1]: value
-            for key, value in values.items()
-            if key.startswith("optimizer/") and key.split("/", 2)[2] == name
-        }
+    for name, states in wanted_states(parameters, values).items():
         if states:
+            parameter, found = parameters[name], {key: values[f"optimizer/{key}/{name}"] for key in states}
             # Step counts stay on the CPU, as torch.optim makes them; the rest is where the parameter is.
             optimizer.state[parameter] = {
-                key: value.clone() if value.dim() == 0 else value.to(parameter.device) for key, value in states.items()
+                key: value.clone() if value.dim() == 0 else value.to(parameter.device) for key, value in found.items()
             }

@@ -14,8 +14,7 @@ from pipecut.compiler.costs import CostedGraph
 from pipecut.compiler.graph import Graph, Parameter
 from pipecut.compiler.partition.problem import Block, Crossing, Problem, Recompute, Shared, Slot, merge_crossings
 from pipecut.compiler.partition.reduce import needed_edges
-
-STATES = {"adamw": 2, "adam": 2, "momentum": 1, "sgd": 0}
+from pipecut.runtime.memory import STATES
 
 
 def fixed_bytes(parameter: Parameter, optimizer: str) -> int:
