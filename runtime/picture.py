@@ -48,6 +48,6 @@ def draw(path: Path, folder: PlanFolder, timeline: Timeline) -> None:
         below.legend(loc="upper right", frameon=False, ncols=4, fontsize=8)
     below.set_xlabel("ms")
     axes.set_title(f"{folder.plan.schedule}, predicted step {timeline.step_seconds * 1e3:.1f} ms, bubble {timeline.bubble:.0%}")
-    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
