@@ -28,6 +28,8 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.scale
 	$(BIN)/python -m benchmarks.prediction
 	$(BIN)/python -m benchmarks.cuts
+	$(BIN)/python -m benchmarks.transfers
+	$(BIN)/python -m benchmarks.faults
 	$(BIN)/python -m benchmarks.partition $(WORKLOADS)
 
 clean:

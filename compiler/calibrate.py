@@ -11,6 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from pipecut.compiler.cluster import kind_here, read_cluster
+from pipecut.compiler.pipeline import ProfileProgress
+from pipecut.compiler.yardstick import reached
 from pipecut.errors import UserFileError
 from pipecut.runtime.launch import launch
 
@@ -36,7 +39,7 @@ def fit(seconds: dict[int, float]) -> Fit:
     return Fit(latency, 1 / rate, float(np.abs((latency + rate * sizes) / times - 1).max()))
 
 
-def calibrate(ranks: int, device: str, output: Path) -> Fit | None:
+def calibrate(ranks: int, device: str, output: Path, progress: ProfileProgress = lambda *_: None) -> Fit | None:
     """Start ranks that measure together, and write a cluster of as many devices. The fit of their link, None for one rank.
 
     Raises UserFileError when the file cannot be written or there are not so many GPUs, RunError when a rank fails.
@@ -45,11 +48,15 @@ def calibrate(ranks: int, device: str, output: Path) -> Fit | None:
         raise UserFileError(f"--ranks {ranks}: this machine has {torch.cuda.device_count()} GPUs; give --device cpu, or fewer")
     with tempfile.TemporaryDirectory(prefix="pipecut-calibrate-") as folder:
         found = Path(folder) / "found.json"
+        progress("products, memory and messages", 0, 1)
         launch(ranks, "pipecut.runtime.links", [str(found), device])
         everyone = json.loads(found.read_text())
-    link = fit(_medians(everyone)) if ranks > 1 else None
+        link = fit(_medians(everyone)) if ranks > 1 else None
+        plain = Path(folder) / "cluster.yaml"
+        plain.write_text(_cluster(everyone, ranks, device, link, {}), encoding="utf-8")
+        parts = reached(read_cluster(str(plain)), torch.device(device), ranks if device == "cpu" else 1, Path(folder), progress)
     try:
-        output.write_text(_cluster(everyone, ranks, device, link), encoding="utf-8")
+        output.write_text(_cluster(everyone, ranks, device, link, parts), encoding="utf-8")
     except OSError as error:
         raise UserFileError(f"{output} cannot be written: {error.strerror}; give another -o") from None
     return link
@@ -63,7 +70,9 @@ def _medians(everyone: list[dict[str, Any]]) -> dict[int, float]:
     return {size: statistics.median(seconds) for size, seconds in times.items() if seconds}
 
 
-def _cluster(everyone: list[dict[str, Any]], ranks: int, device: str, link: Fit | None) -> str:
+def _cluster(
+    everyone: list[dict[str, Any]], ranks: int, device: str, link: Fit | None, parts: dict[str, tuple[float, float]]
+) -> str:
     def middle(*path: str) -> float:
         values: list[float] = []
         for one in everyone:
@@ -73,7 +82,7 @@ def _cluster(everyone: list[dict[str, Any]], ranks: int, device: str, link: Fit 
             values.append(value)
         return statistics.median(values)
 
-    kind = "gpu" if device == "cuda" else "cpu-core"
+    kind = kind_here(device)
     rates = ", ".join(f"{name}: {middle('flops', name) / 1e9:.4g}GFLOP/s" for name in ("fp32", "bf16", "fp16"))
     where = f"measured on {datetime.date.today()} by {ranks} ranks at once, torch {torch.__version__}"
     lines = [
@@ -92,6 +101,9 @@ def _cluster(everyone: list[dict[str, Any]], ranks: int, device: str, link: Fit 
         f"    type: {device}",
         f'    source: "{where}"',
     ]
+    if parts:
+        lines += ["    # The part of the roofline that each operator reaches, forward and backward.", "    operators:"]
+        lines += [f"      {name}: [{forward:.3g}, {backward:.3g}]" for name, (forward, backward) in parts.items()]
     if link is not None:
         lines += [
             "links:",

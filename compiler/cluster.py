@@ -2,8 +2,8 @@
 
 import difflib
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -22,14 +22,21 @@ Seconds = Annotated[float, BeforeValidator(parse_seconds)]
 Flops = Annotated[float, BeforeValidator(parse_flops)]
 
 
+Part = Annotated[float, Field(gt=0)]
+
+
 class Kind(Strict):
-    """A device kind: capacity in bytes, memory bandwidth in bytes/s, peak dense rates in FLOP/s by precision."""
+    """A device kind: capacity in bytes, memory bandwidth in bytes/s, peak dense rates in FLOP/s by precision.
+
+    `operators` says what part of the roofline each reaches, forward and backward, as calibrate finds it; `other` is for the rest.
+    """
 
     memory: Bytes
     bandwidth: Rate
     flops: dict[Literal["fp32", "bf16", "fp16"], Flops]
     overhead: Seconds = 5e-6
     efficiency: float = Field(default=0.6, gt=0, le=1)
+    operators: dict[str, Annotated[list[Part], Field(min_length=2, max_length=2)]] = {}
     type: Literal["cuda", "cpu"] = "cuda"
     source: str
 
@@ -92,6 +99,7 @@ class Device:
     flops: tuple[tuple[str, float], ...]
     overhead: float
     efficiency: float
+    operators: tuple[tuple[str, tuple[float, float]], ...] = ()
 
     def rate(self, precision: str) -> float:
         """FLOP/s that a good kernel reaches: peak times efficiency."""
@@ -119,6 +127,21 @@ class Cluster:
     def slowest_link(self, pairs: Iterable[tuple[int, int]]) -> Link:
         """The slowest of the links between pairs of devices."""
         return max((self.link(a, b) for a, b in pairs), key=lambda link: (1 / link.bandwidth, link.latency))
+
+
+def without(cluster: Cluster, lost: Collection[int]) -> Cluster:
+    """The cluster less some of its devices, counted from 0. Raises UserFileError when there is no such device."""
+    missing = [index for index in lost if not 0 <= index < len(cluster.devices)]
+    if missing:
+        raise UserFileError(f"cluster {cluster.name} has {len(cluster.devices)} devices, but no device {missing[0]} to leave out")
+    return replace(cluster, devices=tuple(d for index, d in enumerate(cluster.devices) if index not in lost))
+
+
+def positions(cluster: Cluster, ordered: Cluster, lost: Collection[int]) -> list[int]:
+    """Of each device of a cluster whose nodes were put in another order, and some left out, its place in the cluster."""
+    left = [index for index in range(len(cluster.devices)) if index not in lost]
+    own = {node: iter([i for i in left if cluster.devices[i].node == node]) for node in {d.node for d in ordered.devices}}
+    return [next(own[device.node]) for device in ordered.devices]
 
 
 @cache
@@ -174,7 +197,8 @@ def resolve(spec: ClusterSpec, path: str) -> Cluster:
 
 def _device(name: str, kind: Kind, node: int) -> Device:
     rates = tuple(sorted(kind.flops.items()))
-    return Device(name, node, kind.type, kind.memory, kind.bandwidth, rates, kind.overhead, kind.efficiency)
+    parts = tuple((operator, (forward, backward)) for operator, (forward, backward) in kind.operators.items())
+    return Device(name, node, kind.type, kind.memory, kind.bandwidth, rates, kind.overhead, kind.efficiency, parts)
 
 
 def _known(name: str, table: dict[str, Kind] | dict[str, Link], what: str, path: str) -> None:
@@ -198,17 +222,29 @@ def this_machine() -> Cluster:
     cores = os.cpu_count() or 1
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // max(cores, 1)
     rates = (("bf16", flops), ("fp16", flops), ("fp32", flops))
-    device = Device("cpu-core", 0, "cpu", memory, bandwidth, rates, overhead, 1.0)
+    device = Device(kind_here("cpu"), 0, "cpu", memory, bandwidth, rates, overhead, 1.0)
     link = Link.model_validate({"bandwidth": "1GB/s", "latency": "200us"})  # assumed: gloo over loopback
     # More stages than cores is allowed for tests; the extra ones share.
     return Cluster("auto", (device,) * max(cores, 16), (link,), None, 2**28)
 
 
+def kind_here(device: str) -> str:
+    """The device kind of this machine's CPU, or of its first GPU: one of specs/, or from the name it gives itself."""
+    if device == "cpu":
+        return "cpu-core"
+    name = torch.cuda.get_device_properties(0).name.lower()
+    return _kind_of(name) or name.replace(" ", "-")
+
+
+def _kind_of(name: str) -> str | None:
+    return next((kind for kind in library().devices if kind.split("-")[0] in name), None)
+
+
 def _this_gpu(index: int) -> Device:
     properties = torch.cuda.get_device_properties(index)
-    name = properties.name.lower()
-    for kind, entry in library().devices.items():
-        if all(word in name for word in kind.split("-")[:1]):
-            rates = tuple(sorted(entry.flops.items()))
-            return Device(kind, 0, "cuda", properties.total_memory, entry.bandwidth, rates, entry.overhead, entry.efficiency)
-    raise UserFileError(f"no device kind for this GPU, '{properties.name}'; write a cluster file that defines it inline")
+    kind = _kind_of(properties.name.lower())
+    if kind is None:
+        raise UserFileError(f"no device kind for this GPU, '{properties.name}'; pipecut calibrate writes a cluster file for it")
+    entry = library().devices[kind]
+    rates = tuple(sorted(entry.flops.items()))
+    return Device(kind, 0, "cuda", properties.total_memory, entry.bandwidth, rates, entry.overhead, entry.efficiency)

@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError
 
 from pipecut.compiler.candidate import Asked, Candidate, Sizes, asked_for, candidates
-from pipecut.compiler.cluster import Cluster, read_cluster, this_machine
+from pipecut.compiler.cluster import Cluster, kind_here, positions, read_cluster, without
 from pipecut.compiler.constraints import constraints
 from pipecut.compiler.emit import write_folder
 from pipecut.compiler.graph import Graph
@@ -33,6 +33,8 @@ from pipecut.runtime.userfunction import find_function
 from pipecut.runtime.weights import weight_files
 
 Progress = Callable[[str], None]
+# Called with what is done, and of how many.
+ProfileProgress = Callable[[str, int, int], None]
 RESERVE = "the reserve was raised for what a step takes at its peak, to "
 
 
@@ -41,7 +43,7 @@ class Options:
     """What the command line may say: sizes over the job file's, whether to explain the choice, how to solve.
 
     `costs` are measured ones where the profile has them (auto), or not at all (roofline), or nothing else (profile), or those
-    of a run's report (measured:FILE).
+    of a run's report (measured:FILE). `lost` devices, counted as in the cluster file, are left out.
     """
 
     sizes: Sizes = field(default_factory=Sizes)
@@ -49,6 +51,7 @@ class Options:
     costs: str = "auto"
     profile: Path | None = None
     solving: Solving = field(default_factory=Solving)
+    lost: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,8 @@ def compile_and_explain(
 ) -> Compiled:
     """As `compile`, with what the search found."""
     progress("reading the job and the cluster")
-    job, cluster = read_job(Path(job_path)), read_cluster(cluster_name)
+    job, whole = read_job(Path(job_path)), read_cluster(cluster_name)
+    cluster = without(whole, options.lost)
     asked = asked_for(job.spec, job.path, _devices(cluster, job, options), options.sizes)
     first = asked.microbatch or min((one.microbatch for one in candidates(asked)), default=1)
     progress("tracing the model")
@@ -114,6 +118,7 @@ def compile_and_explain(
     ]
     notes += [f"chosen of {len(tried)} candidates: {describe(chosen)}"] if tried and not asked.fixed else []
     told = constraints(job, graph, chosen.stages)
+    before: object = None
     while True:
         progress(f"placing {len(graph.operators)} operators on {chosen.stages} stages")
         placement, ordered = partition(costed, cluster, job.spec, told, chosen, options.solving)
@@ -121,11 +126,22 @@ def compile_and_explain(
         scheduled = schedule(costed, ordered, placement, chosen)
         progress("replaying its memory")
         facts = with_memory(manifest(job, ordered, costed, placement, scheduled, chosen, notes), graph, scheduled)
-        over = max(stage["peak_bytes"] - stage["device_bytes"] for stage in facts["stages"])
+        facts["source"] = {
+            "job": str(job.path.resolve()),
+            "cluster": str(Path(cluster_name).resolve()) if Path(cluster_name).exists() else cluster_name,
+            "available": _devices(whole, job, options) if whole.name == "auto" else len(whole.devices),
+            "devices": positions(whole, ordered, options.lost)[: chosen.stages * chosen.replicas],
+            "lost": list(options.lost),
+        }
+        worst = max(facts["stages"], key=lambda stage: stage["peak_bytes"] - stage["device_bytes"])
+        over = worst["peak_bytes"] - worst["device_bytes"]
         if over <= 0:
             break
-        # What the partitioner counts is no bound: gradients of two paths that meet, tensors on their way.
-        cluster = replace(cluster, reserve=cluster.reserve + over)
+        # What the partitioner counts is no bound: gradients of two paths that meet, tensors on their way. Where that much did
+        # not move it, so much that it cannot stay.
+        where = placement.stage_of, placement.recompute
+        over = max(over, worst["capacity_bytes"] - worst["memory_bytes"] + 1) if where == before else over
+        cluster, before = replace(cluster, reserve=cluster.reserve + over), where
         notes = [note for note in notes if not note.startswith(RESERVE)] + [f"{RESERVE}{show_bytes(cluster.reserve)}"]
     progress("writing and checking the plan")
     write_folder(Path(output), facts, scheduled.cuts, costed, placement, scheduled.actions)
@@ -137,7 +153,7 @@ def profile_job(
     device: torch.device,
     microbatch: int | None,
     stored: Path | None,
-    progress: Callable[[str, int, int], None],
+    progress: ProfileProgress,
     ranks: int = 1,
 ) -> Profiled:
     """Measure a job's operators and layers here, with `ranks` processes at work. Raises UserFileError or TraceError."""
@@ -150,7 +166,7 @@ def profile_job(
     graph = trace(job)
     inputs = find_function(job.spec.inputs, job.folders, str(job.path))
     batch = cast_inputs(inputs(size), job.spec.precision)
-    kind = this_machine().devices[0].kind if device.type == "cuda" else "cpu-core"
+    kind = kind_here(device.type)
     with others_at_work(job.path, size, ranks - 1):
         return profile_graph(graph, batch, size, kind, device, stored or default_path(), progress)
 

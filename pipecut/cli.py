@@ -1,6 +1,8 @@
 """The command line. Imports what a command needs when it runs, so that --help is quick."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -11,6 +13,7 @@ from pipecut.errors import PipecutError, UserFileError
 
 if TYPE_CHECKING:
     from pipecut.compiler.partition.problem import Comm
+    from pipecut.compiler.pipeline import ProfileProgress
 
 app = typer.Typer(
     add_completion=False,
@@ -104,22 +107,13 @@ def profile(
     Example: pipecut profile job.yaml && pipecut compile job.yaml
     """
     import torch
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     from pipecut.compiler import profile_job
 
     _one_of("--device", device, ("cpu", "cuda"))
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    columns = BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeRemainingColumn(), TextColumn("{task.description}")
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("starting")
-        beside = ranks or (1 if place.type == "cuda" else 2)
-
-        def tell(what: str, done: int, of: int) -> None:
-            bar.update(task, description=what, completed=done, total=of)
-
-        found = profile_job(job, place, microbatch, profile_file, tell, beside)
-        bar.update(task, description="done", completed=bar.tasks[0].total)
+    with _bar() as tell:
+        found = profile_job(job, place, microbatch, profile_file, tell, ranks or (1 if place.type == "cuda" else 2))
     console.print(f"{found.new} measured now, {found.known} known before")
     if found.failed:
         console.print(f"cannot run by themselves, part of their layer's time: {', '.join(found.failed)}")
@@ -133,7 +127,7 @@ def calibrate(
     ranks: Annotated[int | None, typer.Option(min=1, help="Ranks that measure at once; by default GPUs, or 2.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; by default a GPU where there is one.")] = None,
 ) -> None:
-    """Measure this machine - matrix products, memory, messages between ranks - and write its cluster file.
+    """Measure this machine - products, memory, messages between ranks, what each operator reaches - and write its cluster file.
 
     Example: pipecut calibrate --ranks 2 -o cluster.yaml
     """
@@ -144,14 +138,30 @@ def calibrate(
     _one_of("--device", device, ("cpu", "cuda"))
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
     count = ranks or (max(1, torch.cuda.device_count()) if place == "cuda" else 2)
-    with Console(stderr=True).status(f"measuring with {count} ranks"):
-        link = calibrate_machine(count, place, output)
+    with _bar() as tell:
+        link = calibrate_machine(count, place, output, tell)
     if link is not None:
         console.print(
             f"messages: {link.latency * 1e6:.0f} us + bytes at {link.bandwidth / 1e9:.2f} GB/s; "
             f"the largest error of this fit is {link.residual:.0%}"
         )
     console.print(f"cluster written to {output}; next: pipecut compile JOB --cluster {output}")
+
+
+@contextmanager
+def _bar() -> Iterator["ProfileProgress"]:
+    """A bar with the time left, to be told what is done."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeRemainingColumn(), TextColumn("{task.description}")
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("starting")
+
+        def tell(what: str, done: int, of: int) -> None:
+            bar.update(task, description=what, completed=done, total=of)
+
+        yield tell
+        bar.update(task, description="done", completed=bar.tasks[0].total)
 
 
 def _count(option: str, value: str | None) -> int | None:
@@ -253,26 +263,47 @@ def run(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the last checkpoint, of this plan or another one of the model.")
     ] = False,
+    restarts: Annotated[
+        int | None, typer.Option("--max-restarts", min=0, help="Times to go on after a rank was lost; by default 0, or 1.")
+    ] = None,
+    on_failure: Annotated[
+        str | None, typer.Option(help="restart: the same plan again; replan: one for the devices that remain.")
+    ] = None,
+    stall: Annotated[float, typer.Option("--stall-timeout", min=1, help="Seconds without progress until a rank is ended.")] = 240,
 ) -> None:
     """Train on this machine, one process a rank. --steps counts those before a checkpoint, too.
 
     Several machines: torchrun --nnodes 2 --nproc-per-node 8 ... -m pipecut.runtime PLAN --data ... --steps ...
     """
-    from pipecut.runtime.launch import launch
     from pipecut.runtime.plan import read_plan
+    from pipecut.runtime.restart import run_with_restarts
     from pipecut.runtime.userfunction import find_function
 
+    _one_of("--on-failure", on_failure, ("restart", "replan"))
+    times = (1 if on_failure is not None else 0) if restarts is None else restarts
+    if times and not every:
+        raise UserFileError("going on after a failure needs checkpoints; give --checkpoint-every, such as 100")
     _one_of("--device", device, ("cpu", "cuda"))
     manifest = read_plan(plan).plan
     if data is not None:
         # Here it is told once, on the ranks once each.
         find_function(data, map(Path, manifest.model.folders), "--data")
-    arguments = [str(plan), "--steps", str(steps), "--lr", str(rate), "--clip", str(clip)]
+    arguments = ["--steps", str(steps), "--lr", str(rate), "--clip", str(clip)]
     arguments += ["--checkpoints", str(checkpoints), "--checkpoint-every", str(every), "--keep", str(keep)]
     arguments += ["--resume"] if resume else []
     for option, value in (("--data", data), ("--save", save), ("--device", device), ("--trace", trace), ("--report", report)):
         arguments += [option, str(value)] if value is not None else []
-    launch(manifest.ranks, "pipecut.runtime", arguments)
+
+    def without_device(lost_plan: Path, rank: int) -> Path:
+        from pipecut.compiler.replan import replan
+
+        with Console(stderr=True).status(f"planning without the device of rank {rank}"):
+            return replan(lost_plan, rank)
+
+    def tell(message: str) -> None:
+        print(f"pipecut: {message}", file=sys.stderr, flush=True)
+
+    run_with_restarts(plan, arguments, times, stall, without_device if on_failure == "replan" else None, tell)
 
 
 @app.command()

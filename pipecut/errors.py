@@ -46,3 +46,11 @@ class PeerLostError(RunError):
 
     # Told apart from the rank that failed first by whoever started the ranks.
     exit_code = 75
+
+
+class RankLostError(RunError):
+    """A rank ended, and the others with it. `exit_code_of_rank` is None where a signal ended it."""
+
+    def __init__(self, message: str, rank: int, exit_code_of_rank: int | None = None) -> None:
+        super().__init__(message)
+        self.rank, self.exit_code_of_rank = rank, exit_code_of_rank

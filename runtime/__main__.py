@@ -10,6 +10,7 @@ import typer
 from safetensors.torch import save_file
 
 from pipecut.errors import PipecutError
+from pipecut.runtime.peers import end_with_parent, tell
 from pipecut.runtime.pipeline import Pipeline, load_pipeline
 from pipecut.runtime.plan import read_plan
 from pipecut.runtime.recorder import Measured, Recorder
@@ -37,12 +38,15 @@ def run(
     every: Annotated[int, typer.Option("--checkpoint-every", min=0, help="Steps between checkpoints; 0: none.")] = 0,
     keep: Annotated[int, typer.Option(min=1, help="Checkpoints to keep.")] = 3,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+    restarted: Annotated[bool, typer.Option("--restarted", help="Go on from the last checkpoint, if there is one.")] = False,
 ) -> None:
     """Train for some steps."""
     pipe = load_pipeline(plan, device)
     if trace is not None or report is not None:
         pipe.engine.recorder = Recorder(pipe.world.device)
-    training = Training(pipe, Wishes(steps, rate, clip, checkpoints, every, keep, resume))
+    # torchrun counts the times that it started the ranks again.
+    again = restarted or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+    training = Training(pipe, Wishes(steps, rate, clip, checkpoints, every, keep, resume, again))
     try:
         training.run(data, plan)
     except KeyboardInterrupt:
@@ -94,11 +98,11 @@ def save_weights(pipe: Pipeline, folder: Path) -> None:
 
 def main() -> None:
     """Exit with the error's own code, and no traceback for errors of known kinds."""
+    end_with_parent()
     try:
         app(standalone_mode=False)
     except PipecutError as error:
-        # One write, since several ranks share the stream.
-        print(f"pipecut: {error}\n", end="", file=sys.stderr, flush=True)
+        tell(error)
         # A normal exit would wait for process groups whose other ranks are stuck.
         sys.stdout.flush()
         os._exit(error.exit_code)

@@ -4,16 +4,17 @@ from typing import Any
 
 import torch
 
-from pipecut.errors import PeerLostError, PipecutError, RunError
+from pipecut.runtime.peers import told
 from pipecut.runtime.plan import Action
 from pipecut.runtime.recorder import Recorder
 from pipecut.runtime.replicas import ReplicaGradients
 from pipecut.runtime.stage import RunningStage
+from pipecut.runtime.status import State, Status
 from pipecut.runtime.tied import TiedGradients
 from pipecut.runtime.transport import Transport
 
-# How gloo and NCCL say that the other side of a transfer is gone.
-PEER_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process exited", "Timed out waiting")
+# What a rank does once its actions are done: it waits for the others.
+END = Action("REDUCE", 0, 0)
 
 
 class Engine:
@@ -27,8 +28,9 @@ class Engine:
         transport: Transport,
         tied: TiedGradients,
         replicas: ReplicaGradients,
+        status: Status,
     ) -> None:
-        self.rank, self.actions, self.transport = rank, actions, transport
+        self.rank, self.actions, self.transport, self.status = rank, actions, transport, status
         self.tied, self.replicas = tied, replicas
         self.stages = {stage.stage.index: stage for stage in stages}
         self.recorder: Recorder | None = None
@@ -43,24 +45,12 @@ class Engine:
         self.replicas.begin()
         self.tied.begin()
         for action in self.actions:
-            try:
+            with told(f"rank {self.rank}, action '{action}'"):
                 self._do(action, microbatches, samples, total, losses, outgoing)
-            except PipecutError as error:
-                raise RunError(f"rank {self.rank}, action '{action}': {error}") from error
-            except Exception as error:
-                raise self._told(str(action), error) from error
-        try:
+        self.status.note(State.WAITING, END)
+        with told(f"rank {self.rank}, waiting for the last sends"):
             self.transport.finish()
-        except Exception as error:
-            raise self._told("waiting for the last sends", error) from error
         return torch.stack(losses).sum() if losses else None
-
-    def _told(self, action: str, error: Exception) -> RunError:
-        here = f"rank {self.rank}, action '{action}'"
-        lines = str(error).strip().splitlines() or [""]
-        if any(sign in lines[0] for sign in PEER_LOST):
-            return PeerLostError(f"{here}: another rank ended or went silent; its own message says why")
-        return RunError(f"{here}: {type(error).__name__}: {lines[0]}")
 
     def _do(
         self,
@@ -76,9 +66,12 @@ class Engine:
             self.transport.post(kind[-1], s, m, samples[m])
             return
         begin = self._mark()
-        if kind in ("F", "B"):
+        computes = kind in ("F", "B")
+        self.status.note(State.COMPUTING if computes and not self.transport.awaits(kind, s, m) else State.WAITING, action)
+        if computes:
             received = self.transport.take(kind, s, m)
             taken = self._mark()
+            self.status.note(State.COMPUTING, action)
             self._record("WAIT", action, begin, taken)
             begin = taken
         if kind.startswith("SEND"):

@@ -1,6 +1,6 @@
 """What the ranks of this machine do: matrix products, memory and messages, measured by all of them at once.
 
-Run as a module it is one rank: FILE DEVICE. Rank 0 writes what all found.
+Run as a module it is one rank: FILE DEVICE [BYTES ...]. Rank 0 writes what all found; messages alone where sizes are given.
 """
 
 import json
@@ -8,7 +8,7 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,16 +69,16 @@ def _memory(device: torch.device) -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // int(os.environ["LOCAL_WORLD_SIZE"])
 
 
-def messages(device: torch.device, rank: int, ranks: int) -> dict[int, list[float]]:
+def messages(device: torch.device, rank: int, ranks: int, sizes: Sequence[int] = SIZES) -> dict[int, list[float]]:
     """Seconds of one way between neighbours, by bytes. One pair after another; every rank takes part.
 
     Of gloo on a CPU, what a send keeps the sender, while the receiver computes; else half a round trip.
     """
-    found: dict[int, list[float]] = {size: [] for size in SIZES}
+    found: dict[int, list[float]] = {size: [] for size in sizes}
     one_way = _round_trips if device.type == "cuda" else _sends
     for left in range(ranks - 1):
         group = dist.new_group([left, left + 1])
-        for size in SIZES:
+        for size in sizes:
             if rank in (left, left + 1):
                 found[size] += one_way(device, rank, left, size, group)
         dist.barrier()
@@ -123,7 +123,7 @@ def _round_trips(device: torch.device, rank: int, left: int, size: int, group: A
 
 def main() -> None:
     """One rank."""
-    path, kind = sys.argv[1:]
+    path, kind, *sizes = sys.argv[1:]
     rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if kind == "cuda" else torch.device("cpu")
     if kind == "cuda":
@@ -132,7 +132,8 @@ def main() -> None:
         torch.set_num_threads(1)
     dist.init_process_group("nccl" if kind == "cuda" else "gloo")
     dist.barrier()
-    own = {"compute": measure(device), "messages": messages(device, rank, ranks)}
+    compute = {} if sizes else measure(device)
+    own = {"compute": compute, "messages": messages(device, rank, ranks, [int(size) for size in sizes] or SIZES)}
     everyone: list[Any] = [None] * ranks
     dist.all_gather_object(everyone, own)
     if rank == 0:

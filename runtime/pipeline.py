@@ -12,11 +12,13 @@ from torch import nn
 from pipecut.errors import RunError
 from pipecut.runtime.check import check
 from pipecut.runtime.engine import Engine
+from pipecut.runtime.peers import told
 from pipecut.runtime.plan import Plan, PlanFolder, read_plan
 from pipecut.runtime.precision import cast_inputs
 from pipecut.runtime.replicas import ReplicaGradients
 from pipecut.runtime.saving import Saving
 from pipecut.runtime.stage import RunningStage, build_module
+from pipecut.runtime.status import State
 from pipecut.runtime.tied import TiedGradients
 from pipecut.runtime.transport import Transport
 from pipecut.runtime.weights import fill
@@ -50,7 +52,7 @@ class Pipeline:
         running = [RunningStage(self.plan, s, self.modules[s.index]) for s in mine]
         replicas = ReplicaGradients(world, list({id(p): p for p in named.values()}.values()))
         transport = Transport(self.plan, world)
-        self.engine = Engine(world.rank, folder.actions[world.position], running, transport, self.tied, replicas)
+        self.engine = Engine(world.rank, folder.actions[world.position], running, transport, self.tied, replicas, world.status)
         held = [(h.names[0], named[h.names[0]]) for s in mine for h in s.parameters]
         # By the name that every plan of the model knows it by.
         self.held: dict[str, nn.Parameter] = {name: p for name, p in held if isinstance(p, nn.Parameter)}
@@ -67,13 +69,20 @@ class Pipeline:
         """
         microbatches, samples, total = self._split(batch)
         loss = self.engine.run(microbatches, samples, total)
+        shared = self._shared(loss)
+        self.world.status.step += 1
+        self.world.status.note(State.BETWEEN)
+        return shared
+
+    def _shared(self, loss: torch.Tensor | None) -> torch.Tensor:
         if self.world.size == 1:
             assert loss is not None
             return loss
         shared = loss.float() if loss is not None else torch.zeros((), device=self.world.device)
-        if self.world.peers is not None:
-            dist.all_reduce(shared, group=self.world.peers)
-        dist.broadcast(shared, src=self.plan.stages[-1].rank * self.plan.replicas)
+        with told(f"rank {self.world.rank}, sharing the loss"):
+            if self.world.peers is not None:
+                dist.all_reduce(shared, group=self.world.peers)
+            dist.broadcast(shared, src=self.plan.stages[-1].rank * self.plan.replicas)
         return shared
 
     def _split(self, batch: dict[str, torch.Tensor]) -> tuple[list[dict[str, torch.Tensor]], list[int], int]:
@@ -189,7 +198,8 @@ class Pipeline:
             assert parameter.grad is not None
             square += parameter.grad.detach().float().norm().square()
         if self.world.size > 1:
-            dist.all_reduce(square)
+            with told(f"rank {self.world.rank}, clipping gradients"):
+                dist.all_reduce(square)
             square /= self.world.replicas
         norm = square.sqrt()
         scale = torch.clamp(max_norm / (norm + 1e-6), max=1.0)

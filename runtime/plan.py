@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipecut.errors import PlanError
 
-VERSION = 3
+VERSION = 4
 Dimension = int | str
 ITEM_BYTES = {
     **dict.fromkeys(("bool", "uint8", "int8", "float8_e4m3fn", "float8_e5m2"), 1),
@@ -176,6 +176,19 @@ class CertificateRecord(Part):
     seconds: float
 
 
+class Source(Part):
+    """What a plan was compiled from: job file, cluster file or name, and of its `available` devices that of each rank.
+
+    Devices are counted as in the cluster file, from 0; `lost` ones were left out.
+    """
+
+    job: str
+    cluster: str
+    available: int
+    devices: list[int]
+    lost: list[int] = []
+
+
 class Plan(Part):
     """plan.yaml."""
 
@@ -195,6 +208,7 @@ class Plan(Part):
     prediction: Prediction
     certificate: CertificateRecord
     notes: list[str]
+    source: Source | None = None
     hashes: dict[str, str]
     seal: str = ""
 

@@ -11,6 +11,7 @@ import torch.distributed as dist
 
 from pipecut.errors import CheckpointError, PipecutError
 from pipecut.runtime import checkpoint
+from pipecut.runtime.peers import told
 from pipecut.runtime.training_state import groups_of, put_back, tensors_of, wanted_states
 
 if TYPE_CHECKING:
@@ -44,12 +45,12 @@ class Saving:
         tensors[f"random/{world.rank}"] = torch.get_rng_state()
         if world.device.type == "cuda":
             tensors[f"random_cuda/{world.rank}"] = torch.cuda.get_rng_state(world.device)
-        groups = self._groups(mine, optimizer)
+        with told(f"rank {world.rank}, saving a checkpoint"):
+            groups = self._groups(mine, optimizer)
         rest = {"ranks": world.size, "scheduler": _plain("scheduler", scheduler), "data": _plain("data", data)}
         if world.rank == 0:
             checkpoint.begin(folder, step)
-        if world.size > 1:
-            dist.barrier()
+        self._together()
         partial = checkpoint.partial_of(folder, step)
         model = {"factory": pipe.plan.model.factory, "args": pipe.plan.model.args}
 
@@ -61,12 +62,16 @@ class Saving:
 
         if wait:
             write()
-            if world.size > 1:
-                dist.barrier()
+            self._together()
         else:
             self.writing = threading.Thread(target=self._quietly, args=(write,), name="pipecut-checkpoint")
             self.writing.start()
         return checkpoint.folder_of(folder, step)
+
+    def _together(self) -> None:
+        if self.pipe.world.size > 1:
+            with told(f"rank {self.pipe.world.rank}, saving a checkpoint"):
+                dist.barrier()
 
     def _quietly(self, write: Callable[[], None]) -> None:
         try:

@@ -13,15 +13,20 @@ import torch
 
 from pipecut.errors import PipecutError, RunError
 from pipecut.runtime.allocations import Allocations
+from pipecut.runtime.checkpoint import latest
 from pipecut.runtime.optimizer import make_optimizer
 from pipecut.runtime.pipeline import Pipeline
 from pipecut.runtime.recorder import Measured
+from pipecut.runtime.status import State
 from pipecut.runtime.userfunction import find_function
 
 
 @dataclass(frozen=True)
 class Wishes:
-    """Steps in all, learning rate, gradient norm to clip to (0: none); a folder for checkpoints, how often, how many to keep."""
+    """Steps in all, learning rate, gradient norm to clip to (0: none); a folder for checkpoints, how often, how many to keep.
+
+    Who resumes needs a checkpoint; who was restarted takes one where there is one.
+    """
 
     steps: int
     rate: float
@@ -30,6 +35,7 @@ class Wishes:
     every: int
     keep: int
     resume: bool
+    restarted: bool = False
 
 
 @dataclass
@@ -53,10 +59,12 @@ class Training:
         """Train from the first step, or from the last checkpoint, to the last step."""
         pipe, wishes = self.pipe, self.wishes
         optimizer = make_optimizer(pipe.plan.optimizer, pipe.parameters(), wishes.rate)
-        if wishes.resume:
+        if wishes.resume or (wishes.restarted and latest(wishes.folder) is not None):
             self.begun = pipe.restore(wishes.folder, optimizer)
             if self.loud:
                 print(f"going on after step {self.begun}, from {wishes.folder}", flush=True)
+        pipe.world.status.step = self.begun + 1
+        pipe.world.status.note(State.BETWEEN)
         source = batches(pipe, data, plan, self.begun)
         for step in range(self.begun, wishes.steps):
             self._step(step, next(source), optimizer)

@@ -35,6 +35,10 @@ class Transport:
             works.append(work)
         self.arriving[kind, stage, microbatch] = tensors, works
 
+    def awaits(self, kind: str, stage: int, microbatch: int) -> bool:
+        """Whether a receive was posted that is not taken yet."""
+        return (kind, stage, microbatch) in self.arriving
+
     def take(self, kind: str, stage: int, microbatch: int) -> Received:
         """Wait for what was posted; empty when nothing was."""
         tensors, works = self.arriving.pop((kind, stage, microbatch), ([], []))

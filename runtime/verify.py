@@ -17,6 +17,7 @@ from torch import nn
 from pipecut.errors import PipecutError
 from pipecut.runtime.launch import launch
 from pipecut.runtime.optimizer import make_optimizer
+from pipecut.runtime.peers import end_with_parent, tell
 from pipecut.runtime.pipeline import load_pipeline
 from pipecut.runtime.plan import ModelRef, Plan, read_plan
 from pipecut.runtime.precision import cast_inputs, cast_model
@@ -176,11 +177,11 @@ def _rank(path: Path, folder: Path, steps: int, device: str) -> None:
 def main() -> None:
     """One rank: PLAN FOLDER STEPS DEVICE."""
     path, folder, steps, device = sys.argv[1:]
+    end_with_parent()
     try:
         _rank(Path(path), Path(folder), int(steps), device)
     except PipecutError as error:
-        # One write, since several ranks share the stream.
-        print(f"pipecut: {error}\n", end="", file=sys.stderr, flush=True)
+        tell(error)
         os._exit(error.exit_code)
 
 

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from pipecut.errors import RunError
 from pipecut.runtime.keep_memory import keep_memory
 from pipecut.runtime.plan import Plan
+from pipecut.runtime.status import State, Status
 
 # Long enough for a slow first step, short enough not to look like a hang.
 TIMEOUT = timedelta(seconds=float(os.environ.get("PIPECUT_TIMEOUT", "300")))
@@ -34,6 +35,7 @@ class World:
     backward: dict[int, dist.ProcessGroup]
     tied: list[dist.ProcessGroup | None]
     peers: dist.ProcessGroup | None
+    status: Status
 
     def rank_at(self, position: int) -> int:
         """The rank at another place in the pipeline of this replica."""
@@ -50,6 +52,7 @@ def join_world(plan: Plan, device: str | None) -> World:
             f"start it with: torchrun --nproc-per-node {size} ... or pipecut run"
         )
     position, replica = divmod(rank, plan.replicas)
+    status = Status(rank)
     place = _device(plan, rank, position, device)
     if size > 1 and not dist.is_initialized():
         try:
@@ -80,7 +83,7 @@ def join_world(plan: Plan, device: str | None) -> World:
     for first in range(0, size, plan.replicas) if plan.replicas > 1 else ():
         same = dist.new_group(list(range(first, first + plan.replicas)), timeout=TIMEOUT)
         peers = same if first == position * plan.replicas else peers
-    world = World(rank, size, position, replica, plan.replicas, place, forward, backward, tied, peers)
+    world = World(rank, size, position, replica, plan.replicas, place, forward, backward, tied, peers, status)
     atexit.register(leave_world, world)
     return world
 
@@ -114,6 +117,7 @@ def leave_world(world: World) -> None:
     for groups in (world.forward, world.backward):
         groups.clear()
     world.tied.clear()
+    world.status.note(State.ENDED)
     world.peers = None
     if dist.is_initialized():
         dist.destroy_process_group()

@@ -1,5 +1,7 @@
 """Tiny configurations of the model families that every plan must compute exactly."""
 
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -298,3 +300,11 @@ def awkward_names() -> nn.Module:
 
 def awkward_inputs(microbatch: int) -> dict[str, torch.Tensor]:
     return {name: torch.randn(microbatch, 32) for name in ("input", "device", "batch")}
+
+
+def slow_vectors() -> Iterator[dict[str, torch.Tensor]]:
+    """Batches that take their time to come, so that there is some to kill a rank in."""
+    for step in range(1000):
+        generator = torch.Generator().manual_seed(step)
+        time.sleep(0.03)
+        yield {name: torch.randn(8, 32, generator=generator) for name in ("x", "target")}

@@ -1,7 +1,7 @@
 """Graph x cluster -> costed graph: seconds by the roofline model, bytes saved for backward.
 
 Roofline (Williams et al., 2009): an operator takes the longer of its FLOPs over the device's rate and its bytes over
-the device's memory bandwidth, plus the overhead of a launch.
+the device's memory bandwidth, plus the overhead of a launch; over the part of that which calibrate found operators to reach.
 """
 
 from collections.abc import Mapping
@@ -13,6 +13,8 @@ from pipecut.compiler.graph import Graph, Operator
 
 # Operators that only make a view or a small integer table.
 FREE = ("getitem",)
+# What the operators without a name of their own are called in a cluster file: those with FLOPs, and those without.
+PRODUCT, OTHER = "linear", "other"
 
 
 @dataclass(frozen=True)
@@ -66,10 +68,11 @@ def cost(
     costs = []
     for index, (operator, work) in enumerate(zip(graph.operators, works, strict=True)):
         forward_bytes, backward_bytes = _moved(operator, graph, storage)
-        forward = {k: _seconds(d, work.forward_flops, forward_bytes, precision) for k, d in kinds.items()}
+        parts = {k: _part(d, operator, work) for k, d in kinds.items()}
+        forward = {k: _seconds(d, work.forward_flops, forward_bytes, precision) / parts[k][0] for k, d in kinds.items()}
         backward = {k: 0.0 for k in kinds}
         if _differentiable(operator, graph):
-            backward = {k: _seconds(d, work.backward_flops, backward_bytes, precision) for k, d in kinds.items()}
+            backward = {k: _seconds(d, work.backward_flops, backward_bytes, precision) / parts[k][1] for k, d in kinds.items()}
         forward |= {k: seconds[index][0] for k, seconds in measured.items() if k in kinds}
         backward |= {k: seconds[index][1] for k, seconds in measured.items() if k in kinds}
         costs.append(OperatorCost(forward, backward, work.saved_own_bytes, _transient_bytes(operator, graph)))
@@ -153,6 +156,18 @@ def _differentiable(operator: Operator, graph: Graph) -> bool:
         if value is not None
         else any(graph.values[name].needs_grad for name in operator.inputs if name in graph.values)
     )
+
+
+def name_of(operator: Operator) -> str:
+    """`linear` of aten.linear.default."""
+    return operator.target.split(".")[1] if "." in operator.target else operator.target
+
+
+def _part(device: Device, operator: Operator, work: Work) -> tuple[float, float]:
+    """What part of the roofline an operator reaches, forward and backward."""
+    parts = dict(device.operators)
+    rest = parts.get(PRODUCT if work.forward_flops else OTHER, (1.0, 1.0))
+    return parts.get(name_of(operator), rest)
 
 
 def _seconds(device: Device, flops: float, moved: float, precision: str) -> float:

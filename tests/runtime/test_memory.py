@@ -48,3 +48,15 @@ def test_a_step_that_takes_more_than_the_device_has_is_refused(write_job: Any, s
     plan = folder.plan.model_copy(update={"stages": [first, *folder.plan.stages[1:]]})
     with pytest.raises(PlanError, match="rank 0: a step takes .* set a larger reserve"):
         check(type(folder)(folder.path, plan, folder.actions, folder.graph))
+
+
+def test_a_reserve_too_small_for_what_the_replay_shows_is_raised(write_job: Any, slow_cores: str, tmp_path: Path) -> None:
+    job, options = write_job("mlp", "vectors"), Options(Sizes(stages=2))
+    stages = compile(job, slow_cores, tmp_path / "roomy", options).plan.stages
+    most = max(stages, key=lambda s: s.peak_bytes)
+    assert most.peak_bytes > most.memory_bytes
+    tight = Path(slow_cores)
+    tight.write_text(tight.read_text().replace("memory: 4GiB", f"memory: {most.peak_bytes - 1}B"))
+    plan = compile(job, slow_cores, tmp_path / "tight", options).plan
+    assert all(s.peak_bytes <= s.device_bytes for s in plan.stages)
+    assert any("the reserve was raised" in note for note in plan.notes)

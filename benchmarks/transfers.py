@@ -1,0 +1,50 @@
+"""Messages of the size that crosses the demo's boundary: as calibrate's fit has them, beside fresh ones, in turn.
+
+python -m benchmarks.transfers
+"""
+
+import json
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+from rich.console import Console
+
+from pipecut.compiler import Options, Sizes, compile
+from pipecut.compiler.calibrate import calibrate
+from pipecut.compiler.partition.solver import quiet_stdout
+from pipecut.runtime.launch import launch
+
+TURNS, BAR = 5, 0.15
+
+
+def fresh(size: int, scratch: Path) -> float:
+    """Median seconds of a message of so many bytes between two new ranks."""
+    with quiet_stdout():
+        launch(2, "pipecut.runtime.links", [str(scratch), "cpu", str(size)])
+    return statistics.median(seconds for one in json.loads(scratch.read_text()) for seconds in one["messages"][str(size)])
+
+
+def main() -> None:
+    """Print each turn, the median of the errors, and whether the bar is met."""
+    console = Console(width=120)
+    with tempfile.TemporaryDirectory() as folder:
+        cluster, scratch = Path(folder) / "cluster.yaml", Path(folder) / "found.json"
+        job = Path(__file__).parents[1] / "examples" / "demo.yaml"
+        plan = compile(job, "auto", Path(folder) / "plan", Options(Sizes(stages=2))).plan
+        size = sum(t.bytes_for(plan.batch.microbatch) for t in plan.boundaries[0].tensors)
+        errors = []
+        for turn in range(TURNS):
+            link = calibrate(2, "cpu", cluster)
+            assert link is not None
+            foreseen, seconds = link.latency + size / link.bandwidth, fresh(size, scratch)
+            errors.append(foreseen / seconds - 1)
+            console.print(f"turn {turn + 1}: {size:,} bytes in {seconds * 1e6:.0f} us, foreseen {foreseen * 1e6:.0f} us")
+    error = statistics.median(errors)
+    console.print(f"a message of the demo's boundary is foreseen {error:+.0%} off in the median (bar {BAR:.0%})")
+    sys.exit(abs(error) > BAR)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,33 @@
+"""A plan for the devices that remain once one was lost."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from pipecut.compiler.candidate import Sizes
+from pipecut.compiler.job import AUTO
+from pipecut.compiler.pipeline import Options, compile
+from pipecut.errors import InfeasibleError, UserFileError
+from pipecut.runtime.plan import read_plan
+
+
+def replan(path: Path, lost_rank: int, progress: Callable[[str], None] = lambda _: None) -> Path:
+    """Compile a plan's job again without the device of one of its ranks, into a folder beside it.
+
+    Microbatch and schedule stay; stages and replicas only where they fit on what remains. Raises what `compile` does, and
+    UserFileError for a plan that does not say what it was compiled from.
+    """
+    plan = read_plan(path).plan
+    source = plan.source
+    if source is None:
+        raise UserFileError(f"{path} does not say which job it is of, so it cannot be planned again; compile it with pipecut")
+    lost = [*source.lost, source.devices[lost_rank]]
+    remaining = source.available - len(lost)
+    if remaining < 1:
+        raise InfeasibleError(f"{path}: rank {lost_rank} was on the last device of {source.cluster}; none remains")
+    fits = plan.ranks <= remaining
+    stages = len(plan.stages) if fits else min(len(plan.stages), remaining) if plan.replicas == 1 else AUTO
+    replicas = plan.replicas if fits or plan.replicas == 1 else AUTO
+    sizes = Sizes(stages, replicas, plan.batch.microbatch, None, plan.schedule)
+    target = path.with_name(f"{path.name.split('-without-')[0]}-without-{'-'.join(str(device) for device in lost)}")
+    compile(source.job, source.cluster, target, Options(sizes, lost=tuple(lost)), progress)
+    return target

@@ -1,0 +1,47 @@
+"""When another rank is gone: errors of gloo and NCCL as one that says so, and an end together with whoever started us."""
+
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pipecut.errors import PeerLostError, PipecutError, RunError
+from pipecut.runtime.status import FOLDER
+
+# How gloo and NCCL say that the other side of a transfer is gone.
+PEER_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process exited", "Timed out waiting")
+# From <linux/prctl.h>.
+PR_SET_PDEATHSIG = 1
+
+
+@contextmanager
+def told(here: str) -> Iterator[None]:
+    """Errors within as RunErrors that begin with `here`, and PeerLostError where another rank is at fault."""
+    try:
+        yield
+    except PipecutError as error:
+        raise type(error)(f"{here}: {error}") from error
+    except Exception as error:
+        first = (str(error).strip().splitlines() or [""])[0]
+        if any(sign in first for sign in PEER_LOST):
+            raise PeerLostError(f"{here}: another rank ended or went silent; its own message says why") from error
+        raise RunError(f"{here}: {type(error).__name__}: {first}") from error
+
+
+def tell(error: PipecutError) -> None:
+    """Print an error, in one write, since ranks share the stream. Who started the ranks says more of a lost one itself."""
+    if not (isinstance(error, PeerLostError) and FOLDER in os.environ):
+        print(f"pipecut: {error}\n", end="", file=sys.stderr, flush=True)
+
+
+def end_with_parent() -> None:
+    """No rank outlives whoever started it, however that ends. Linux alone knows how; elsewhere nothing changes."""
+    if sys.platform != "linux":
+        return
+    parent = os.getppid()
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        # It ended meanwhile.
+        os._exit(PeerLostError.exit_code)

@@ -1,0 +1,32 @@
+"""Go on after a rank was lost: the ranks start again, from the last checkpoint, on the same plan or on another one."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from pipecut.errors import RankLostError, UserFileError
+from pipecut.runtime.launch import launch
+from pipecut.runtime.plan import read_plan
+
+# Gives the plan to go on with, from the one that ran and the rank that it lost.
+Replan = Callable[[Path, int], Path]
+
+
+def run_with_restarts(
+    plan: Path, arguments: list[str], restarts: int, stall: float, replan: Replan | None, tell: Callable[[str], None]
+) -> None:
+    """Train until it is done, starting again at most so many times.
+
+    Raises RankLostError when that is not enough, or when what ended a rank would end it again: a file of the user's.
+    """
+    for begun in range(restarts + 1):
+        try:
+            again = ["--restarted"] if begun else []
+            launch(read_plan(plan).plan.ranks, "pipecut.runtime", [str(plan), *arguments, *again], stall)
+            return
+        except RankLostError as error:
+            if begun == restarts or error.exit_code_of_rank == UserFileError.exit_code:
+                raise
+            tell(str(error))
+            if replan is not None:
+                plan = replan(plan, error.rank)
+            tell(f"starting again from the last checkpoint, on {plan} ({begun + 1} of at most {restarts} restarts)")
