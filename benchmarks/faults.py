@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from benchmarks.kills import disturbed
 from pipecut.compiler import Options, Sizes, compile
 from pipecut.runtime.export import export
-from pipecut.runtime.plan import read_plan
+from pipecut.runtime.plan_folder import read_plan
 
 STEPS, EVERY, DELAY, SEED = 200, 5, (0.1, 4.0), 0
 

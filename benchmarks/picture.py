@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from pipecut.compiler.table import print_plan
-from pipecut.runtime.plan import read_plan
+from pipecut.runtime.plan_folder import read_plan
 
 
 def main() -> None:

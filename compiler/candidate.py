@@ -6,28 +6,44 @@ from pathlib import Path
 
 from pipecut.compiler.document import place_of
 from pipecut.compiler.job import AUTO, JobSpec
-from pipecut.compiler.schedules import ORDERS, in_flight
+from pipecut.compiler.schedules import SCHEDULES, in_flight
 from pipecut.errors import UserFileError
+
+# What auto tries; the others are asked for by name.
+SEARCHED = ("1f1b", "gpipe")
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """Stages, replicas of each, samples a microbatch, microbatches a step of each replica, and their schedule."""
+    """Stages, replicas of each, samples a microbatch, microbatches a step of each replica, their schedule, stages a rank."""
 
     stages: int
     replicas: int
     microbatch: int
     microbatches: int
     schedule: str
+    chunks: int = 1
+
+    @property
+    def ranks(self) -> int:
+        """Ranks of one pipeline."""
+        return self.stages // self.chunks
+
+    @property
+    def devices(self) -> int:
+        """Devices that it takes."""
+        return self.ranks * self.replicas
 
     def flights(self, stages: int) -> tuple[int, ...]:
         """Microbatches in flight on each of a number of stages."""
-        return in_flight(self.schedule, stages, self.microbatches)
+        if stages % self.chunks:
+            return (self.microbatches,) * stages
+        return in_flight(self.schedule, stages, self.microbatches, self.chunks)
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What job and command line say: None is what the search decides. `devices` may be used."""
+    """What job and command line say: None is what the search decides. `devices` may be used, `chunks` stages on each."""
 
     devices: int
     total: int
@@ -35,6 +51,7 @@ class Asked:
     replicas: int | None
     microbatch: int | None
     schedule: str | None
+    chunks: int = 1
 
     @property
     def fixed(self) -> bool:
@@ -49,21 +66,23 @@ def candidates(asked: Asked) -> list[Candidate]:
 
 def _candidates(asked: Asked) -> Iterator[Candidate]:
     for stages in [asked.stages] if asked.stages else _stage_counts(asked):
-        room = asked.devices // stages
+        ranks = stages // asked.chunks
+        room = asked.devices // ranks
         for replicas in [asked.replicas] if asked.replicas else _powers(room, room):
             if not replicas or asked.total % replicas:
                 continue
             share = asked.total // replicas
             sizes = [asked.microbatch] if asked.microbatch else [b for b in _powers(share, share) if share % b == 0]
             for size in sizes:
-                for schedule in [asked.schedule] if asked.schedule else sorted(ORDERS):
-                    if stages * replicas <= asked.devices and (replicas == 1 or asked.total % (size * replicas) == 0):
-                        yield Candidate(stages, replicas, size, -(-asked.total // (size * replicas)), schedule)
+                for schedule in [asked.schedule] if asked.schedule else SEARCHED:
+                    if ranks * replicas <= asked.devices and (replicas == 1 or asked.total % (size * replicas) == 0):
+                        yield Candidate(stages, replicas, size, -(-asked.total // (size * replicas)), schedule, asked.chunks)
 
 
 def _stage_counts(asked: Asked) -> list[int]:
     devices = max(1, asked.devices // (asked.replicas or 1))
-    return sorted({*_powers(devices, devices), *(devices // share for share in range(1, 5) if share <= devices)})
+    counts = {*_powers(devices, devices), *(devices // share for share in range(1, 5) if share <= devices)}
+    return sorted(count * asked.chunks for count in counts)
 
 
 def _powers(limit: int, last: int) -> list[int]:
@@ -80,6 +99,7 @@ class Sizes:
     microbatch: int | None = None
     microbatches: int | None = None
     schedule: str | None = None
+    chunks: int | None = None
 
 
 def asked_for(spec: JobSpec, path: Path, devices: int, over: Sizes) -> Asked:
@@ -87,23 +107,30 @@ def asked_for(spec: JobSpec, path: Path, devices: int, over: Sizes) -> Asked:
     total = spec.batch.global_
     copies = spec.data_parallel if over.replicas is None else over.replicas
     count = spec.stages if over.stages is None else over.stages
+    said = spec.schedule if over.schedule is None else over.schedule
+    chunks = (spec.chunks if over.chunks is None else over.chunks) if said == "interleaved" else 1
+    if said != "auto":
+        chunks = SCHEDULES[said].chunks or chunks
     if count is None:
         # Every device, where nothing else is said.
-        count = max(1, devices // copies) if copies != AUTO else AUTO
+        count = max(1, devices // copies) * chunks if copies != AUTO else AUTO
+    if count % chunks:
+        raise UserFileError(f"{path}: the {said} schedule has {chunks} stages on a device; {count} stages is no multiple")
     microbatch = spec.batch.microbatch if over.microbatch is None else over.microbatch
     if over.microbatches is not None:
         microbatch = -(-total // over.microbatches)
     for option, size in (("--microbatch", over.microbatch), ("--microbatches", over.microbatches)):
         if size is not None and size > total:
             raise UserFileError(f"{option} {size}: must be at most the global batch, {total}")
-    if count * max(1, copies) > devices:
+    if count // chunks * max(1, copies) > devices:
         times = f" times {copies} replicas" if copies > 1 else ""
-        raise UserFileError(f"{count} stages{times} asked for, but the cluster has {devices} devices")
+        each = f", {chunks} on a device," if chunks > 1 else ""
+        raise UserFileError(f"{count} stages{each}{times} asked for, but the cluster has {devices} devices")
     if copies > 1 and (total % copies or (microbatch and total % (copies * microbatch))):
         line, column = place_of(path, "batch")
         raise UserFileError(
             f"{path}:{line}:{column}: a global batch of {total} is no multiple of {copies} replicas"
             + (f" with microbatches of {microbatch}" if microbatch else "")
         )
-    said = spec.schedule if over.schedule is None else over.schedule
-    return Asked(devices, total, count or None, copies or None, microbatch or None, None if said == "auto" else said)
+    schedule = None if said == "auto" else said
+    return Asked(devices, total, count or None, copies or None, microbatch or None, schedule, chunks)

@@ -52,16 +52,23 @@ class PlacementSpec(Strict):
 
 
 class JobSpec(Strict):
-    """The job file. `stages`, `data_parallel`, `batch.microbatch` and `schedule` may be auto."""
+    """The job file. `stages`, `data_parallel`, `batch.microbatch` and `schedule` may be auto.
+
+    Microbatches weigh by their samples, or by the labels that their loss is the mean over (`reduction: tokens`).
+    `stages` counts all of them; of the interleaved schedule each device has `chunks`, of the v-shaped one two.
+    """
 
     model: ModelSpec
     inputs: str = Field(pattern=FUNCTION)
     batch: BatchSpec
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     optimizer: Literal["adamw", "adam", "sgd", "momentum"] = "adamw"
-    schedule: Literal["gpipe", "1f1b", "auto"] = "1f1b"
+    schedule: Literal["gpipe", "1f1b", "interleaved", "zb-h1", "v-shaped", "auto"] = "1f1b"
+    chunks: int = Field(default=2, ge=1, le=64)
     weights: str | None = None
     loss: str | None = Field(default=None, pattern=FUNCTION)
+    compile: Literal["eager", "inductor"] = "eager"
+    reduction: Literal["samples", "tokens"] = "samples"
     seed: int = Field(default=0, ge=0)
     recompute: Literal["auto", "never", "always"] = "auto"
     stages: Count | None = None

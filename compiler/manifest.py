@@ -15,6 +15,7 @@ from pipecut.compiler.partition import Placement
 from pipecut.compiler.partition.coarsen import fixed_bytes
 from pipecut.compiler.partition.problem import Usage
 from pipecut.compiler.predict import Scheduled, stage_seconds
+from pipecut.compiler.terms import terms_of
 from pipecut.runtime.plan import VERSION
 
 
@@ -30,10 +31,12 @@ def manifest(
     """plan.yaml without hashes and seal."""
     spec, graph, slots, cuts = job.spec, costed.graph, placement.problem.slots, scheduled.cuts
     seconds = stage_seconds(costed, slots, cuts)
-    types = [cluster.devices[one.index * candidate.replicas].type for one in cuts]
+    types = [cluster.devices[rank * candidate.replicas].type for rank in scheduled.rank_of]
     stages = [
         {
             **_stage(costed, placement, one, types[one.index], spec.optimizer, seconds),
+            "rank": scheduled.rank_of[one.index],
+            "weight_seconds": scheduled.weights[one.index],
             "reduce_seconds": scheduled.reductions[one.index],
             "device_bytes": slots[one.index].capacity + cluster.reserve,
         }
@@ -64,8 +67,14 @@ def manifest(
             "seed": spec.seed,
             "weights": str((job.folder / spec.weights).resolve()) if spec.weights else None,
         },
-        "batch": {"global_size": spec.batch.global_, "microbatch": spec.batch.microbatch, "dynamic": graph.dynamic},
+        "batch": {
+            "global_size": spec.batch.global_,
+            "microbatch": spec.batch.microbatch,
+            "dynamic": graph.dynamic,
+            "terms": terms_of(graph, spec.batch.microbatch).model_dump() if spec.reduction == "tokens" else None,
+        },
         "optimizer": spec.optimizer,
+        "compile": spec.compile,
         "replicas": candidate.replicas,
         "schedule": candidate.schedule,
         "inputs": [{**_tensor(graph, value), "name": name} for value, name in graph.batch_inputs],
@@ -84,7 +93,7 @@ def manifest(
             "solver": certificate.solver,
             "seconds": certificate.seconds,
         },
-        "notes": [*graph.notes, *notes, *_node_order(cluster, len(cuts) * candidate.replicas)],
+        "notes": [*graph.notes, *notes, *_node_order(cluster, candidate.devices)],
     }
 
 
@@ -134,7 +143,6 @@ def _stage(
     written = {costed.storage.get(name, name) for i in one.operators for name in graph.operators[i].writes}
     return {
         "index": index,
-        "rank": index,
         "device": slot.kind,
         "device_type": device_type,
         "file": f"stages/stage_{index}.py",

@@ -22,7 +22,8 @@ CPU = torch.device("cpu")
 def with_memory(manifest: dict[str, Any], graph: Graph, scheduled: Scheduled) -> dict[str, Any]:
     """The manifest with what each stage's passes take, and the peak of its rank under the schedule."""
     plan = Plan.model_validate({**manifest, "hashes": {}})
-    passes = passes_of(plan, graph, scheduled.cuts)
+    later = any(action.kind == "W" for row in scheduled.actions for action in row)
+    passes = passes_of(plan, graph, scheduled.cuts, later)
     stages = [stage.model_copy(update={"passes": one}) for stage, one in zip(plan.stages, passes, strict=True)]
     plan = plan.model_copy(update={"stages": stages})
     peaks = [peak_of(plan, scheduled.actions[stage.rank], stage.rank) for stage in stages]
@@ -34,15 +35,18 @@ def with_memory(manifest: dict[str, Any], graph: Graph, scheduled: Scheduled) ->
     return {**manifest, "stages": rows, "notes": [*manifest["notes"], *notes]}
 
 
-def passes_of(plan: Plan, graph: Graph, cuts: Sequence[Cut]) -> list[Passes | None]:
-    """Of every stage; None where an operator has no fake kernel. Equal stages are run once."""
+def passes_of(plan: Plan, graph: Graph, cuts: Sequence[Cut], later: bool = False) -> list[Passes | None]:
+    """Of every stage; None where an operator has no fake kernel. Equal stages are run once.
+
+    `later` where gradients of weights come by themselves.
+    """
     known: dict[Any, Passes | None] = {}
     found = []
     for one in cuts:
         key = _shape(plan, graph, one)
         if key not in known:
             try:
-                known[key] = _run(plan, graph, one)
+                known[key] = _run(plan, graph, one, later)
             except Exception:
                 # Operators without a fake kernel raise as they like.
                 known[key] = None
@@ -67,12 +71,12 @@ def _shape(plan: Plan, graph: Graph, one: Cut) -> Any:
     return tuple(rows), edges, stage.recompute, one.index == len(plan.stages) - 1
 
 
-def _run(plan: Plan, graph: Graph, one: Cut) -> Passes:
+def _run(plan: Plan, graph: Graph, one: Cut, later: bool) -> Passes:
     """Two microbatches one after the other: the first brings the parameters' gradients into being."""
     with FakeTensorMode() as mode:
         buffers = {b.names[0]: mode.from_tensor(b.data) for b in one.buffers}
         module = build(graph, one, len(plan.stages), CPU, buffers)
-        running = RunningStage(plan, plan.stages[one.index], module)
+        running = RunningStage(plan, plan.stages[one.index], module, later)
         with Allocations([*module.parameters(), *module.buffers()]) as counted:
             first = _microbatch(running, graph, one, counted)
             second = _microbatch(running, graph, one, counted)
@@ -82,12 +86,19 @@ def _run(plan: Plan, graph: Graph, one: Cut) -> Passes:
         saved=second[2],
         first_backward_peak=first[3],
         backward_peak=second[3],
-        gradients=first[4],
+        gradients=first[4] - (second[4] if later else 0),
+        weights_kept=second[4] if later else 0,
+        weights_first_peak=first[5],
+        weights_peak=second[5],
+        weights_gradients=first[6] - (first[4] - second[4]) if later else 0,
     )
 
 
-def _microbatch(running: RunningStage, graph: Graph, one: Cut, counted: Allocations) -> tuple[int, int, int, int, int]:
-    """Bytes above what it began with: forward's peak, kept after it, and less what was sent; backward's peak; new gradients."""
+def _microbatch(running: RunningStage, graph: Graph, one: Cut, counted: Allocations) -> tuple[int, ...]:
+    """Bytes above what it began with: forward's peak, kept after it, and less what was sent; backward's peak, and after it.
+
+    And of gradients of weights that come later: the peak above what is there before, and what is there after them.
+    """
     before = counted.live
     received = [_empty(graph.values[name]) for name in one.receives]
     batch = [_empty(graph.values[name]) for name in one.batch_inputs]
@@ -104,7 +115,12 @@ def _microbatch(running: RunningStage, graph: Graph, one: Cut, counted: Allocati
     backward_peak = counted.peak - base - arrived
     size = sum(t.untyped_storage().nbytes() for t in returned)
     del gradients, received, batch
-    return peak, kept, saved, backward_peak, counted.live - before - size
+    after = counted.live - before - size
+    counted.peak = counted.live
+    begun = counted.live
+    if running.later:
+        running.weights(0)
+    return peak, kept, saved, backward_peak, after, counted.peak - begun, counted.live - before - size
 
 
 def _empty(value: Value) -> torch.Tensor:

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from pipecut.compiler.candidate import Asked, Candidate, Sizes, asked_for, candidates
 from pipecut.compiler.cluster import Cluster, kind_here, positions, read_cluster, without
 from pipecut.compiler.constraints import constraints
+from pipecut.compiler.document import place_of
 from pipecut.compiler.emit import write_folder
 from pipecut.compiler.graph import Graph
 from pipecut.compiler.job import Job, read_job
@@ -22,12 +23,13 @@ from pipecut.compiler.profile import Profiled, default_path
 from pipecut.compiler.profile import profile as profile_graph
 from pipecut.compiler.profile.known import known_costs
 from pipecut.compiler.profile.load import others_at_work
+from pipecut.compiler.schedules import SCHEDULES, SPLIT
 from pipecut.compiler.search import Price, Search, Tried, changes_buffers, describe
 from pipecut.compiler.trace import trace
 from pipecut.compiler.units import show_bytes
 from pipecut.errors import InfeasibleError, PipecutError, UserFileError
 from pipecut.runtime.keep_memory import keep_memory
-from pipecut.runtime.plan import PlanFolder, read_plan
+from pipecut.runtime.plan_folder import PlanFolder, read_plan
 from pipecut.runtime.precision import cast_inputs
 from pipecut.runtime.userfunction import find_function
 from pipecut.runtime.weights import weight_files
@@ -105,6 +107,12 @@ def compile_and_explain(
             f"{job.path}: data_parallel {chosen.replicas}: the model changes buffers in its forward, as BatchNorm does, "
             "and replicas would drift apart; use data_parallel: 1"
         )
+    if job.spec.compile == "inductor" and chosen.schedule in SPLIT:
+        line, column = place_of(job.path, "compile")
+        raise UserFileError(
+            f"{job.path}:{line}:{column}: {chosen.schedule} takes backward apart, which compiled stages do not allow; "
+            "use compile: eager, or another schedule"
+        )
     progress(f"costing {len(graph.operators)} operators")
     costed = search.costs(chosen.microbatch)
     measured = search.measured[chosen.microbatch]
@@ -116,6 +124,7 @@ def compile_and_explain(
     notes = [
         f"costs: measured on {', '.join(measured)}" if measured else "costs: roofline estimates; pipecut profile measures them"
     ]
+    notes += ["times and memory are those of eager stages"] if job.spec.compile == "inductor" else []
     notes += [f"chosen of {len(tried)} candidates: {describe(chosen)}"] if tried and not asked.fixed else []
     told = constraints(job, graph, chosen.stages)
     before: object = None
@@ -130,7 +139,7 @@ def compile_and_explain(
             "job": str(job.path.resolve()),
             "cluster": str(Path(cluster_name).resolve()) if Path(cluster_name).exists() else cluster_name,
             "available": _devices(whole, job, options) if whole.name == "auto" else len(whole.devices),
-            "devices": positions(whole, ordered, options.lost)[: chosen.stages * chosen.replicas],
+            "devices": positions(whole, ordered, options.lost)[: chosen.devices],
             "lost": list(options.lost),
         }
         worst = max(facts["stages"], key=lambda stage: stage["peak_bytes"] - stage["device_bytes"])
@@ -201,4 +210,6 @@ def _devices(cluster: Cluster, job: Job, options: Options) -> int:
         return len(cluster.devices)
     stages = options.sizes.stages or job.spec.stages or 1
     replicas = options.sizes.replicas or job.spec.data_parallel or 1
-    return min(len(cluster.devices), max(os.cpu_count() or 1, stages * replicas))
+    schedule = options.sizes.schedule or job.spec.schedule
+    chunks = 1 if schedule == "auto" else SCHEDULES[schedule].chunks or options.sizes.chunks or job.spec.chunks
+    return min(len(cluster.devices), max(os.cpu_count() or 1, stages // chunks * replicas))

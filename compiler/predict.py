@@ -7,11 +7,13 @@ from itertools import pairwise
 from pipecut.compiler.candidate import Candidate
 from pipecut.compiler.cluster import Cluster
 from pipecut.compiler.costs import CostedGraph
+from pipecut.compiler.costs.roofline import name_of
 from pipecut.compiler.cut import Cut, cut
 from pipecut.compiler.graph import Graph, Parameter
 from pipecut.compiler.partition import Placement
 from pipecut.compiler.partition.problem import Slot
-from pipecut.compiler.schedules import ORDERS, lower
+from pipecut.compiler.schedules import lower, orders, ranks_of
+from pipecut.runtime.deferred import DEFERRED
 from pipecut.runtime.plan import Action
 from pipecut.runtime.simulate import Costs, simulate, transfers_over
 
@@ -27,13 +29,17 @@ class Tie:
 
 @dataclass(frozen=True)
 class Scheduled:
-    """What each stage holds, each rank's actions and seconds to sum gradients, and the step.
+    """What each stage holds and its rank, each rank's actions, and the step.
 
-    Of which: seconds, and the part of it that ranks wait. `ties` are tied parameters, their stages and seconds to sum them.
+    `weights` has seconds of each stage's backward that gradients of weights take where they come by themselves, `reductions`
+    those to sum its gradients. Of the step: seconds, and the part of it that ranks wait. `ties` are tied parameters, their stages
+    and seconds to sum them.
     """
 
     cuts: tuple[Cut, ...]
+    rank_of: tuple[int, ...]
     actions: list[list[Action]]
+    weights: list[float]
     reductions: list[float]
     ties: list[Tie]
     step_seconds: float
@@ -44,26 +50,33 @@ def schedule(costed: CostedGraph, cluster: Cluster, placement: Placement, candid
     """Order the microbatches, lower to actions and replay them."""
     graph, slots = costed.graph, placement.problem.slots
     cuts = cut(graph, placement.stage_of, candidate.stages)
-    orders = [ORDERS[candidate.schedule](s, candidate.stages, candidate.microbatches) for s in range(candidate.stages)]
+    rank_of = ranks_of(candidate.schedule, candidate.stages, candidate.chunks)
+    order = orders(candidate.schedule, candidate.stages, candidate.microbatches, candidate.chunks)
     sends = {one.index for one in cuts if one.sends}
     returns = {one.index for one in cuts if any(graph.values[n].needs_grad for n in one.sends)}
     tied = _tied(graph, cuts)
-    actions = lower(orders, sends, returns, reduce=candidate.replicas > 1 or bool(tied))
+    actions = lower(order, rank_of, sends, returns, reduce=candidate.replicas > 1 or bool(tied))
     forward, backward = stage_seconds(costed, slots, cuts)
+    weights = [
+        weight_seconds(costed, slot.kind, one) if any(kind == "W" for kind, _, _ in order[0]) else 0.0
+        for one, slot in zip(cuts, slots, strict=True)
+    ]
     backward = [b + (f if again else 0.0) for f, b, again in zip(forward, backward, placement.recompute, strict=True)]
     transfers: dict[tuple[str, int], float] = {}
     for one in cuts[:-1]:
         sizes = [(graph.values[n].bytes, graph.values[n].needs_grad) for n in one.sends]
         transfers |= transfers_over(one.index, sizes, slots[one.index].latency, slots[one.index].bandwidth)
-    reductions = [reduce_seconds(cluster, one, candidate.replicas) for one in cuts]
+    reductions = [reduce_seconds(cluster, one, rank_of[one.index], candidate.replicas) for one in cuts]
+    of_ranks = [sum(seconds for seconds, r in zip(reductions, rank_of, strict=True) if r == rank) for rank in range(len(actions))]
     on_cpu = all(device.type == "cpu" for device in cluster.devices)
     ties = [
-        Tie(parameter, stages, ring_seconds(cluster, [s * candidate.replicas for s in stages], parameter.bytes))
+        Tie(parameter, stages, ring_seconds(cluster, [rank * candidate.replicas for rank in own], parameter.bytes))
         for parameter, stages in tied
+        for own in [sorted({rank_of[s] for s in stages})]
     ]
-    costs = Costs(forward, backward, transfers, reductions, [(one.stages, one.seconds) for one in ties], on_cpu)
-    timeline = simulate(actions, costs)
-    return Scheduled(cuts, actions, reductions, ties, timeline.step_seconds, timeline.bubble)
+    together = [(tuple(sorted({rank_of[s] for s in one.stages})), one.seconds) for one in ties]
+    timeline = simulate(actions, Costs(forward, backward, transfers, of_ranks, together, on_cpu, weights))
+    return Scheduled(cuts, rank_of, actions, weights, reductions, ties, timeline.step_seconds, timeline.bubble)
 
 
 def stage_seconds(costed: CostedGraph, slots: tuple[Slot, ...], cuts: tuple[Cut, ...]) -> tuple[list[float], list[float]]:
@@ -74,9 +87,25 @@ def stage_seconds(costed: CostedGraph, slots: tuple[Slot, ...], cuts: tuple[Cut,
     return forward, backward
 
 
-def reduce_seconds(cluster: Cluster, one: Cut, replicas: int) -> float:
+def weight_seconds(costed: CostedGraph, kind: str, one: Cut) -> float:
+    """Seconds of a stage's backward that the gradients of weights take which may come later: half of such a product's.
+
+    Both gradients are a product of as many FLOPs; where what is multiplied needs none, that of the weight is all there is.
+    """
+    graph, held = costed.graph, {p.value for p in one.parameters if p.trainable}
+    total = 0.0
+    for index in one.operators:
+        operator = graph.operators[index]
+        if name_of(operator) in DEFERRED and held & set(operator.inputs):
+            others = [name for name in operator.inputs if name not in held]
+            both = any(graph.values[name].needs_grad for name in others if name in graph.values)
+            total += costed.costs[index].backward[kind] / (2 if both else 1)
+    return total
+
+
+def reduce_seconds(cluster: Cluster, one: Cut, rank: int, replicas: int) -> float:
     """Seconds to sum a stage's gradients over its replicas."""
-    first = one.index * replicas
+    first = rank * replicas
     size = sum(p.bytes for p in one.parameters if p.trainable)
     return ring_seconds(cluster, range(first, first + replicas), size)
 

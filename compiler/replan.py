@@ -7,7 +7,7 @@ from pipecut.compiler.candidate import Sizes
 from pipecut.compiler.job import AUTO
 from pipecut.compiler.pipeline import Options, compile
 from pipecut.errors import InfeasibleError, UserFileError
-from pipecut.runtime.plan import read_plan
+from pipecut.runtime.plan_folder import read_plan
 
 
 def replan(path: Path, lost_rank: int, progress: Callable[[str], None] = lambda _: None) -> Path:
@@ -25,9 +25,11 @@ def replan(path: Path, lost_rank: int, progress: Callable[[str], None] = lambda 
     if remaining < 1:
         raise InfeasibleError(f"{path}: rank {lost_rank} was on the last device of {source.cluster}; none remains")
     fits = plan.ranks <= remaining
-    stages = len(plan.stages) if fits else min(len(plan.stages), remaining) if plan.replicas == 1 else AUTO
+    ranks = plan.ranks // plan.replicas
+    chunks = len(plan.stages) // ranks
+    stages = len(plan.stages) if fits else min(ranks, remaining) * chunks if plan.replicas == 1 else AUTO
     replicas = plan.replicas if fits or plan.replicas == 1 else AUTO
-    sizes = Sizes(stages, replicas, plan.batch.microbatch, None, plan.schedule)
+    sizes = Sizes(stages, replicas, plan.batch.microbatch, None, plan.schedule, chunks)
     target = path.with_name(f"{path.name.split('-without-')[0]}-without-{'-'.join(str(device) for device in lost)}")
     compile(source.job, source.cluster, target, Options(sizes, lost=tuple(lost)), progress)
     return target

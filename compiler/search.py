@@ -12,7 +12,7 @@ back: step >= m t[k] + t[1] + ... + t[k-1] for every k; the t of sum W that make
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from pipecut.compiler.candidate import Asked, Candidate, candidates
+from pipecut.compiler.candidate import SEARCHED, Asked, Candidate, candidates
 from pipecut.compiler.cluster import Cluster
 from pipecut.compiler.constraints import constraints
 from pipecut.compiler.costs import CostedGraph, cost
@@ -103,9 +103,9 @@ class Search:
         more = replace(asked, devices=asked.devices + 1, schedule=best.schedule, microbatch=best.microbatch)
         wider = [
             Tried(one, self._bound(one))
-            for stages in (None if asked.stages is None else asked.stages + 1, best.stages + 1)
+            for stages in (None if asked.stages is None else asked.stages + asked.chunks, best.stages + asked.chunks)
             for one in candidates(replace(more, stages=stages))
-            if one.stages * one.replicas > best.stages * best.replicas
+            if one.devices > best.devices
         ]
         result = []
         for name, cluster, which in (
@@ -136,13 +136,16 @@ class Search:
         costed = self.costs(one.microbatch)
         kinds = {device.kind for device in self.cluster.devices}
         work = sum(min(costed.seconds(i, k) for k in kinds) for i in range(len(costed.costs)))
+        if one.schedule not in SEARCHED:
+            # Several stages a device, and weights that come later, fill what is idle otherwise.
+            return work * one.microbatches / one.ranks
         return work / (1 - (1 - 1 / one.microbatches) ** one.stages)
 
     def place(self, tried: Tried, cluster: Cluster) -> Tried:
         """A candidate with its predicted step, or why it has none."""
         one, costed, spec = tried.candidate, self.costs(tried.candidate.microbatch), self.job.spec
         needed = sum(fixed_bytes(p, spec.optimizer) for p in costed.graph.parameters)
-        room = sum(device.memory - cluster.reserve for device in cluster.devices[: one.stages * one.replicas : one.replicas])
+        room = sum(device.memory - cluster.reserve for device in cluster.devices[: one.devices : one.replicas])
         if needed > room:
             why = f"memory: parameters alone need {show_bytes(needed)} of {show_bytes(room)}"
             return replace(tried, why=why, short_of_memory=True)
@@ -171,4 +174,5 @@ def changes_buffers(graph: Graph) -> bool:
 
 def describe(one: Candidate) -> str:
     """`16 stages x 4 replicas, 32 microbatches of 2, 1f1b`."""
-    return f"{one.stages} stages x {one.replicas} replicas, {one.microbatches} microbatches of {one.microbatch}, {one.schedule}"
+    stages = f"{one.stages} stages" + (f" on {one.ranks} ranks" if one.chunks > 1 else "")
+    return f"{stages} x {one.replicas} replicas, {one.microbatches} microbatches of {one.microbatch}, {one.schedule}"

@@ -49,7 +49,10 @@ def compile(
     data_parallel: Annotated[str | None, typer.Option(help="Replicas of each stage, or auto, over the job's.")] = None,
     microbatch: Annotated[str | None, typer.Option(help="Samples a microbatch, or auto, over the job's.")] = None,
     microbatches: Annotated[int | None, typer.Option(min=1, help="Microbatches a step, over the job's.")] = None,
-    schedule: Annotated[str | None, typer.Option(help="gpipe, 1f1b or auto, over the job's.")] = None,
+    schedule: Annotated[
+        str | None, typer.Option(help="gpipe, 1f1b, interleaved, zb-h1, v-shaped or auto, over the job's.")
+    ] = None,
+    chunks: Annotated[int | None, typer.Option(min=1, help="Stages on each device, interleaved, over the job's.")] = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="Print the candidates tried, and what more of each limit gives.")
     ] = False,
@@ -69,16 +72,17 @@ def compile(
     from pipecut.compiler import Options, Sizes, compile_and_explain
     from pipecut.compiler.explained import print_explained
     from pipecut.compiler.partition import Solving
+    from pipecut.compiler.schedules import SCHEDULES
     from pipecut.compiler.table import print_plan
 
-    _one_of("--schedule", schedule, ("gpipe", "1f1b", "auto"))
+    _one_of("--schedule", schedule, (*SCHEDULES, "auto"))
     _one_of("--solver", solver, ("highs", "cbc"))
     if microbatch is not None and microbatches is not None:
         raise UserFileError("give --microbatch or --microbatches, not both")
     counts = _count("--stages", stages), _count("--data-parallel", data_parallel), _count("--microbatch", microbatch)
     if not costs.startswith("measured:"):
         _one_of("--costs", costs, ("auto", "roofline", "profile", "measured:REPORT"))
-    options = Options(Sizes(*counts, microbatches, schedule), explain, costs, profile_file, Solving(solver, time_limit))
+    options = Options(Sizes(*counts, microbatches, schedule, chunks), explain, costs, profile_file, Solving(solver, time_limit))
     progress = Console(stderr=True)
     with progress.status("starting") as status:
 
@@ -215,7 +219,7 @@ def solve(
 def show(plan: PlanArgument) -> None:
     """Print a plan's table again."""
     from pipecut.compiler.table import print_plan
-    from pipecut.runtime.plan import read_plan
+    from pipecut.runtime.plan_folder import read_plan
 
     print_plan(read_plan(plan).plan, console)
 
@@ -224,10 +228,24 @@ def show(plan: PlanArgument) -> None:
 def check(plan: PlanArgument) -> None:
     """Prove a plan sound: everything placed, acyclic, no deadlock, memory fits."""
     from pipecut.runtime.check import check as check_plan
-    from pipecut.runtime.plan import read_plan
+    from pipecut.runtime.plan_folder import read_plan
 
     for line in check_plan(read_plan(plan)):
         console.print(f"ok  {line}")
+
+
+@app.command()
+def seal(plan: PlanArgument) -> None:
+    """Make a plan whose files you edited a plan again: prove it sound as it is now, then note its files as they are."""
+    from pipecut.runtime.check import check as check_plan
+    from pipecut.runtime.plan_folder import seal as seal_plan
+    from pipecut.runtime.plan_folder import write_seal
+
+    folder = seal_plan(plan)
+    for line in check_plan(folder):
+        console.print(f"ok  {line}")
+    write_seal(folder)
+    console.print(f"{plan} is sealed; next: pipecut verify {plan}")
 
 
 @app.command()
@@ -275,7 +293,7 @@ def run(
 
     Several machines: torchrun --nnodes 2 --nproc-per-node 8 ... -m pipecut.runtime PLAN --data ... --steps ...
     """
-    from pipecut.runtime.plan import read_plan
+    from pipecut.runtime.plan_folder import read_plan
     from pipecut.runtime.restart import run_with_restarts
     from pipecut.runtime.userfunction import find_function
 
@@ -314,7 +332,7 @@ def timeline(
 ) -> None:
     """Write the predicted step of a plan as a trace, a picture or both."""
     from pipecut.runtime.picture import draw
-    from pipecut.runtime.plan import read_plan
+    from pipecut.runtime.plan_folder import read_plan
     from pipecut.runtime.simulate import predicted
     from pipecut.runtime.trace_file import write_trace
 
@@ -338,7 +356,7 @@ def export(
 ) -> None:
     """Write a checkpoint as the unsplit model's own state dict, which loads into it with strict=True."""
     from pipecut.runtime.export import export as export_checkpoint
-    from pipecut.runtime.plan import read_plan
+    from pipecut.runtime.plan_folder import read_plan
 
     count, step = export_checkpoint(read_plan(plan).plan, checkpoint, output)
     console.print(f"{count} tensors after step {step} written to {output}")

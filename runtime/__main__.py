@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from pipecut.errors import PipecutError
 from pipecut.runtime.peers import end_with_parent, tell
 from pipecut.runtime.pipeline import Pipeline, load_pipeline
-from pipecut.runtime.plan import read_plan
+from pipecut.runtime.plan_folder import read_plan
 from pipecut.runtime.recorder import Measured, Recorder
 from pipecut.runtime.report import lines, report_of, write_report
 from pipecut.runtime.simulate import predicted as predicted_timeline

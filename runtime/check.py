@@ -9,7 +9,8 @@ from typing import Any
 
 from pipecut.errors import PlanError
 from pipecut.runtime.memory import STATES, peak_of
-from pipecut.runtime.plan import Action, Plan, PlanFolder
+from pipecut.runtime.plan import Action, Plan
+from pipecut.runtime.plan_folder import PlanFolder
 
 
 def check(folder: PlanFolder) -> list[str]:
@@ -75,11 +76,15 @@ def _computes_everything(plan: Plan, actions: tuple[tuple[Action, ...], ...]) ->
         raise PlanError(f"schedule.yaml has {len(actions)} ranks, the plan {len({s.rank for s in plan.stages})}")
     total = 0
     for stage in plan.stages:
-        for kind in ("F", "B"):
+        split = any(a.kind == "W" and a.stage == stage.index for a in actions[stage.rank])
+        for kind in ("F", "I", "W") if split else ("F", "B"):
             done = [a.microbatch for a in actions[stage.rank] if a.kind == kind and a.stage == stage.index]
             if sorted(done) != list(range(plan.microbatches)):
                 raise PlanError(f"stage {stage.index}: {kind} does not run once for each of {plan.microbatches} microbatches")
             total += len(done)
+        other = {"B"} if split else {"I", "W"}
+        if any(a.kind in other and a.stage == stage.index for a in actions[stage.rank]):
+            raise PlanError(f"stage {stage.index}: some backwards are split and some are not")
     if (plan.tied or plan.replicas > 1) and any(row.count(Action("REDUCE", rank, 0)) != 1 for rank, row in enumerate(actions)):
         raise PlanError("tied parameters and replicas need one REDUCE on every rank")
     return f"{total} forward and backward actions, each once"
@@ -88,8 +93,11 @@ def _computes_everything(plan: Plan, actions: tuple[tuple[Action, ...], ...]) ->
 def _no_deadlock(plan: Plan, actions: tuple[tuple[Action, ...], ...]) -> str:
     """Step every rank as far as it goes until all are done or none can move."""
     rank_of = {s.index: s.rank for s in plan.stages}
-    forward = {b.left for b in plan.boundaries if b.tensors}
-    backward = {b.left for b in plan.boundaries if any(t.needs_grad for t in b.tensors)}
+    crossed = [b for b in plan.boundaries if rank_of[b.left] != rank_of[b.left + 1]]
+    forward = {b.left for b in crossed if b.tensors}
+    backward = {b.left for b in crossed if any(t.needs_grad for t in b.tensors)}
+    # Between stages of one rank nothing is sent, but the order counts.
+    at_hand = {b.left for b in plan.boundaries if rank_of[b.left] == rank_of[b.left + 1]}
     at = [0] * len(actions)
     posted: set[tuple[str, int, int]] = set()
     sent: set[tuple[str, int, int]] = set()
@@ -97,10 +105,14 @@ def _no_deadlock(plan: Plan, actions: tuple[tuple[Action, ...], ...]) -> str:
 
     def ready(a: Action) -> bool:
         if a.kind == "F":
-            return a.stage - 1 not in forward or ("F", a.stage, a.microbatch) in sent
-        if a.kind == "B":
+            made = a.stage - 1 not in at_hand or ("F", a.stage - 1, a.microbatch) in computed
+            return made and (a.stage - 1 not in forward or ("F", a.stage, a.microbatch) in sent)
+        if a.kind in ("B", "I"):
+            made = a.stage not in at_hand or ("B", a.stage + 1, a.microbatch) in computed
             arrived = a.stage not in backward or ("B", a.stage, a.microbatch) in sent
-            return ("F", a.stage, a.microbatch) in computed and arrived
+            return ("F", a.stage, a.microbatch) in computed and made and arrived
+        if a.kind == "W":
+            return ("B", a.stage, a.microbatch) in computed
         if a.kind.startswith("SEND"):
             kind, target = a.kind[-1], a.stage + (1 if a.kind == "SEND_F" else -1)
             if (kind, a.stage, a.microbatch) not in computed:
@@ -116,8 +128,8 @@ def _no_deadlock(plan: Plan, actions: tuple[tuple[Action, ...], ...]) -> str:
                 a = row[at[rank]]
                 if a.kind != "REDUCE" and rank_of.get(a.stage) != rank:
                     raise PlanError(f"rank {rank} has '{a}', but stage {a.stage} is on rank {rank_of.get(a.stage)}")
-                if a.kind in ("F", "B"):
-                    computed.add((a.kind, a.stage, a.microbatch))
+                if a.kind in ("F", "B", "I"):
+                    computed.add(("F" if a.kind == "F" else "B", a.stage, a.microbatch))
                 elif a.kind.startswith("RECV"):
                     posted.add((a.kind[-1], a.stage, a.microbatch))
                 elif a.kind.startswith("SEND"):
@@ -137,6 +149,7 @@ def _no_deadlock(plan: Plan, actions: tuple[tuple[Action, ...], ...]) -> str:
 def _memory_fits(plan: Plan, graph: dict[str, Any], actions: tuple[tuple[Action, ...], ...]) -> str:
     states = STATES[plan.optimizer]
     worst = 0.0
+    together: dict[int, tuple[float, float]] = {}
     sizes = {entry["names"][0]: entry["bytes"] for entry in graph["parameters"]}
     for stage in plan.stages:
         fixed = sum(sizes[h.names[0]] * (2 + states if h.trainable else 1) for h in stage.parameters)
@@ -146,7 +159,7 @@ def _memory_fits(plan: Plan, graph: dict[str, Any], actions: tuple[tuple[Action,
         transient = max((o["transient_bytes"] for o in own), default=0)
         live = peak = 0
         for action in actions[stage.rank]:
-            if action.stage == stage.index and action.kind in ("F", "B"):
+            if action.stage == stage.index and action.kind in ("F", "B", "W"):
                 live += 1 if action.kind == "F" else -1
                 peak = max(peak, live)
         # A stage that recomputes saves one microbatch at a time.
@@ -155,7 +168,12 @@ def _memory_fits(plan: Plan, graph: dict[str, Any], actions: tuple[tuple[Action,
             raise PlanError(f"rank {stage.rank}, stage {stage.index}: needs {need} bytes of {stage.capacity_bytes}")
         if need > stage.memory_bytes:
             raise PlanError(f"stage {stage.index}: the plan says {stage.memory_bytes} bytes, the schedule needs {need}")
-        worst = max(worst, need / max(stage.capacity_bytes, 1))
+        before, largest = together.get(stage.rank, (0.0, 0.0))
+        together[stage.rank] = before + need - transient, max(largest, transient)
+        on_rank = sum(together[stage.rank])
+        if on_rank > stage.capacity_bytes:
+            raise PlanError(f"rank {stage.rank}: its stages need {on_rank:.0f} bytes of {stage.capacity_bytes}")
+        worst = max(worst, on_rank / max(stage.capacity_bytes, 1))
     for position in range(len(actions)):
         peak = peak_of(plan, actions[position], position)
         stage = next(s for s in plan.stages if s.rank == position)

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from pipecut.errors import CheckpointError
-from pipecut.runtime.plan import file_hash
+from pipecut.runtime.plan_folder import file_hash
 
 VERSION = 1
 FACTS = "checkpoint.json"

@@ -1,11 +1,13 @@
 """Interpret a rank's action list for one step."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from pipecut.runtime.peers import told
-from pipecut.runtime.plan import Action
+from pipecut.runtime.plan import NEEDS, Action
 from pipecut.runtime.recorder import Recorder
 from pipecut.runtime.replicas import ReplicaGradients
 from pipecut.runtime.stage import RunningStage
@@ -15,6 +17,19 @@ from pipecut.runtime.transport import Transport
 
 # What a rank does once its actions are done: it waits for the others.
 END = Action("REDUCE", 0, 0)
+
+# What is made and not sent yet, by F or B, stage and microbatch.
+Outgoing = dict[tuple[str, int, int], list[torch.Tensor]]
+
+
+@dataclass(frozen=True)
+class Work:
+    """A replica's microbatches: their tensors, their samples, and their parts of the loss, which sum to 1 over all replicas."""
+
+    microbatches: list[dict[str, torch.Tensor]]
+    samples: list[int]
+    weights: list[float]
+    grad: bool = True
 
 
 class Engine:
@@ -35,18 +50,29 @@ class Engine:
         self.stages = {stage.stage.index: stage for stage in stages}
         self.recorder: Recorder | None = None
 
-    def run(self, microbatches: list[dict[str, torch.Tensor]], samples: list[int], total: int) -> torch.Tensor | None:
+    def run(self, work: Work) -> torch.Tensor | None:
         """Run the actions; this replica's part of the loss where the last stage is, None elsewhere.
 
-        `total` counts the samples of all replicas. Raises RunError that names rank, action and cause.
+        Raises RunError that names rank, action and cause.
         """
-        losses: list[torch.Tensor] = []
-        outgoing: dict[tuple[str, int, int], list[torch.Tensor]] = {}
         self.replicas.begin()
         self.tied.begin()
-        for action in self.actions:
+        return self._run(self.actions, work)
+
+    def evaluate(self, work: Work, actions: Sequence[Action]) -> torch.Tensor | None:
+        """As `run`, for actions of forward alone; buffers stay as they are."""
+        before = [(buffer, buffer.clone()) for stage in self.stages.values() for buffer in stage.written()]
+        found = self._run(actions, replace(work, grad=False))
+        for buffer, value in before:
+            buffer.copy_(value)
+        return found
+
+    def _run(self, actions: Sequence[Action], work: Work) -> torch.Tensor | None:
+        losses: list[torch.Tensor] = []
+        outgoing: Outgoing = {}
+        for action in actions:
             with told(f"rank {self.rank}, action '{action}'"):
-                self._do(action, microbatches, samples, total, losses, outgoing)
+                self._do(action, work, losses, outgoing)
         self.status.note(State.WAITING, END)
         with told(f"rank {self.rank}, waiting for the last sends"):
             self.transport.finish()
@@ -55,21 +81,19 @@ class Engine:
     def _do(
         self,
         action: Action,
-        microbatches: list[dict[str, torch.Tensor]],
-        samples: list[int],
-        total: int,
+        work: Work,
         losses: list[torch.Tensor],
-        outgoing: dict[tuple[str, int, int], list[torch.Tensor]],
+        outgoing: Outgoing,
     ) -> None:
         kind, s, m = action.kind, action.stage, action.microbatch
         if kind.startswith("RECV"):
-            self.transport.post(kind[-1], s, m, samples[m])
+            self.transport.post(kind[-1], s, m, work.samples[m])
             return
         begin = self._mark()
-        computes = kind in ("F", "B")
-        self.status.note(State.COMPUTING if computes and not self.transport.awaits(kind, s, m) else State.WAITING, action)
+        computes = kind in NEEDS
+        self.status.note(State.COMPUTING if computes and not self.transport.awaits(NEEDS[kind], s, m) else State.WAITING, action)
         if computes:
-            received = self.transport.take(kind, s, m)
+            received = self.transport.take(NEEDS[kind], s, m)
             taken = self._mark()
             self.status.note(State.COMPUTING, action)
             self._record("WAIT", action, begin, taken)
@@ -78,21 +102,38 @@ class Engine:
             self.transport.send(kind[-1], s, m, outgoing.pop((kind[-1], s, m)))
         elif kind == "F":
             stage = self.stages[s]
-            batch = [microbatches[m][name] for name in stage.stage.batch_inputs]
-            weight = samples[m] / total
-            outputs = stage.forward(m, received, batch, weight, grad=True)
+            batch = [work.microbatches[m][name] for name in stage.stage.batch_inputs]
+            weight = work.weights[m]
+            outputs = stage.forward(m, received, batch, weight, work.grad)
             if stage.last:
                 losses.append(outputs[0].detach() * weight)
             elif stage.stage.sends:
-                outgoing["F", s, m] = outputs
-        elif kind == "B":
+                self._pass_on("F", s, m, [output.detach() for output in outputs], outgoing)
+        elif kind in ("B", "I"):
             gradients = self.stages[s].backward(m, received)
             if gradients:
-                outgoing["B", s, m] = gradients
+                self._pass_on("B", s, m, gradients, outgoing)
+        elif kind == "W":
+            self.stages[s].weights(m)
         else:
             self.tied.reduce()
             self.replicas.reduce()
         self._record(kind.split("_")[0], action, begin, self._mark())
+
+    def _pass_on(
+        self,
+        kind: str,
+        stage: int,
+        microbatch: int,
+        tensors: list[torch.Tensor],
+        outgoing: Outgoing,
+    ) -> None:
+        """To the other stage where it is on this rank, to be sent where it is not."""
+        other = stage + (1 if kind == "F" else -1)
+        if other in self.stages:
+            self.transport.hand_over(kind, other, microbatch, tensors)
+        else:
+            outgoing[kind, stage, microbatch] = tensors
 
     def _mark(self) -> Any:
         return self.recorder.now() if self.recorder is not None else None

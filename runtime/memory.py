@@ -1,10 +1,11 @@
 """Replay a rank's actions for its memory: what is alive after each of them, and at the peak within."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from math import prod
 
-from pipecut.runtime.plan import ITEM_BYTES, Action, Held, Plan, PlanFolder, Stage
+from pipecut.runtime.plan import ITEM_BYTES, Action, Held, Plan, Stage
+from pipecut.runtime.plan_folder import PlanFolder
 from pipecut.runtime.simulate import Timeline
 from pipecut.runtime.transport import MOST_LEAVING
 
@@ -34,10 +35,14 @@ def moments(plan: Plan, actions: Sequence[Action], position: int) -> list[Moment
     stages = {s.index: s for s in plan.stages if s.rank == position}
     if any(s.passes is None for s in stages.values()):
         return None
-    level = sum(_fixed(plan, s) for s in stages.values())
+    held = {h.names[0]: h for s in stages.values() for h in (*s.parameters, *s.buffers)}
+    level = sum(_fixed(plan, h) for h in held.values())
     needed = {name for s in stages.values() for name in s.batch_inputs}
     level += sum(t.bytes_for(plan.batch.global_size) for t in plan.inputs if t.name in needed)
     begun: set[int] = set()
+    weighed: set[int] = set()
+    # Parameters that have a gradient.
+    known: set[str] = set()
     # Bytes alive for what is on its way alone, by direction, stage and microbatch.
     leaving: dict[tuple[str, int, int], int] = {}
     found = []
@@ -47,20 +52,32 @@ def moments(plan: Plan, actions: Sequence[Action], position: int) -> list[Moment
         passes = stage.passes
         assert passes is not None
         if action.kind.startswith("RECV"):
+            # What a stage of this rank hands over is alive already.
             level += _crossing(plan, stage, action.kind[-1], receiving=True)
         elif action.kind == "F":
             peak, level = level + passes.forward_peak, level + passes.kept
             leaving["F", action.stage, action.microbatch] = passes.kept - passes.saved
-        elif action.kind == "B":
-            # Its gradient is here, so what was sent is let go.
-            level -= leaving.pop(("F", action.stage, action.microbatch), 0)
-            first = action.stage not in begun
+        elif action.kind in ("B", "I"):
+            s, m = action.stage, action.microbatch
+            # Its gradient is here, so what was sent is let go; what was handed over goes when the other stage is done with it.
+            level -= leaving.pop(("F", s, m), 0) if s + 1 not in stages else 0
+            first = s not in begun
             peak = level - passes.saved + (passes.first_backward_peak if first else passes.backward_peak)
-            received = _crossing(plan, stage, "F", receiving=True) + _crossing(plan, stage, "B", receiving=True)
+            received = sum(_crossing(plan, stage, way, receiving=True) for way in "FB" if _arrives(stage, way, stages))
             returned = _crossing(plan, stage, "B", receiving=False)
             level += returned + (passes.gradients if first else 0) - passes.saved - received
-            begun.add(action.stage)
-            leaving["B", action.stage, action.microbatch] = returned
+            level += passes.weights_kept if action.kind == "I" else 0
+            level -= leaving.pop(("F", s - 1, m), 0) if s - 1 in stages else 0
+            level -= leaving.pop(("B", s + 1, m), 0) if s + 1 in stages else 0
+            level -= _known(stage, known) if first and action.kind == "B" else 0
+            begun.add(s)
+            leaving["B", s, m] = returned
+        elif action.kind == "W":
+            first = action.stage not in weighed
+            peak = level + (passes.weights_first_peak if first else passes.weights_peak)
+            level += (passes.weights_gradients if first else 0) - passes.weights_kept
+            level -= _known(stage, known) if first else 0
+            weighed.add(action.stage)
         elif action.kind.startswith("SEND"):
             kind = action.kind[-1], action.stage
             before = [key for key in leaving if key[:2] == kind and key[2] != action.microbatch]
@@ -72,10 +89,21 @@ def moments(plan: Plan, actions: Sequence[Action], position: int) -> list[Moment
     return found
 
 
-def _fixed(plan: Plan, stage: Stage) -> int:
-    states = STATES[plan.optimizer]
-    parameters = sum(held_bytes(h) * (1 + states if h.trainable else 1) for h in stage.parameters)
-    return parameters + sum(held_bytes(h) for h in stage.buffers)
+def _arrives(stage: Stage, way: str, here: Collection[int]) -> bool:
+    """Whether what a stage is given, activations (F) or gradients (B), is of another rank."""
+    return stage.index + (-1 if way == "F" else 1) not in here
+
+
+def _fixed(plan: Plan, held: Held) -> int:
+    return held_bytes(held) * (1 + STATES[plan.optimizer] if held.trainable else 1)
+
+
+def _known(stage: Stage, known: set[str]) -> int:
+    """Bytes of the gradients of a stage's parameters that other stages of the rank brought into being; notes its own."""
+    own = {h.names[0]: held_bytes(h) for h in stage.parameters if h.trainable}
+    twice = sum(size for name, size in own.items() if name in known)
+    known |= set(own)
+    return twice
 
 
 def _crossing(plan: Plan, stage: Stage, kind: str, receiving: bool) -> int:

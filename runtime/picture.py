@@ -7,10 +7,16 @@ from pathlib import Path
 
 from pipecut.errors import UserFileError
 from pipecut.runtime.memory import memory_curves
-from pipecut.runtime.plan import PlanFolder
+from pipecut.runtime.plan_folder import PlanFolder
 from pipecut.runtime.simulate import Timeline
 
-COLOURS = {"F": "#4c78a8", "B": "#f58518", "REDUCE": "#54a24b"}
+KINDS = {
+    "F": ("#4c78a8", "forward"),
+    "B": ("#f58518", "backward"),
+    "I": ("#f58518", "gradients of inputs"),
+    "W": ("#b279a2", "gradients of weights"),
+    "REDUCE": ("#54a24b", "sum of gradients"),
+}
 # More ranks than these have no room for their names.
 MOST_NAMED = 8
 
@@ -28,7 +34,7 @@ def draw(path: Path, folder: PlanFolder, timeline: Timeline) -> None:
     figure, (axes, below) = pyplot.subplots(
         2, sharex=True, figsize=(12, 3.4 + 0.4 * rows), height_ratios=(0.6 + 0.4 * rows, 2.2), layout="constrained"
     )
-    for kind, colour in COLOURS.items():
+    for kind, (colour, meaning) in KINDS.items():
         own = [event for event in timeline.events if event.action.kind == kind]
         for event in own:
             axes.barh(event.rank, (event.end - event.start) * 1e3, left=event.start * 1e3, color=colour, edgecolor="white")
@@ -36,7 +42,7 @@ def draw(path: Path, folder: PlanFolder, timeline: Timeline) -> None:
                 middle = (event.start + event.end) / 2 * 1e3
                 axes.text(middle, event.rank, str(event.action.microbatch), ha="center", va="center", fontsize=7, color="white")
         if own:
-            axes.barh(0, 0, color=colour, label={"F": "forward", "B": "backward", "REDUCE": "sum of gradients"}[kind])
+            axes.barh(0, 0, color=colour, label=meaning)
     axes.set_yticks(range(rows), [f"rank {rank}" for rank in range(rows)])
     axes.invert_yaxis()
     for rank, curve in enumerate(memory_curves(folder, timeline)):
@@ -48,6 +54,6 @@ def draw(path: Path, folder: PlanFolder, timeline: Timeline) -> None:
         below.legend(loc="upper right", frameon=False, ncols=4, fontsize=8)
     below.set_xlabel("ms")
     axes.set_title(f"{folder.plan.schedule}, predicted step {timeline.step_seconds * 1e3:.1f} ms, bubble {timeline.bubble:.0%}")
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)

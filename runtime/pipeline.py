@@ -11,15 +11,17 @@ from torch import nn
 
 from pipecut.errors import RunError
 from pipecut.runtime.check import check
-from pipecut.runtime.engine import Engine
+from pipecut.runtime.engine import Engine, Work
+from pipecut.runtime.forward_only import forward_only
 from pipecut.runtime.peers import told
-from pipecut.runtime.plan import Plan, PlanFolder, read_plan
+from pipecut.runtime.plan import Plan
+from pipecut.runtime.plan_folder import PlanFolder, read_plan
 from pipecut.runtime.precision import cast_inputs
 from pipecut.runtime.replicas import ReplicaGradients
 from pipecut.runtime.saving import Saving
 from pipecut.runtime.stage import RunningStage, build_module
 from pipecut.runtime.status import State
-from pipecut.runtime.tied import TiedGradients
+from pipecut.runtime.tied import TiedGradients, share_tied
 from pipecut.runtime.transport import Transport
 from pipecut.runtime.weights import fill
 from pipecut.runtime.world import World, join_world
@@ -43,16 +45,23 @@ class Pipeline:
         self.world = world
         mine = [s for s in self.plan.stages if s.rank == world.position]
         self.modules = {s.index: build_module(folder.path, s, world.device) for s in mine}
+        share_tied(self.plan, self.modules)
         named = {n: p for m in self.modules.values() for n, p in m.named_parameters(remove_duplicate=False)}
         buffers = {n: b for m in self.modules.values() for n, b in m.named_buffers(remove_duplicate=False)}
         note = fill(self.plan, mine, {**buffers, **named})
         if note:
             log.warning("rank %d: %s", world.rank, note)
+        if self.plan.compile == "inductor":
+            for module in self.modules.values():
+                # A ragged last microbatch, or an evaluation, has another size.
+                module.compile(dynamic=self.plan.batch.dynamic or None)
         self.tied = TiedGradients(self.plan, world, named)
-        running = [RunningStage(self.plan, s, self.modules[s.index]) for s in mine]
+        actions = folder.actions[world.position]
+        later = any(action.kind == "W" for action in actions)
+        running = [RunningStage(self.plan, s, self.modules[s.index], later) for s in mine]
         replicas = ReplicaGradients(world, list({id(p): p for p in named.values()}.values()))
         transport = Transport(self.plan, world)
-        self.engine = Engine(world.rank, folder.actions[world.position], running, transport, self.tied, replicas, world.status)
+        self.engine = Engine(world.rank, actions, running, transport, self.tied, replicas, world.status)
         held = [(h.names[0], named[h.names[0]]) for s in mine for h in s.parameters]
         # By the name that every plan of the model knows it by.
         self.held: dict[str, nn.Parameter] = {name: p for name, p in held if isinstance(p, nn.Parameter)}
@@ -65,12 +74,36 @@ class Pipeline:
     def step(self, **batch: torch.Tensor) -> torch.Tensor:
         """Forward and backward of a global batch; gradients are added to `.grad`. The loss, on every rank.
 
-        The loss is the mean over microbatches, weighted by their samples. Raises RunError.
+        The loss is the mean over microbatches, weighted by their samples, or by the labels that count where the job says
+        `reduction: tokens`. Raises RunError.
         """
-        microbatches, samples, total = self._split(batch)
-        loss = self.engine.run(microbatches, samples, total)
+        loss = self.engine.run(self._split(batch, self.plan.microbatches))
         shared = self._shared(loss)
         self.world.status.step += 1
+        self.world.status.note(State.BETWEEN)
+        return shared
+
+    @torch.no_grad()
+    def eval_step(self, **batch: torch.Tensor) -> torch.Tensor:
+        """Forward alone, in eval mode, of a batch of any size; the loss as `step` has it, on every rank. Raises RunError.
+
+        Gradients, buffers and random numbers of the training stay as they are.
+        """
+        sizes = {tensor.shape[0] for tensor in batch.values() if tensor.dim()}
+        share = -(-max(sizes, default=1) // self.plan.batch.microbatch)
+        work = self._split(batch, -(-share // self.plan.replicas), any_count=True)
+        training = [module.training for module in self.modules.values()]
+        self.eval()
+        try:
+            with torch.random.fork_rng([self.world.device] if self.world.device.type == "cuda" else [], device_type="cuda"):
+                loss = self.engine.evaluate(work, forward_only(self.plan, self.world.position, len(work.samples)))
+        finally:
+            for module, before in zip(self.modules.values(), training, strict=True):
+                module.train(before)
+        if loss is None and self.world.position == self.plan.stages[-1].rank:
+            # A replica that got no microbatch.
+            loss = torch.zeros((), device=self.world.device)
+        shared = self._shared(loss)
         self.world.status.note(State.BETWEEN)
         return shared
 
@@ -85,8 +118,8 @@ class Pipeline:
             dist.broadcast(shared, src=self.plan.stages[-1].rank * self.plan.replicas)
         return shared
 
-    def _split(self, batch: dict[str, torch.Tensor]) -> tuple[list[dict[str, torch.Tensor]], list[int], int]:
-        """This replica's microbatches, their samples, and the samples of the whole batch."""
+    def _split(self, batch: dict[str, torch.Tensor], share: int, any_count: bool = False) -> Work:
+        """This replica's microbatches, at most `share`; as many as there are with `any_count`."""
         expected = {tensor.name: tensor for tensor in self.plan.inputs}
         here = f"rank {self.world.rank}"
         missing = sorted(set(expected) - set(batch))
@@ -105,7 +138,7 @@ class Pipeline:
                     f"the plan takes torch.{expected[name].dtype}{shape} for a batch of {count}"
                 )
         size, m = self.plan.batch.microbatch, self.plan.microbatches * self.plan.replicas
-        if -(-count // size) != m:
+        if not count or (-(-count // size) != m and not any_count):
             raise RunError(
                 f"{here}: a batch of {count} is {-(-count // size)} microbatches of {size}, the schedule has {m}; "
                 f"give {self.plan.batch.global_size} samples, or compile for another batch"
@@ -113,12 +146,14 @@ class Pipeline:
         samples = [min(size, count - start) for start in range(0, count, size)]
         if not self.plan.batch.dynamic and samples[-1] != size:
             raise self._fixed(count)
-        own = slice(self.world.replica * self.plan.microbatches, (self.world.replica + 1) * self.plan.microbatches)
+        own = slice(self.world.replica * share, (self.world.replica + 1) * share)
         split: list[dict[str, torch.Tensor]] = [{} for _ in samples[own]]
         for name in self.needed:
             for part, piece in zip(split, torch.split(batch[name], size)[own], strict=True):
                 part[name] = piece.to(self.world.device, non_blocking=True)
-        return split, samples[own], count
+        with told(here):
+            weights = self.plan.batch.weights(batch, samples)
+        return Work(split, samples[own], weights[own])
 
     def _fixed(self, count: int) -> RunError:
         size = self.plan.batch.microbatch
@@ -126,8 +161,12 @@ class Pipeline:
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """This rank's parameters under their original names, each once."""
+        seen: set[int] = set()
         for module in self.modules.values():
-            yield from module.named_parameters()
+            for name, parameter in module.named_parameters():
+                if id(parameter) not in seen:
+                    seen.add(id(parameter))
+                    yield name, parameter
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """This rank's parameters, for an optimizer."""

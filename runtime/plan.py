@@ -1,18 +1,15 @@
-"""The plan's schema and its reader: the contract between compiler and runtime."""
+"""The plan's schema: the contract between compiler and runtime."""
 
 import ast
-import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+import torch
+from pydantic import BaseModel, ConfigDict
 
-from pipecut.errors import PlanError
+from pipecut.errors import PlanError, RunError
 
 VERSION = 4
 Dimension = int | str
@@ -44,12 +41,44 @@ class ModelRef(Part):
     weights: str | None
 
 
+class Terms(Part):
+    """What the loss is the mean over: labels of an input but for `ignored` ones and the first `skipped` of each sample."""
+
+    input: str
+    ignored: int
+    skipped: int
+
+    def count(self, labels: torch.Tensor) -> int:
+        """Those of some samples."""
+        counting = labels[:, self.skipped :] if self.skipped else labels
+        return int((counting != self.ignored).sum())
+
+
 class Batch(Part):
-    """Samples a step, samples a microbatch; `dynamic` when any other size works too."""
+    """Samples a step, samples a microbatch; `dynamic` when any other size works too.
+
+    A microbatch's part of the loss is that of its samples, or of its `terms`.
+    """
 
     global_size: int
     microbatch: int
     dynamic: bool
+    terms: Terms | None = None
+
+    def weights(self, batch: dict[str, torch.Tensor], samples: list[int]) -> list[float]:
+        """Each microbatch's part of the loss of a whole batch that is split into so many samples each; they sum to 1.
+
+        Raises RunError when one has no label that counts.
+        """
+        counts = samples
+        if self.terms is not None:
+            counts = [self.terms.count(labels) for labels in torch.split(batch[self.terms.input], samples)]
+            if 0 in counts:
+                raise RunError(
+                    f"no label of microbatch {counts.index(0)} counts ('{self.terms.input}' is {self.terms.ignored} throughout), "
+                    "so its mean is not a number; put samples together otherwise"
+                )
+        return [count / sum(counts) for count in counts]
 
 
 class Tensor(Part):
@@ -88,7 +117,8 @@ class Passes(Part):
     """Bytes that a microbatch takes on its stage, above parameters, buffers, what it receives and the batch.
 
     `kept` is alive after a forward, `saved` once what is sent has left. The first backward of a step brings `gradients` of
-    parameters into being; backward's peaks are without the gradient that it is given.
+    parameters into being; backward's peaks are without the gradient that it is given. Where gradients of weights come later,
+    `weights_kept` is alive until then, their peaks are above what is alive before them; `weights_gradients` come with the first.
     """
 
     forward_peak: int
@@ -97,6 +127,10 @@ class Passes(Part):
     first_backward_peak: int
     backward_peak: int
     gradients: int
+    weights_kept: int = 0
+    weights_first_peak: int = 0
+    weights_peak: int = 0
+    weights_gradients: int = 0
 
 
 class Stage(Part):
@@ -105,7 +139,8 @@ class Stage(Part):
     `memory_bytes` is what the partitioner counts, at the most, against `capacity_bytes`: the device's less the cluster's reserve,
     out of which come `buffer_bytes` of tensors on their way. `peak_bytes` is what its rank takes, replayed from `passes`, against
     `device_bytes`; `passes` are None where they could not be found. `reduce_seconds` is once a step, to sum gradients over
-    replicas. A stage that recomputes keeps what it receives and runs its forward again before each backward; `load_seconds`
+    replicas; `weight_seconds` are those of the backward that gradients of weights take, where they come by themselves.
+    A stage that recomputes keeps what it receives and runs its forward again before each backward; `load_seconds`
     has that.
     """
 
@@ -129,6 +164,7 @@ class Stage(Part):
     memory_bytes: int
     capacity_bytes: int
     bytes_sent: int
+    weight_seconds: float = 0.0
     reduce_seconds: float = 0.0
     buffer_bytes: int = 0
     peak_bytes: int = 0
@@ -199,6 +235,7 @@ class Plan(Part):
     model: ModelRef
     batch: Batch
     optimizer: str
+    compile: Literal["eager", "inductor"] = "eager"
     replicas: int = 1
     schedule: str
     inputs: list[Tensor]
@@ -218,6 +255,15 @@ class Plan(Part):
         return -(-self.batch.global_size // (self.batch.microbatch * self.replicas))
 
     @property
+    def rank_of(self) -> dict[int, int]:
+        """The place in the pipeline of each stage."""
+        return {stage.index: stage.rank for stage in self.stages}
+
+    def over_link(self, boundary: int) -> bool:
+        """Whether the stages before and after a boundary are on two ranks."""
+        return self.stages[boundary].rank != self.stages[boundary + 1].rank
+
+    @property
     def ranks(self) -> int:
         """Processes that run the plan."""
         return len({stage.rank for stage in self.stages}) * self.replicas
@@ -225,7 +271,10 @@ class Plan(Part):
 
 @dataclass(frozen=True)
 class Action:
-    """One step of a rank: F, B, SEND_F, RECV_F, SEND_B, RECV_B or REDUCE, for a stage and a microbatch."""
+    """One step of a rank: F, B, SEND_F, RECV_F, SEND_B, RECV_B or REDUCE, for a stage and a microbatch.
+
+    In B's place may stand I and, later, W: gradients of what the stage was given, and of its weights.
+    """
 
     kind: str
     stage: int
@@ -235,7 +284,9 @@ class Action:
         return self.kind if self.kind == "REDUCE" else f"{self.kind} {self.stage}.{self.microbatch}"
 
 
-KINDS = ("F", "B", "SEND_F", "RECV_F", "SEND_B", "RECV_B", "REDUCE")
+KINDS = ("F", "B", "I", "W", "SEND_F", "RECV_F", "SEND_B", "RECV_B", "REDUCE")
+# By which a stage goes from one to the other, and what another stage needs for each.
+NEEDS = {"F": "F", "B": "B", "I": "B"}
 
 
 def parse_action(text: str, rank: int) -> Action:
@@ -249,16 +300,6 @@ def parse_action(text: str, rank: int) -> Action:
     return Action(kind, int(stage), int(microbatch))
 
 
-@dataclass(frozen=True)
-class PlanFolder:
-    """A plan as read: the manifest, each rank's actions, the costed graph, and where it lies."""
-
-    path: Path
-    plan: Plan
-    actions: tuple[tuple[Action, ...], ...]
-    graph: dict[str, Any]
-
-
 _OPERATIONS: dict[type, Callable[[int, int], int]] = {
     ast.Add: lambda a, b: a + b,
     ast.Sub: lambda a, b: a - b,
@@ -267,10 +308,12 @@ _OPERATIONS: dict[type, Callable[[int, int], int]] = {
     ast.Mod: lambda a, b: a % b,
     ast.Pow: lambda a, b: a**b,
 }
+# A dimension is no larger than this, and no power of it needs a larger exponent.
+LARGEST, HIGHEST = 1 << 62, 4
 
 
 def evaluate(dimension: Dimension, batch: int) -> int:
-    """A dimension for a batch: `16*batch`. Only integers, `batch` and + - * // % are known. Raises PlanError."""
+    """A dimension for a batch: `16*batch`. Only integers, `batch` and + - * // % ** are known. Raises PlanError."""
     if isinstance(dimension, int):
         return dimension
 
@@ -282,55 +325,12 @@ def evaluate(dimension: Dimension, batch: int) -> int:
         if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
             return -walk(node.operand)
         if isinstance(node, ast.BinOp) and type(node.op) in _OPERATIONS:
-            return _OPERATIONS[type(node.op)](walk(node.left), walk(node.right))
+            left, right = walk(node.left), walk(node.right)
+            if max(abs(left), abs(right)) <= LARGEST and (not isinstance(node.op, ast.Pow) or 0 <= right <= HIGHEST):
+                return _OPERATIONS[type(node.op)](left, right)
         raise PlanError(f"the plan has a dimension '{dimension}' that is no expression in batch")
 
     try:
         return walk(ast.parse(dimension, mode="eval").body)
-    except (SyntaxError, ZeroDivisionError) as error:
+    except (SyntaxError, ValueError, ZeroDivisionError, RecursionError, MemoryError) as error:
         raise PlanError(f"the plan has a dimension '{dimension}' that cannot be read: {error}") from None
-
-
-def file_hash(path: Path) -> str:
-    """sha256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def seal_of(data: dict[str, Any]) -> str:
-    """sha256 of a manifest without its seal."""
-    rest = {key: value for key, value in data.items() if key != "seal"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
-
-
-def read_plan(path: Path) -> PlanFolder:
-    """Read a plan folder and compare every hash. Raises PlanError that names the file and the remedy."""
-    manifest = path / "plan.yaml"
-    if not manifest.is_file():
-        raise PlanError(f"{path} is no plan folder: it has no plan.yaml; make one with pipecut compile")
-    try:
-        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        data = yaml.load(manifest.read_text(encoding="utf-8"), Loader=loader)  # a safe loader
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise PlanError(f"{manifest}: not valid YAML: {str(error).splitlines()[0]}; compile the plan again") from None
-    if not isinstance(data, dict) or "version" not in data:
-        raise PlanError(f"{manifest}: not a plan: it has no version")
-    if data["version"] != VERSION:
-        raise PlanError(f"{manifest}: plan version {data['version']}, this pipecut reads version {VERSION}; compile again")
-    if data.get("seal") != seal_of(data):
-        raise PlanError(f"{manifest} was edited after it was written; compile again")
-    try:
-        plan = Plan.model_validate(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise PlanError(f"{manifest}: {'.'.join(map(str, first['loc']))}: {first['msg']}; compile again") from None
-    for name, expected in plan.hashes.items():
-        file = path / name
-        if not file.is_file():
-            raise PlanError(f"{file} is missing from the plan; compile again")
-        if file_hash(file) != expected:
-            raise PlanError(f"{file} was edited after the plan was written; compile again")
-    schedule = yaml.safe_load((path / "schedule.yaml").read_text(encoding="utf-8"))
-    actions = tuple(tuple(parse_action(text, rank) for text in row) for rank, row in enumerate(schedule["ranks"]))
-    graph = json.loads((path / "graph.json").read_text(encoding="utf-8"))
-    return PlanFolder(path, plan, actions, graph)

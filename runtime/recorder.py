@@ -9,7 +9,7 @@ import torch
 
 @dataclass(frozen=True)
 class Record:
-    """Seconds on this machine's clock. `kind` is F, B, WAIT (for what F or B needs), SEND or REDUCE."""
+    """Seconds on this machine's clock. `kind` is F, B, I, W, WAIT (for what F or B needs), SEND or REDUCE."""
 
     kind: str
     stage: int

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pipecut.runtime.plan import PlanFolder
+from pipecut.runtime.plan_folder import PlanFolder
 from pipecut.runtime.recorder import Record
 from pipecut.runtime.simulate import predicted
 
@@ -59,7 +59,7 @@ def report_of(
             sends = [e.end - e.start for e in own if e.action.kind.startswith("SEND")]
             backward = stage.backward_and_again
             busy = plan.microbatches * (stage.forward_seconds + backward)
-            last = max((e.end for e in own if e.action.kind in ("F", "B")), default=0.0)
+            last = max((e.end for e in own if e.action.kind in ("F", "B", "I", "W")), default=0.0)
             waits = max(0.0, last - busy)
             expected.append(
                 Row(
@@ -78,7 +78,7 @@ def report_of(
                     rank,
                     stage.index,
                     _taken("F", per_step) / plan.microbatches,
-                    _taken("B", per_step) / plan.microbatches,
+                    sum(_taken(kind, per_step) for kind in ("B", "I", "W")) / plan.microbatches,
                     _taken("WAIT", per_step),
                     _taken("SEND", per_step),
                     peaks.get(rank, 0),

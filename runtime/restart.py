@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pipecut.errors import RankLostError, UserFileError
 from pipecut.runtime.launch import launch
-from pipecut.runtime.plan import read_plan
+from pipecut.runtime.plan_folder import read_plan
 
 # Gives the plan to go on with, from the one that ran and the rank that it lost.
 Replan = Callable[[Path, int], Path]

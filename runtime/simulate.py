@@ -3,12 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pipecut.runtime.plan import Action, Plan, PlanFolder
+from pipecut.runtime.plan import NEEDS, Action, Plan
+from pipecut.runtime.plan_folder import PlanFolder
 
 
 @dataclass(frozen=True)
 class Event:
-    """An action of a rank, in seconds from the step's begin; F, B, SEND_F, SEND_B or REDUCE."""
+    """An action of a rank, in seconds from the step's begin; F, B, I, W, SEND_F, SEND_B or REDUCE."""
 
     rank: int
     action: Action
@@ -30,7 +31,7 @@ class Costs:
     """Seconds: forward and backward by stage, transfers by (F or B, receiving stage), reductions by rank, and of ties.
 
     A tie has the ranks that sum the gradient of a tied parameter together. `blocking` where a rank's own core carries what it
-    sends and receives, as gloo on a CPU does.
+    sends and receives, as gloo on a CPU does. `weights` has the seconds of each stage's backward that W takes where it is split.
     """
 
     forward: Sequence[float]
@@ -39,6 +40,14 @@ class Costs:
     reductions: Sequence[float]
     ties: Sequence[tuple[tuple[int, ...], float]] = ()
     blocking: bool = False
+    weights: Sequence[float] = ()
+
+    def seconds(self, kind: str, stage: int) -> float:
+        """Of F, B, I or W."""
+        if kind == "F":
+            return self.forward[stage]
+        later = self.weights[stage] if kind in "IW" else 0.0
+        return later if kind == "W" else self.backward[stage] - later
 
 
 def simulate(actions: Sequence[Sequence[Action]], costs: Costs) -> Timeline:
@@ -65,11 +74,15 @@ def simulate(actions: Sequence[Sequence[Action]], costs: Costs) -> Timeline:
         for rank, row in enumerate(actions):
             while at[rank] < len(row):
                 action = row[at[rank]]
-                key = (action.kind[-1], action.stage, action.microbatch)
-                if action.kind in ("F", "B"):
+                if action.kind == "W":
+                    start, clock[rank] = clock[rank], clock[rank] + costs.seconds("W", action.stage)
+                    busy[rank] += clock[rank] - start
+                    events.append(Event(rank, action, start, clock[rank]))
+                elif action.kind in NEEDS:
+                    key = (NEEDS[action.kind], action.stage, action.microbatch)
                     if key in senders and key not in arrived:
                         break
-                    seconds = (costs.forward if action.kind == "F" else costs.backward)[action.stage]
+                    seconds = costs.seconds(action.kind, action.stage)
                     arrival = arrived.get(key, 0.0)
                     start = max(clock[rank], arrival)
                     if costs.blocking and key in arrived:
@@ -122,7 +135,10 @@ def costs_of(plan: Plan) -> Costs:
         transfers |= transfers_over(boundary.left, sizes, boundary.latency, boundary.bandwidth)
     backward = [s.backward_and_again for s in plan.stages]
     on_cpu = all(s.device_type == "cpu" for s in plan.stages)
-    ranks = {stage.index: stage.rank for stage in plan.stages}
+    ranks = plan.rank_of
     ties = [(tuple(dict.fromkeys(ranks[s] for s in tied.stages)), tied.reduce_seconds) for tied in plan.tied]
-    forward, reductions = [s.forward_seconds for s in plan.stages], [s.reduce_seconds for s in plan.stages]
-    return Costs(forward, backward, transfers, reductions, ties, on_cpu)
+    reductions = [0.0] * len(set(ranks.values()))
+    for stage in plan.stages:
+        reductions[stage.rank] += stage.reduce_seconds
+    weights = [s.weight_seconds for s in plan.stages]
+    return Costs([s.forward_seconds for s in plan.stages], backward, transfers, reductions, ties, on_cpu, weights)

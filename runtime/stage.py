@@ -4,7 +4,7 @@ A stage that recomputes keeps what it was given alone, and runs its forward agai
 """
 
 import importlib.util
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from pipecut.errors import RunError
 from pipecut.runtime import recompute
+from pipecut.runtime.deferred import Later
 from pipecut.runtime.plan import Plan, Stage
 
 
@@ -47,8 +48,11 @@ class InFlight:
 class RunningStage:
     """A stage and the microbatches it has in flight."""
 
-    def __init__(self, plan: Plan, stage: Stage, module: nn.Module) -> None:
+    def __init__(self, plan: Plan, stage: Stage, module: nn.Module, later: bool = False) -> None:
         self.stage, self.module = stage, module
+        # Of each microbatch whose gradients of weights come later, what is to be done for them.
+        self.later = later
+        self.tasks: dict[int, Later] = {}
         boundaries = {b.left: b for b in plan.boundaries}
         received = boundaries[stage.index - 1].tensors if stage.index else []
         self.takes_grad = [t.needs_grad for t in received]
@@ -73,11 +77,25 @@ class RunningStage:
             recompute.check_untouched(given, versions)
             self.live[microbatch] = InFlight(received, batch, weight, None, before)
             return outputs
-        with torch.set_grad_enabled(grad):
+        with torch.set_grad_enabled(grad), self._put_aside(microbatch) if grad else nullcontext():
             outputs = list(self.module(*received, *batch))
         if grad:
             self.live[microbatch] = InFlight(received, batch, weight, self._roots(outputs, weight), None)
         return outputs
+
+    def _put_aside(self, microbatch: int) -> AbstractContextManager[object]:
+        if not self.later:
+            return nullcontext()
+        return self.tasks.setdefault(microbatch, Later())
+
+    def written(self) -> list[torch.Tensor]:
+        """Buffers that a forward changes."""
+        held = dict(self.module.named_buffers(remove_duplicate=False))
+        return [held[name] for name in self.changing]
+
+    def weights(self, microbatch: int) -> None:
+        """The gradients of weights that a backward put aside."""
+        self.tasks.pop(microbatch).do()
 
     def _roots(self, outputs: list[torch.Tensor], weight: float) -> list[Root]:
         """Where backward begins; the loss is kept itself, since it has no gradient to be given."""
@@ -92,7 +110,10 @@ class RunningStage:
         """Gradients of what was received, in its order, for the tensors that need one."""
         live = self.live.pop(microbatch)
         with recompute.again(self.module, self.device, live.before) if live.before is not None else nullcontext():
-            roots = live.roots or self._roots(list(self.module(*live.received, *live.batch)), live.weight)
+            roots = live.roots
+            if roots is None:
+                with self._put_aside(microbatch):
+                    roots = self._roots(list(self.module(*live.received, *live.batch)), live.weight)
             self._backward(roots, gradients)
         return [
             tensor.grad if tensor.grad is not None else torch.zeros_like(tensor)

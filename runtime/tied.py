@@ -8,6 +8,19 @@ from pipecut.runtime.plan import Plan
 from pipecut.runtime.world import World
 
 
+def share_tied(plan: Plan, modules: dict[int, nn.Module]) -> None:
+    """Stages of one rank, by index, hold the same tied parameters as the same objects."""
+    for tied in plan.tied:
+        first: nn.Parameter | None = None
+        for index in tied.stages:
+            if index not in modules:
+                continue
+            for name in tied.names:
+                owner = modules[index].get_submodule(name.rpartition(".")[0])
+                first = first if first is not None else owner.get_parameter(name.rpartition(".")[2])
+                owner.register_parameter(name.rpartition(".")[2], first)
+
+
 class TiedGradients:
     """The tied parameters of this rank."""
 
@@ -18,10 +31,11 @@ class TiedGradients:
         self.mine: list[tuple[nn.Parameter, list[int], int]] = []
         self.owned_elsewhere: set[int] = set()
         for index, tied in enumerate(plan.tied):
-            ranks = [rank_of[s] for s in tied.stages]
-            if world.rank in ranks:
+            ranks = sorted({rank_of[s] for s in tied.stages})
+            # Stages of one rank share the parameter itself.
+            if world.rank in ranks and len(ranks) > 1:
                 parameter = parameters[tied.names[0]]
-                self.mine.append((parameter, sorted(ranks), index))
+                self.mine.append((parameter, ranks, index))
                 if world.rank != min(ranks):
                     self.owned_elsewhere.add(id(parameter))
         self.before: list[torch.Tensor | None] = []

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipecut.runtime.memory import memory_curves
-from pipecut.runtime.plan import PlanFolder
+from pipecut.runtime.plan_folder import PlanFolder
 from pipecut.runtime.recorder import Record
 from pipecut.runtime.simulate import Timeline
 

@@ -37,7 +37,14 @@ class Transport:
 
     def awaits(self, kind: str, stage: int, microbatch: int) -> bool:
         """Whether a receive was posted that is not taken yet."""
-        return (kind, stage, microbatch) in self.arriving
+        return bool(self.arriving.get((kind, stage, microbatch), ([], []))[1])
+
+    def hand_over(self, kind: str, stage: int, microbatch: int, tensors: Received) -> None:
+        """Give a stage of this rank what another one of it made."""
+        if kind == "B":
+            # All is made that is sent; a boundary's gradients are those of the tensors that need one.
+            assert len(tensors) == len(_carried(self.boundaries[stage], kind))
+        self.arriving[kind, stage, microbatch] = tensors, []
 
     def take(self, kind: str, stage: int, microbatch: int) -> Received:
         """Wait for what was posted; empty when nothing was."""

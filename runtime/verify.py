@@ -19,7 +19,8 @@ from pipecut.runtime.launch import launch
 from pipecut.runtime.optimizer import make_optimizer
 from pipecut.runtime.peers import end_with_parent, tell
 from pipecut.runtime.pipeline import load_pipeline
-from pipecut.runtime.plan import ModelRef, Plan, read_plan
+from pipecut.runtime.plan import ModelRef, Plan
+from pipecut.runtime.plan_folder import read_plan
 from pipecut.runtime.precision import cast_inputs, cast_model
 from pipecut.runtime.unsplit import WithLoss
 from pipecut.runtime.userfunction import find_function
@@ -133,9 +134,9 @@ def _unsplit(plan: Plan, steps: int, device: str) -> Iterator[dict[str, torch.Te
             dict(zip(batch, piece, strict=True)) for piece in zip(*(torch.split(t, size) for t in batch.values()), strict=True)
         ]
         total = torch.zeros(())
-        for part in parts:
+        weights = plan.batch.weights(batch, [next(iter(part.values())).shape[0] for part in parts])
+        for part, weight in zip(parts, weights, strict=True):
             part = {name: t.to(device) for name, t in part.items()}
-            weight = next(iter(part.values())).shape[0] / plan.batch.global_size
             loss = whole(part)
             (loss * weight).backward()
             total += (loss.detach() * weight).float().cpu()

@@ -60,7 +60,7 @@ def join_world(plan: Plan, device: str | None) -> World:
         except (dist.DistError, RuntimeError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise RunError(f"rank {rank}: the {size} ranks did not all come within {TIMEOUT}: {reason}") from None
-    rank_of = {stage.index: stage.rank for stage in plan.stages}
+    rank_of = plan.rank_of
 
     def group(positions: list[int], of: int) -> dist.ProcessGroup:
         made: dist.ProcessGroup = dist.new_group([p * plan.replicas + of for p in positions], timeout=TIMEOUT)
@@ -72,6 +72,8 @@ def join_world(plan: Plan, device: str | None) -> World:
     # Every rank makes every group, in the same order; it keeps those of its own replica.
     for other in range(plan.replicas):
         for boundary in plan.boundaries:
+            if not plan.over_link(boundary.left):
+                continue
             pair = [rank_of[boundary.left], rank_of[boundary.left + 1]]
             # A group each way, so that activations never wait behind gradients.
             both = group(pair, other), group(pair, other)

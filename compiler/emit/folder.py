@@ -7,7 +7,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import yaml
 from safetensors.torch import save_file
 
 from pipecut.compiler.costs import CostedGraph
@@ -17,7 +16,8 @@ from pipecut.compiler.partition import Placement
 from pipecut.compiler.partition.files import as_data
 from pipecut.errors import UserFileError
 from pipecut.runtime.check import check
-from pipecut.runtime.plan import Action, file_hash, read_plan, seal_of
+from pipecut.runtime.plan import Action
+from pipecut.runtime.plan_folder import file_hash, read_plan, write_manifest
 
 
 def write_folder(
@@ -43,9 +43,7 @@ def write_folder(
         _write_files(scratch, cuts, costed, placement, actions)
         files = sorted(p for p in scratch.rglob("*") if p.is_file())
         manifest = {**manifest, "hashes": {str(p.relative_to(scratch)): file_hash(p) for p in files}}
-        manifest["seal"] = seal_of(manifest)
-        text = yaml.dump(manifest, sort_keys=False, allow_unicode=True, width=110, default_flow_style=None)
-        (scratch / "plan.yaml").write_text(text, encoding="utf-8")
+        write_manifest(scratch, manifest)
         proof = check(read_plan(scratch))
         if target.exists():
             shutil.rmtree(target)

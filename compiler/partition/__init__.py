@@ -12,7 +12,8 @@ from pipecut.compiler.partition.coarsen import coarsen
 from pipecut.compiler.partition.explain import explain
 from pipecut.compiler.partition.order import best_order, slots_for
 from pipecut.compiler.partition.place import Solving, place
-from pipecut.compiler.partition.problem import Certificate, Placement, Problem, bottleneck, fits, loads, recomputed
+from pipecut.compiler.partition.problem import Certificate, Placement, Problem, bottleneck, evenly_shared, fits, loads, recomputed
+from pipecut.compiler.schedules import ranks_of
 from pipecut.errors import InfeasibleError
 
 __all__ = ["Certificate", "Placement", "Solving", "partition", "place", "place_quickly"]
@@ -40,7 +41,7 @@ def place_quickly(
         problem, cluster = _problem(costed, cluster, spec, told, candidate)
     except InfeasibleError:
         return None
-    stages = chain_cuts(problem, ROUGHLY)
+    stages = chain_cuts(evenly_shared(problem), ROUGHLY)
     if stages is None or not fits(problem, stages):
         return None
     objective = bottleneck(problem, stages)
@@ -49,12 +50,13 @@ def place_quickly(
 
 
 def _problem(costed: CostedGraph, cluster: Cluster, spec: JobSpec, told: Constraints, one: Candidate) -> tuple[Problem, Cluster]:
-    flights = one.flights(one.stages)
-    problem = coarsen(costed, slots_for(cluster, one.stages, flights, one.replicas), spec.optimizer, told, spec.recompute)
+    flights, rank_of = one.flights(one.stages), ranks_of(one.schedule, one.stages, one.chunks)
+    problem = coarsen(costed, slots_for(cluster, rank_of, flights, one.replicas), spec.optimizer, told, spec.recompute)
+    problem = replace(problem, devices=rank_of if one.chunks > 1 else ())
     if len(problem.blocks) < one.stages:
         raise explain(problem, True, one.flights)
-    cluster = best_order(cluster, problem, flights, one.replicas)
-    return replace(problem, slots=slots_for(cluster, one.stages, flights, one.replicas)), cluster
+    cluster = best_order(cluster, problem, rank_of, flights, one.replicas)
+    return replace(problem, slots=slots_for(cluster, rank_of, flights, one.replicas)), cluster
 
 
 def _placement(costed: CostedGraph, problem: Problem, stages: list[int], certificate: Certificate) -> Placement:

@@ -4,28 +4,33 @@ Unequal nodes make a difference twice: the first stages hold the most microbatch
 nodes is best where few bytes cross. Nodes of one type stay side by side; every order of the types is tried on the chain.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import permutations
 
-from pipecut.compiler.cluster import Cluster, Device
+from pipecut.compiler.cluster import Cluster, Device, Link
 from pipecut.compiler.partition.chain import chain_cuts
 from pipecut.compiler.partition.problem import Problem, Slot, bottleneck
 
 # Four types of node have 24 orders.
 MOST_TYPES = 4
+# Between stages of one device nothing moves.
+NOWHERE = Link.model_validate({"bandwidth": "1000000TB/s", "latency": "0us"})
 
 
-def slots_for(cluster: Cluster, stages: int, in_flight: tuple[int, ...], replicas: int = 1) -> tuple[Slot, ...]:
-    """The first `stages` devices of the cluster, in order, or the first groups of `replicas` devices.
+def slots_for(cluster: Cluster, rank_of: Sequence[int], in_flight: tuple[int, ...], replicas: int = 1) -> tuple[Slot, ...]:
+    """Of each stage, the device of its rank: of the first of the cluster, in order, or of the first groups of `replicas`.
 
     The replicas of a stage sit side by side, since their gradients are more than what goes to the next stage. They count as
     the slowest and the smallest of them, over the slowest of their links.
     """
     slots = []
-    for s in range(stages):
-        own = range(s * replicas, (s + 1) * replicas)
-        ahead = replicas if s + 1 < stages else 0
-        link = cluster.slowest_link((device, device + ahead) for device in own)
+    for s, rank in enumerate(rank_of):
+        own = range(rank * replicas, (rank + 1) * replicas)
+        after = rank_of[s + 1] if s + 1 < len(rank_of) else rank
+        link = cluster.slowest_link((device, device + (after - rank) * replicas) for device in own)
+        if after == rank and s + 1 < len(rank_of):
+            link = NOWHERE
         devices = [cluster.devices[device] for device in own]
         slowest = min(devices, key=lambda device: device.rate("bf16"))
         memory = min(device.memory for device in devices) - cluster.reserve
@@ -33,7 +38,9 @@ def slots_for(cluster: Cluster, stages: int, in_flight: tuple[int, ...], replica
     return tuple(slots)
 
 
-def best_order(cluster: Cluster, problem: Problem, in_flight: tuple[int, ...], replicas: int = 1) -> Cluster:
+def best_order(
+    cluster: Cluster, problem: Problem, rank_of: Sequence[int], in_flight: tuple[int, ...], replicas: int = 1
+) -> Cluster:
     """The cluster with its nodes in the order whose best chain has the least bottleneck; its own order where none is better."""
     types: dict[object, list[Device]] = {}
     for node in dict.fromkeys(device.node for device in cluster.devices):
@@ -42,17 +49,17 @@ def best_order(cluster: Cluster, problem: Problem, in_flight: tuple[int, ...], r
         types.setdefault((tuple(d.kind for d in here), link.bandwidth, link.latency), []).extend(here)
     if not 1 < len(types) <= MOST_TYPES:
         return cluster
-    best, least = cluster, _least(cluster, problem, in_flight, replicas)
+    best, least = cluster, _least(cluster, problem, rank_of, in_flight, replicas)
     for order in permutations(types.values()):
         other = replace(cluster, devices=tuple(device for group in order for device in group))
-        found = _least(other, problem, in_flight, replicas)
+        found = _least(other, problem, rank_of, in_flight, replicas)
         # Orders that differ by rounding alone are the user's own.
         if found < least * (1 - 1e-9):
             best, least = other, found
     return best
 
 
-def _least(cluster: Cluster, problem: Problem, in_flight: tuple[int, ...], replicas: int) -> float:
-    placed = replace(problem, slots=slots_for(cluster, len(in_flight), in_flight, replicas))
+def _least(cluster: Cluster, problem: Problem, rank_of: Sequence[int], in_flight: tuple[int, ...], replicas: int) -> float:
+    placed = replace(problem, slots=slots_for(cluster, rank_of, in_flight, replicas))
     stages = chain_cuts(placed)
     return bottleneck(placed, stages) if stages is not None else float("inf")

@@ -15,7 +15,7 @@ from pipecut.compiler.partition.bounds import memory_bound, work_bound
 from pipecut.compiler.partition.chain import chain_cuts
 from pipecut.compiler.partition.closure_bound import closure_bound
 from pipecut.compiler.partition.explain import Flights, explain
-from pipecut.compiler.partition.problem import Certificate, Problem, bottleneck, contract, fits
+from pipecut.compiler.partition.problem import Certificate, Problem, bottleneck, contract, evenly_shared, fits
 from pipecut.compiler.partition.program import build, start_values
 from pipecut.compiler.partition.reduce import around_cuts, depth_first_order, expand, lossless
 from pipecut.compiler.partition.solver import Solution, solve
@@ -127,7 +127,7 @@ def _other_chains(problem: Problem) -> list[list[int]]:
 
 def _chains_of_devices(problem: Problem) -> list[list[int] | None]:
     """With several stages on a device: even stages, and where they may stay empty, one stage a device."""
-    results = [chain_cuts(replace(problem, devices=()))]
+    results = [chain_cuts(replace(problem, devices=())), chain_cuts(evenly_shared(problem))]
     if problem.comm == "direct" and not problem.pins:
         first = tuple(dict.fromkeys(problem.devices))
         if problem.devices[: len(first)] == first:

@@ -1,5 +1,6 @@
 """What the partitioner receives and returns, free of any model."""
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -227,6 +228,14 @@ def device_bytes(problem: Problem, stages: list[int], recompute: bool) -> dict[i
     for device in result:
         result[device] += max(u.transient for u, d in zip(used, problem.device_of, strict=True) if d == device)
     return result
+
+
+def evenly_shared(problem: Problem) -> Problem:
+    """Each stage on its own device, which has its share of the memory of the device that stages are on together."""
+    count = Counter(problem.device_of)
+    shares = [count[device] for device in problem.device_of]
+    slots = tuple(replace(slot, capacity=slot.capacity // share) for slot, share in zip(problem.slots, shares, strict=True))
+    return replace(problem, slots=slots, devices=())
 
 
 def ways(problem: Problem) -> tuple[bool, ...]:

@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from pipecut.cli import app
 from pipecut.compiler import Options, Sizes, compile
 from pipecut.errors import InfeasibleError, PlanError, UserFileError
-from pipecut.runtime.plan import read_plan
+from pipecut.runtime.plan_folder import read_plan
 
 SMALL = """name: tiny
 nodes:
@@ -77,3 +79,16 @@ def test_a_folder_that_is_no_plan_is_not_overwritten(write_job: Any, tmp_path: P
     with pytest.raises(UserFileError, match="no plan folder"):
         compile(write_job("mlp", "vectors"), "auto", tmp_path / "plan", Options(Sizes(stages=2)))
     assert (tmp_path / "plan" / "thesis.txt").read_text() == "mine"
+
+
+def test_an_edited_plan_is_sealed_once_it_is_proven(write_job: Any, tmp_path: Path) -> None:
+    compile(write_job("mlp", "vectors"), "auto", tmp_path / "plan", Options(Sizes(stages=2)))
+    stage, schedule = tmp_path / "plan" / "stages" / "stage_0.py", tmp_path / "plan" / "schedule.yaml"
+    stage.write_text(stage.read_text() + "\n# mine\n")
+    assert CliRunner().invoke(app, ["seal", str(tmp_path / "plan")]).exit_code == 0
+    assert read_plan(tmp_path / "plan").plan.hashes["stages/stage_0.py"]
+    schedule.write_text(schedule.read_text().replace("B 0.3", "B 0.2"))
+    with pytest.raises(PlanError, match="does not run once"):
+        CliRunner().invoke(app, ["seal", str(tmp_path / "plan")], catch_exceptions=False)
+    with pytest.raises(PlanError, match="pipecut seal"):
+        read_plan(tmp_path / "plan")

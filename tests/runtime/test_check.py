@@ -5,14 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from pipecut.compiler import Options, Sizes, compile
-from pipecut.compiler.schedules import ORDERS, in_flight, lower
 from pipecut.errors import PlanError
 from pipecut.runtime.check import check
-from pipecut.runtime.plan import Action, PlanFolder
+from pipecut.runtime.plan import Action
+from pipecut.runtime.plan_folder import PlanFolder
 
 
 @pytest.fixture(scope="module")
@@ -54,41 +52,3 @@ def test_too_little_memory_is_refused(folder: PlanFolder) -> None:
     stages = [s.model_copy(update={"capacity_bytes": 10}) for s in folder.plan.stages]
     with pytest.raises(PlanError, match="needs"):
         check(replace(folder, plan=folder.plan.model_copy(update={"stages": stages})))
-
-
-@given(st.sampled_from(sorted(ORDERS)), st.integers(1, 8), st.integers(1, 32))
-def test_orders_hold_no_more_microbatches_than_promised(schedule: str, stages: int, microbatches: int) -> None:
-    for stage in range(stages):
-        live = peak = 0
-        for kind, _ in ORDERS[schedule](stage, stages, microbatches):
-            live += 1 if kind == "F" else -1
-            peak = max(peak, live)
-        assert peak == in_flight(schedule, stages, microbatches)[stage]
-
-
-@given(st.sampled_from(sorted(ORDERS)), st.integers(1, 8), st.integers(1, 32))
-def test_lowered_schedules_never_deadlock_under_rendezvous(schedule: str, stages: int, microbatches: int) -> None:
-    from pipecut.runtime import check as module
-
-    boundaries = range(stages - 1)
-    orders = [ORDERS[schedule](s, stages, microbatches) for s in range(stages)]
-    rows = tuple(map(tuple, lower(orders, boundaries, boundaries, reduce=False)))
-
-    class Tensor:
-        needs_grad = True
-
-    class Boundary:
-        def __init__(self, left: int) -> None:
-            self.left, self.tensors = left, [Tensor()]
-
-    class Stage:
-        def __init__(self, index: int) -> None:
-            self.index = self.rank = index
-
-    class Plan:
-        stages: list[Stage]
-        boundaries: list[Boundary]
-
-    plan: Any = Plan()
-    plan.stages, plan.boundaries = list(map(Stage, range(stages))), list(map(Boundary, boundaries))
-    assert "no deadlock" in module._no_deadlock(plan, rows)

@@ -14,7 +14,7 @@ from pipecut.errors import CheckpointError, RunError
 from pipecut.runtime import checkpoint
 from pipecut.runtime.export import export
 from pipecut.runtime.launch import launch
-from pipecut.runtime.plan import read_plan
+from pipecut.runtime.plan_folder import read_plan
 
 
 def train(plan: Path, folder: Path, steps: int, *more: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from pipecut.compiler import Options, Sizes, compile
+from pipecut.errors import TraceError
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = """
@@ -84,3 +85,63 @@ def test_a_user_loop_trains_and_clips_by_the_global_norm(plan: Path, tmp_path: P
     assert code == 0, output
     losses = re.findall(r"loss (\d+\.\d{6} \d+\.\d{6})", output)
     assert len(losses) == 2 and losses[0] == losses[1]
+
+
+@pytest.mark.parametrize(("schedule", "stages"), [("1f1b", 2), ("interleaved", 4), ("v-shaped", 4)])
+def test_evaluation_takes_any_batch_and_changes_nothing(
+    schedule: str, stages: int, write_job: Any, slow_cores: str, tmp_path: Path
+) -> None:
+    body = """
+    from tests.models import images, resnet
+    torch.manual_seed(1)
+    before = {name: buffer.clone() for name, buffer in pipe.named_buffers()}
+    for size in (1, 7, 20):
+        batch = images(size)
+        loss = pipe.eval_step(**batch)
+        rng = torch.get_rng_state()
+        torch.manual_seed(0)
+        whole = resnet().eval()(**batch)
+        torch.set_rng_state(rng)
+        whole = whole if torch.is_tensor(whole) else whole["loss"]
+        assert abs(loss - whole) <= 1e-5 * abs(whole), (size, loss, whole)
+    for name, buffer in pipe.named_buffers():
+        assert torch.equal(buffer, before[name]), name
+    assert all(p.grad is None for p in pipe.parameters()) and all(m.training for m in pipe.modules.values())
+    print(f"rank {pipe.world.rank} done")
+    pipe.step(**images(8))
+"""
+    plan = tmp_path / "plan"
+    compile(write_job("resnet", "images"), slow_cores, plan, Options(Sizes(stages=stages, schedule=schedule)))
+    code, output, _ = torchrun(tmp_path, plan, 2, body)
+    assert code == 0 and output.count("done") == 2, output
+
+
+def test_tokens_weigh_as_in_the_whole_batch(write_job: Any, slow_cores: str, tmp_path: Path) -> None:
+    body = """
+    from tests.models import bert, bert_inputs
+    torch.manual_seed(1)
+    batch = bert_inputs(7)
+    batch["labels"][:, 3:] = torch.where(torch.rand(7, 13) < 0.6, -100, batch["labels"][:, 3:])
+    loss = pipe.step(**batch)
+    torch.manual_seed(0)
+    model = bert()
+    whole = model(**batch).loss
+    whole.backward()
+    assert abs(loss - whole) <= 1e-6 * whole, (loss, whole)
+    wanted = dict(model.named_parameters(remove_duplicate=False))
+    for name, parameter in pipe.named_parameters():
+        assert torch.allclose(parameter.grad, wanted[name].grad, rtol=1e-4, atol=1e-7), name
+    print(f"rank {pipe.world.rank} done")
+    batch["labels"][2:4] = -100
+    pipe.step(**batch)
+"""
+    plan = tmp_path / "plan"
+    compile(write_job("bert", "bert_inputs", extra="reduction: tokens\n"), slow_cores, plan, Options(Sizes(stages=2)))
+    code, output, _ = torchrun(tmp_path, plan, 2, body)
+    assert code != 0 and output.count("done") == 2, output
+    assert "no label of microbatch 1 counts" in output
+
+
+def test_a_loss_whose_terms_are_not_known_is_refused(write_job: Any, slow_cores: str, tmp_path: Path) -> None:
+    with pytest.raises(TraceError, match="no plain cross entropy"):
+        compile(write_job("mlp", "vectors", extra="reduction: tokens\n"), slow_cores, tmp_path / "plan", Options(Sizes(stages=2)))

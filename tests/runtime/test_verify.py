@@ -1,5 +1,6 @@
 """Every family, stage count and schedule computes what the unsplit model computes. Real processes over gloo."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,33 @@ def test_split_model_computes_what_the_unsplit_one_does(
     assert {"loss", "gradient", "parameter"} <= set(result.worst)
 
 
+# Stages a rank with each schedule that is not one of those above; replicas and recompute on and off where they are slow.
+OTHERS = {"interleaved": (4, 2), "zb-h1": (3, 1), "v-shaped": (4, 2)}
+QUICK_OTHERS = {("gpt2", "interleaved", ""), ("bert", "zb-h1", ""), ("resnet", "v-shaped", ""), ("t5", "v-shaped", "recompute")}
+EXTRAS = {"": "", "recompute": "recompute: always\n", "replicas": "data_parallel: 2\n"}
+OTHER_CELLS = [
+    pytest.param(*cell, marks=() if cell in QUICK_OTHERS else pytest.mark.slow)
+    for cell in [(f, s, e) for f in FAMILIES for s in OTHERS for e in EXTRAS if e != "replicas" or f != "resnet"]
+]
+
+
+@pytest.mark.parametrize(("family", "schedule", "extra"), OTHER_CELLS)
+def test_every_schedule_computes_what_the_unsplit_model_does(
+    family: str, schedule: str, extra: str, write_job: Any, slow_cores: str, tmp_path: Path
+) -> None:
+    inputs, loss = FAMILIES[family]
+    stages, chunks = OTHERS[schedule]
+    # Four devices for two replicas of a pipeline of two.
+    stages = 2 * chunks if extra == "replicas" else stages
+    job = write_job(family, inputs, loss, EXTRAS[extra])
+    sizes = Sizes(stages=stages, schedule=schedule, chunks=chunks)
+    plan = compile(job, slow_cores, tmp_path / "plan", Options(sizes, solving=Solving(time_limit=5))).plan
+    assert plan.ranks == stages // chunks * (2 if extra == "replicas" else 1)
+    assert all(stage.recompute == (extra == "recompute") for stage in plan.stages)
+    result = verify(tmp_path / "plan", steps=2)
+    assert result.passed, result.worst
+
+
 @pytest.mark.parametrize("model", sorted(ODD))
 def test_an_odd_model_computes_what_it_does_unsplit(model: str, write_job: Any, slow_cores: str, tmp_path: Path) -> None:
     compile(write_job(model, ODD[model]), slow_cores, tmp_path / "plan", Options(Sizes(stages=3)))
@@ -90,6 +118,19 @@ def test_replicas_compute_what_the_unsplit_model_does(
     assert result.passed, result.worst
 
 
+@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
+@pytest.mark.parametrize("family", ["mlp", pytest.param("gpt2", marks=pytest.mark.slow)])
+def test_compiled_stages_compute_what_the_unsplit_model_does(
+    family: str, write_job: Any, slow_cores: str, tmp_path: Path
+) -> None:
+    job = write_job(family, FAMILIES[family][0], extra="compile: inductor\n")
+    compile(job, slow_cores, tmp_path / "plan", Options(Sizes(stages=2)))
+    result = verify(tmp_path / "plan", steps=2)
+    assert result.passed, result.worst
+    with pytest.raises(UserFileError, match="compiled stages do not allow"):
+        compile(job, slow_cores, tmp_path / "split", Options(Sizes(stages=2, schedule="zb-h1")))
+
+
 def test_replicas_that_would_drift_apart_are_refused(write_job: Any, slow_cores: str, tmp_path: Path) -> None:
     job = write_job("resnet", "images", extra="data_parallel: 2\n")
     with pytest.raises(UserFileError, match="BatchNorm"):
@@ -117,7 +158,7 @@ def test_weights_come_from_safetensors_by_name(write_job: Any, tmp_path: Path) -
 def test_a_damaged_gradient_fails_the_comparison(write_job: Any, tmp_path: Path) -> None:
     import json
 
-    from pipecut.runtime.plan import file_hash, seal_of
+    from pipecut.runtime.plan_folder import file_hash, seal_of
 
     compile(write_job("mlp", "vectors"), "auto", tmp_path / "plan", Options(Sizes(stages=2)))
     source = tmp_path / "plan" / "stages" / "stage_0.py"

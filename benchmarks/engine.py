@@ -1,0 +1,90 @@
+"""pipecut's engine beside torch.distributed.pipelining and beside the ideal: two gloo ranks of one thread each, in turn.
+
+python -m benchmarks.engine
+
+The same stage modules and microbatches. The ideal is (m + p - 1) times what the slower stage takes for a microbatch, measured on
+both ranks at once without any message. Also the unsplit model in one process of two threads.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from pipecut.compiler import Options, Sizes, compile
+from pipecut.compiler.partition.solver import quiet_stdout
+from pipecut.runtime.launch import launch
+
+MICROBATCHES, ROUNDS = 8, 20
+# Rows of a microbatch for about so many milliseconds of compute on a rank.
+ROWS = {"20 ms": 320, "100 ms": 1664}
+# Over the ideal, at the most.
+BAR = 1.08
+
+
+def main() -> None:
+    """Print the table and whether the bars are met."""
+    table = Table(
+        "compute", "schedule", "pipecut", "torch", "pipecut / ideal", "torch / ideal", "pipecut / torch", "unsplit / pipecut"
+    )
+    over: list[float] = []
+    beside: list[float] = []
+    with tempfile.TemporaryDirectory() as scratch, quiet_stdout():
+        for name, rows in ROWS.items():
+            folder = Path(scratch) / str(rows)
+            folder.mkdir()
+            plans = _plans(folder, rows)
+            launch(2, "benchmarks.engine_ranks", [str(folder / "found.json"), str(ROUNDS), *map(str, plans.values())])
+            found = json.loads((folder / "found.json").read_text())
+            alone = _unsplit(folder, rows)
+            for schedule in plans:
+                ours, theirs, ideal = found[schedule], found[f"torch {schedule}"], found["ideal"]
+                ratios = [
+                    statistics.median(a / b for a, b in zip(x, y, strict=True))
+                    for x, y in ((ours, ideal), (theirs, ideal), (ours, theirs))
+                ]
+                over.append(ratios[0])
+                beside.append(ratios[2])
+                step = statistics.median(ours)
+                times = f"{step * 1e3:.0f} ms", f"{statistics.median(theirs) * 1e3:.0f} ms"
+                table.add_row(name, schedule, *times, *(f"{r:.3f}" for r in ratios), f"{alone / step:.2f}")
+    console = Console(width=130)
+    console.print(table)
+    console.print(
+        f"over the ideal by at most {max(over):.3f} (bar {BAR}); beside torch {statistics.median(beside):.3f} in the median, "
+        f"{max(beside):.3f} at the most (bars: below 1, 1)"
+    )
+
+
+def _plans(folder: Path, rows: int) -> dict[str, Path]:
+    """Plans of both schedules, cut in the middle."""
+    job = folder / "job.yaml"
+    text = {
+        "model": {"factory": "benchmarks.engine_model:build", "args": {"rows": rows}},
+        "inputs": "benchmarks.engine_model:inputs",
+        "batch": {"global": MICROBATCHES * rows, "microbatch": rows},
+        "optimizer": "sgd",
+        "placement": {"cut_before": ["layers.6"]},
+    }
+    job.write_text(yaml.safe_dump(text))
+    plans = {}
+    for schedule in ("1f1b", "gpipe"):
+        plans[schedule] = folder / schedule
+        compile(job, "auto", plans[schedule], Options(Sizes(stages=2, schedule=schedule), costs="roofline"))
+    return plans
+
+
+def _unsplit(folder: Path, rows: int) -> float:
+    """Median seconds of the same step in one process of two threads."""
+    command = [sys.executable, "-m", "benchmarks.engine_model", str(rows), str(MICROBATCHES), str(ROUNDS)]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path.cwd()).stdout)
+
+
+if __name__ == "__main__":
+    main()

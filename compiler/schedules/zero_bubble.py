@@ -1,0 +1,21 @@
+"""ZB-H1 (Qi et al., Zero Bubble Pipeline Parallelism, 2024): backward in two, of inputs (I) first, of weights (W) later.
+
+As 1F1B, but the next rank waits for I alone, and what is left to do for W fills the gaps: rank r is r weights behind. About a
+third of 1F1B's bubble is left where the three take equally long. A rank holds at most `ranks` microbatches.
+
+rank 0   F0 F1 .  I0 W0 F2 I1 W1 .  I2 W2
+rank 1   .  F0 I0 F1 I1 W0 F2 I2 W1 W2
+"""
+
+from pipecut.compiler.schedules.order import Compute, alternating
+
+
+def zero_bubble(rank: int, ranks: int, microbatches: int, chunks: int) -> list[Compute]:
+    """What a rank computes, in order; stage = rank, `chunks` is 1."""
+    own = [(rank, m) for m in range(microbatches)]
+    order: list[Compute] = []
+    for kind, stage, m in alternating(own, own, ranks - rank - 1, "I"):
+        order.append((kind, stage, m))
+        if kind == "I" and m >= rank:
+            order.append(("W", stage, m - rank))
+    return order + [("W", rank, m) for m in range(max(0, microbatches - rank), microbatches)]
