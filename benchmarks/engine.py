@@ -24,6 +24,12 @@ from pipecut.runtime.launch import launch
 MICROBATCHES, ROUNDS = 8, 20
 # Rows of a microbatch for about so many milliseconds of compute on a rank.
 ROWS = {"20 ms": 320, "100 ms": 1664}
+# Where each schedule's plan is cut; torch runs those of one stage a rank and one backward.
+CUTS = {
+    **dict.fromkeys(("1f1b", "gpipe", "zb-h1"), ["layers.6"]),
+    **dict.fromkeys(("interleaved", "v-shaped"), ["layers.3", "layers.6", "layers.9"]),
+}
+BESIDE = ("1f1b", "gpipe")
 # Over the ideal, at the most.
 BAR = 1.08
 
@@ -33,6 +39,7 @@ def main() -> None:
     table = Table(
         "compute", "schedule", "pipecut", "torch", "pipecut / ideal", "torch / ideal", "pipecut / torch", "unsplit / pipecut"
     )
+    others = Table("compute", *(f"{schedule} / 1f1b" for schedule in CUTS if schedule not in BESIDE))
     over: list[float] = []
     beside: list[float] = []
     with tempfile.TemporaryDirectory() as scratch, quiet_stdout():
@@ -40,10 +47,11 @@ def main() -> None:
             folder = Path(scratch) / str(rows)
             folder.mkdir()
             plans = _plans(folder, rows)
-            launch(2, "benchmarks.engine_ranks", [str(folder / "found.json"), str(ROUNDS), *map(str, plans.values())])
+            named = [f"{schedule}={plan}" for schedule, plan in plans.items()]
+            launch(2, "benchmarks.engine_ranks", [str(folder / "found.json"), str(ROUNDS), *named])
             found = json.loads((folder / "found.json").read_text())
             alone = _unsplit(folder, rows)
-            for schedule in plans:
+            for schedule in BESIDE:
                 ours, theirs, ideal = found[schedule], found[f"torch {schedule}"], found["ideal"]
                 ratios = [
                     statistics.median(a / b for a, b in zip(x, y, strict=True))
@@ -54,8 +62,12 @@ def main() -> None:
                 step = statistics.median(ours)
                 times = f"{step * 1e3:.0f} ms", f"{statistics.median(theirs) * 1e3:.0f} ms"
                 table.add_row(name, schedule, *times, *(f"{r:.3f}" for r in ratios), f"{alone / step:.2f}")
+            rest = [found[schedule] for schedule in CUTS if schedule not in BESIDE]
+            ratios = [statistics.median(a / b for a, b in zip(x, found["1f1b"], strict=True)) for x in rest]
+            others.add_row(name, *(f"{ratio:.3f}" for ratio in ratios))
     console = Console(width=130)
     console.print(table)
+    console.print(others)
     console.print(
         f"over the ideal by at most {max(over):.3f} (bar {BAR}); beside torch {statistics.median(beside):.3f} in the median, "
         f"{max(beside):.3f} at the most (bars: below 1, 1)"
@@ -63,20 +75,19 @@ def main() -> None:
 
 
 def _plans(folder: Path, rows: int) -> dict[str, Path]:
-    """Plans of both schedules, cut in the middle."""
-    job = folder / "job.yaml"
-    text = {
-        "model": {"factory": "benchmarks.engine_model:build", "args": {"rows": rows}},
-        "inputs": "benchmarks.engine_model:inputs",
-        "batch": {"global": MICROBATCHES * rows, "microbatch": rows},
-        "optimizer": "sgd",
-        "placement": {"cut_before": ["layers.6"]},
-    }
-    job.write_text(yaml.safe_dump(text))
+    """Plans of every schedule, cut evenly."""
     plans = {}
-    for schedule in ("1f1b", "gpipe"):
-        plans[schedule] = folder / schedule
-        compile(job, "auto", plans[schedule], Options(Sizes(stages=2, schedule=schedule), costs="roofline"))
+    for schedule, cuts in CUTS.items():
+        job, plans[schedule] = folder / f"{schedule}.yaml", folder / schedule
+        text = {
+            "model": {"factory": "benchmarks.engine_model:build", "args": {"rows": rows}},
+            "inputs": "benchmarks.engine_model:inputs",
+            "batch": {"global": MICROBATCHES * rows, "microbatch": rows},
+            "optimizer": "sgd",
+            "placement": {"cut_before": cuts},
+        }
+        job.write_text(yaml.safe_dump(text))
+        compile(job, "auto", plans[schedule], Options(Sizes(stages=len(cuts) + 1, schedule=schedule), costs="roofline"))
     return plans
 
 

@@ -1,12 +1,14 @@
 """One rank of the engine benchmark: pipecut's engine, torch's and no messages at all, in turn.
 
-Run by the launcher as `-m benchmarks.engine_ranks FILE ROUNDS PLAN_1F1B PLAN_GPIPE`. Rank 0 writes seconds by round.
+Run by the launcher as `-m benchmarks.engine_ranks FILE ROUNDS SCHEDULE=PLAN ...`. Rank 0 writes seconds by round.
 """
 
 import json
+import random
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,35 +78,35 @@ def alone(pipe: Pipeline, batch: dict[str, torch.Tensor]) -> Callable[[], None]:
 def main() -> None:
     """One rank."""
     file, rounds, *plans = sys.argv[1:]
-    pipes = [load_pipeline(Path(plan), None) for plan in plans]
-    batch = next(batches(pipes[0], None, Path(plans[0])))
-    ours = [lambda pipe=pipe: pipe.step(**batch) for pipe in pipes]
-    steps: dict[str, Callable[[], Any]] = {
-        "1f1b": ours[0],
-        "torch 1f1b": theirs(pipes[0], Schedule1F1B, batch),
-        "gpipe": ours[1],
-        "torch gpipe": theirs(pipes[1], ScheduleGPipe, batch),
-        "ideal": alone(pipes[0], batch),
+    paths = dict(plan.split("=", 1) for plan in plans)
+    pipes = {schedule: load_pipeline(Path(path), None) for schedule, path in paths.items()}
+    first = pipes["1f1b"]
+    batch = next(batches(first, None, Path(paths["1f1b"])))
+    steps: dict[str, Callable[[], Any]] = {name: partial(pipe.step, **batch) for name, pipe in pipes.items()}
+    steps |= {
+        "torch 1f1b": theirs(first, Schedule1F1B, batch),
+        "torch gpipe": theirs(pipes["gpipe"], ScheduleGPipe, batch),
+        "ideal": alone(first, batch),
     }
     found: dict[str, list[float]] = {name: [] for name in steps}
     names = list(steps)
     for number in range(int(rounds) + WARM):
-        # Each comes first, second and so on equally often.
-        turn = number % len(names)
-        for name in [*names[turn:], *names[:turn]]:
+        # What runs before leaves its mark on the caches, so each follows each now and then; on both ranks alike.
+        random.Random(number).shuffle(names)
+        for name in names:
             dist.barrier()
             begin = time.perf_counter()
             steps[name]()
             own = torch.tensor(time.perf_counter() - begin)
             dist.all_reduce(own, op=dist.ReduceOp.MAX)
-            m = pipes[0].plan.microbatches
+            m = first.plan.microbatches
             found[name].append(float(own) * ((m + 1) / m if name == "ideal" else 1.0))
-            for pipe in pipes:
+            for pipe in pipes.values():
                 for parameter in pipe.parameters():
                     parameter.grad = None
-    if pipes[0].world.rank == 0:
+    if first.world.rank == 0:
         Path(file).write_text(json.dumps({name: times[WARM:] for name, times in found.items()}))
-    for pipe in pipes:
+    for pipe in pipes.values():
         leave_world(pipe.world)
 
 

@@ -16,6 +16,7 @@ from pipecut.runtime.plan_folder import PlanFolder
 def check(folder: PlanFolder) -> list[str]:
     """What was proven, a line each. Raises PlanError with the first thing that does not hold."""
     plan, graph = folder.plan, folder.graph
+    _known(plan, graph)
     return [
         _placed(plan, graph),
         _flows(plan, graph),
@@ -23,6 +24,22 @@ def check(folder: PlanFolder) -> list[str]:
         _no_deadlock(plan, folder.actions),
         _memory_fits(plan, graph, folder.actions),
     ]
+
+
+def _known(plan: Plan, graph: dict[str, Any]) -> None:
+    """What the plan names, the graph has."""
+    parameters = {entry["names"][0] for entry in graph["parameters"]}
+    if plan.optimizer not in STATES:
+        raise PlanError(f"the optimizer '{plan.optimizer}' is none of {', '.join(STATES)}")
+    for stage in plan.stages:
+        unknown = [h.names[0] for h in stage.parameters if h.names[0] not in parameters]
+        unknown += [name for name in (*stage.receives, *stage.sends) if name not in graph["values"]]
+        unknown += [name for name in stage.batch_inputs if name not in {tensor.name for tensor in plan.inputs}]
+        if unknown:
+            raise PlanError(f"stage {stage.index} has '{unknown[0]}', which the graph does not; compile again")
+    for tied in plan.tied:
+        if any(tied.names[0] not in {h.names[0] for h in plan.stages[s].parameters} for s in tied.stages):
+            raise PlanError(f"tied parameter {tied.names[0]} is not on all of the stages {tied.stages}; compile again")
 
 
 def _placed(plan: Plan, graph: dict[str, Any]) -> str:

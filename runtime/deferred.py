@@ -16,8 +16,13 @@ from torch.overrides import TorchFunctionMode
 
 # Operators by name, as the graph has them.
 DEFERRED = ("linear", "addmm", "conv1d", "conv2d", "conv3d")
-# What is to be done: a parameter, and what makes its gradient.
-Task = tuple[nn.Parameter, Callable[[], torch.Tensor]]
+# What is to be done: a parameter, and what makes its gradient, added to what is there already, in place.
+Task = tuple[nn.Parameter, Callable[[torch.Tensor | None], torch.Tensor]]
+
+
+def _product(left: torch.Tensor, right: torch.Tensor) -> Callable[[torch.Tensor | None], torch.Tensor]:
+    """A product that is added by the kernel that makes it."""
+    return lambda there: left @ right if there is None else there.addmm_(left, right)
 
 
 class _Linear(torch.autograd.Function):
@@ -33,7 +38,7 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (x,), weight, gradient = ctx.saved_tensors, ctx.weight, gradients[0]
         rows, columns = gradient.flatten(0, -2), x.flatten(0, -2)
-        ctx.tasks.put(weight, lambda: rows.t() @ columns)
+        ctx.tasks.put(weight, _product(rows.t(), columns))
         into = gradient @ weight if ctx.needs_input_grad[0] else None
         return into, None, rows.sum(0) if ctx.needs_input_grad[2] else None, None
 
@@ -50,7 +55,7 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (x,), weight, gradient = ctx.saved_tensors, ctx.weight, gradients[0]
-        ctx.tasks.put(weight, lambda: x.t() @ gradient)
+        ctx.tasks.put(weight, _product(x.t(), gradient))
         into = gradient @ weight.t() if ctx.needs_input_grad[0] else None
         return into, None, gradient.sum_to_size(ctx.shape) if ctx.needs_input_grad[2] else None, None
 
@@ -73,7 +78,12 @@ class _Convolution(torch.autograd.Function):
         stride, padding, dilation, groups = ctx.how
         rest = ([weight.shape[0]], stride, padding, dilation, False, [0] * len(stride), groups)
         backward = torch.ops.aten.convolution_backward.default
-        ctx.tasks.put(weight, lambda: backward(gradient, x, weight, *rest, [False, True, False])[1])
+
+        def of_weight(there: torch.Tensor | None) -> torch.Tensor:
+            made: torch.Tensor = backward(gradient, x, weight, *rest, [False, True, False])[1]
+            return made if there is None else there.add_(made)
+
+        ctx.tasks.put(weight, of_weight)
         needs = ctx.needs_input_grad
         into, _, bias = backward(gradient, x, weight, *rest, [needs[0], False, needs[2]])
         return into, None, bias, None, None
@@ -86,7 +96,7 @@ class Later(TorchFunctionMode):
         super().__init__()
         self.tasks: deque[Task] = deque()
 
-    def put(self, weight: nn.Parameter, task: Callable[[], torch.Tensor]) -> None:
+    def put(self, weight: nn.Parameter, task: Callable[[torch.Tensor | None], torch.Tensor]) -> None:
         """Put one aside."""
         self.tasks.append((weight, task))
 
@@ -95,11 +105,7 @@ class Later(TorchFunctionMode):
         while self.tasks:
             weight, task = self.tasks.popleft()
             with torch.no_grad():
-                gradient = task()
-                if weight.grad is None:
-                    weight.grad = gradient
-                else:
-                    weight.grad += gradient
+                weight.grad = task(weight.grad)
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         """Replaces the products."""

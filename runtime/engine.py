@@ -24,11 +24,15 @@ Outgoing = dict[tuple[str, int, int], list[torch.Tensor]]
 
 @dataclass(frozen=True)
 class Work:
-    """A replica's microbatches: their tensors, their samples, and their parts of the loss, which sum to 1 over all replicas."""
+    """A replica's microbatches: their tensors, their samples, and their parts of the loss, which sum to 1 over all replicas.
+
+    `first` is the number of the first of them among all.
+    """
 
     microbatches: list[dict[str, torch.Tensor]]
     samples: list[int]
     weights: list[float]
+    first: int = 0
     grad: bool = True
 
 
@@ -70,6 +74,8 @@ class Engine:
     def _run(self, actions: Sequence[Action], work: Work) -> torch.Tensor | None:
         losses: list[torch.Tensor] = []
         outgoing: Outgoing = {}
+        for stage in self.stages.values():
+            stage.begin(self.status.step, work.first)
         for action in actions:
             with told(f"rank {self.rank}, action '{action}'"):
                 self._do(action, work, losses, outgoing)

@@ -153,7 +153,7 @@ class Pipeline:
                 part[name] = piece.to(self.world.device, non_blocking=True)
         with told(here):
             weights = self.plan.batch.weights(batch, samples)
-        return Work(split, samples[own], weights[own])
+        return Work(split, samples[own], weights[own], self.world.replica * share)
 
     def _fixed(self, count: int) -> RunError:
         size = self.plan.batch.microbatch

@@ -4,10 +4,10 @@ import ast
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from pipecut.errors import PlanError, RunError
 
@@ -20,6 +20,15 @@ ITEM_BYTES = {
     **dict.fromkeys(("int64", "uint64", "float64", "complex64"), 8),
     "complex128": 16,
 }
+
+
+def _known_dtype(name: str) -> str:
+    if name not in ITEM_BYTES:
+        raise ValueError(f"unknown dtype '{name}'")
+    return name
+
+
+Dtype = Annotated[str, AfterValidator(_known_dtype)]
 
 
 class Part(BaseModel):
@@ -89,7 +98,7 @@ class Tensor(Part):
 
     name: str
     shape: list[Dimension]
-    dtype: str
+    dtype: Dtype
     needs_grad: bool = False
     order: list[int] = []
 
@@ -107,7 +116,7 @@ class Held(Part):
 
     names: list[str]
     shape: list[int]
-    dtype: str
+    dtype: Dtype
     trainable: bool = False
     persistent: bool = True
     written: bool = False
@@ -140,6 +149,7 @@ class Stage(Part):
     out of which come `buffer_bytes` of tensors on their way. `peak_bytes` is what its rank takes, replayed from `passes`, against
     `device_bytes`; `passes` are None where they could not be found. `reduce_seconds` is once a step, to sum gradients over
     replicas; `weight_seconds` are those of the backward that gradients of weights take, where they come by themselves.
+    `dropouts` says which of the model's calls that drop something, in its own order, are on the stage.
     A stage that recomputes keeps what it receives and runs its forward again before each backward; `load_seconds`
     has that.
     """
@@ -151,6 +161,7 @@ class Stage(Part):
     file: str
     modules: list[str]
     operators: int
+    dropouts: list[int] = []
     receives: list[str]
     batch_inputs: list[str]
     sends: list[str]

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from pipecut.errors import PipecutError
+from pipecut.runtime.dropout import Dropout
 from pipecut.runtime.launch import launch
 from pipecut.runtime.optimizer import make_optimizer
 from pipecut.runtime.peers import end_with_parent, tell
@@ -127,6 +128,7 @@ def _unsplit(plan: Plan, steps: int, device: str) -> Iterator[dict[str, torch.Te
     names: dict[int, list[str]] = {id(p): [] for p in model.parameters()}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names[id(parameter)].append(name)
+    dropout = Dropout(reference.seed, ())
     for step in range(steps):
         batch = cast_inputs(sample_batch(reference, plan.batch.global_size, step), reference.precision)
         size = plan.batch.microbatch
@@ -135,9 +137,10 @@ def _unsplit(plan: Plan, steps: int, device: str) -> Iterator[dict[str, torch.Te
         ]
         total = torch.zeros(())
         weights = plan.batch.weights(batch, [next(iter(part.values())).shape[0] for part in parts])
-        for part, weight in zip(parts, weights, strict=True):
+        for number, (part, weight) in enumerate(zip(parts, weights, strict=True)):
             part = {name: t.to(device) for name, t in part.items()}
-            loss = whole(part)
+            with dropout.at(step + 1, number):
+                loss = whole(part)
             (loss * weight).backward()
             total += (loss.detach() * weight).float().cpu()
         result = {"loss/loss": total}

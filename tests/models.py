@@ -308,3 +308,25 @@ def slow_vectors() -> Iterator[dict[str, torch.Tensor]]:
         generator = torch.Generator().manual_seed(step)
         time.sleep(0.03)
         yield {name: torch.randn(8, 32, generator=generator) for name in ("x", "target")}
+
+
+class Dropping(nn.Module):
+    """Layers that drop some of what they give, and attention that drops some of its weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(32, 32) for _ in range(5))
+        self.dropout = nn.Dropout(0.3)
+
+    def forward(self, x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            x = x + self.dropout(torch.relu(layer(x)))
+            heads = x.view(-1, 4, 8, 1).expand(-1, -1, -1, 8)
+            x = x + F.scaled_dot_product_attention(heads, heads, heads, dropout_p=0.2 if self.training else 0.0)[..., 0].flatten(
+                1
+            )
+        return F.mse_loss(x, target)
+
+
+def dropping() -> nn.Module:
+    return Dropping()

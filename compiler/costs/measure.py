@@ -125,7 +125,8 @@ def _attention(operator: Operator, graph: Graph) -> Work:
     FLOPs: two products of B*H*L*S*D multiply-adds forward; five of them backward, as flash attention recomputes the
     scores (Dao et al., FlashAttention, 2022, section 3 and algorithm 4).
     """
-    query, key, value = (graph.values[name] for name in operator.inputs[:3])
+    # Two of them may be the same tensor.
+    query, key, value = (graph.values[argument.name] for argument in operator.args[:3])
     *batch, length, width = query.sizes
     rows = length
     for size in batch:

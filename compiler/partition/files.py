@@ -86,4 +86,4 @@ def _own(data: dict[str, Any], where: str, devices: int | None, capacity: int | 
         )
     if capacity is not None:
         slots = tuple(replace(slot, capacity=capacity) for slot in slots)
-    return replace(problem, slots=slots), ids
+    return replace(problem, slots=slots, devices=problem.devices if len(slots) == len(problem.slots) else ()), ids

@@ -118,6 +118,19 @@ def test_replicas_compute_what_the_unsplit_model_does(
     assert result.passed, result.worst
 
 
+@pytest.mark.parametrize(
+    ("schedule", "stages", "extra"), [("1f1b", 3, "recompute: always\n"), ("v-shaped", 4, ""), ("gpipe", 2, "data_parallel: 2\n")]
+)
+def test_dropout_is_that_of_the_unsplit_model_whoever_runs_it(
+    schedule: str, stages: int, extra: str, write_job: Any, slow_cores: str, tmp_path: Path
+) -> None:
+    job = write_job("dropping", "vectors", extra=extra)
+    plan = compile(job, slow_cores, tmp_path / "plan", Options(Sizes(stages=stages, schedule=schedule))).plan
+    assert sorted(number for stage in plan.stages for number in stage.dropouts) == list(range(10))
+    result = verify(tmp_path / "plan", steps=2)
+    assert result.passed, result.worst
+
+
 @pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
 @pytest.mark.parametrize("family", ["mlp", pytest.param("gpt2", marks=pytest.mark.slow)])
 def test_compiled_stages_compute_what_the_unsplit_model_does(
