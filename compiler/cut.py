@@ -9,7 +9,7 @@ from pipecut.compiler.graph import Buffer, Graph, Operator, Parameter
 
 @dataclass(frozen=True)
 class Cut:
-    """One stage of a cut graph. `receives` and `sends` are value names, in the order they were made."""
+    """One stage of a cut graph. `receives` and `sends` are value names, in the order they were made; `outputs` the graph's."""
 
     index: int
     operators: tuple[int, ...]
@@ -18,6 +18,7 @@ class Cut:
     batch_inputs: tuple[str, ...]
     parameters: tuple[Parameter, ...]
     buffers: tuple[Buffer, ...]
+    outputs: tuple[tuple[str, str], ...] = ()
 
 
 def cut(graph: Graph, stage_of: tuple[int, ...], stages: int) -> tuple[Cut, ...]:
@@ -39,7 +40,8 @@ def cut(graph: Graph, stage_of: tuple[int, ...], stages: int) -> tuple[Cut, ...]
         batch_inputs = batch_inputs_of(graph, receives, {name for name, _ in graph.batch_inputs if stage in uses[name]})
         parameters = tuple(p for p in graph.parameters if stage in (uses[p.value] or {0}))
         buffers = tuple(b for b in graph.buffers if stage in (uses[b.value] or {0}))
-        result.append(Cut(stage, own, receives, tuple(crossing[stage]), batch_inputs, parameters, buffers))
+        outputs = tuple((name, value) for name, value in graph.outputs if stage_of[made[value]] == stage)
+        result.append(Cut(stage, own, receives, tuple(crossing[stage]), batch_inputs, parameters, buffers, outputs))
     return tuple(result)
 
 

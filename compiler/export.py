@@ -54,6 +54,7 @@ def _model_and_samples(job: Job) -> tuple[WithLoss, dict[str, torch.Tensor]]:
         raise TraceError(f"{spec.inputs} must return a dict of tensors, dimension 0 the sample")
     loss = find_function(spec.loss, job.folders, str(job.path)) if spec.loss else None
     wrapped = WithLoss(cast_model(model, spec.precision), loss).train()
+    wrapped.traced = True
     # The tracer takes one tensor under two names for one input.
     return wrapped, {k: t.clone() for k, t in cast_inputs(samples, spec.precision).items()}
 

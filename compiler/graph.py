@@ -81,7 +81,10 @@ class Buffer:
 
 @dataclass(frozen=True)
 class Graph:
-    """A traced model. Operators stand in program order; `values` has every tensor by name."""
+    """A traced model. Operators stand in program order; `values` has every tensor by name.
+
+    `outputs` are what else the model gives, by its own names, where the loss is made of it.
+    """
 
     operators: tuple[Operator, ...]
     values: dict[str, Value]
@@ -91,6 +94,7 @@ class Graph:
     loss: str
     dynamic: bool
     notes: tuple[str, ...] = ()
+    outputs: tuple[tuple[str, str], ...] = ()
 
     def producers(self) -> dict[str, int]:
         """Value name to the index of the operator that makes it."""

@@ -33,6 +33,7 @@ def manifest(
     """plan.yaml without hashes and seal."""
     spec, graph, slots, cuts = job.spec, costed.graph, placement.problem.slots, scheduled.cuts
     seconds, dropping = stage_seconds(costed, slots, cuts), _dropping(graph)
+    needed = _ancestors(graph)
     types = [cluster.devices[rank * candidate.replicas].type for rank in scheduled.rank_of]
     stages = [
         {
@@ -80,7 +81,9 @@ def manifest(
         "compile": spec.compile,
         "replicas": candidate.replicas,
         "schedule": candidate.schedule,
-        "inputs": [{**_tensor(graph, value), "name": name} for value, name in graph.batch_inputs],
+        "inputs": [
+            {**_tensor(graph, value), "name": name, "optional": value not in needed} for value, name in graph.batch_inputs
+        ],
         "stages": stages,
         "boundaries": boundaries,
         "tied": [
@@ -154,6 +157,7 @@ def _stage(
         "receives": list(one.receives),
         "batch_inputs": [given[name] for name in one.batch_inputs],
         "sends": list(one.sends),
+        "outputs": [{**_tensor(graph, value), "name": name} for name, value in one.outputs],
         "parameters": [_held(p, written) for p in one.parameters],
         "buffers": [_held(b, written) for b in one.buffers],
         "parameter_count": sum(sizes),
@@ -168,6 +172,15 @@ def _stage(
         "bytes_sent": sum(graph.values[n].bytes for n in one.sends)
         + sum(graph.values[n].bytes for n in one.receives if graph.values[n].needs_grad),
     }
+
+
+def _ancestors(graph: Graph) -> set[str]:
+    """All values that what the model gives beside its loss is made of; where it gives nothing else, all."""
+    needed = {value for _, value in graph.outputs} or {graph.loss}
+    for operator in reversed(graph.operators):
+        if operator.name in needed:
+            needed |= set(operator.inputs)
+    return needed
 
 
 def _dropping(graph: Graph) -> list[int]:

@@ -77,7 +77,7 @@ def _run(plan: Plan, graph: Graph, one: Cut, later: bool) -> Passes:
         buffers = {b.names[0]: mode.from_tensor(b.data) for b in one.buffers}
         module = build(graph, one, len(plan.stages), CPU, buffers)
         running = RunningStage(plan, plan.stages[one.index], module, later)
-        with Allocations([*module.parameters(), *module.buffers()]) as counted:
+        with Allocations([*module.parameters(), *running.masters.of.values(), *module.buffers()]) as counted:
             first = _microbatch(running, graph, one, counted)
             second = _microbatch(running, graph, one, counted)
     return Passes(

@@ -10,6 +10,7 @@ from pipecut.runtime.plan import Plan
 def print_plan(plan: Plan, console: Console) -> None:
     """Stages, then the bottleneck, its bound and the gap, then the predicted step."""
     again = any(stage.recompute for stage in plan.stages)
+    several = len(plan.stages) > len(set(plan.rank_of.values()))
     table = Table(
         title=f"{plan.model.factory} on {plan.cluster}: {plan.schedule}, "
         f"{plan.microbatches} microbatches of {plan.batch.microbatch}"
@@ -17,6 +18,7 @@ def print_plan(plan: Plan, console: Console) -> None:
     )
     for name, side in (
         ("stage", "right"),
+        *((("rank", "right"),) if several else ()),
         ("device", "left"),
         ("modules covered", "left"),
         ("parameters", "right"),
@@ -31,6 +33,7 @@ def print_plan(plan: Plan, console: Console) -> None:
         share = stage.peak_bytes / max(stage.device_bytes, 1)
         table.add_row(
             str(stage.index),
+            *((str(stage.rank),) if several else ()),
             stage.device,
             ", ".join(stage.modules),
             f"{stage.parameter_count:,}",

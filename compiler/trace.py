@@ -10,6 +10,7 @@ from torch import fx
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
+from torch.utils._pytree import tree_unflatten
 from torch.utils._sympy.printers import PythonPrinter
 
 from pipecut.compiler.export import export
@@ -48,18 +49,21 @@ class _Lowering:
         """Lower everything and drop what neither the loss nor a buffer needs."""
         parameters, buffers, inputs = self._signature()
         self._lower(self.program.graph_module, (), "")
-        loss = self._loss()
+        loss, *others = self._results()
         operators = _alive(self.operators, loss, {b.value for b in buffers})
-        return Graph(tuple(operators), self.values, parameters, buffers, inputs, loss, self.dynamic, self.notes)
-
-    def _loss(self) -> str:
-        output = next(node for node in self.program.graph.nodes if node.op == "output")
-        results: list[str] = [n.name for n in output.all_input_nodes]
-        wanted = [s.arg.name for s in self.program.graph_signature.output_specs if s.kind.name == "USER_OUTPUT"]
-        names = [n for n in results if n in wanted]
-        if len(names) != 1:
+        made = {operator.name for operator in operators}
+        if loss not in made:
             raise TraceError("the traced model has no loss: its result does not depend on its inputs")
-        return self.alias.get(names[0], names[0])
+        # What the loss does not depend on is not worth computing every step.
+        named = list(tree_unflatten([loss, *others], self.program.call_spec.out_spec)[1].items())
+        outputs = tuple((name, value) for name, value in named if value in made)
+        return Graph(tuple(operators), self.values, parameters, buffers, inputs, loss, self.dynamic, self.notes, outputs)
+
+    def _results(self) -> list[str]:
+        """Values of the loss and of the model's other outputs."""
+        specs = [s for s in self.program.graph_signature.output_specs if s.kind.name in ("USER_OUTPUT", "LOSS_OUTPUT")]
+        names = [str(s.arg.name) for s in specs]
+        return [self.alias.get(name, name) for name in names]
 
     def _signature(self) -> tuple[tuple[Parameter, ...], tuple[Buffer, ...], tuple[tuple[str, str], ...]]:
         model, program = self.model.model, self.program

@@ -146,7 +146,7 @@ def read_tensors(path: Path, facts: Facts, names: Iterable[str]) -> dict[str, to
     for name in names:
         if name not in facts.tensors:
             kind, _, fqn = name.partition("/")
-            raise CheckpointError(f"{path} has no {kind} {fqn}; it is of another model, or of another optimizer")
+            raise CheckpointError(f"{path} has no {kind} {fqn}; it is of {facts.model.get('factory')}, or of another optimizer")
         by_file.setdefault(facts.tensors[name], []).append(name)
     found: dict[str, torch.Tensor] = {}
     for file_name, wanted in by_file.items():

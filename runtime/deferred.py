@@ -92,9 +92,11 @@ class _Convolution(torch.autograd.Function):
 class Later(TorchFunctionMode):
     """Runs a forward so that its backward puts gradients of weights aside, in order, for `do`."""
 
-    def __init__(self) -> None:
+    def __init__(self, made: Callable[[nn.Parameter], None] | None = None) -> None:
         super().__init__()
         self.tasks: deque[Task] = deque()
+        # Called with each parameter that got a gradient; of those autograd makes it is told by hooks.
+        self.made = made
 
     def put(self, weight: nn.Parameter, task: Callable[[torch.Tensor | None], torch.Tensor]) -> None:
         """Put one aside."""
@@ -106,6 +108,8 @@ class Later(TorchFunctionMode):
             weight, task = self.tasks.popleft()
             with torch.no_grad():
                 weight.grad = task(weight.grad)
+            if self.made is not None:
+                self.made(weight)
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         """Replaces the products."""

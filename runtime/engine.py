@@ -26,14 +26,17 @@ Outgoing = dict[tuple[str, int, int], list[torch.Tensor]]
 class Work:
     """A replica's microbatches: their tensors, their samples, and their parts of the loss, which sum to 1 over all replicas.
 
-    `first` is the number of the first of them among all.
+    `first` is the number of the first of them among all, `scale` what losses are multiplied by for backward;
+    `outputs` is filled with what the model gives beside its loss, where it is given.
     """
 
     microbatches: list[dict[str, torch.Tensor]]
     samples: list[int]
     weights: list[float]
     first: int = 0
+    scale: float = 1.0
     grad: bool = True
+    outputs: list[dict[str, torch.Tensor]] | None = None
 
 
 class Engine:
@@ -110,7 +113,8 @@ class Engine:
             stage = self.stages[s]
             batch = [work.microbatches[m][name] for name in stage.stage.batch_inputs]
             weight = work.weights[m]
-            outputs = stage.forward(m, received, batch, weight, work.grad)
+            wanted = work.outputs[m] if work.outputs is not None else None
+            outputs = stage.forward(m, received, batch, weight * work.scale, work.grad, wanted)
             if stage.last:
                 losses.append(outputs[0].detach() * weight)
             elif stage.stage.sends:

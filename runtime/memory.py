@@ -9,7 +9,8 @@ from pipecut.runtime.plan_folder import PlanFolder
 from pipecut.runtime.simulate import Timeline
 from pipecut.runtime.transport import MOST_LEAVING
 
-# Values of a parameter's size that the optimizer keeps.
+# Parameters that have a float32 master, which the optimizer has; values of its size that the optimizer keeps.
+HALF = ("bfloat16", "float16")
 STATES = {"adamw": 2, "adam": 2, "momentum": 1, "sgd": 0}
 
 
@@ -95,12 +96,15 @@ def _arrives(stage: Stage, way: str, here: Collection[int]) -> bool:
 
 
 def _fixed(plan: Plan, held: Held) -> int:
-    return held_bytes(held) * (1 + STATES[plan.optimizer] if held.trainable else 1)
+    states = STATES[plan.optimizer]
+    if not held.trainable:
+        return held_bytes(held)
+    return held_bytes(held) * (1 + 2 * (1 + states) if held.dtype in HALF else 1 + states)
 
 
 def _known(stage: Stage, known: set[str]) -> int:
     """Bytes of the gradients of a stage's parameters that other stages of the rank brought into being; notes its own."""
-    own = {h.names[0]: held_bytes(h) for h in stage.parameters if h.trainable}
+    own = {h.names[0]: held_bytes(h) * (2 if h.dtype in HALF else 1) for h in stage.parameters if h.trainable}
     twice = sum(size for name, size in own.items() if name in known)
     known |= set(own)
     return twice

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from torch import nn
 from pipecut.errors import RunError
 from pipecut.runtime.check import check
 from pipecut.runtime.engine import Engine, Work
-from pipecut.runtime.forward_only import forward_only
+from pipecut.runtime.forward_only import forward_only, gather_outputs
+from pipecut.runtime.masters import LossScale, Masters
 from pipecut.runtime.peers import told
 from pipecut.runtime.plan import Plan
 from pipecut.runtime.plan_folder import PlanFolder, read_plan
@@ -46,7 +48,10 @@ class Pipeline:
         mine = [s for s in self.plan.stages if s.rank == world.position]
         self.modules = {s.index: build_module(folder.path, s, world.device) for s in mine}
         share_tied(self.plan, self.modules)
-        named = {n: p for m in self.modules.values() for n, p in m.named_parameters(remove_duplicate=False)}
+        self.masters = Masters(p for m in self.modules.values() for p in m.parameters())
+        self.scale = LossScale(self.plan.model.precision)
+        of = self.masters.of
+        named = {n: of[id(p)] for m in self.modules.values() for n, p in m.named_parameters(remove_duplicate=False)}
         buffers = {n: b for m in self.modules.values() for n, b in m.named_buffers(remove_duplicate=False)}
         note = fill(self.plan, mine, {**buffers, **named})
         if note:
@@ -58,7 +63,7 @@ class Pipeline:
         self.tied = TiedGradients(self.plan, world, named)
         actions = folder.actions[world.position]
         later = any(action.kind == "W" for action in actions)
-        running = [RunningStage(self.plan, s, self.modules[s.index], later) for s in mine]
+        running = [RunningStage(self.plan, s, self.modules[s.index], later, self.masters) for s in mine]
         replicas = ReplicaGradients(world, list({id(p): p for p in named.values()}.values()))
         transport = Transport(self.plan, world)
         self.engine = Engine(world.rank, actions, running, transport, self.tied, replicas, world.status)
@@ -77,11 +82,30 @@ class Pipeline:
         The loss is the mean over microbatches, weighted by their samples, or by the labels that count where the job says
         `reduction: tokens`. Raises RunError.
         """
-        loss = self.engine.run(self._split(batch, self.plan.microbatches))
+        self.masters.refresh()
+        work = replace(self._split(batch, self.plan.microbatches), scale=self.scale.scale)
+        loss = self._scaled(work) if self.scale.used else self.engine.run(work)
         shared = self._shared(loss)
         self.world.status.step += 1
         self.world.status.note(State.BETWEEN)
         return shared
+
+    def _scaled(self, work: Work) -> torch.Tensor | None:
+        """A step whose gradients are scaled: those of steps before are added afterwards."""
+        own = list(self.parameters())
+        before = [parameter.grad for parameter in own]
+        for parameter in own:
+            parameter.grad = None
+        loss = self.engine.run(work)
+        overflowed = self.scale.overflows(own).to(self.world.device)
+        if self.world.size > 1:
+            with told(f"rank {self.world.rank}, looking for gradients that overflow"):
+                dist.all_reduce(overflowed, op=dist.ReduceOp.MAX)
+        self.scale.apply(own, bool(overflowed))
+        for parameter, earlier in zip(own, before, strict=True):
+            if earlier is not None:
+                parameter.grad = earlier if parameter.grad is None else earlier + parameter.grad
+        return loss
 
     @torch.no_grad()
     def eval_step(self, **batch: torch.Tensor) -> torch.Tensor:
@@ -89,23 +113,51 @@ class Pipeline:
 
         Gradients, buffers and random numbers of the training stay as they are.
         """
-        sizes = {tensor.shape[0] for tensor in batch.values() if tensor.dim()}
-        share = -(-max(sizes, default=1) // self.plan.batch.microbatch)
-        work = self._split(batch, -(-share // self.plan.replicas), any_count=True)
-        training = [module.training for module in self.modules.values()]
-        self.eval()
-        try:
-            with torch.random.fork_rng([self.world.device] if self.world.device.type == "cuda" else [], device_type="cuda"):
-                loss = self.engine.evaluate(work, forward_only(self.plan, self.world.position, len(work.samples)))
-        finally:
-            for module, before in zip(self.modules.values(), training, strict=True):
-                module.train(before)
+        loss = self._forward(self._any_size(batch))
         if loss is None and self.world.position == self.plan.stages[-1].rank:
             # A replica that got no microbatch.
             loss = torch.zeros((), device=self.world.device)
         shared = self._shared(loss)
         self.world.status.note(State.BETWEEN)
         return shared
+
+    @torch.no_grad()
+    def predict(self, everywhere: bool = False, **batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What the model gives beside its loss, by its own names, in eval mode, for a batch of any size.
+
+        On the ranks that make them, of their replica's samples; with `everywhere` of all samples on every rank. What the loss
+        alone needs, such as labels, may be left out. Raises RunError, also where the model gives nothing else.
+        """
+        if not any(stage.outputs for stage in self.plan.stages):
+            raise RunError("the model gives nothing that its loss is made of, so there is nothing to predict")
+        count = max((tensor.shape[0] for tensor in batch.values() if tensor.dim()), default=1)
+        for tensor in self.plan.inputs:
+            if tensor.optional and tensor.name not in batch:
+                batch[tensor.name] = torch.zeros(tensor.sizes(count), dtype=getattr(torch, tensor.dtype))
+        work = self._any_size(batch, by_samples=True)
+        parts: list[dict[str, torch.Tensor]] = [{} for _ in work.samples]
+        self._forward(replace(work, outputs=parts))
+        own = {name: torch.cat([part[name] for part in parts]) for name in (parts[0] if parts else {})}
+        found = gather_outputs(self.plan, self.world, own, count) if everywhere else own
+        self.world.status.note(State.BETWEEN)
+        return found
+
+    def _any_size(self, batch: dict[str, torch.Tensor], by_samples: bool = False) -> Work:
+        count = max((tensor.shape[0] for tensor in batch.values() if tensor.dim()), default=1)
+        share = -(-count // self.plan.batch.microbatch)
+        return self._split(batch, -(-share // self.plan.replicas), any_count=True, by_samples=by_samples)
+
+    def _forward(self, work: Work) -> torch.Tensor | None:
+        """In eval mode, leaving the training as it is."""
+        self.masters.refresh()
+        training = [module.training for module in self.modules.values()]
+        self.eval()
+        try:
+            with torch.random.fork_rng([self.world.device] if self.world.device.type == "cuda" else [], device_type="cuda"):
+                return self.engine.evaluate(work, forward_only(self.plan, self.world.position, len(work.samples)))
+        finally:
+            for module, before in zip(self.modules.values(), training, strict=True):
+                module.train(before)
 
     def _shared(self, loss: torch.Tensor | None) -> torch.Tensor:
         if self.world.size == 1:
@@ -118,8 +170,11 @@ class Pipeline:
             dist.broadcast(shared, src=self.plan.stages[-1].rank * self.plan.replicas)
         return shared
 
-    def _split(self, batch: dict[str, torch.Tensor], share: int, any_count: bool = False) -> Work:
-        """This replica's microbatches, at most `share`; as many as there are with `any_count`."""
+    def _split(self, batch: dict[str, torch.Tensor], share: int, any_count: bool = False, by_samples: bool = False) -> Work:
+        """This replica's microbatches, at most `share`; as many as there are with `any_count`.
+
+        Their parts of the loss are those of their samples, or of the terms that the plan says but for `by_samples`.
+        """
         expected = {tensor.name: tensor for tensor in self.plan.inputs}
         here = f"rank {self.world.rank}"
         missing = sorted(set(expected) - set(batch))
@@ -152,7 +207,7 @@ class Pipeline:
             for part, piece in zip(split, torch.split(batch[name], size)[own], strict=True):
                 part[name] = piece.to(self.world.device, non_blocking=True)
         with told(here):
-            weights = self.plan.batch.weights(batch, samples)
+            weights = [one / count for one in samples] if by_samples else self.plan.batch.weights(batch, samples)
         return Work(split, samples[own], weights[own], self.world.replica * share)
 
     def _fixed(self, count: int) -> RunError:
@@ -160,13 +215,13 @@ class Pipeline:
         return RunError(f"rank {self.world.rank}: the model fixes its batch size: {count} samples are no multiple of {size}")
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """This rank's parameters under their original names, each once."""
+        """This rank's parameters under their original names, each once; of half-precision ones their float32 masters."""
         seen: set[int] = set()
         for module in self.modules.values():
             for name, parameter in module.named_parameters():
                 if id(parameter) not in seen:
                     seen.add(id(parameter))
-                    yield name, parameter
+                    yield name, self.masters.of[id(parameter)]
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """This rank's parameters, for an optimizer."""
@@ -180,7 +235,8 @@ class Pipeline:
             yield from module.named_buffers()
 
     def state_dict(self) -> dict[str, Any]:
-        """This rank's part of the original model's state dict."""
+        """This rank's part of the original model's state dict, in the precision it runs in."""
+        self.masters.refresh()
         return {name: tensor for module in self.modules.values() for name, tensor in module.state_dict().items()}
 
     def save(

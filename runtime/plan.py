@@ -91,15 +91,17 @@ class Batch(Part):
 
 
 class Tensor(Part):
-    """A tensor over a boundary or from the batch. Dimensions are ints or expressions in `batch`.
+    """A tensor over a boundary, from the batch or to the user. Dimensions are ints or expressions in `batch`.
 
-    `order` lists the dimensions from the outermost in memory to the innermost; empty when that is their own order.
+    Of the batch, an `optional` one is not needed for the model's outputs, only for its loss. `order` lists the dimensions from
+    the outermost in memory to the innermost; empty when that is their own order.
     """
 
     name: str
     shape: list[Dimension]
     dtype: Dtype
     needs_grad: bool = False
+    optional: bool = False
     order: list[int] = []
 
     def sizes(self, batch: int) -> list[int]:
@@ -149,7 +151,8 @@ class Stage(Part):
     out of which come `buffer_bytes` of tensors on their way. `peak_bytes` is what its rank takes, replayed from `passes`, against
     `device_bytes`; `passes` are None where they could not be found. `reduce_seconds` is once a step, to sum gradients over
     replicas; `weight_seconds` are those of the backward that gradients of weights take, where they come by themselves.
-    `dropouts` says which of the model's calls that drop something, in its own order, are on the stage.
+    `outputs` are what the model gives beside its loss, by its own names, and can be asked for. `dropouts` says which of the
+    model's calls that drop something, in its own order, are on the stage.
     A stage that recomputes keeps what it receives and runs its forward again before each backward; `load_seconds`
     has that.
     """
@@ -165,6 +168,7 @@ class Stage(Part):
     receives: list[str]
     batch_inputs: list[str]
     sends: list[str]
+    outputs: list[Tensor] = []
     parameters: list[Held]
     buffers: list[Held]
     parameter_count: int

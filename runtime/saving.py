@@ -47,7 +47,12 @@ class Saving:
             tensors[f"random_cuda/{world.rank}"] = torch.cuda.get_rng_state(world.device)
         with told(f"rank {world.rank}, saving a checkpoint"):
             groups = self._groups(mine, optimizer)
-        rest = {"ranks": world.size, "scheduler": _plain("scheduler", scheduler), "data": _plain("data", data)}
+        rest = {
+            "loss_scale": pipe.scale.state_dict(),
+            "ranks": world.size,
+            "scheduler": _plain("scheduler", scheduler),
+            "data": _plain("data", data),
+        }
         if world.rank == 0:
             checkpoint.begin(folder, step)
         self._together()
@@ -102,6 +107,8 @@ class Saving:
         # Random numbers go on where they were only where there are as many ranks.
         random = [f"random/{world.rank}", f"random_cuda/{world.rank}"] if facts.rest.get("ranks") == world.size else []
         values = checkpoint.read_tensors(path, facts, [*wanted, *(name for name in random if name in facts.tensors)])
+        if pipe.scale.used and "loss_scale" in facts.rest:
+            pipe.scale.load_state_dict(facts.rest["loss_scale"])
         put_back(values, pipe.held, pipe.kept_buffers, optimizer, facts.groups)
         if f"random/{world.rank}" in values:
             torch.set_rng_state(values[f"random/{world.rank}"])

@@ -16,6 +16,7 @@ from pipecut.errors import RunError
 from pipecut.runtime import recompute
 from pipecut.runtime.deferred import Later
 from pipecut.runtime.dropout import Dropout
+from pipecut.runtime.masters import Masters
 from pipecut.runtime.plan import Plan, Stage
 
 
@@ -49,8 +50,9 @@ class InFlight:
 class RunningStage:
     """A stage and the microbatches it has in flight."""
 
-    def __init__(self, plan: Plan, stage: Stage, module: nn.Module, later: bool = False) -> None:
+    def __init__(self, plan: Plan, stage: Stage, module: nn.Module, later: bool = False, masters: Masters | None = None) -> None:
         self.stage, self.module = stage, module
+        self.masters = masters or Masters(module.parameters())
         # Of each microbatch whose gradients of weights come later, what is to be done for them.
         self.later = later
         self.tasks: dict[int, Later] = {}
@@ -69,25 +71,35 @@ class RunningStage:
         self.step = self.first = 0
 
     def forward(
-        self, microbatch: int, received: list[torch.Tensor], batch: list[torch.Tensor], weight: float, grad: bool
+        self,
+        microbatch: int,
+        received: list[torch.Tensor],
+        batch: list[torch.Tensor],
+        weight: float,
+        grad: bool,
+        outputs: dict[str, torch.Tensor] | None = None,
     ) -> list[torch.Tensor]:
-        """What the next stage needs, or the loss. `weight` is the microbatch's share of the step's loss."""
+        """What the next stage needs, or the loss. `weight` is what the loss is multiplied by for backward.
+
+        Without gradients, what the model gives besides is put into `outputs`.
+        """
         for tensor, needs in zip(received, self.takes_grad, strict=True):
             tensor.requires_grad_(needs and grad)
         if grad and self.stage.recompute:
             given = [*received, *batch]
             before, versions = recompute.note(self.module, self.device, self.changing), [t._version for t in given]
             with torch.no_grad(), self._dropping(microbatch):
-                outputs = list(self.module(*given))
+                results = list(self.module(*given))
             recompute.check_untouched(given, versions)
             self.live[microbatch] = InFlight(received, batch, weight, None, before)
-            return outputs
+            return results
         aside = self._put_aside(microbatch) if grad else nullcontext()
         with torch.set_grad_enabled(grad), self._dropping(microbatch), aside:
-            outputs = list(self.module(*received, *batch))
+            wanted = {"outputs": outputs} if outputs is not None and self.stage.outputs else {}
+            results = list(self.module(*received, *batch, **wanted))
         if grad:
-            self.live[microbatch] = InFlight(received, batch, weight, self._roots(outputs, weight), None)
-        return outputs
+            self.live[microbatch] = InFlight(received, batch, weight, self._roots(results, weight), None)
+        return results
 
     def begin(self, step: int, first: int) -> None:
         """Of a step: its number, and that of its first microbatch here among those of all replicas."""
@@ -99,7 +111,7 @@ class RunningStage:
     def _put_aside(self, microbatch: int) -> AbstractContextManager[object]:
         if not self.later:
             return nullcontext()
-        return self.tasks.setdefault(microbatch, Later())
+        return self.tasks.setdefault(microbatch, Later(self.masters.take))
 
     def written(self) -> list[torch.Tensor]:
         """Buffers that a forward changes."""

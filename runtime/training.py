@@ -169,7 +169,8 @@ def watch_memory(pipe: Pipeline, optimizer: torch.optim.Optimizer, measured: Mea
         measured.peak_bytes = torch.cuda.max_memory_allocated(pipe.world.device)
         return
     states = [v for state in optimizer.state.values() for v in state.values() if isinstance(v, torch.Tensor)]
-    counted = Allocations([*pipe.parameters(), *(buffer for _, buffer in pipe.named_buffers()), *states])
+    modules = [parameter for module in pipe.modules.values() for parameter in module.parameters()]
+    counted = Allocations([*modules, *pipe.parameters(), *(buffer for _, buffer in pipe.named_buffers()), *states])
     with counted:
         yield
     measured.peak_bytes = counted.peak

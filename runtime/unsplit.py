@@ -20,13 +20,20 @@ class WithLoss(nn.Module):
         self.model = model
         self.loss = loss
         self.around: Callable[[], AbstractContextManager[Any]] = nullcontext
+        self.traced = False
 
-    def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """A scalar loss. Raises TraceError when the result has none."""
+    def forward(self, batch: dict[str, torch.Tensor]) -> Any:
+        """A scalar loss; while it is traced, with the model's other results by name. Raises TraceError when there is none."""
         with self.around():
             output = self.model(**batch)
-            if self.loss is not None:
-                return self.loss(output, batch)
+            loss = self.loss(output, batch) if self.loss is not None else self._loss(output)
+        if not self.traced:
+            return loss
+        named = {"output": output} if isinstance(output, torch.Tensor) else dict(output) if isinstance(output, dict) else {}
+        others = {name: t for name, t in named.items() if isinstance(t, torch.Tensor) and t is not loss}
+        return [loss, others]
+
+    def _loss(self, output: Any) -> torch.Tensor:
         found = output if isinstance(output, torch.Tensor) else getattr(output, "loss", None)
         if found is None and isinstance(output, dict):
             found = output.get("loss")

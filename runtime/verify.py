@@ -17,6 +17,7 @@ from torch import nn
 from pipecut.errors import PipecutError
 from pipecut.runtime.dropout import Dropout
 from pipecut.runtime.launch import launch
+from pipecut.runtime.masters import LossScale, Masters
 from pipecut.runtime.optimizer import make_optimizer
 from pipecut.runtime.peers import end_with_parent, tell
 from pipecut.runtime.pipeline import load_pipeline
@@ -123,13 +124,17 @@ def _unsplit(plan: Plan, steps: int, device: str) -> Iterator[dict[str, torch.Te
         # Strict about what is unknown; a tied name may be absent from the file.
         model.load_state_dict(read_weights(Path(reference.weights), plan.stages), strict=False)
     loss_of = find_function(reference.loss, folders, "plan.yaml") if reference.loss else None
+    first = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     whole = WithLoss(cast_model(model, reference.precision), loss_of).train().to(device)
-    optimizer = make_optimizer(plan.optimizer, model.parameters(), RATE, EPS)
-    names: dict[int, list[str]] = {id(p): [] for p in model.parameters()}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        names[id(parameter)].append(name)
+    masters, scale = Masters(model.parameters()), LossScale(reference.precision)
+    trained = {name: masters.of[id(parameter)] for name, parameter in model.named_parameters()}
+    with torch.no_grad():
+        for name, parameter in trained.items():
+            parameter.copy_(first[name])
+    optimizer = make_optimizer(plan.optimizer, trained.values(), RATE, EPS)
     dropout = Dropout(reference.seed, ())
     for step in range(steps):
+        masters.refresh()
         batch = cast_inputs(sample_batch(reference, plan.batch.global_size, step), reference.precision)
         size = plan.batch.microbatch
         parts = [
@@ -141,16 +146,18 @@ def _unsplit(plan: Plan, steps: int, device: str) -> Iterator[dict[str, torch.Te
             part = {name: t.to(device) for name, t in part.items()}
             with dropout.at(step + 1, number):
                 loss = whole(part)
-            (loss * weight).backward()
+            (loss * (weight * scale.scale)).backward()
             total += (loss.detach() * weight).float().cpu()
+        if scale.used:
+            scale.apply(trained.values(), bool(scale.overflows(trained.values())))
         result = {"loss/loss": total}
-        for parameter in model.parameters():
+        for name, parameter in trained.items():
             if parameter.grad is not None:
-                result[f"gradient/{names[id(parameter)][0]}"] = parameter.grad.detach().cpu().clone()
+                result[f"gradient/{name}"] = parameter.grad.detach().cpu().clone()
         optimizer.step()
         optimizer.zero_grad()
-        for parameter in model.parameters():
-            result[f"parameter/{names[id(parameter)][0]}"] = parameter.detach().cpu().clone()
+        for name, parameter in trained.items():
+            result[f"parameter/{name}"] = parameter.detach().cpu().clone()
         for name, buffer in model.named_buffers():
             result[f"buffer/{name}"] = buffer.detach().cpu().clone()
         yield result

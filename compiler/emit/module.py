@@ -58,7 +58,7 @@ def write_stage(graph: Graph, cut: Cut, stages: int, modules: list[str]) -> str:
 def input_name(value: str) -> str:
     """The argument name of a received value or batch input."""
     name = value.removeprefix("batch_") if value.startswith("batch_") else value
-    return f"{name}_" if keyword.iskeyword(name) or name in ("self", "batch", "device", "torch", "F") else name
+    return f"{name}_" if keyword.iskeyword(name) or name in ("self", "batch", "device", "torch", "F", "outputs") else name
 
 
 class _StageWriter:
@@ -109,7 +109,11 @@ class _StageWriter:
         return lines
 
     def _forward(self, gives: list[str]) -> list[str]:
-        arguments = ", ".join(["self", *map(input_name, self.inputs)])
+        # What the model gives beside its loss, where it is asked for.
+        given: dict[str, list[str]] = {}
+        for name, value in self.cut.outputs:
+            given.setdefault(value, []).append(name)
+        arguments = ", ".join(["self", *map(input_name, self.inputs), *(["outputs=None"] if given else [])])
         lines = ["", f"    def forward({arguments}):"]
         lines += self._prelude()
         last_use = {name: i for i, o in enumerate(self.operators) for name in o.inputs}
@@ -133,6 +137,10 @@ class _StageWriter:
                 indent += "    "
             contexts = operator.contexts
             lines.append(f"{indent}{self._assign(operator)}")
+            if operator.name in given:
+                kept = ", ".join(f"{name!r}: {self._name(operator.name)}" for name in given[operator.name])
+                lines += ["        if outputs is not None:", f"            outputs |= {{{kept}}}"]
+                contexts = ()
             local = [n for n in (*operator.inputs, operator.name) if n not in self.held and n not in keep]
             dead += [self._name(n) for n in local if last_use.get(n, index) == index]
         returned = "".join(f"{self._name(name)}, " for name in gives).rstrip(" ")

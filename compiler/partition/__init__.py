@@ -29,8 +29,21 @@ def partition(
     Raises InfeasibleError.
     """
     problem, cluster = _problem(costed, cluster, spec, told, candidate)
-    stages, certificate = place(problem, solving, candidate.flights)
+    stages, certificate = _placed(problem, solving, candidate)
     return _placement(costed, problem, stages, certificate), cluster
+
+
+def _placed(problem: Problem, solving: Solving, candidate: Candidate) -> tuple[list[int], Certificate]:
+    """With several stages on a device, even stages: unequal ones leave ranks waiting, however even the devices are.
+
+    Where not everything fits with the memory shared evenly too, even devices.
+    """
+    if problem.devices:
+        try:
+            return place(evenly_shared(problem), solving, candidate.flights)
+        except InfeasibleError:
+            pass
+    return place(problem, solving, candidate.flights)
 
 
 def place_quickly(

@@ -14,12 +14,19 @@ from pipecut.compiler.costs import CostedGraph
 from pipecut.compiler.graph import Graph, Parameter
 from pipecut.compiler.partition.problem import Block, Crossing, Problem, Recompute, Shared, Slot, merge_crossings
 from pipecut.compiler.partition.reduce import needed_edges
-from pipecut.runtime.memory import STATES
+from pipecut.runtime.memory import HALF, STATES
 
 
 def fixed_bytes(parameter: Parameter, optimizer: str) -> int:
-    """Of a parameter with its gradient and optimizer states; a frozen one has neither."""
-    return parameter.bytes * (2 + STATES[optimizer] if parameter.trainable else 1)
+    """Of a parameter with its gradient and optimizer states; a frozen one has neither.
+
+    A half-precision one has a float32 master beside it, whose gradient and states are float32 too.
+    """
+    if not parameter.trainable:
+        return parameter.bytes
+    if parameter.dtype in HALF:
+        return parameter.bytes * (1 + 2 * (2 + STATES[optimizer]))
+    return parameter.bytes * (2 + STATES[optimizer])
 
 
 def coarsen(

@@ -23,7 +23,7 @@ def train(plan: Path, folder: Path, steps: int, *more: str) -> None:
     launch(stages, "pipecut.runtime", [str(plan), *options])
 
 
-@pytest.mark.parametrize(("model", "inputs"), [("gpt2", "tokens"), ("resnet", "images")])
+@pytest.mark.parametrize(("model", "inputs"), [("gpt2", "tokens"), pytest.param("resnet", "images", marks=pytest.mark.slow)])
 def test_a_training_goes_on_with_another_number_of_stages(
     model: str, inputs: str, write_job: Any, slow_cores: str, tmp_path: Path
 ) -> None:
@@ -106,5 +106,5 @@ def test_only_the_last_are_kept(tmp_path: Path) -> None:
     assert [one.name for one in checkpoint.checkpoints(tmp_path)] == ["step_00000003", "step_00000004"]
     values = checkpoint.read_tensors(path, checkpoint.read_facts(path), ["parameter/w"])
     assert values["parameter/w"].tolist() == [4.0, 4.0]
-    with pytest.raises(CheckpointError, match="has no parameter v; it is of another model"):
+    with pytest.raises(CheckpointError, match="has no parameter v; it is of"):
         checkpoint.read_tensors(path, checkpoint.read_facts(path), ["parameter/v"])

@@ -26,6 +26,7 @@ SCALARS = 0.005
         ("gpt2", "tokens", None, "zb-h1", ""),
         ("resnet", "images", None, "interleaved", ""),
         ("gpt2", "tokens", None, "v-shaped", ""),
+        ("gpt2", "tokens", None, "1f1b", "precision: bf16\n"),
     ],
 )
 def test_the_peak_is_what_the_allocations_of_a_run_say(

@@ -145,3 +145,39 @@ def test_tokens_weigh_as_in_the_whole_batch(write_job: Any, slow_cores: str, tmp
 def test_a_loss_whose_terms_are_not_known_is_refused(write_job: Any, slow_cores: str, tmp_path: Path) -> None:
     with pytest.raises(TraceError, match="no plain cross entropy"):
         compile(write_job("mlp", "vectors", extra="reduction: tokens\n"), slow_cores, tmp_path / "plan", Options(Sizes(stages=2)))
+
+
+@pytest.mark.parametrize(("model", "inputs", "extra"), [("t5", "tokens", ""), ("bert", "bert_inputs", "data_parallel: 2\n")])
+def test_predictions_are_the_models_own_outputs_without_labels(
+    model: str, inputs: str, extra: str, write_job: Any, slow_cores: str, tmp_path: Path
+) -> None:
+    body = f"""
+    from tests import models
+    for size in (3, 9):
+        torch.manual_seed(size)
+        batch = models.{inputs}(size)
+        labels = batch["labels"]
+        if "{model}" == "bert":
+            del batch["labels"]
+        own = pipe.predict(**batch)
+        everywhere = pipe.predict(everywhere=True, **batch)
+        torch.manual_seed(0)
+        with torch.no_grad():
+            whole = models.{model}().eval()(**batch, **({{}} if "labels" in batch else {{"labels": labels}}))
+        assert set(own) <= set(everywhere) and "logits" in everywhere, everywhere.keys()
+        for name, tensor in everywhere.items():
+            assert tensor.shape == whole[name].shape and torch.allclose(tensor, whole[name], rtol=1e-4, atol=1e-5), name
+    print(f"rank {{pipe.world.rank}} done, has {{sorted(own)}} of", sorted(everywhere))
+    gradients = [p.grad for p in pipe.parameters()]
+    assert not any(g is not None for g in gradients)
+"""
+    plan = tmp_path / "plan"
+    compile(write_job(model, inputs, extra=extra), slow_cores, plan, Options(Sizes(stages=2)))
+    ranks = 4 if extra else 2
+    code, output, _ = torchrun(tmp_path, plan, ranks, body)
+    assert code == 0 and output.count("done") == ranks, output
+
+
+def test_a_model_that_gives_its_loss_alone_has_nothing_to_predict(plan: Path, tmp_path: Path) -> None:
+    code, output, _ = torchrun(tmp_path, plan, 2, "pipe.predict(**vectors(8))")
+    assert code != 0 and "nothing to predict" in output

@@ -64,7 +64,7 @@ def test_split_model_computes_what_the_unsplit_one_does(
 
 # Stages a rank with each schedule that is not one of those above; replicas and recompute on and off where they are slow.
 OTHERS = {"interleaved": (4, 2), "zb-h1": (3, 1), "v-shaped": (4, 2)}
-QUICK_OTHERS = {("gpt2", "interleaved", ""), ("bert", "zb-h1", ""), ("resnet", "v-shaped", ""), ("t5", "v-shaped", "recompute")}
+QUICK_OTHERS = {("gpt2", "interleaved", ""), ("bert", "zb-h1", ""), ("resnet", "v-shaped", ""), ("mlp", "v-shaped", "recompute")}
 EXTRAS = {"": "", "recompute": "recompute: always\n", "replicas": "data_parallel: 2\n"}
 OTHER_CELLS = [
     pytest.param(*cell, marks=() if cell in QUICK_OTHERS else pytest.mark.slow)
@@ -85,6 +85,8 @@ def test_every_schedule_computes_what_the_unsplit_model_does(
     plan = compile(job, slow_cores, tmp_path / "plan", Options(sizes, solving=Solving(time_limit=5))).plan
     assert plan.ranks == stages // chunks * (2 if extra == "replicas" else 1)
     assert all(stage.recompute == (extra == "recompute") for stage in plan.stages)
+    loads = [stage.load_seconds for stage in plan.stages]
+    assert min(loads) > max(loads) / 10, f"a plan that leaves a stage idle proves little: {loads}"
     result = verify(tmp_path / "plan", steps=2)
     assert result.passed, result.worst
 
@@ -107,7 +109,7 @@ def test_a_model_that_recomputes_computes_what_it_does_unsplit(
     assert result.passed, result.worst
 
 
-@pytest.mark.parametrize(("model", "schedule"), [("gpt2", "1f1b"), ("t5", "gpipe")])
+@pytest.mark.parametrize(("model", "schedule"), [("gpt2", "1f1b"), pytest.param("t5", "gpipe", marks=pytest.mark.slow)])
 def test_replicas_compute_what_the_unsplit_model_does(
     model: str, schedule: str, write_job: Any, slow_cores: str, tmp_path: Path
 ) -> None:
@@ -128,6 +130,23 @@ def test_dropout_is_that_of_the_unsplit_model_whoever_runs_it(
     plan = compile(job, slow_cores, tmp_path / "plan", Options(Sizes(stages=stages, schedule=schedule))).plan
     assert sorted(number for stage in plan.stages for number in stage.dropouts) == list(range(10))
     result = verify(tmp_path / "plan", steps=2)
+    assert result.passed, result.worst
+
+
+@pytest.mark.parametrize(
+    ("family", "precision", "schedule"),
+    [
+        pytest.param("gpt2", "bf16", "1f1b", marks=pytest.mark.slow),
+        ("mlp", "fp16", "gpipe"),
+        ("bert", "bf16", "zb-h1"),
+    ],
+)
+def test_half_precision_has_masters_and_scaled_losses_as_unsplit(
+    family: str, precision: str, schedule: str, write_job: Any, slow_cores: str, tmp_path: Path
+) -> None:
+    job = write_job(family, FAMILIES[family][0], extra=f"precision: {precision}\n")
+    compile(job, slow_cores, tmp_path / "plan", Options(Sizes(stages=2, schedule=schedule)))
+    result = verify(tmp_path / "plan", steps=3)
     assert result.passed, result.worst
 
 
