@@ -282,7 +282,8 @@ def run(
         bool, typer.Option("--resume", help="Go on from the last checkpoint, of this plan or another one of the model.")
     ] = False,
     restarts: Annotated[
-        int | None, typer.Option("--max-restarts", min=0, help="Times to go on after a rank was lost; by default 0, or 1.")
+        int | None,
+        typer.Option("--max-restarts", min=0, help="Times to go on after losing a rank; 0, or 1 with --on-failure."),
     ] = None,
     on_failure: Annotated[
         str | None, typer.Option(help="restart: the same plan again; replan: one for the devices that remain.")
@@ -293,6 +294,7 @@ def run(
 
     Several machines: torchrun --nnodes 2 --nproc-per-node 8 ... -m pipecut.runtime PLAN --data ... --steps ...
     """
+    from pipecut.runtime.checkpoint import refuse_earlier
     from pipecut.runtime.plan_folder import read_plan
     from pipecut.runtime.restart import run_with_restarts
     from pipecut.runtime.userfunction import find_function
@@ -301,6 +303,8 @@ def run(
     times = (1 if on_failure is not None else 0) if restarts is None else restarts
     if times and not every:
         raise UserFileError("going on after a failure needs checkpoints; give --checkpoint-every, such as 100")
+    if every and not resume:
+        refuse_earlier(checkpoints)
     _one_of("--device", device, ("cpu", "cuda"))
     manifest = read_plan(plan).plan
     if data is not None:

@@ -127,6 +127,16 @@ def latest(folder: Path) -> Path | None:
     return found[-1] if found else None
 
 
+def refuse_earlier(folder: Path) -> None:
+    """A new training among another's checkpoints would lose its own, and take up the other's. Raises CheckpointError."""
+    last = latest(folder)
+    if last is not None:
+        raise CheckpointError(
+            f"{folder} has checkpoints of an earlier run, the last one {last.name}; --resume goes on from it, "
+            "--checkpoints takes another folder for a new one"
+        )
+
+
 def read_facts(path: Path) -> Facts:
     """Raises CheckpointError for what is no checkpoint, or of another version."""
     try:

@@ -24,7 +24,9 @@ def launch(ranks: int, module: str, arguments: list[str], stall: float = STALL) 
     # Its loggers each set their own level; what they say in warnings, the error below says better.
     logging.disable(logging.ERROR)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    # All ranks are here, so nothing leaves the machine; who wants it otherwise names an interface.
+    for backend in ("GLOO", "NCCL"):
+        os.environ.setdefault(f"{backend}_SOCKET_IFNAME", "lo")
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,

@@ -64,7 +64,11 @@ class Pipeline:
         actions = folder.actions[world.position]
         later = any(action.kind == "W" for action in actions)
         running = [RunningStage(self.plan, s, self.modules[s.index], later, self.masters) for s in mine]
-        replicas = ReplicaGradients(world, list({id(p): p for p in named.values()}.values()))
+        tied = {name for one in self.plan.tied for name in one.names}
+        alone = {
+            index: [p for name, p in module.named_parameters() if name not in tied] for index, module in self.modules.items()
+        }
+        replicas = ReplicaGradients(world, self.masters, alone)
         transport = Transport(self.plan, world)
         self.engine = Engine(world.rank, actions, running, transport, self.tied, replicas, world.status)
         held = [(h.names[0], named[h.names[0]]) for s in mine for h in s.parameters]

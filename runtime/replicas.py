@@ -1,19 +1,36 @@
-"""Data parallelism: replicas of a stage sum their gradients once a step."""
+"""Data parallelism: replicas of a stage sum their gradients once a step.
+
+A parameter's sum begins as soon as the last backward of its stage has made its gradient, while the rest of that backward runs.
+"""
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
+from pipecut.runtime.masters import Masters
 from pipecut.runtime.world import World
 
 
 class ReplicaGradients:
-    """The parameters of this rank, whose gradients the same stages of other replicas have too."""
+    """The parameters of this rank, whose gradients the same stages of other replicas have too.
 
-    def __init__(self, world: World, parameters: list[nn.Parameter]) -> None:
-        self.world = world
-        self.parameters = [p for p in parameters if p.requires_grad] if world.replicas > 1 else []
+    `alone` has those of each stage that no other stage has: where the stage ends, their gradients are whole.
+    """
+
+    def __init__(self, world: World, masters: Masters, alone: dict[int, list[nn.Parameter]]) -> None:
+        self.world, self.masters = world, masters
+        several = world.replicas > 1
+        self.parameters = [p for p in {id(p): p for p in masters.of.values()}.values() if p.requires_grad] if several else []
         self.before: list[torch.Tensor | None] = []
+        self.works: list[dist.Work] = []
+        self.begun: set[int] = set()
+        self.ending: int | None = None
+        for stage, own in alone.items() if several else ():
+            for parameter in own:
+                if parameter.requires_grad:
+                    parameter.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
+                        lambda made, stage=stage: self._made(made, stage)
+                    )
 
     def begin(self) -> None:
         """Put aside what earlier steps accumulated: it is summed already."""
@@ -21,13 +38,30 @@ class ReplicaGradients:
         for parameter in self.parameters:
             parameter.grad = None
 
+    def ends(self, stage: int | None) -> None:
+        """The backward that comes next is the stage's last of this step; None when it is over."""
+        self.ending = stage
+
+    def _made(self, parameter: nn.Parameter, stage: int) -> None:
+        if self.ending == stage:
+            self._start(self.masters.of[id(parameter)])
+
+    def _start(self, parameter: nn.Parameter) -> None:
+        if parameter.grad is None or id(parameter) in self.begun:
+            return
+        work = dist.all_reduce(parameter.grad, group=self.world.peers, async_op=True)
+        assert work is not None
+        self.works.append(work)
+        self.begun.add(id(parameter))
+
     def reduce(self) -> None:
         """Sum over the replicas. Each microbatch's loss is weighted by its share of the whole batch, so a sum is the mean."""
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
-        works = [dist.all_reduce(gradient, group=self.world.peers, async_op=True) for gradient in gradients]
-        for work in works:
-            assert work is not None
+        for parameter in self.parameters:
+            self._start(parameter)
+        for work in self.works:
             work.wait()
+        self.works.clear()
+        self.begun.clear()
         for parameter, before in zip(self.parameters, self.before, strict=True):
             if before is not None:
                 parameter.grad = before if parameter.grad is None else before + parameter.grad

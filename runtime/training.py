@@ -13,7 +13,7 @@ import torch
 
 from pipecut.errors import PipecutError, RunError
 from pipecut.runtime.allocations import Allocations
-from pipecut.runtime.checkpoint import latest
+from pipecut.runtime.checkpoint import latest, refuse_earlier
 from pipecut.runtime.optimizer import make_optimizer
 from pipecut.runtime.pipeline import Pipeline
 from pipecut.runtime.recorder import Measured
@@ -59,6 +59,8 @@ class Training:
         """Train from the first step, or from the last checkpoint, to the last step."""
         pipe, wishes = self.pipe, self.wishes
         optimizer = make_optimizer(pipe.plan.optimizer, pipe.parameters(), wishes.rate)
+        if wishes.every and not wishes.resume and not wishes.restarted:
+            refuse_earlier(wishes.folder)
         if wishes.resume or (wishes.restarted and latest(wishes.folder) is not None):
             self.begun = pipe.restore(wishes.folder, optimizer)
             if self.loud:

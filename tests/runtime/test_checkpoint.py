@@ -18,9 +18,9 @@ from pipecut.runtime.plan_folder import read_plan
 
 
 def train(plan: Path, folder: Path, steps: int, *more: str) -> None:
-    stages = len(read_plan(plan).plan.stages)
+    ranks = read_plan(plan).plan.ranks
     options = ["--steps", str(steps), "--device", "cpu", "--checkpoints", str(folder), "--checkpoint-every", "3", *more]
-    launch(stages, "pipecut.runtime", [str(plan), *options])
+    launch(ranks, "pipecut.runtime", [str(plan), *options])
 
 
 @pytest.mark.parametrize(("model", "inputs"), [("gpt2", "tokens"), pytest.param("resnet", "images", marks=pytest.mark.slow)])
@@ -47,6 +47,28 @@ def test_a_training_goes_on_with_another_number_of_stages(
 
     torch.manual_seed(0)
     getattr(models, model)().load_state_dict(parts, strict=True)
+
+
+@pytest.mark.parametrize("schedule", ["v-shaped", pytest.param("1f1b", marks=pytest.mark.slow)])
+def test_a_training_goes_on_on_replicas_and_another_schedule(
+    schedule: str, write_job: Any, slow_cores: str, tmp_path: Path
+) -> None:
+    job = write_job("dropping", "vectors")
+    compile(job, slow_cores, tmp_path / "one", Options(Sizes(stages=2)))
+    compile(
+        job,
+        slow_cores,
+        tmp_path / "other",
+        Options(Sizes(stages=4 if schedule == "v-shaped" else 2, replicas=2, schedule=schedule)),
+    )
+    train(tmp_path / "one", tmp_path / "whole", 6)
+    train(tmp_path / "one", tmp_path / "parts", 3)
+    train(tmp_path / "other", tmp_path / "parts", 6, "--resume")
+    files = [tmp_path / "whole.safetensors", tmp_path / "parts.safetensors"]
+    for plan, file in zip(("one", "other"), files, strict=True):
+        export(read_plan(tmp_path / plan).plan, tmp_path / file.stem, file)
+    whole, parts = (load_file(str(file)) for file in files)
+    assert all(torch.allclose(tensor, parts[name], rtol=1e-4, atol=1e-6) for name, tensor in whole.items())
 
 
 @pytest.fixture

@@ -80,3 +80,10 @@ def test_restarts_without_checkpoints_are_refused(plan: Path, tmp_path: Path) ->
     run = [sys.executable, "-m", "pipecut", "run", str(plan), "--max-restarts", "1"]
     found = disturbed(run, 2, 0, (0, 0), tmp_path / "a")
     assert found.code == 2 and "--checkpoint-every" in found.output
+
+
+def test_a_new_training_does_not_begin_among_anothers_checkpoints(plan: Path, tmp_path: Path) -> None:
+    (tmp_path / "old" / "step_00001000").mkdir(parents=True)
+    (tmp_path / "old" / "step_00001000" / "checkpoint.json").write_text("{}")
+    found = disturbed(command(plan, tmp_path / "old"), 2, 0, (0, 0), tmp_path / "a")
+    assert found.code == 4 and "of an earlier run, the last one step_00001000; --resume" in found.output

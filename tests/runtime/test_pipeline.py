@@ -87,7 +87,9 @@ def test_a_user_loop_trains_and_clips_by_the_global_norm(plan: Path, tmp_path: P
     assert len(losses) == 2 and losses[0] == losses[1]
 
 
-@pytest.mark.parametrize(("schedule", "stages"), [("1f1b", 2), ("interleaved", 4), ("v-shaped", 4)])
+@pytest.mark.parametrize(
+    ("schedule", "stages"), [("1f1b", 2), pytest.param("interleaved", 4, marks=pytest.mark.slow), ("v-shaped", 4)]
+)
 def test_evaluation_takes_any_batch_and_changes_nothing(
     schedule: str, stages: int, write_job: Any, slow_cores: str, tmp_path: Path
 ) -> None:
@@ -147,7 +149,10 @@ def test_a_loss_whose_terms_are_not_known_is_refused(write_job: Any, slow_cores:
         compile(write_job("mlp", "vectors", extra="reduction: tokens\n"), slow_cores, tmp_path / "plan", Options(Sizes(stages=2)))
 
 
-@pytest.mark.parametrize(("model", "inputs", "extra"), [("t5", "tokens", ""), ("bert", "bert_inputs", "data_parallel: 2\n")])
+@pytest.mark.parametrize(
+    ("model", "inputs", "extra"),
+    [("t5", "tokens", ""), pytest.param("bert", "bert_inputs", "data_parallel: 2\n", marks=pytest.mark.slow)],
+)
 def test_predictions_are_the_models_own_outputs_without_labels(
     model: str, inputs: str, extra: str, write_job: Any, slow_cores: str, tmp_path: Path
 ) -> None:
