@@ -1,26 +1,22 @@
 """The command line. Imports what a command needs when it runs, so that --help is quick."""
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 from rich.console import Console
 
+from pipecut.console import bar, console, count, one_of
 from pipecut.errors import PipecutError, UserFileError
 
 if TYPE_CHECKING:
     from pipecut.compiler.partition.problem import Comm
-    from pipecut.compiler.pipeline import ProfileProgress
 
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
 )
-# Where there is no terminal, 80 columns would fold the tables to nothing.
-console = Console() if sys.stdout.isatty() else Console(width=140)
 PROFILE_HELP = "SQLite file of measurements; by default $PIPECUT_PROFILE, or profile.sqlite in the user's cache folder."
 PlanArgument = Annotated[Path, typer.Argument(help="A plan folder, as pipecut compile makes it.")]
 
@@ -75,13 +71,13 @@ def compile(
     from pipecut.compiler.schedules import SCHEDULES
     from pipecut.compiler.table import print_plan
 
-    _one_of("--schedule", schedule, (*SCHEDULES, "auto"))
-    _one_of("--solver", solver, ("highs", "cbc"))
+    one_of("--schedule", schedule, (*SCHEDULES, "auto"))
+    one_of("--solver", solver, ("highs", "cbc"))
     if microbatch is not None and microbatches is not None:
         raise UserFileError("give --microbatch or --microbatches, not both")
-    counts = _count("--stages", stages), _count("--data-parallel", data_parallel), _count("--microbatch", microbatch)
+    counts = count("--stages", stages), count("--data-parallel", data_parallel), count("--microbatch", microbatch)
     if not costs.startswith("measured:"):
-        _one_of("--costs", costs, ("auto", "roofline", "profile", "measured:REPORT"))
+        one_of("--costs", costs, ("auto", "roofline", "profile", "measured:REPORT"))
     options = Options(Sizes(*counts, microbatches, schedule, chunks), explain, costs, profile_file, Solving(solver, time_limit))
     progress = Console(stderr=True)
     with progress.status("starting") as status:
@@ -114,9 +110,9 @@ def profile(
 
     from pipecut.compiler import profile_job
 
-    _one_of("--device", device, ("cpu", "cuda"))
+    one_of("--device", device, ("cpu", "cuda"))
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    with _bar() as tell:
+    with bar() as tell:
         found = profile_job(job, place, microbatch, profile_file, tell, ranks or (1 if place.type == "cuda" else 2))
     console.print(f"{found.new} measured now, {found.known} known before")
     if found.failed:
@@ -139,47 +135,17 @@ def calibrate(
 
     from pipecut.compiler.calibrate import calibrate as calibrate_machine
 
-    _one_of("--device", device, ("cpu", "cuda"))
+    one_of("--device", device, ("cpu", "cuda"))
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    count = ranks or (max(1, torch.cuda.device_count()) if place == "cuda" else 2)
-    with _bar() as tell:
-        link = calibrate_machine(count, place, output, tell)
+    beside = ranks or (max(1, torch.cuda.device_count()) if place == "cuda" else 2)
+    with bar() as tell:
+        link = calibrate_machine(beside, place, output, tell)
     if link is not None:
         console.print(
             f"messages: {link.latency * 1e6:.0f} us + bytes at {link.bandwidth / 1e9:.2f} GB/s; "
             f"the largest error of this fit is {link.residual:.0%}"
         )
     console.print(f"cluster written to {output}; next: pipecut compile JOB --cluster {output}")
-
-
-@contextmanager
-def _bar() -> Iterator["ProfileProgress"]:
-    """A bar with the time left, to be told what is done."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeRemainingColumn(), TextColumn("{task.description}")
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("starting")
-
-        def tell(what: str, done: int, of: int) -> None:
-            bar.update(task, description=what, completed=done, total=of)
-
-        yield tell
-        bar.update(task, description="done", completed=bar.tasks[0].total)
-
-
-def _count(option: str, value: str | None) -> int | None:
-    """A number from 1, or 0 for auto."""
-    if value is None or value == "auto":
-        return None if value is None else 0
-    if not value.isdigit() or int(value) < 1:
-        raise UserFileError(f"{option} {value}: must be a number from 1, or auto")
-    return int(value)
-
-
-def _one_of(option: str, value: str | None, known: tuple[str, ...]) -> None:
-    if value is not None and value not in known:
-        raise UserFileError(f"{option} {value}: must be {' or '.join(known)}")
 
 
 @app.command()
@@ -205,8 +171,8 @@ def solve(
     """
     from pipecut.compiler.partition.report import print_solved, solve_file
 
-    _one_of("--comm", comm, ("direct", "relay"))
-    _one_of("--solver", solver, ("highs", "cbc"))
+    one_of("--comm", comm, ("direct", "relay"))
+    one_of("--solver", solver, ("highs", "cbc"))
     with Console(stderr=True).status(f"solving {graph}"):
         way = cast("Comm | None", comm)  # checked above
         solved = solve_file(graph, devices, memory, way, solver, time_limit, gap, each)
@@ -299,13 +265,13 @@ def run(
     from pipecut.runtime.restart import run_with_restarts
     from pipecut.runtime.userfunction import find_function
 
-    _one_of("--on-failure", on_failure, ("restart", "replan"))
+    one_of("--on-failure", on_failure, ("restart", "replan"))
     times = (1 if on_failure is not None else 0) if restarts is None else restarts
     if times and not every:
         raise UserFileError("going on after a failure needs checkpoints; give --checkpoint-every, such as 100")
     if every and not resume:
         refuse_earlier(checkpoints)
-    _one_of("--device", device, ("cpu", "cuda"))
+    one_of("--device", device, ("cpu", "cuda"))
     manifest = read_plan(plan).plan
     if data is not None:
         # Here it is told once, on the ranks once each.

@@ -103,9 +103,9 @@ class Engine:
             self.transport.post(kind[-1], s, m, work.samples[m])
             return
         begin = self._mark()
-        computes = kind in NEEDS
-        self.status.note(State.COMPUTING if computes and not self.transport.awaits(NEEDS[kind], s, m) else State.WAITING, action)
-        if computes:
+        others = kind not in ("F", "B", "I", "W") or self.transport.awaits(NEEDS.get(kind, ""), s, m)
+        self.status.note(State.WAITING if others else State.COMPUTING, action)
+        if kind in NEEDS:
             received = self.transport.take(NEEDS[kind], s, m)
             taken = self._mark()
             self.status.note(State.COMPUTING, action)
