@@ -66,8 +66,9 @@ class LossScale:
     def overflows(self, parameters: Iterable[nn.Parameter]) -> torch.Tensor:
         """Whether a gradient of this rank is infinite or no number, as a 0 or 1 to be joined over ranks."""
         gradients = [p.grad for p in parameters if p.grad is not None]
-        bad = not gradients or torch.stack([torch.isfinite(g).all() for g in gradients]).all().logical_not().float()
-        return bad if isinstance(bad, torch.Tensor) else torch.zeros(())
+        if not gradients:
+            return torch.zeros(())
+        return torch.stack([torch.isfinite(g).all() for g in gradients]).all().logical_not().float()
 
     def apply(self, parameters: Iterable[nn.Parameter], overflowed: bool) -> None:
         """Divide gradients by the scale; leave none where one overflowed, so that the optimizer does nothing."""

@@ -134,7 +134,7 @@ class Pipeline:
         """
         if not any(stage.outputs for stage in self.plan.stages):
             raise RunError("the model gives nothing that its loss is made of, so there is nothing to predict")
-        count = max((tensor.shape[0] for tensor in batch.values() if tensor.dim()), default=1)
+        count = _samples(batch)
         for tensor in self.plan.inputs:
             if tensor.optional and tensor.name not in batch:
                 batch[tensor.name] = torch.zeros(tensor.sizes(count), dtype=getattr(torch, tensor.dtype))
@@ -147,8 +147,7 @@ class Pipeline:
         return found
 
     def _any_size(self, batch: dict[str, torch.Tensor], by_samples: bool = False) -> Work:
-        count = max((tensor.shape[0] for tensor in batch.values() if tensor.dim()), default=1)
-        share = -(-count // self.plan.batch.microbatch)
+        share = -(-_samples(batch) // self.plan.batch.microbatch)
         return self._split(batch, -(-share // self.plan.replicas), any_count=True, by_samples=by_samples)
 
     def _forward(self, work: Work) -> torch.Tensor | None:
@@ -306,3 +305,7 @@ class Pipeline:
             if parameter.grad is not None:
                 parameter.grad.mul_(scale.to(parameter.grad.dtype))
         return norm
+
+
+def _samples(batch: dict[str, torch.Tensor]) -> int:
+    return max((tensor.shape[0] for tensor in batch.values() if tensor.dim()), default=1)
