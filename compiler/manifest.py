@@ -13,7 +13,7 @@ from pipecut.compiler.cut import Cut, modules_covered
 from pipecut.compiler.graph import Buffer, Graph, Parameter, Value
 from pipecut.compiler.job import Job
 from pipecut.compiler.partition import Placement
-from pipecut.compiler.partition.coarsen import fixed_bytes
+from pipecut.compiler.partition.coarsen import Optimizing, fixed_bytes
 from pipecut.compiler.partition.problem import Usage
 from pipecut.compiler.predict import Scheduled, stage_seconds
 from pipecut.compiler.terms import terms_of
@@ -33,11 +33,12 @@ def manifest(
     """plan.yaml without hashes and seal."""
     spec, graph, slots, cuts = job.spec, costed.graph, placement.problem.slots, scheduled.cuts
     seconds, dropping = stage_seconds(costed, slots, cuts), _dropping(graph)
+    how = Optimizing.of(spec, candidate.replicas)
     needed = _ancestors(graph)
     types = [cluster.devices[rank * candidate.replicas].type for rank in scheduled.rank_of]
     stages = [
         {
-            **_stage(costed, placement, one, types[one.index], spec.optimizer, seconds),
+            **_stage(costed, placement, one, types[one.index], how, seconds),
             "rank": scheduled.rank_of[one.index],
             "dropouts": [number for number, i in enumerate(dropping) if i in set(one.operators)],
             "weight_seconds": scheduled.weights[one.index],
@@ -78,6 +79,7 @@ def manifest(
             "terms": terms_of(graph, spec.batch.microbatch).model_dump() if spec.reduction == "tokens" else None,
         },
         "optimizer": spec.optimizer,
+        "optimizer_state": spec.optimizer_state,
         "compile": spec.compile,
         "replicas": candidate.replicas,
         "schedule": candidate.schedule,
@@ -133,7 +135,7 @@ def _stage(
     placement: Placement,
     one: Cut,
     device_type: str,
-    optimizer: str,
+    how: Optimizing,
     seconds: tuple[list[float], list[float]],
 ) -> dict[str, Any]:
     graph, index = costed.graph, one.index
@@ -142,7 +144,7 @@ def _stage(
     saved = sum(costed.saved.get(graph.operators[i].name, 0) + costed.costs[i].saved_own_bytes for i in one.operators)
     received = sum(graph.values[name].bytes for name in one.receives)
     transient = max((costed.costs[i].transient_bytes for i in one.operators), default=0)
-    fixed = sum(fixed_bytes(p, optimizer) for p in one.parameters)
+    fixed = sum(fixed_bytes(p, how) for p in one.parameters)
     used = Usage(fixed, saved, received, transient)
     sizes = [p.bytes // max(getattr(torch, p.dtype).itemsize, 1) for p in one.parameters]
     given = dict(graph.batch_inputs)

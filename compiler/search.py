@@ -19,7 +19,7 @@ from pipecut.compiler.costs import CostedGraph, cost
 from pipecut.compiler.graph import Graph
 from pipecut.compiler.job import Job
 from pipecut.compiler.partition import place_quickly
-from pipecut.compiler.partition.coarsen import fixed_bytes
+from pipecut.compiler.partition.coarsen import Optimizing, fixed_bytes
 from pipecut.compiler.predict import schedule
 from pipecut.compiler.profile.known import Known
 from pipecut.compiler.resize import with_batch
@@ -144,7 +144,8 @@ class Search:
     def place(self, tried: Tried, cluster: Cluster) -> Tried:
         """A candidate with its predicted step, or why it has none."""
         one, costed, spec = tried.candidate, self.costs(tried.candidate.microbatch), self.job.spec
-        needed = sum(fixed_bytes(p, spec.optimizer) for p in costed.graph.parameters)
+        how = Optimizing.of(spec, one.replicas)
+        needed = sum(fixed_bytes(p, how) for p in costed.graph.parameters)
         room = sum(device.memory - cluster.reserve for device in cluster.devices[: one.devices : one.replicas])
         if needed > room:
             why = f"memory: parameters alone need {show_bytes(needed)} of {show_bytes(room)}"

@@ -8,8 +8,8 @@ from collections import defaultdict
 from typing import Any
 
 from pipecut.errors import PlanError
-from pipecut.runtime.memory import HALF, STATES, peak_of
-from pipecut.runtime.plan import Action, Plan
+from pipecut.runtime.memory import STATES, peak_of
+from pipecut.runtime.plan import HALF, Action, Plan
 from pipecut.runtime.plan_folder import PlanFolder
 
 
@@ -169,9 +169,14 @@ def _memory_fits(plan: Plan, graph: dict[str, Any], actions: tuple[tuple[Action,
     together: dict[int, tuple[float, float]] = {}
     sizes = {entry["names"][0]: entry["bytes"] for entry in graph["parameters"]}
     for stage in plan.stages:
-        # Weight, gradient and states; of half precision the last two, and a master, are float32.
-        times = [(1 + 2 * (2 + states) if h.dtype in HALF else 2 + states) if h.trainable else 1 for h in stage.parameters]
-        fixed = sum(sizes[h.names[0]] * factor for h, factor in zip(stage.parameters, times, strict=True))
+        fixed = 0.0
+        for h in stage.parameters:
+            # Weight, gradient and states; of half precision the last two, and a master, are float32.
+            size, wide, stepped = sizes[h.names[0]], 2 if h.dtype in HALF else 1, 1.0
+            if plan.optimizer_state == "fully_shard" and h.shape and h.shape[0] >= plan.replicas:
+                # The replica that has most of it.
+                stepped = -(-h.shape[0] // plan.replicas) / h.shape[0]
+            fixed += size * (1 + wide * (1 + stepped * (states + wide - 1))) if h.trainable else size
         own = [o for o in graph["operators"] if o["stage"] == stage.index]
         received = sum(graph["values"][name]["bytes"] for name in stage.receives)
         saved = sum(o["saved_bytes"] for o in own)

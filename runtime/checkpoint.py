@@ -9,8 +9,8 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,9 @@ from safetensors.torch import save_file
 
 from pipecut.errors import CheckpointError
 from pipecut.runtime.plan_folder import file_hash
+from pipecut.runtime.shards import Rows
 
-VERSION = 1
+VERSION = 2
 FACTS = "checkpoint.json"
 # Rank 0 waits so many seconds for what the others write.
 PATIENCE = 600.0
@@ -30,6 +31,8 @@ PATIENCE = 600.0
 @dataclass(frozen=True)
 class Facts:
     """checkpoint.json. `files` has hashes, `tensors` the file of each, `groups` the optimizer's options by group.
+
+    `pieces` has what is divided into rows: first row, the one after the last, and the file, in the order of rows.
 
     `model` is the factory and its arguments; `rest` the scheduler's and the data's own states, where they have one.
     """
@@ -41,6 +44,7 @@ class Facts:
     tensors: dict[str, str]
     groups: list[dict[str, Any]]
     rest: dict[str, Any]
+    pieces: dict[str, list[tuple[int, int, str]]] = field(default_factory=dict)
 
 
 def folder_of(folder: Path, step: int) -> Path:
@@ -64,13 +68,13 @@ def begin(folder: Path, step: int) -> Path:
     return partial
 
 
-def write_part(partial: Path, name: str, tensors: dict[str, torch.Tensor]) -> None:
-    """One rank's tensors and their hash. Raises CheckpointError."""
+def write_part(partial: Path, name: str, tensors: dict[str, torch.Tensor], rows: Mapping[str, Rows]) -> None:
+    """One rank's tensors and their hash; of some only these `rows`. Raises CheckpointError."""
     file = partial / f"{name}.safetensors"
     try:
         save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, str(file))
         _sync(file)
-        part = {"file": file.name, "hash": file_hash(file), "tensors": sorted(tensors)}
+        part = {"file": file.name, "hash": file_hash(file), "tensors": sorted(set(tensors) - set(rows)), "pieces": rows}
         # Rank 0 looks for this name, so it must come whole.
         scratch = partial / f"{name}.part"
         scratch.write_text(json.dumps(part))
@@ -92,9 +96,13 @@ def finish(
     read = [json.loads(file.read_text()) for file in found]
     files = {part["file"]: part["hash"] for part in read}
     tensors = {name: part["file"] for part in read for name in part["tensors"]}
+    pieces: dict[str, list[tuple[int, int, str]]] = {}
+    for part in read:
+        for name, (begin, end) in part["pieces"].items():
+            pieces[name] = sorted([*pieces.get(name, []), (begin, end, part["file"])])
     target = folder_of(folder, step)
     try:
-        facts = json.dumps(asdict(Facts(VERSION, step, model, files, tensors, groups, rest)), indent=1)
+        facts = json.dumps(asdict(Facts(VERSION, step, model, files, tensors, groups, rest, pieces)), indent=1)
         (partial / FACTS).write_text(facts)
         _sync(partial / FACTS)
         for file in found:
@@ -141,24 +149,32 @@ def read_facts(path: Path) -> Facts:
     """Raises CheckpointError for what is no checkpoint, or of another version."""
     try:
         facts = Facts(**json.loads((path / FACTS).read_text(encoding="utf-8")))
-        if not (isinstance(facts.step, int) and isinstance(facts.files, dict) and isinstance(facts.tensors, dict)):
+        tables = (facts.files, facts.tensors, facts.pieces)
+        if not (isinstance(facts.step, int) and all(isinstance(table, dict) for table in tables)):
             raise TypeError
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, TypeError):
         raise _damaged(path / FACTS, "cannot be read") from None
-    if facts.version != VERSION:
-        raise CheckpointError(f"{path}: checkpoint version {facts.version}, this pipecut reads version {VERSION}")
+    # The first version had no pieces.
+    if facts.version not in (1, VERSION):
+        raise CheckpointError(f"{path}: checkpoint version {facts.version}, this pipecut reads versions 1 and {VERSION}")
     return facts
 
 
-def read_tensors(path: Path, facts: Facts, names: Iterable[str]) -> dict[str, torch.Tensor]:
-    """Tensors by name, on the CPU, once the hashes of the files that have them were compared. Raises CheckpointError."""
-    by_file: dict[str, list[str]] = {}
+def read_tensors(
+    path: Path, facts: Facts, names: Iterable[str], rows: Mapping[str, tuple[int, int, int]] | None = None
+) -> dict[str, torch.Tensor]:
+    """Tensors by name, on the CPU, once the hashes of the files that have them were compared.
+
+    Of those in `rows` from the first of these rows to before the second, out of the third. Raises CheckpointError.
+    """
+    by_file: dict[str, list[tuple[str, int]]] = {}
     for name in names:
-        if name not in facts.tensors:
+        if name not in facts.tensors and name not in facts.pieces:
             kind, _, fqn = name.partition("/")
             raise CheckpointError(f"{path} has no {kind} {fqn}; it is of {facts.model.get('factory')}, or of another optimizer")
-        by_file.setdefault(facts.tensors[name], []).append(name)
-    found: dict[str, torch.Tensor] = {}
+        for begin, _, file_name in facts.pieces.get(name) or [(0, 0, facts.tensors[name])]:
+            by_file.setdefault(file_name, []).append((name, begin))
+    parts: dict[str, list[tuple[int, torch.Tensor]]] = {}
     for file_name, wanted in by_file.items():
         file = path / file_name
         if Path(file_name).name != file_name or not file.is_file():
@@ -167,10 +183,29 @@ def read_tensors(path: Path, facts: Facts, names: Iterable[str]) -> dict[str, to
             raise _damaged(file, "is not as it was written")
         try:
             with safe_open(str(file), framework="pt") as archive:
-                found |= {name: archive.get_tensor(name) for name in wanted}
+                for name, begin in wanted:
+                    only = (rows or {}).get(name)
+                    found = archive.get_tensor(name) if only is None else _rows(archive, facts, name, begin, only)
+                    parts.setdefault(name, []).append((begin, found))
         except SafetensorError:
             raise _damaged(file, "cannot be read") from None
-    return found
+    in_order = {name: [part for _, part in sorted(own, key=lambda one: one[0])] for name, own in parts.items()}
+    return {name: own[0] if len(own) == 1 else torch.cat(own) for name, own in in_order.items()}
+
+
+def _rows(archive: Any, facts: Facts, name: str, begin: int, only: tuple[int, int, int]) -> torch.Tensor:
+    """Of the rows from `begin` that a file has, those that are wanted; what has no rows, whole."""
+    stored = archive.get_slice(name)
+    shape = stored.get_shape()
+    if not shape:
+        whole: torch.Tensor = archive.get_tensor(name)
+        return whole
+    first, end, total = only
+    there = facts.pieces[name][-1][1] if name in facts.pieces else shape[0]
+    if there != total:
+        raise CheckpointError(f"{name.replace('/', ' ', 1)} has {total} rows, in the checkpoint {there}")
+    part: torch.Tensor = stored[min(max(first - begin, 0), shape[0]) : min(max(end - begin, 0), shape[0])]
+    return part
 
 
 def _sync(path: Path) -> None:

@@ -65,8 +65,6 @@ class Engine:
 
         Raises RunError that names rank, action and cause.
         """
-        self.replicas.begin()
-        self.tied.begin()
         return self._run(self.actions, work)
 
     def evaluate(self, work: Work, actions: Sequence[Action]) -> torch.Tensor | None:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-HALF = (torch.bfloat16, torch.float16)
+from pipecut.runtime.plan import HALF
 
 
 class Masters:
@@ -17,13 +17,15 @@ class Masters:
 
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
         self.of: dict[int, nn.Parameter] = {}
+        self.parameters: list[nn.Parameter] = []
         self.halves: list[nn.Parameter] = []
         self.versions: dict[int, int] = {}
         for parameter in parameters:
             if id(parameter) in self.of:
                 continue
             self.of[id(parameter)] = parameter
-            if parameter.requires_grad and parameter.dtype in HALF:
+            self.parameters.append(parameter)
+            if parameter.requires_grad and str(parameter.dtype).removeprefix("torch.") in HALF:
                 self.of[id(parameter)] = nn.Parameter(parameter.detach().float())
                 self.halves.append(parameter)
                 parameter.register_post_accumulate_grad_hook(self.take)  # type: ignore[no-untyped-call]
@@ -38,6 +40,15 @@ class Masters:
             master.grad = gradient.float()
         else:
             master.grad.add_(gradient)
+
+    def without_values(self, parameter: nn.Parameter) -> nn.Parameter:
+        """What takes the parameter's gradient from now on, where its master's values are kept elsewhere."""
+        master = self.of[id(parameter)]
+        if master is not parameter:
+            empty = torch.zeros((), dtype=master.dtype, device=master.device).expand(master.shape)
+            self.of[id(parameter)] = nn.Parameter(empty)
+            self.halves = [half for half in self.halves if half is not parameter]
+        return self.of[id(parameter)]
 
     def refresh(self) -> None:
         """Round masters that changed into their parameters."""

@@ -2,15 +2,14 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from math import prod
 
-from pipecut.runtime.plan import ITEM_BYTES, Action, Held, Plan, Stage
+from pipecut.runtime.plan import HALF, Action, Held, Plan, Stage
 from pipecut.runtime.plan_folder import PlanFolder
+from pipecut.runtime.shards import divided
 from pipecut.runtime.simulate import Timeline
 from pipecut.runtime.transport import MOST_LEAVING
 
-# Parameters that have a float32 master, which the optimizer has; values of its size that the optimizer keeps.
-HALF = ("bfloat16", "float16")
+# Values of a parameter's size that the optimizer keeps.
 STATES = {"adamw": 2, "adam": 2, "momentum": 1, "sgd": 0}
 
 
@@ -23,9 +22,15 @@ class Moment:
     after: int
 
 
-def held_bytes(held: Held) -> int:
-    """Bytes of a parameter or buffer."""
-    return ITEM_BYTES[held.dtype] * prod(held.shape)
+def kept_bytes(held: Held, optimizer: str, shards: int) -> int:
+    """Bytes of a parameter or buffer with its master and the optimizer's states, which may be divided over so many replicas.
+
+    Of the replica that has most of it. A float32 master, and its states, where the parameter is of half precision.
+    """
+    stepped = held.gradient_bytes
+    if divided(held.shape, shards):
+        stepped = stepped // held.shape[0] * -(-held.shape[0] // shards)
+    return held.bytes + stepped * (STATES[optimizer] + (held.dtype in HALF))
 
 
 def moments(plan: Plan, actions: Sequence[Action], position: int) -> list[Moment] | None:
@@ -37,7 +42,7 @@ def moments(plan: Plan, actions: Sequence[Action], position: int) -> list[Moment
     if any(s.passes is None for s in stages.values()):
         return None
     held = {h.names[0]: h for s in stages.values() for h in (*s.parameters, *s.buffers)}
-    level = sum(_fixed(plan, h) for h in held.values())
+    level = sum(kept_bytes(h, plan.optimizer, plan.shards) for h in held.values())
     needed = {name for s in stages.values() for name in s.batch_inputs}
     level += sum(t.bytes_for(plan.batch.global_size) for t in plan.inputs if t.name in needed)
     begun: set[int] = set()
@@ -95,16 +100,9 @@ def _arrives(stage: Stage, way: str, here: Collection[int]) -> bool:
     return stage.index + (-1 if way == "F" else 1) not in here
 
 
-def _fixed(plan: Plan, held: Held) -> int:
-    states = STATES[plan.optimizer]
-    if not held.trainable:
-        return held_bytes(held)
-    return held_bytes(held) * (1 + 2 * (1 + states) if held.dtype in HALF else 1 + states)
-
-
 def _known(stage: Stage, known: set[str]) -> int:
     """Bytes of the gradients of a stage's parameters that other stages of the rank brought into being; notes its own."""
-    own = {h.names[0]: held_bytes(h) * (2 if h.dtype in HALF else 1) for h in stage.parameters if h.trainable}
+    own = {h.names[0]: h.gradient_bytes for h in stage.parameters if h.trainable}
     twice = sum(size for name, size in own.items() if name in known)
     known |= set(own)
     return twice
@@ -119,13 +117,14 @@ def _crossing(plan: Plan, stage: Stage, kind: str, receiving: bool) -> int:
 
 
 def _summing(plan: Plan, own: list[int]) -> int:
-    """Bytes beside the gradients while those of tied parameters are summed; of two stages they are summed in place."""
+    """Bytes beside the gradients while those of tied parameters are summed; of two ranks they are summed in place."""
     most = 0
     for tied in plan.tied:
-        if len(tied.stages) > 2 and set(own) & set(tied.stages):
+        ranks = {plan.rank_of[s] for s in tied.stages}
+        if len(ranks) > 2 and set(own) & set(tied.stages):
             stage = next(s for s in plan.stages if s.index in tied.stages)
-            size = next(held_bytes(h) for h in stage.parameters if h.names == tied.names)
-            most = max(most, (len(tied.stages) + 1) * size)
+            size = next(h.gradient_bytes for h in stage.parameters if h.names == tied.names)
+            most = max(most, (len(ranks) + 1) * size)
     return most
 
 

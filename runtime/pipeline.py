@@ -21,6 +21,7 @@ from pipecut.runtime.plan_folder import PlanFolder, read_plan
 from pipecut.runtime.precision import cast_inputs
 from pipecut.runtime.replicas import ReplicaGradients
 from pipecut.runtime.saving import Saving
+from pipecut.runtime.shards import Rows, Shards
 from pipecut.runtime.stage import RunningStage, build_module
 from pipecut.runtime.status import State
 from pipecut.runtime.tied import TiedGradients, share_tied
@@ -50,16 +51,17 @@ class Pipeline:
         share_tied(self.plan, self.modules)
         self.masters = Masters(p for m in self.modules.values() for p in m.parameters())
         self.scale = LossScale(self.plan.model.precision)
-        of = self.masters.of
-        named = {n: of[id(p)] for m in self.modules.values() for n, p in m.named_parameters(remove_duplicate=False)}
         buffers = {n: b for m in self.modules.values() for n, b in m.named_buffers(remove_duplicate=False)}
-        note = fill(self.plan, mine, {**buffers, **named})
+        note = fill(self.plan, mine, {**buffers, **self._masters()})
         if note:
             log.warning("rank %d: %s", world.rank, note)
         if self.plan.compile == "inductor":
             for module in self.modules.values():
                 # A ragged last microbatch, or an evaluation, has another size.
                 module.compile(dynamic=self.plan.batch.dynamic or None)
+        self.masters.refresh()
+        self.shards = Shards(world, self.masters, self.plan.shards)
+        named = self._masters()
         self.tied = TiedGradients(self.plan, world, named)
         actions = folder.actions[world.position]
         later = any(action.kind == "W" for action in actions)
@@ -68,12 +70,11 @@ class Pipeline:
         alone = {
             index: [p for name, p in module.named_parameters() if name not in tied] for index, module in self.modules.items()
         }
-        replicas = ReplicaGradients(world, self.masters, alone)
+        replicas = ReplicaGradients(world.replicas, self.masters, self.shards, alone)
         transport = Transport(self.plan, world)
         self.engine = Engine(world.rank, actions, running, transport, self.tied, replicas, world.status)
-        held = [(h.names[0], named[h.names[0]]) for s in mine for h in s.parameters]
-        # By the name that every plan of the model knows it by.
-        self.held: dict[str, nn.Parameter] = {name: p for name, p in held if isinstance(p, nn.Parameter)}
+        # What the optimizer has, by the name that every plan of the model knows it by.
+        self.held = {h.names[0]: self.shards.of[id(named[h.names[0]])] for s in mine for h in s.parameters}
         self.kept_buffers = {h.names[0]: buffers[h.names[0]] for s in mine for h in s.buffers if h.persistent or h.written}
         self.saving = Saving(self)
         self.needed = {name for s in mine for name in s.batch_inputs}
@@ -86,30 +87,43 @@ class Pipeline:
         The loss is the mean over microbatches, weighted by their samples, or by the labels that count where the job says
         `reduction: tokens`. Raises RunError.
         """
-        self.masters.refresh()
         work = replace(self._split(batch, self.plan.microbatches), scale=self.scale.scale)
-        loss = self._scaled(work) if self.scale.used else self.engine.run(work)
+        self._refresh()
+        # What earlier steps accumulated is summed already, and has no scale.
+        every = self.scale.used or self.plan.replicas > 1
+        earlier = [(p, p.grad) for p in (self.parameters() if every else self.tied.parameters)]
+        for parameter, _ in earlier:
+            parameter.grad = None
+        loss = self.engine.run(work)
+        if self.scale.used:
+            self._unscale()
+        for parameter, before in earlier:
+            if before is not None:
+                parameter.grad = before if parameter.grad is None else before.add_(parameter.grad)
         shared = self._shared(loss)
         self.world.status.step += 1
         self.world.status.note(State.BETWEEN)
         return shared
 
-    def _scaled(self, work: Work) -> torch.Tensor | None:
-        """A step whose gradients are scaled: those of steps before are added afterwards."""
+    def _masters(self) -> dict[str, nn.Parameter]:
+        """What takes each parameter's gradient, by all its names."""
+        of = self.masters.of
+        return {n: of[id(p)] for m in self.modules.values() for n, p in m.named_parameters(remove_duplicate=False)}
+
+    def _refresh(self) -> None:
+        """Bring what the optimizer changed into the stages."""
+        self.masters.refresh()
+        with told(f"rank {self.world.rank}, gathering parameters of other replicas"):
+            self.shards.gather()
+
+    def _unscale(self) -> None:
+        """Divide gradients by the loss scale; where one overflowed there are none."""
         own = list(self.parameters())
-        before = [parameter.grad for parameter in own]
-        for parameter in own:
-            parameter.grad = None
-        loss = self.engine.run(work)
         overflowed = self.scale.overflows(own).to(self.world.device)
         if self.world.size > 1:
             with told(f"rank {self.world.rank}, looking for gradients that overflow"):
                 dist.all_reduce(overflowed, op=dist.ReduceOp.MAX)
         self.scale.apply(own, bool(overflowed))
-        for parameter, earlier in zip(own, before, strict=True):
-            if earlier is not None:
-                parameter.grad = earlier if parameter.grad is None else earlier + parameter.grad
-        return loss
 
     @torch.no_grad()
     def eval_step(self, **batch: torch.Tensor) -> torch.Tensor:
@@ -152,7 +166,7 @@ class Pipeline:
 
     def _forward(self, work: Work) -> torch.Tensor | None:
         """In eval mode, leaving the training as it is."""
-        self.masters.refresh()
+        self._refresh()
         training = [module.training for module in self.modules.values()]
         self.eval()
         try:
@@ -218,13 +232,20 @@ class Pipeline:
         return RunError(f"rank {self.world.rank}: the model fixes its batch size: {count} samples are no multiple of {size}")
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """This rank's parameters under their original names, each once; of half-precision ones their float32 masters."""
+        """What an optimizer has of this rank's parameters, under their original names, each once.
+
+        Of half-precision ones their float32 masters; with `optimizer_state: fully_shard` the rows that this replica steps.
+        """
         seen: set[int] = set()
         for module in self.modules.values():
             for name, parameter in module.named_parameters():
                 if id(parameter) not in seen:
                     seen.add(id(parameter))
-                    yield name, self.masters.of[id(parameter)]
+                    yield name, self.shards.of[id(self.masters.of[id(parameter)])]
+
+    def rows(self, parameter: nn.Parameter) -> Rows | None:
+        """From which row to which one, exclusive, this replica has a parameter that `parameters` gives; None for all."""
+        return self.shards.rows.get(id(parameter))
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """This rank's parameters, for an optimizer."""
@@ -238,8 +259,11 @@ class Pipeline:
             yield from module.named_buffers()
 
     def state_dict(self) -> dict[str, Any]:
-        """This rank's part of the original model's state dict, in the precision it runs in."""
-        self.masters.refresh()
+        """This rank's part of the original model's state dict, in the precision it runs in.
+
+        With `optimizer_state: fully_shard` all ranks must ask for it together.
+        """
+        self._refresh()
         return {name: tensor for module in self.modules.values() for name, tensor in module.state_dict().items()}
 
     def save(
@@ -290,15 +314,15 @@ class Pipeline:
 
         As torch.nn.utils.clip_grad_norm_: gradients times min(1, max_norm / (norm + 1e-6)).
         """
-        own = [p for p in self.parameters() if p.grad is not None and id(p) not in self.tied.owned_elsewhere]
         square = torch.zeros((), device=self.world.device)
-        for parameter in own:
-            assert parameter.grad is not None
-            square += parameter.grad.detach().float().norm().square()
+        for name, parameter in self.held.items():
+            if parameter.grad is not None and name not in self.tied.owned_elsewhere:
+                # What every replica has is counted by each.
+                counted = 1 if self.rows(parameter) else self.world.replicas
+                square += parameter.grad.detach().float().norm().square() / counted
         if self.world.size > 1:
             with told(f"rank {self.world.rank}, clipping gradients"):
                 dist.all_reduce(square)
-            square /= self.world.replicas
         norm = square.sqrt()
         scale = torch.clamp(max_norm / (norm + 1e-6), max=1.0)
         for parameter in self.parameters():

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from pipecut.errors import PlanError, RunError
 
-VERSION = 4
+VERSION = 5
 Dimension = int | str
 ITEM_BYTES = {
     **dict.fromkeys(("bool", "uint8", "int8", "float8_e4m3fn", "float8_e5m2"), 1),
@@ -20,6 +20,10 @@ ITEM_BYTES = {
     **dict.fromkeys(("int64", "uint64", "float64", "complex64"), 8),
     "complex128": 16,
 }
+
+
+# Parameters that have a float32 master, which the optimizer has.
+HALF = ("bfloat16", "float16")
 
 
 def _known_dtype(name: str) -> str:
@@ -122,6 +126,16 @@ class Held(Part):
     trainable: bool = False
     persistent: bool = True
     written: bool = False
+
+    @property
+    def bytes(self) -> int:
+        """Of its values."""
+        return ITEM_BYTES[self.dtype] * prod(self.shape)
+
+    @property
+    def gradient_bytes(self) -> int:
+        """Of its gradient, which is float32 where it has a master."""
+        return self.bytes * (4 // ITEM_BYTES[self.dtype] if self.dtype in HALF else 1) if self.trainable else 0
 
 
 class Passes(Part):
@@ -250,6 +264,7 @@ class Plan(Part):
     model: ModelRef
     batch: Batch
     optimizer: str
+    optimizer_state: Literal["replicate", "fully_shard"] = "replicate"
     compile: Literal["eager", "inductor"] = "eager"
     replicas: int = 1
     schedule: str
@@ -268,6 +283,11 @@ class Plan(Part):
     def microbatches(self) -> int:
         """Microbatches of each replica in a step of the global size."""
         return -(-self.batch.global_size // (self.batch.microbatch * self.replicas))
+
+    @property
+    def shards(self) -> int:
+        """Replicas that masters and optimizer states are divided over."""
+        return self.replicas if self.optimizer_state == "fully_shard" else 1
 
     @property
     def rank_of(self) -> dict[int, int]:

@@ -3,12 +3,11 @@
 A parameter's sum begins as soon as the last backward of its stage has made its gradient, while the rest of that backward runs.
 """
 
-import torch
 import torch.distributed as dist
 from torch import nn
 
 from pipecut.runtime.masters import Masters
-from pipecut.runtime.world import World
+from pipecut.runtime.shards import Shards
 
 
 class ReplicaGradients:
@@ -17,11 +16,10 @@ class ReplicaGradients:
     `alone` has those of each stage that no other stage has: where the stage ends, their gradients are whole.
     """
 
-    def __init__(self, world: World, masters: Masters, alone: dict[int, list[nn.Parameter]]) -> None:
-        self.world, self.masters = world, masters
-        several = world.replicas > 1
-        self.parameters = [p for p in {id(p): p for p in masters.of.values()}.values() if p.requires_grad] if several else []
-        self.before: list[torch.Tensor | None] = []
+    def __init__(self, replicas: int, masters: Masters, shards: Shards, alone: dict[int, list[nn.Parameter]]) -> None:
+        self.masters, self.shards = masters, shards
+        several = replicas > 1
+        self.parameters = [masters.of[id(p)] for p in masters.parameters if p.requires_grad] if several else []
         self.works: list[dist.Work] = []
         self.begun: set[int] = set()
         self.ending: int | None = None
@@ -32,12 +30,6 @@ class ReplicaGradients:
                         lambda made, stage=stage: self._made(made, stage)
                     )
 
-    def begin(self) -> None:
-        """Put aside what earlier steps accumulated: it is summed already."""
-        self.before = [parameter.grad for parameter in self.parameters]
-        for parameter in self.parameters:
-            parameter.grad = None
-
     def ends(self, stage: int | None) -> None:
         """The backward that comes next is the stage's last of this step; None when it is over."""
         self.ending = stage
@@ -47,12 +39,9 @@ class ReplicaGradients:
             self._start(self.masters.of[id(parameter)])
 
     def _start(self, parameter: nn.Parameter) -> None:
-        if parameter.grad is None or id(parameter) in self.begun:
-            return
-        work = dist.all_reduce(parameter.grad, group=self.world.peers, async_op=True)
-        assert work is not None
-        self.works.append(work)
-        self.begun.add(id(parameter))
+        if parameter.grad is not None and id(parameter) not in self.begun:
+            self.works += self.shards.sum(parameter)
+            self.begun.add(id(parameter))
 
     def reduce(self) -> None:
         """Sum over the replicas. Each microbatch's loss is weighted by its share of the whole batch, so a sum is the mean."""
@@ -62,6 +51,5 @@ class ReplicaGradients:
             work.wait()
         self.works.clear()
         self.begun.clear()
-        for parameter, before in zip(self.parameters, self.before, strict=True):
-            if before is not None:
-                parameter.grad = before if parameter.grad is None else before + parameter.grad
+        for parameter in self.parameters:
+            self.shards.hand_over(parameter)

@@ -39,8 +39,12 @@ class Saving:
         """As Pipeline.save."""
         self.finish()
         pipe, world = self.pipe, self.pipe.world
-        mine = {name: p for name, p in pipe.held.items() if id(p) not in pipe.tied.owned_elsewhere}
-        tensors = tensors_of(mine, pipe.kept_buffers, optimizer) if world.replica == 0 else {}
+        mine = {name: p for name, p in pipe.held.items() if name not in pipe.tied.owned_elsewhere}
+        rows = {name: own for name, p in mine.items() if (own := pipe.rows(p)) is not None}
+        tensors, divided = tensors_of(mine, pipe.kept_buffers, optimizer, rows)
+        if world.replica:
+            # The first replica has what all have.
+            tensors = {name: tensors[name] for name in divided}
         tensors = {name: tensor.to("cpu", copy=not wait) for name, tensor in tensors.items()}
         tensors[f"random/{world.rank}"] = torch.get_rng_state()
         if world.device.type == "cuda":
@@ -60,7 +64,7 @@ class Saving:
         model = {"factory": pipe.plan.model.factory, "args": pipe.plan.model.args}
 
         def write() -> None:
-            checkpoint.write_part(partial, f"rank_{world.rank}", tensors)
+            checkpoint.write_part(partial, f"rank_{world.rank}", tensors, divided)
             if world.rank == 0:
                 checkpoint.finish(partial, folder, world.size, step, model, groups, rest)
                 checkpoint.prune(folder, keep)
@@ -100,13 +104,17 @@ class Saving:
             raise CheckpointError(f"{folder} has no checkpoint; leave out --resume to begin anew")
         pipe, world = self.pipe, self.pipe.world
         facts = checkpoint.read_facts(path)
-        wanted = [f"parameter/{name}" for name in pipe.held] + [f"buffer/{name}" for name in pipe.kept_buffers]
+        keys = {name: [f"parameter/{name}"] for name in pipe.held}
         if optimizer is not None:
-            states = wanted_states(pipe.held, facts.tensors)
-            wanted += [f"optimizer/{state}/{name}" for name, own in states.items() for state in own]
+            for name, states in wanted_states(pipe.held, [*facts.tensors, *facts.pieces]).items():
+                keys[name] += [f"optimizer/{state}/{name}" for state in states]
+        wanted = [key for own in keys.values() for key in own] + [f"buffer/{name}" for name in pipe.kept_buffers]
+        shapes = {held.names[0]: held.shape for stage in pipe.plan.stages for held in stage.parameters}
+        divided = {name: (*own, shapes[name][0]) for name, p in pipe.held.items() if (own := pipe.rows(p)) is not None}
+        only = {key: rows for name, rows in divided.items() for key in keys[name]}
         # Random numbers go on where they were only where there are as many ranks.
         random = [f"random/{world.rank}", f"random_cuda/{world.rank}"] if facts.rest.get("ranks") == world.size else []
-        values = checkpoint.read_tensors(path, facts, [*wanted, *(name for name in random if name in facts.tensors)])
+        values = checkpoint.read_tensors(path, facts, [*wanted, *(name for name in random if name in facts.tensors)], only)
         if pipe.scale.used and "loss_scale" in facts.rest:
             pipe.scale.load_state_dict(facts.rest["loss_scale"])
         put_back(values, pipe.held, pipe.kept_buffers, optimizer, facts.groups)

@@ -29,7 +29,8 @@ class TiedGradients:
         rank_of = {s.index: world.rank_at(s.rank) for s in plan.stages}
         # The group is looked up where it is used: the world alone holds groups, and lets go of them at the end.
         self.mine: list[tuple[nn.Parameter, list[int], int]] = []
-        self.owned_elsewhere: set[int] = set()
+        # By the first of their names.
+        self.owned_elsewhere: set[str] = set()
         for index, tied in enumerate(plan.tied):
             ranks = sorted({rank_of[s] for s in tied.stages})
             # Stages of one rank share the parameter itself.
@@ -37,27 +38,29 @@ class TiedGradients:
                 parameter = parameters[tied.names[0]]
                 self.mine.append((parameter, ranks, index))
                 if world.rank != min(ranks):
-                    self.owned_elsewhere.add(id(parameter))
-        self.before: list[torch.Tensor | None] = []
+                    self.owned_elsewhere.add(tied.names[0])
 
-    def begin(self) -> None:
-        """Put aside what earlier steps accumulated: it is summed already."""
-        self.before = [parameter.grad for parameter, _, _ in self.mine]
-        for parameter, _, _ in self.mine:
-            parameter.grad = None
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """Those that other ranks have too."""
+        return [parameter for parameter, _, _ in self.mine]
 
     def reduce(self) -> None:
         """Sum over the stages, last stage first: the order in which autograd meets the uses; of two, any order is the same."""
-        for (parameter, ranks, index), before in zip(self.mine, self.before, strict=True):
-            own = parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
+        for parameter, ranks, index in self.mine:
+            own = (
+                parameter.grad
+                if parameter.grad is not None
+                else torch.zeros(parameter.shape, dtype=parameter.dtype, device=parameter.device)
+            )
             if len(ranks) == 2:
                 total = own.contiguous()
                 dist.all_reduce(total, group=self.world.tied[index])
-                parameter.grad = total if before is None else before + total
+                parameter.grad = total
                 continue
             parts = [torch.empty_like(own, memory_format=torch.contiguous_format) for _ in ranks]
             dist.all_gather(parts, own.contiguous(), group=self.world.tied[index])
             total = parts[-1]
             for part in reversed(parts[:-1]):
                 total = total + part
-            parameter.grad = total if before is None else before + total
+            parameter.grad = total

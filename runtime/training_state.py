@@ -3,30 +3,45 @@
 `parameter/FQN`, `buffer/FQN`, `optimizer/STATE/FQN` for tensors; the optimizer's options by group as JSON.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
 from pipecut.errors import CheckpointError
+from pipecut.runtime.shards import Rows
 
 Named = dict[str, nn.Parameter]
 
 
 def tensors_of(
-    parameters: Named, buffers: dict[str, torch.Tensor], optimizer: torch.optim.Optimizer | None
-) -> dict[str, torch.Tensor]:
-    """Those to save."""
+    parameters: Named,
+    buffers: dict[str, torch.Tensor],
+    optimizer: torch.optim.Optimizer | None,
+    rows: Mapping[str, Rows],
+) -> tuple[dict[str, torch.Tensor], dict[str, Rows]]:
+    """Those to save, and what rows of them these are where that is not all; `rows` are those of parameters.
+
+    Raises CheckpointError for a state that is no tensor, or that has other rows than its parameter.
+    """
+    divided = {f"parameter/{name}": own for name, own in rows.items() if name in parameters}
     found = {f"parameter/{name}": p.detach() for name, p in parameters.items()}
     found |= {f"buffer/{name}": b for name, b in buffers.items()}
     for name, parameter in parameters.items():
         for key, value in (optimizer.state.get(parameter, {}) if optimizer is not None else {}).items():
             if isinstance(value, torch.Tensor):
                 found[f"optimizer/{key}/{name}"] = value.detach()
+                if name in rows and value.dim():
+                    if value.shape != parameter.shape:
+                        raise CheckpointError(
+                            f"the optimizer keeps {key} of {name} as {list(value.shape)} for {list(parameter.shape)}: it "
+                            "does not step every value by itself, so it needs optimizer_state: replicate"
+                        )
+                    divided[f"optimizer/{key}/{name}"] = rows[name]
             elif value is not None:
                 raise CheckpointError(f"the optimizer keeps {key} of {name} as {type(value).__name__}; only tensors can be saved")
-    return found
+    return found, divided
 
 
 def groups_of(parameters: Named, optimizer: torch.optim.Optimizer | None) -> list[dict[str, Any]]:

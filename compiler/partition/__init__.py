@@ -8,7 +8,7 @@ from pipecut.compiler.constraints import Constraints
 from pipecut.compiler.costs import CostedGraph
 from pipecut.compiler.job import JobSpec
 from pipecut.compiler.partition.chain import chain_cuts
-from pipecut.compiler.partition.coarsen import coarsen
+from pipecut.compiler.partition.coarsen import Optimizing, coarsen
 from pipecut.compiler.partition.explain import explain
 from pipecut.compiler.partition.order import best_order, slots_for
 from pipecut.compiler.partition.place import Solving, place
@@ -64,7 +64,8 @@ def place_quickly(
 
 def _problem(costed: CostedGraph, cluster: Cluster, spec: JobSpec, told: Constraints, one: Candidate) -> tuple[Problem, Cluster]:
     flights, rank_of = one.flights(one.stages), ranks_of(one.schedule, one.stages, one.chunks)
-    problem = coarsen(costed, slots_for(cluster, rank_of, flights, one.replicas), spec.optimizer, told, spec.recompute)
+    slots, how = slots_for(cluster, rank_of, flights, one.replicas), Optimizing.of(spec, one.replicas)
+    problem = coarsen(costed, slots, how, told, spec.recompute)
     problem = replace(problem, devices=rank_of if one.chunks > 1 else ())
     if len(problem.blocks) < one.stages:
         raise explain(problem, True, one.flights)

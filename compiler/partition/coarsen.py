@@ -5,32 +5,41 @@ makes. Then views join what they view where that cannot cost anything.
 """
 
 from collections import defaultdict
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import networkx as nx
 
 from pipecut.compiler.constraints import Constraints
 from pipecut.compiler.costs import CostedGraph
 from pipecut.compiler.graph import Graph, Parameter
+from pipecut.compiler.job import JobSpec
 from pipecut.compiler.partition.problem import Block, Crossing, Problem, Recompute, Shared, Slot, merge_crossings
 from pipecut.compiler.partition.reduce import needed_edges
-from pipecut.runtime.memory import HALF, STATES
+from pipecut.runtime.memory import kept_bytes
+from pipecut.runtime.plan import Held
 
 
-def fixed_bytes(parameter: Parameter, optimizer: str) -> int:
-    """Of a parameter with its gradient and optimizer states; a frozen one has neither.
+@dataclass(frozen=True)
+class Optimizing:
+    """The optimizer, and how many replicas its states and the masters are divided over."""
 
-    A half-precision one has a float32 master beside it, whose gradient and states are float32 too.
-    """
-    if not parameter.trainable:
-        return parameter.bytes
-    if parameter.dtype in HALF:
-        return parameter.bytes * (1 + 2 * (2 + STATES[optimizer]))
-    return parameter.bytes * (2 + STATES[optimizer])
+    optimizer: str
+    shards: int = 1
+
+    @staticmethod
+    def of(spec: JobSpec, replicas: int) -> "Optimizing":
+        """As the job says, with so many replicas."""
+        return Optimizing(spec.optimizer, replicas if spec.optimizer_state == "fully_shard" else 1)
+
+
+def fixed_bytes(parameter: Parameter, how: Optimizing) -> int:
+    """Of a parameter with its gradient, its master and the optimizer's states; a frozen one has none of them."""
+    held = Held(names=list(parameter.names), shape=list(parameter.shape), dtype=parameter.dtype, trainable=parameter.trainable)
+    return kept_bytes(held, how.optimizer, how.shards) + held.gradient_bytes
 
 
 def coarsen(
-    costed: CostedGraph, slots: tuple[Slot, ...], optimizer: str, told: Constraints, recompute: Recompute = "never"
+    costed: CostedGraph, slots: tuple[Slot, ...], how: Optimizing, told: Constraints, recompute: Recompute = "never"
 ) -> Problem:
     """The blocks stand in the topological order closest to program order."""
     graph = costed.graph
@@ -39,7 +48,7 @@ def coarsen(
     _join_views(costed, dependencies, groups, told)
     for indices in told.together:
         groups.union(*indices)
-    return replace(_problem(costed, _ordered_groups(dependencies, groups), slots, optimizer, told), recompute=recompute)
+    return replace(_problem(costed, _ordered_groups(dependencies, groups), slots, how, told), recompute=recompute)
 
 
 def _together(costed: CostedGraph) -> "nx.utils.UnionFind[int]":
@@ -114,7 +123,7 @@ def _ordered_groups(dependencies: "nx.DiGraph[int]", groups: "nx.utils.UnionFind
 
 
 def _problem(
-    costed: CostedGraph, members: list[list[int]], slots: tuple[Slot, ...], optimizer: str, told: Constraints
+    costed: CostedGraph, members: list[list[int]], slots: tuple[Slot, ...], how: Optimizing, told: Constraints
 ) -> Problem:
     graph, made = costed.graph, costed.graph.producers()
     group_of = {index: at for at, group in enumerate(members) for index in group}
@@ -143,7 +152,7 @@ def _problem(
             value = graph.values[name]
             back = value.bytes if value.needs_grad else 0
             crossings.append(Crossing(name, source, consumers, value.bytes, back, 1 + value.needs_grad))
-    shared = tuple(Shared(p.names[0], fixed_bytes(p, optimizer), tuple(sorted(uses[p.value])) or (0,)) for p in graph.parameters)
+    shared = tuple(Shared(p.names[0], fixed_bytes(p, how), tuple(sorted(uses[p.value])) or (0,)) for p in graph.parameters)
     splits = set()
     for module in told.before:
         inside = set(module)

@@ -17,6 +17,22 @@ from pipecut.runtime.launch import launch
 from pipecut.runtime.plan_folder import read_plan
 
 
+@pytest.mark.slow
+def test_rows_of_parameters_are_divided_anew_for_other_replicas(write_job: Any, slow_cores: str, tmp_path: Path) -> None:
+    # Twelve microbatches of one can be shared by three replicas and by four; three do not divide 64 rows evenly.
+    job = write_job("gpt2", "tokens", extra="optimizer_state: fully_shard\n")
+    job.write_text(job.read_text().replace("global: 8, microbatch: 2", "global: 12, microbatch: 1"))
+    for replicas in (1, 3, 4):
+        compile(job, slow_cores, tmp_path / str(replicas), Options(Sizes(stages=2, replicas=replicas)))
+    train(tmp_path / "1", tmp_path / "whole", 9)
+    for replicas, steps, more in ((3, 3, ()), (4, 6, ("--resume",)), (1, 9, ("--resume",))):
+        train(tmp_path / str(replicas), tmp_path / "parts", steps, *more)
+    for name in ("whole", "parts"):
+        export(read_plan(tmp_path / "1").plan, tmp_path / name, tmp_path / f"{name}.safetensors")
+    whole, parts = (load_file(str(tmp_path / f"{name}.safetensors")) for name in ("whole", "parts"))
+    assert all(torch.allclose(tensor, parts[name], rtol=1e-4, atol=1e-5) for name, tensor in whole.items())
+
+
 def train(plan: Path, folder: Path, steps: int, *more: str) -> None:
     ranks = read_plan(plan).plan.ranks
     options = ["--steps", str(steps), "--device", "cpu", "--checkpoints", str(folder), "--checkpoint-every", "3", *more]
@@ -49,18 +65,22 @@ def test_a_training_goes_on_with_another_number_of_stages(
     getattr(models, model)().load_state_dict(parts, strict=True)
 
 
-@pytest.mark.parametrize("schedule", ["v-shaped", pytest.param("1f1b", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("schedule", "state"),
+    [
+        ("v-shaped", "fully_shard"),
+        pytest.param("v-shaped", "replicate", marks=pytest.mark.slow),
+        pytest.param("1f1b", "replicate", marks=pytest.mark.slow),
+    ],
+)
 def test_a_training_goes_on_on_replicas_and_another_schedule(
-    schedule: str, write_job: Any, slow_cores: str, tmp_path: Path
+    schedule: str, state: str, write_job: Any, slow_cores: str, tmp_path: Path
 ) -> None:
     job = write_job("dropping", "vectors")
     compile(job, slow_cores, tmp_path / "one", Options(Sizes(stages=2)))
-    compile(
-        job,
-        slow_cores,
-        tmp_path / "other",
-        Options(Sizes(stages=4 if schedule == "v-shaped" else 2, replicas=2, schedule=schedule)),
-    )
+    job = write_job("dropping", "vectors", extra=f"optimizer_state: {state}\n")
+    sizes = Sizes(stages=4 if schedule == "v-shaped" else 2, replicas=2, schedule=schedule)
+    compile(job, slow_cores, tmp_path / "other", Options(sizes))
     train(tmp_path / "one", tmp_path / "whole", 6)
     train(tmp_path / "one", tmp_path / "parts", 3)
     train(tmp_path / "other", tmp_path / "parts", 6, "--resume")
@@ -113,7 +133,7 @@ def test_a_file_that_cannot_be_written_leaves_the_checkpoint_before(tmp_path: Pa
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
     try:
         with pytest.raises(CheckpointError, match="could not be written: .*the checkpoint before it is whole"):
-            checkpoint.write_part(partial, "rank_0", {"parameter/w": torch.zeros(10_000)})
+            checkpoint.write_part(partial, "rank_0", {"parameter/w": torch.zeros(10_000)}, {})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert checkpoint.latest(tmp_path) is None
@@ -122,7 +142,7 @@ def test_a_file_that_cannot_be_written_leaves_the_checkpoint_before(tmp_path: Pa
 def test_only_the_last_are_kept(tmp_path: Path) -> None:
     for step in (1, 2, 3, 4):
         partial = checkpoint.begin(tmp_path, step)
-        checkpoint.write_part(partial, "rank_0", {"parameter/w": torch.full((2,), float(step))})
+        checkpoint.write_part(partial, "rank_0", {"parameter/w": torch.full((2,), float(step))}, {})
         path = checkpoint.finish(partial, tmp_path, 1, step, {}, [], {})
         checkpoint.prune(tmp_path, 2)
     assert [one.name for one in checkpoint.checkpoints(tmp_path)] == ["step_00000003", "step_00000004"]

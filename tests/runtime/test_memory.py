@@ -14,6 +14,7 @@ from pipecut.runtime.memory import moments
 
 # Losses, weights of samples and the optimizer's step counts.
 SCALARS = 0.005
+SHARDED = "data_parallel: 2\noptimizer_state: fully_shard\n"
 
 
 @pytest.mark.parametrize(
@@ -27,6 +28,8 @@ SCALARS = 0.005
         ("resnet", "images", None, "interleaved", ""),
         ("gpt2", "tokens", None, "v-shaped", ""),
         ("gpt2", "tokens", None, "1f1b", "precision: bf16\n"),
+        ("gpt2", "tokens", None, "1f1b", SHARDED + "precision: bf16\n"),
+        pytest.param("gpt2", "tokens", None, "zb-h1", SHARDED, marks=pytest.mark.slow),
     ],
 )
 def test_the_peak_is_what_the_allocations_of_a_run_say(
@@ -35,9 +38,8 @@ def test_the_peak_is_what_the_allocations_of_a_run_say(
     stages = 4 if schedule in ("interleaved", "v-shaped") else 2
     sizes = Sizes(stages=stages, schedule=schedule)
     folder = compile(write_job(model, inputs, loss, extra), slow_cores, tmp_path / "plan", Options(sizes))
-    launch(
-        2, "pipecut.runtime", [str(tmp_path / "plan"), "--steps", "2", "--device", "cpu", "--report", str(tmp_path / "r.json")]
-    )
+    options = ["--steps", "2", "--device", "cpu", "--report", str(tmp_path / "r.json")]
+    launch(folder.plan.ranks, "pipecut.runtime", [str(tmp_path / "plan"), *options])
     report = json.loads((tmp_path / "r.json").read_text())
     for expected, found in zip(report["predicted"], report["measured"], strict=True):
         assert expected["memory"] == pytest.approx(found["memory"], rel=SCALARS)

@@ -65,10 +65,16 @@ def test_split_model_computes_what_the_unsplit_one_does(
 # Stages a rank with each schedule that is not one of those above; replicas and recompute on and off where they are slow.
 OTHERS = {"interleaved": (4, 2), "zb-h1": (3, 1), "v-shaped": (4, 2)}
 QUICK_OTHERS = {("gpt2", "interleaved", ""), ("bert", "zb-h1", ""), ("resnet", "v-shaped", ""), ("mlp", "v-shaped", "recompute")}
-EXTRAS = {"": "", "recompute": "recompute: always\n", "replicas": "data_parallel: 2\n"}
+EXTRAS = {
+    "": "",
+    "recompute": "recompute: always\n",
+    "replicas": "data_parallel: 2\n",
+    "shards": "data_parallel: 2\noptimizer_state: fully_shard\n",
+}
+REPLICATED = ("replicas", "shards")
 OTHER_CELLS = [
     pytest.param(*cell, marks=() if cell in QUICK_OTHERS else pytest.mark.slow)
-    for cell in [(f, s, e) for f in FAMILIES for s in OTHERS for e in EXTRAS if e != "replicas" or f != "resnet"]
+    for cell in [(f, s, e) for f in FAMILIES for s in OTHERS for e in EXTRAS if e not in REPLICATED or f != "resnet"]
 ]
 
 
@@ -79,11 +85,11 @@ def test_every_schedule_computes_what_the_unsplit_model_does(
     inputs, loss = FAMILIES[family]
     stages, chunks = OTHERS[schedule]
     # Four devices for two replicas of a pipeline of two.
-    stages = 2 * chunks if extra == "replicas" else stages
+    stages = 2 * chunks if extra in REPLICATED else stages
     job = write_job(family, inputs, loss, EXTRAS[extra])
     sizes = Sizes(stages=stages, schedule=schedule, chunks=chunks)
     plan = compile(job, slow_cores, tmp_path / "plan", Options(sizes, solving=Solving(time_limit=5))).plan
-    assert plan.ranks == stages // chunks * (2 if extra == "replicas" else 1)
+    assert plan.ranks == stages // chunks * (2 if extra in REPLICATED else 1)
     assert all(stage.recompute == (extra == "recompute") for stage in plan.stages)
     loads = [stage.load_seconds for stage in plan.stages]
     assert min(loads) > max(loads) / 10, f"a plan that leaves a stage idle proves little: {loads}"
@@ -109,11 +115,21 @@ def test_a_model_that_recomputes_computes_what_it_does_unsplit(
     assert result.passed, result.worst
 
 
-@pytest.mark.parametrize(("model", "schedule"), [("gpt2", "1f1b"), pytest.param("t5", "gpipe", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("model", "schedule", "extra"),
+    [
+        ("t5", "1f1b", "optimizer_state: fully_shard\n"),
+        pytest.param("gpt2", "1f1b", "", marks=pytest.mark.slow),
+        pytest.param("t5", "gpipe", "", marks=pytest.mark.slow),
+        pytest.param("gpt2", "gpipe", "optimizer_state: fully_shard\nprecision: bf16\n", marks=pytest.mark.slow),
+        pytest.param("gpt2", "1f1b", "optimizer_state: fully_shard\nprecision: fp16\n", marks=pytest.mark.slow),
+        pytest.param("llama", "1f1b", "optimizer_state: fully_shard\ncompile: inductor\n", marks=pytest.mark.slow),
+    ],
+)
 def test_replicas_compute_what_the_unsplit_model_does(
-    model: str, schedule: str, write_job: Any, slow_cores: str, tmp_path: Path
+    model: str, schedule: str, extra: str, write_job: Any, slow_cores: str, tmp_path: Path
 ) -> None:
-    job = write_job(model, "tokens", extra="data_parallel: 2\n")
+    job = write_job(model, "tokens", extra=f"data_parallel: 2\n{extra}")
     plan = compile(job, slow_cores, tmp_path / "plan", Options(Sizes(stages=2, schedule=schedule))).plan
     assert plan.ranks == 4 and plan.microbatches == 2
     result = verify(tmp_path / "plan", steps=2)
