@@ -30,6 +30,7 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.cuts
 	$(BIN)/python -m benchmarks.transfers
 	$(BIN)/python -m benchmarks.engine
+	$(BIN)/python -m benchmarks.one_device
 	$(BIN)/python -m benchmarks.faults
 	$(BIN)/python -m benchmarks.fuzz
 	$(BIN)/python -m benchmarks.partition $(WORKLOADS)

@@ -20,6 +20,7 @@ from rich.table import Table
 from pipecut.compiler import Options, Sizes, compile
 from pipecut.compiler.partition.solver import quiet_stdout
 from pipecut.runtime.launch import launch
+from pipecut.runtime.plan_folder import read_plan
 
 MICROBATCHES, ROUNDS = 8, 20
 # Rows of a microbatch for about so many milliseconds of compute on a rank.
@@ -39,9 +40,10 @@ def main() -> None:
     table = Table(
         "compute", "schedule", "pipecut", "torch", "pipecut / ideal", "torch / ideal", "pipecut / torch", "unsplit / pipecut"
     )
-    others = Table("compute", *(f"{schedule} / 1f1b" for schedule in CUTS if schedule not in BESIDE))
+    others = Table("compute", *(f"{schedule} / 1f1b (predicted)" for schedule in CUTS if schedule not in BESIDE))
     over: list[float] = []
     beside: list[float] = []
+    short: list[float] = []
     with tempfile.TemporaryDirectory() as scratch, quiet_stdout():
         for name, rows in ROWS.items():
             folder = Path(scratch) / str(rows)
@@ -64,7 +66,10 @@ def main() -> None:
                 table.add_row(name, schedule, *times, *(f"{r:.3f}" for r in ratios), f"{alone / step:.2f}")
             rest = [found[schedule] for schedule in CUTS if schedule not in BESIDE]
             ratios = [statistics.median(a / b for a, b in zip(x, found["1f1b"], strict=True)) for x in rest]
-            others.add_row(name, *(f"{ratio:.3f}" for ratio in ratios))
+            steps = {schedule: read_plan(plan).plan.prediction.step_seconds for schedule, plan in plans.items()}
+            foretold = [steps[schedule] / steps["1f1b"] for schedule in CUTS if schedule not in BESIDE]
+            others.add_row(name, *(f"{ratio:.3f} ({before:.3f})" for ratio, before in zip(ratios, foretold, strict=True)))
+            short += [ratio / before - 1 for ratio, before in zip(ratios, foretold, strict=True)]
     console = Console(width=130)
     console.print(table)
     console.print(others)
@@ -72,6 +77,7 @@ def main() -> None:
         f"over the ideal by at most {max(over):.3f} (bar {BAR}); beside torch {statistics.median(beside):.3f} in the median, "
         f"{max(beside):.3f} at the most (bars: below 1, 1)"
     )
+    console.print(f"the other schedules take up to {max(short):.1%} longer beside 1F1B than predicted")
 
 
 def _plans(folder: Path, rows: int) -> dict[str, Path]:

@@ -9,7 +9,7 @@ from pipecut.compiler.job import AUTO, JobSpec
 from pipecut.compiler.schedules import SCHEDULES, in_flight
 from pipecut.errors import UserFileError
 
-# What auto tries; the others are asked for by name.
+# What auto tries with every size; the others with the best of these.
 SEARCHED = ("1f1b", "gpipe")
 
 

@@ -25,6 +25,8 @@ def print_explained(tried: Sequence[Tried], prices: Sequence[Price], console: Co
             table.add_row(*sizes, "", "", "", one.why)
             continue
         slower = "chosen" if one is tried[0] else f"{one.step_seconds / best - 1:.1%} slower"
+        if one.step_seconds < best:
+            slower = f"{1 - one.step_seconds / best:.1%} faster: no more than its prediction may be off"
         recomputing = f"{one.recomputing} stages" if one.recomputing else ""
         table.add_row(*sizes, show_seconds(one.step_seconds), f"{one.bubble:.0%}", recomputing, slower)
     console.print(table)

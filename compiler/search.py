@@ -23,11 +23,14 @@ from pipecut.compiler.partition.coarsen import Optimizing, fixed_bytes
 from pipecut.compiler.predict import schedule
 from pipecut.compiler.profile.known import Known
 from pipecut.compiler.resize import with_batch
+from pipecut.compiler.schedules import SCHEDULES, SPLIT
 from pipecut.compiler.trace import trace
 from pipecut.compiler.units import show_bytes, show_seconds
 from pipecut.errors import UserFileError
 
 Progress = Callable[[str], None]
+# Other schedules fell short of their prediction by up to a tenth beside 1F1B (benchmarks/engine.py).
+MARGIN = 0.12
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,20 @@ class Search:
             if judged.step_seconds is not None and (best is None or judged.step_seconds < (best.step_seconds or 0.0)):
                 best = judged
             results.append(judged)
-        return sorted(results, key=lambda tried: (tried.step_seconds is None, tried.step_seconds, tried.bound))
+        results += self._other_schedules(asked, best, progress) if best is not None else []
+        return sorted(results, key=_rank)
+
+    def _other_schedules(self, asked: Asked, best: Tried, progress: Progress) -> list[Tried]:
+        """The best sizes with the schedules that are not searched, where the job leaves the schedule open."""
+        found, spec, sizes = [], self.job.spec, best.candidate
+        for name, kind in SCHEDULES.items() if asked.schedule is None and sizes.ranks > 1 else ():
+            chunks = kind.chunks or spec.chunks
+            one = replace(sizes, schedule=name, chunks=chunks, stages=sizes.ranks * chunks)
+            allowed = asked.stages in (None, one.stages) and not (spec.compile == "inductor" and name in SPLIT)
+            if name not in SEARCHED and allowed:
+                progress(f"trying {describe(one)}")
+                found.append(self.place(Tried(one, self._bound(one)), self.cluster))
+        return found
 
     def prices(self, asked: Asked, tried: list[Tried], progress: Progress) -> list[Price]:
         """The best step with one more device, a tenth more memory, twice the links: the best candidates are placed again."""
@@ -164,6 +180,12 @@ class Search:
         return replace(
             tried, step_seconds=found.step_seconds, bubble=found.bubble, recomputing=sum(placement.recompute), why="placed"
         )
+
+
+def _rank(tried: Tried) -> tuple[bool, float, float]:
+    """The shortest step first; a schedule that is not searched only where it is shorter by more than it may fall short."""
+    margin = 1.0 if tried.candidate.schedule in SEARCHED else 1.0 + MARGIN
+    return tried.step_seconds is None, (tried.step_seconds or 0.0) * margin, tried.bound
 
 
 def changes_buffers(graph: Graph) -> bool:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
@@ -148,11 +149,8 @@ def refuse_earlier(folder: Path) -> None:
 def read_facts(path: Path) -> Facts:
     """Raises CheckpointError for what is no checkpoint, or of another version."""
     try:
-        facts = Facts(**json.loads((path / FACTS).read_text(encoding="utf-8")))
-        tables = (facts.files, facts.tensors, facts.pieces)
-        if not (isinstance(facts.step, int) and all(isinstance(table, dict) for table in tables)):
-            raise TypeError
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, TypeError):
+        facts = TypeAdapter(Facts).validate_json((path / FACTS).read_bytes())
+    except (OSError, ValidationError):
         raise _damaged(path / FACTS, "cannot be read") from None
     # The first version had no pieces.
     if facts.version not in (1, VERSION):
@@ -167,12 +165,18 @@ def read_tensors(
 
     Of those in `rows` from the first of these rows to before the second, out of the third. Raises CheckpointError.
     """
+    rows = rows or {}
     by_file: dict[str, list[tuple[str, int]]] = {}
     for name in names:
-        if name not in facts.tensors and name not in facts.pieces:
+        pieces = facts.pieces.get(name)
+        if pieces and name in rows:
+            first, end, total = rows[name]
+            _same_rows(name, total, pieces[-1][1])
+            pieces = [piece for piece in pieces if piece[0] < end and piece[1] > first]
+        elif not pieces and name not in facts.tensors:
             kind, _, fqn = name.partition("/")
             raise CheckpointError(f"{path} has no {kind} {fqn}; it is of {facts.model.get('factory')}, or of another optimizer")
-        for begin, _, file_name in facts.pieces.get(name) or [(0, 0, facts.tensors[name])]:
+        for begin, _, file_name in pieces or [(0, 0, facts.tensors[name])]:
             by_file.setdefault(file_name, []).append((name, begin))
     parts: dict[str, list[tuple[int, torch.Tensor]]] = {}
     for file_name, wanted in by_file.items():
@@ -184,8 +188,8 @@ def read_tensors(
         try:
             with safe_open(str(file), framework="pt") as archive:
                 for name, begin in wanted:
-                    only = (rows or {}).get(name)
-                    found = archive.get_tensor(name) if only is None else _rows(archive, facts, name, begin, only)
+                    divided = bool(facts.pieces.get(name))
+                    found = _rows(archive, name, begin, rows[name], divided) if name in rows else archive.get_tensor(name)
                     parts.setdefault(name, []).append((begin, found))
         except SafetensorError:
             raise _damaged(file, "cannot be read") from None
@@ -193,7 +197,7 @@ def read_tensors(
     return {name: own[0] if len(own) == 1 else torch.cat(own) for name, own in in_order.items()}
 
 
-def _rows(archive: Any, facts: Facts, name: str, begin: int, only: tuple[int, int, int]) -> torch.Tensor:
+def _rows(archive: Any, name: str, begin: int, only: tuple[int, int, int], divided: bool) -> torch.Tensor:
     """Of the rows from `begin` that a file has, those that are wanted; what has no rows, whole."""
     stored = archive.get_slice(name)
     shape = stored.get_shape()
@@ -201,11 +205,15 @@ def _rows(archive: Any, facts: Facts, name: str, begin: int, only: tuple[int, in
         whole: torch.Tensor = archive.get_tensor(name)
         return whole
     first, end, total = only
-    there = facts.pieces[name][-1][1] if name in facts.pieces else shape[0]
-    if there != total:
-        raise CheckpointError(f"{name.replace('/', ' ', 1)} has {total} rows, in the checkpoint {there}")
-    part: torch.Tensor = stored[min(max(first - begin, 0), shape[0]) : min(max(end - begin, 0), shape[0])]
+    if not divided:
+        _same_rows(name, total, shape[0])
+    part: torch.Tensor = stored[max(first - begin, 0) : min(end - begin, shape[0])]
     return part
+
+
+def _same_rows(name: str, here: int, there: int) -> None:
+    if here != there:
+        raise CheckpointError(f"{name.replace('/', ' ', 1)} has {here} rows, in the checkpoint {there}")
 
 
 def _sync(path: Path) -> None:

@@ -5,7 +5,7 @@ Everything else of a backward - biases, norms, embeddings - comes at once: it ta
 of it.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
@@ -92,11 +92,13 @@ class _Convolution(torch.autograd.Function):
 class Later(TorchFunctionMode):
     """Runs a forward so that its backward puts gradients of weights aside, in order, for `do`."""
 
-    def __init__(self, made: Callable[[nn.Parameter], None] | None = None) -> None:
+    def __init__(
+        self, made: Callable[[nn.Parameter], None] = lambda _: None, whole: Callable[[nn.Parameter], None] = lambda _: None
+    ) -> None:
         super().__init__()
         self.tasks: deque[Task] = deque()
-        # Called with each parameter that got a gradient; of those autograd makes it is told by hooks.
-        self.made = made
+        # Called with each parameter that got a gradient, and once it gets no more; of those autograd makes hooks tell.
+        self.made, self.whole = made, whole
 
     def put(self, weight: nn.Parameter, task: Callable[[torch.Tensor | None], torch.Tensor]) -> None:
         """Put one aside."""
@@ -104,12 +106,15 @@ class Later(TorchFunctionMode):
 
     def do(self) -> None:
         """Add what was put aside to the parameters' gradients."""
+        left = Counter(id(weight) for weight, _ in self.tasks)
         while self.tasks:
             weight, task = self.tasks.popleft()
             with torch.no_grad():
                 weight.grad = task(weight.grad)
-            if self.made is not None:
-                self.made(weight)
+            self.made(weight)
+            left[id(weight)] -= 1
+            if not left[id(weight)]:
+                self.whole(weight)
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         """Replaces the products."""

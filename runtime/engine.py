@@ -56,9 +56,8 @@ class Engine:
         self.tied, self.replicas = tied, replicas
         self.stages = {stage.stage.index: stage for stage in stages}
         self.recorder: Recorder | None = None
-        # The last backward of each stage; where it is split, what is left for later may still change gradients.
-        whole = {action.stage: action for action in actions if action.kind == "B"}
-        self.last_backwards = set(whole.values())
+        # The last to make gradients of each stage's parameters.
+        self.last = set({action.stage: action for action in actions if action.kind in ("B", "W")}.values())
 
     def run(self, work: Work) -> torch.Tensor | None:
         """Run the actions; this replica's part of the loss where the last stage is, None elsewhere.
@@ -82,7 +81,7 @@ class Engine:
             stage.begin(self.status.step, work.first)
         for action in actions:
             with told(f"rank {self.rank}, action '{action}'"):
-                self.replicas.ends(action.stage if action in self.last_backwards else None)
+                self.replicas.ends(action.stage if action in self.last else None)
                 self._do(action, work, losses, outgoing)
         self.status.note(State.WAITING, END)
         with told(f"rank {self.rank}, waiting for the last sends"):

@@ -23,6 +23,8 @@ def launch(ranks: int, module: str, arguments: list[str], stall: float = STALL) 
     """Run `python -m module arguments` once per rank, over loopback. Raises RankLostError when one fails or stands still."""
     # Its loggers each set their own level; what they say in warnings, the error below says better.
     logging.disable(logging.ERROR)
+    # Ranks inherit it; a later launch of this process may say otherwise.
+    before = dict(os.environ)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     # All ranks are here, so nothing leaves the machine; who wants it otherwise names an interface.
     for backend in ("GLOO", "NCCL"):
@@ -50,7 +52,8 @@ def launch(ranks: int, module: str, arguments: list[str], stall: float = STALL) 
             raise KeyboardInterrupt from None
         finally:
             watchdog.end()
-            del os.environ[FOLDER]
+            os.environ.clear()
+            os.environ.update(before)
 
 
 def _lost(error: ChildFailedError, watchdog: Watchdog, folder: Path) -> RankLostError:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,12 +66,15 @@ class Pipeline:
         self.tied = TiedGradients(self.plan, world, named)
         actions = folder.actions[world.position]
         later = any(action.kind == "W" for action in actions)
-        running = [RunningStage(self.plan, s, self.modules[s.index], later, self.masters) for s in mine]
         tied = {name for one in self.plan.tied for name in one.names}
         alone = {
             index: [p for name, p in module.named_parameters() if name not in tied] for index, module in self.modules.items()
         }
         replicas = ReplicaGradients(world.replicas, self.masters, self.shards, alone)
+        running = [
+            RunningStage(self.plan, s, self.modules[s.index], later, self.masters, partial(replicas.made, stage=s.index))
+            for s in mine
+        ]
         transport = Transport(self.plan, world)
         self.engine = Engine(world.rank, actions, running, transport, self.tied, replicas, world.status)
         # What the optimizer has, by the name that every plan of the model knows it by.

@@ -4,6 +4,7 @@ A stage that recomputes keeps what it was given alone, and runs its forward agai
 """
 
 import importlib.util
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,11 +51,19 @@ class InFlight:
 class RunningStage:
     """A stage and the microbatches it has in flight."""
 
-    def __init__(self, plan: Plan, stage: Stage, module: nn.Module, later: bool = False, masters: Masters | None = None) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        stage: Stage,
+        module: nn.Module,
+        later: bool = False,
+        masters: Masters | None = None,
+        whole: Callable[[nn.Parameter], None] = lambda _: None,
+    ) -> None:
         self.stage, self.module = stage, module
         self.masters = masters or Masters(module.parameters())
         # Of each microbatch whose gradients of weights come later, what is to be done for them.
-        self.later = later
+        self.later, self.whole = later, whole
         self.tasks: dict[int, Later] = {}
         boundaries = {b.left: b for b in plan.boundaries}
         received = boundaries[stage.index - 1].tensors if stage.index else []
@@ -111,7 +120,7 @@ class RunningStage:
     def _put_aside(self, microbatch: int) -> AbstractContextManager[object]:
         if not self.later:
             return nullcontext()
-        return self.tasks.setdefault(microbatch, Later(self.masters.take))
+        return self.tasks.setdefault(microbatch, Later(self.masters.take, self.whole))
 
     def written(self) -> list[torch.Tensor]:
         """Buffers that a forward changes."""

@@ -79,8 +79,10 @@ def join_world(plan: Plan, device: str | None) -> World:
             both = group(pair, other), group(pair, other)
             if other == replica:
                 forward[boundary.left], backward[boundary.left] = both
-        groups = [group(sorted({rank_of[s] for s in t.stages}), other) for t in plan.tied]
-        tied = [*groups] if other == replica else tied
+        users = [sorted({rank_of[s] for s in t.stages}) for t in plan.tied]
+        # Stages of one rank share the parameter itself.
+        groups = [group(ranks, other) if len(ranks) > 1 else None for ranks in users]
+        tied = groups if other == replica else tied
     peers = None
     for first in range(0, size, plan.replicas) if plan.replicas > 1 else ():
         same = dist.new_group(list(range(first, first + plan.replicas)), timeout=TIMEOUT)

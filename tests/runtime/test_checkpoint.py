@@ -127,6 +127,24 @@ def test_what_a_crash_left_is_no_checkpoint(saved: Path) -> None:
         checkpoint.read_facts(saved / "step_00000006")
 
 
+def test_rows_are_read_from_the_pieces_that_have_them(tmp_path: Path) -> None:
+    values = torch.arange(20.0).view(10, 2)
+    partial = checkpoint.begin(tmp_path, 1)
+    for rank, (begin, end) in enumerate(((0, 3), (3, 7), (7, 10))):
+        checkpoint.write_part(partial, f"rank_{rank}", {"parameter/w": values[begin:end]}, {"parameter/w": (begin, end)})
+    path = checkpoint.finish(partial, tmp_path, 3, 1, {}, [], {})
+    facts = checkpoint.read_facts(path)
+    assert torch.equal(checkpoint.read_tensors(path, facts, ["parameter/w"])["parameter/w"], values)
+    for first, end in ((0, 10), (2, 5), (5, 6), (3, 7), (9, 10)):
+        read = checkpoint.read_tensors(path, facts, ["parameter/w"], {"parameter/w": (first, end, 10)})
+        assert torch.equal(read["parameter/w"], values[first:end])
+    with pytest.raises(CheckpointError, match=r"parameter w has 12 rows, in the checkpoint 10"):
+        checkpoint.read_tensors(path, facts, ["parameter/w"], {"parameter/w": (6, 12, 12)})
+    # What is not needed is not read.
+    (path / "rank_2.safetensors").unlink()
+    checkpoint.read_tensors(path, facts, ["parameter/w"], {"parameter/w": (0, 7, 10)})
+
+
 def test_a_file_that_cannot_be_written_leaves_the_checkpoint_before(tmp_path: Path) -> None:
     partial = checkpoint.begin(tmp_path, 1)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
