@@ -11,10 +11,11 @@ from pipecut.compiler.costs.roofline import name_of
 from pipecut.compiler.cut import Cut, cut
 from pipecut.compiler.graph import Graph, Parameter
 from pipecut.compiler.partition import Placement
+from pipecut.compiler.partition.coarsen import held_of
 from pipecut.compiler.partition.problem import Slot
 from pipecut.compiler.schedules import lower, orders, ranks_of
 from pipecut.runtime.deferred import DEFERRED
-from pipecut.runtime.plan import HALF, Action
+from pipecut.runtime.plan import Action
 from pipecut.runtime.simulate import Costs, simulate, transfers_over
 
 
@@ -70,7 +71,11 @@ def schedule(costed: CostedGraph, cluster: Cluster, placement: Placement, candid
     of_ranks = [sum(seconds for seconds, r in zip(reductions, rank_of, strict=True) if r == rank) for rank in range(len(actions))]
     on_cpu = all(device.type == "cpu" for device in cluster.devices)
     ties = [
-        Tie(parameter, stages, ring_seconds(cluster, [rank * candidate.replicas for rank in own], gradient_bytes(parameter)))
+        Tie(
+            parameter,
+            stages,
+            ring_seconds(cluster, [rank * candidate.replicas for rank in own], held_of(parameter).gradient_bytes),
+        )
         for parameter, stages in tied
         for own in [sorted({rank_of[s] for s in stages})]
     ]
@@ -103,18 +108,13 @@ def weight_seconds(costed: CostedGraph, kind: str, one: Cut) -> float:
     return total
 
 
-def gradient_bytes(parameter: Parameter) -> int:
-    """Bytes of the gradient of a parameter that is trained: float32 where it has a master."""
-    return parameter.bytes * (2 if parameter.dtype in HALF else 1)
-
-
 def reduce_seconds(cluster: Cluster, one: Cut, rank: int, replicas: int) -> float:
     """Seconds to sum a stage's gradients over its replicas.
 
     Where each steps rows of its own, the sums go to one alone, and the rows come back: as much in all.
     """
     first = rank * replicas
-    size = sum(gradient_bytes(p) for p in one.parameters if p.trainable)
+    size = sum(held_of(p).gradient_bytes for p in one.parameters)
     return ring_seconds(cluster, range(first, first + replicas), size)
 
 

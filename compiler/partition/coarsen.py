@@ -6,6 +6,7 @@ makes. Then views join what they view where that cannot cost anything.
 
 from collections import defaultdict
 from dataclasses import dataclass, replace
+from functools import cache
 
 import networkx as nx
 
@@ -32,9 +33,16 @@ class Optimizing:
         return Optimizing(spec.optimizer, replicas if spec.optimizer_state == "fully_shard" else 1)
 
 
+# A search asks for the same ones with every candidate.
+@cache
+def held_of(parameter: Parameter) -> Held:
+    """A parameter as a plan has it."""
+    return Held(names=list(parameter.names), shape=list(parameter.shape), dtype=parameter.dtype, trainable=parameter.trainable)
+
+
 def fixed_bytes(parameter: Parameter, how: Optimizing) -> int:
     """Of a parameter with its gradient, its master and the optimizer's states; a frozen one has none of them."""
-    held = Held(names=list(parameter.names), shape=list(parameter.shape), dtype=parameter.dtype, trainable=parameter.trainable)
+    held = held_of(parameter)
     return kept_bytes(held, how.optimizer, how.shards) + held.gradient_bytes
 
 
