@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipecut.compiler.document import place_of
+from pipecut.compiler.document import place_of_key
 from pipecut.compiler.job import AUTO, JobSpec
 from pipecut.compiler.schedules import SCHEDULES, in_flight
 from pipecut.errors import UserFileError
@@ -127,7 +127,7 @@ def asked_for(spec: JobSpec, path: Path, devices: int, over: Sizes) -> Asked:
         each = f", {chunks} on a device," if chunks > 1 else ""
         raise UserFileError(f"{count} stages{each}{times} asked for, but the cluster has {devices} devices")
     if copies > 1 and (total % copies or (microbatch and total % (copies * microbatch))):
-        line, column = place_of(path, "batch")
+        line, column = place_of_key(path, "batch")
         raise UserFileError(
             f"{path}:{line}:{column}: a global batch of {total} is no multiple of {copies} replicas"
             + (f" with microbatches of {microbatch}" if microbatch else "")

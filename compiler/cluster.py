@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import torch
 from pydantic import BeforeValidator, Field, model_validator
 
-from pipecut.compiler.document import Strict, place_of, read_document
+from pipecut.compiler.document import KEY, Strict, place_of, read_document
 from pipecut.compiler.units import parse_bytes, parse_flops, parse_rate, parse_seconds
 from pipecut.errors import UserFileError
 
@@ -29,6 +29,7 @@ class Kind(Strict):
     """A device kind: capacity in bytes, memory bandwidth in bytes/s, peak dense rates in FLOP/s by precision.
 
     `operators` says what part of the roofline each reaches, forward and backward, as calibrate finds it; `other` is for the rest.
+    `names` are those that a driver gives such a device, whole.
     """
 
     memory: Bytes
@@ -38,6 +39,7 @@ class Kind(Strict):
     efficiency: float = Field(default=0.6, gt=0, le=1)
     operators: dict[str, Annotated[list[Part], Field(min_length=2, max_length=2)]] = {}
     type: Literal["cuda", "cpu"] = "cuda"
+    names: list[str] = []
     source: str
 
 
@@ -179,13 +181,13 @@ def resolve(spec: ClusterSpec, path: str) -> Cluster:
     links = {**library().links, **spec.links}
     devices: list[Device] = []
     inside: list[Link] = []
-    for entry in spec.nodes:
+    for index, entry in enumerate(spec.nodes):
         for kind in entry.devices:
-            _known(kind, kinds, "device", path)
+            _known(kind, kinds, "device", path, ("nodes", index, "devices", kind, KEY))
         if entry.link is not None:
-            _known(entry.link, links, "link", path)
+            _known(entry.link, links, "link", path, ("nodes", index, "link"))
         elif sum(entry.devices.values()) > 1:
-            line, column = place_of(Path(path), "nodes")
+            line, column = place_of(Path(path), "nodes", index)
             raise UserFileError(f"{path}:{line}:{column}: a node with several devices needs a link, such as link: nvlink4")
         for _ in range(entry.count):
             node = len(inside)
@@ -201,10 +203,16 @@ def _device(name: str, kind: Kind, node: int) -> Device:
     return Device(name, node, kind.type, kind.memory, kind.bandwidth, rates, kind.overhead, kind.efficiency, parts)
 
 
-def _known(name: str, table: dict[str, Kind] | dict[str, Link], what: str, path: str) -> None:
+def _known(
+    name: str,
+    table: dict[str, Kind] | dict[str, Link],
+    what: str,
+    path: str,
+    location: tuple[str | int, ...],
+) -> None:
     if name in table:
         return
-    line, column = place_of(Path(path), name)
+    line, column = place_of(Path(path), *location)
     close = difflib.get_close_matches(name, list(table), 1)
     hint = f"did you mean '{close[0]}'? " if close else ""
     raise UserFileError(f"{path}:{line}:{column}: unknown {what} '{name}'; {hint}(pipecut specs lists them)")
@@ -232,19 +240,26 @@ def kind_here(device: str) -> str:
     """The device kind of this machine's CPU, or of its first GPU: one of specs/, or from the name it gives itself."""
     if device == "cpu":
         return "cpu-core"
-    name = torch.cuda.get_device_properties(0).name.lower()
-    return _kind_of(name) or name.replace(" ", "-")
+    name = torch.cuda.get_device_properties(0).name
+    return kind_of(name) or name.lower().replace(" ", "-")
 
 
-def _kind_of(name: str) -> str | None:
-    return next((kind for kind in library().devices if kind.split("-")[0] in name), None)
+def kind_of(name: str) -> str | None:
+    """The kind in specs/ of a GPU by the whole name that its driver gives; None where there is none.
+
+    A part of a name is not enough: an A100 has 40 or 80 GB, an L40S is no L4, a slice of a GPU is no GPU.
+    """
+    return next((kind for kind, entry in library().devices.items() if name in entry.names), None)
 
 
 def _this_gpu(index: int) -> Device:
     properties = torch.cuda.get_device_properties(index)
-    kind = _kind_of(properties.name.lower())
+    kind = kind_of(properties.name)
     if kind is None:
-        raise UserFileError(f"no device kind for this GPU, '{properties.name}'; pipecut calibrate writes a cluster file for it")
+        raise UserFileError(
+            f"no device kind for GPU {index} of this machine, '{properties.name}': run pipecut calibrate -o cluster.yaml, "
+            "which measures it, and give --cluster cluster.yaml; or write devices: in a cluster file"
+        )
     entry = library().devices[kind]
     rates = tuple(sorted(entry.flops.items()))
     return Device(kind, 0, "cuda", properties.total_memory, entry.bandwidth, rates, entry.overhead, entry.efficiency)

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from pipecut.compiler.document import place_of
+from pipecut.compiler.document import KEY, place_of
 from pipecut.compiler.graph import Graph
-from pipecut.compiler.job import Job
+from pipecut.compiler.job import Job, PlacementSpec
 from pipecut.errors import UserFileError
 
 
@@ -26,7 +26,7 @@ def constraints(job: Job, graph: Graph, stages: int) -> Constraints:
     spec = job.spec.placement
 
     def fail(pattern: str, problem: str) -> UserFileError:
-        line, column = place_of(job.path, pattern)
+        line, column = place_of(job.path, "placement", *_location(spec, pattern))
         return UserFileError(f"{job.path}:{line}:{column}: placement: {problem}")
 
     def matching(pattern: str) -> dict[str, list[int]]:
@@ -58,6 +58,17 @@ def constraints(job: Job, graph: Graph, stages: int) -> Constraints:
                 module = graph.operators[index].module
                 raise fail(pattern, f"'{pattern}' puts {module} on stage {stage}, another pattern on stage {pins[index]}")
     return Constraints(tuple(together), tuple(before), tuple(sorted(pins.items())))
+
+
+def _location(spec: PlacementSpec, pattern: str) -> tuple[str | int, ...]:
+    """Where under `placement:` a pattern stands first."""
+    for index, group in enumerate(spec.together):
+        if pattern in group:
+            return "together", index, group.index(pattern)
+    for name, patterns in (("never_cut", spec.never_cut), ("cut_before", spec.cut_before)):
+        if pattern in patterns:
+            return name, patterns.index(pattern)
+    return "on_stage", pattern, KEY
 
 
 def _instances(graph: Graph, pattern: str) -> dict[str, list[int]]:

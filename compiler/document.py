@@ -11,6 +11,8 @@ from pipecut.errors import UserFileError
 
 Model = TypeVar("Model", bound=BaseModel)
 Marks = dict[tuple[str | int, ...], tuple[int, int]]
+# The last part of a location that is the key itself, not its value.
+KEY = "<key>"
 
 
 class Strict(BaseModel):
@@ -57,12 +59,24 @@ def read_document(path: Path, schema: type[Model]) -> Model:
         raise UserFileError(_explain(path, error, marks, schema)) from None
 
 
-def place_of(path: Path, word: str) -> tuple[int, int]:
-    """Line and column of a word's first use in a file that was read, outside comments; 1, 1 when it has none."""
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if word in line.split("#")[0]:
-            return number, line.index(word) + 1
+def place_of(path: Path, *location: str | int) -> tuple[int, int]:
+    """Line and column of a value in a file that was read, by its keys and list positions from the top.
+
+    The nearest place around it where the file has no such value; 1, 1 where it has nothing of it.
+    """
+    root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    marks: Marks = {}
+    if root is not None:
+        _collect_marks(root, (), marks, path)
+    for depth in range(len(location), 0, -1):
+        if location[:depth] in marks:
+            return marks[location[:depth]]
     return 1, 1
+
+
+def place_of_key(path: Path, *location: str | int) -> tuple[int, int]:
+    """As `place_of`, of the key rather than its value."""
+    return place_of(path, *location, KEY)
 
 
 def _collect_marks(node: yaml.Node, at: tuple[str | int, ...], marks: Marks, path: Path) -> None:
@@ -76,7 +90,7 @@ def _collect_marks(node: yaml.Node, at: tuple[str | int, ...], marks: Marks, pat
                 raise UserFileError(f"{path}:{line}:{column}: key '{name}' is given twice; keep one")
             seen.add(name)
             _collect_marks(value, (*at, name), marks, path)
-            marks[(*at, name, "<key>")] = (line, column)
+            marks[(*at, name, KEY)] = (line, column)
     elif isinstance(node, yaml.SequenceNode):
         for index, value in enumerate(node.value):
             _collect_marks(value, (*at, index), marks, path)
@@ -92,7 +106,7 @@ def _explain(path: Path, error: ValidationError, marks: Marks, schema: type[Base
     line, column = marks.get(place, (1, 1))
     name = ".".join(str(part) for part in location) or "the file"
     if problem["type"] == "extra_forbidden":
-        line, column = marks.get((*location, "<key>"), (line, column))
+        line, column = marks.get((*location, KEY), (line, column))
         known = _fields_at(schema, location[:-1])
         close = difflib.get_close_matches(str(location[-1]), known, 1)
         remedy = f"did you mean '{close[0]}'?" if close else f"known keys: {', '.join(known)}"

@@ -2,15 +2,18 @@
 
 import io
 import logging
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stderr
+from pathlib import Path
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import Dim, ExportedProgram
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode, ShapeEnv
 
+import pipecut
 from pipecut.compiler.as_in_training import as_in_training
 from pipecut.compiler.constants import KnownConstants
 from pipecut.compiler.job import Job
@@ -21,6 +24,8 @@ from pipecut.runtime.unsplit import WithLoss
 from pipecut.runtime.userfunction import find_function
 
 log = logging.getLogger("pipecut")
+# Where a frame of a traceback is not the user's code: these packages, wherever they are installed.
+NOT_THE_USERS = tuple(str(Path(package).parent) + os.sep for package in (pipecut.__file__, torch.__file__))
 
 
 def export(job: Job) -> tuple[ExportedProgram, WithLoss, bool, tuple[str, ...]]:
@@ -128,7 +133,7 @@ def _user_frame(error: Exception) -> str:
     found, walk = "", error.__traceback__
     while walk is not None:
         path = walk.tb_frame.f_code.co_filename
-        if "/torch/" not in path and "pipecut" not in path and "compiler/trace" not in path:
+        if not path.startswith(NOT_THE_USERS):
             found = f" (at {path}:{walk.tb_lineno})"
         walk = walk.tb_next
     return found

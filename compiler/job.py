@@ -104,8 +104,13 @@ class Job:
 def read_job(path: Path) -> Job:
     """Raises UserFileError."""
     job = Job(path, read_document(path, JobSpec))
-    for name in (job.spec.model.factory, job.spec.inputs, job.spec.loss):
+    functions: dict[tuple[str, ...], str | None] = {
+        ("model", "factory"): job.spec.model.factory,
+        ("inputs",): job.spec.inputs,
+        ("loss",): job.spec.loss,
+    }
+    for location, name in functions.items():
         if name is not None:
-            line, column = place_of(path, name)
+            line, column = place_of(path, *location)
             find_function(name, job.folders, f"{path}:{line}:{column}")
     return job

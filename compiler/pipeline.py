@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from pipecut.compiler.candidate import Asked, Candidate, Sizes, asked_for, candidates
 from pipecut.compiler.cluster import Cluster, kind_here, positions, read_cluster, without
 from pipecut.compiler.constraints import constraints
-from pipecut.compiler.document import place_of
+from pipecut.compiler.document import place_of_key
 from pipecut.compiler.emit import write_folder
 from pipecut.compiler.graph import Graph
 from pipecut.compiler.job import Job, read_job
@@ -108,7 +108,7 @@ def compile_and_explain(
             "and replicas would drift apart; use data_parallel: 1"
         )
     if job.spec.compile == "inductor" and chosen.schedule in SPLIT:
-        line, column = place_of(job.path, "compile")
+        line, column = place_of_key(job.path, "compile")
         raise UserFileError(
             f"{job.path}:{line}:{column}: {chosen.schedule} takes backward apart, which compiled stages do not allow; "
             "use compile: eager, or another schedule"

@@ -12,7 +12,17 @@ from pipecut.compiler.partition.coarsen import Optimizing, coarsen
 from pipecut.compiler.partition.explain import explain
 from pipecut.compiler.partition.order import best_order, slots_for
 from pipecut.compiler.partition.place import Solving, place
-from pipecut.compiler.partition.problem import Certificate, Placement, Problem, bottleneck, evenly_shared, fits, loads, recomputed
+from pipecut.compiler.partition.problem import (
+    Certificate,
+    Placement,
+    Problem,
+    Slot,
+    bottleneck,
+    evenly_shared,
+    fits,
+    loads,
+    recomputed,
+)
 from pipecut.compiler.schedules import ranks_of
 from pipecut.errors import InfeasibleError
 
@@ -64,13 +74,16 @@ def place_quickly(
 
 def _problem(costed: CostedGraph, cluster: Cluster, spec: JobSpec, told: Constraints, one: Candidate) -> tuple[Problem, Cluster]:
     flights, rank_of = one.flights(one.stages), ranks_of(one.schedule, one.stages, one.chunks)
-    slots, how = slots_for(cluster, rank_of, flights, one.replicas), Optimizing.of(spec, one.replicas)
-    problem = coarsen(costed, slots, how, told, spec.recompute)
+
+    def slots(machine: Cluster) -> tuple[Slot, ...]:
+        return slots_for(machine, rank_of, flights, one.replicas, spec.precision)
+
+    problem = coarsen(costed, slots(cluster), Optimizing.of(spec, one.replicas), told, spec.recompute)
     problem = replace(problem, devices=rank_of if one.chunks > 1 else ())
     if len(problem.blocks) < one.stages:
         raise explain(problem, True, one.flights)
-    cluster = best_order(cluster, problem, rank_of, flights, one.replicas)
-    return replace(problem, slots=slots_for(cluster, rank_of, flights, one.replicas)), cluster
+    cluster = best_order(cluster, problem, slots)
+    return replace(problem, slots=slots(cluster)), cluster
 
 
 def _placement(costed: CostedGraph, problem: Problem, stages: list[int], certificate: Certificate) -> Placement:

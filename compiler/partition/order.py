@@ -4,7 +4,7 @@ Unequal nodes make a difference twice: the first stages hold the most microbatch
 nodes is best where few bytes cross. Nodes of one type stay side by side; every order of the types is tried on the chain.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import permutations
 
@@ -18,11 +18,13 @@ MOST_TYPES = 4
 NOWHERE = Link.model_validate({"bandwidth": "1000000TB/s", "latency": "0us"})
 
 
-def slots_for(cluster: Cluster, rank_of: Sequence[int], in_flight: tuple[int, ...], replicas: int = 1) -> tuple[Slot, ...]:
+def slots_for(
+    cluster: Cluster, rank_of: Sequence[int], in_flight: tuple[int, ...], replicas: int, precision: str
+) -> tuple[Slot, ...]:
     """Of each stage, the device of its rank: of the first of the cluster, in order, or of the first groups of `replicas`.
 
     The replicas of a stage sit side by side, since their gradients are more than what goes to the next stage. They count as
-    the slowest and the smallest of them, over the slowest of their links.
+    the slowest of them at the job's precision and the smallest, over the slowest of their links.
     """
     slots = []
     for s, rank in enumerate(rank_of):
@@ -32,16 +34,17 @@ def slots_for(cluster: Cluster, rank_of: Sequence[int], in_flight: tuple[int, ..
         if after == rank and s + 1 < len(rank_of):
             link = NOWHERE
         devices = [cluster.devices[device] for device in own]
-        slowest = min(devices, key=lambda device: device.rate("bf16"))
+        slowest = min(devices, key=lambda device: device.rate(precision))
         memory = min(device.memory for device in devices) - cluster.reserve
         slots.append(Slot(slowest.kind, memory, in_flight[s], link.bandwidth, link.latency))
     return tuple(slots)
 
 
-def best_order(
-    cluster: Cluster, problem: Problem, rank_of: Sequence[int], in_flight: tuple[int, ...], replicas: int = 1
-) -> Cluster:
-    """The cluster with its nodes in the order whose best chain has the least bottleneck; its own order where none is better."""
+def best_order(cluster: Cluster, problem: Problem, slots: Callable[[Cluster], tuple[Slot, ...]]) -> Cluster:
+    """The cluster with its nodes in the order whose best chain has the least bottleneck; its own order where none is better.
+
+    `slots` returns the stages' devices in a cluster.
+    """
     types: dict[object, list[Device]] = {}
     for node in dict.fromkeys(device.node for device in cluster.devices):
         here = [device for device in cluster.devices if device.node == node]
@@ -49,17 +52,17 @@ def best_order(
         types.setdefault((tuple(d.kind for d in here), link.bandwidth, link.latency), []).extend(here)
     if not 1 < len(types) <= MOST_TYPES:
         return cluster
-    best, least = cluster, _least(cluster, problem, rank_of, in_flight, replicas)
+    best, least = cluster, _least(problem, slots(cluster))
     for order in permutations(types.values()):
         other = replace(cluster, devices=tuple(device for group in order for device in group))
-        found = _least(other, problem, rank_of, in_flight, replicas)
+        found = _least(problem, slots(other))
         # Orders that differ by rounding alone are the user's own.
         if found < least * (1 - 1e-9):
             best, least = other, found
     return best
 
 
-def _least(cluster: Cluster, problem: Problem, rank_of: Sequence[int], in_flight: tuple[int, ...], replicas: int) -> float:
-    placed = replace(problem, slots=slots_for(cluster, rank_of, in_flight, replicas))
+def _least(problem: Problem, slots: tuple[Slot, ...]) -> float:
+    placed = replace(problem, slots=slots)
     stages = chain_cuts(placed)
     return bottleneck(placed, stages) if stages is not None else float("inf")

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipecut.compiler.cluster import read_cluster
+from pipecut.compiler.document import KEY, place_of
 from pipecut.compiler.job import read_job
 from pipecut.errors import UserFileError
 
@@ -103,3 +104,30 @@ def test_a_mutated_job_is_read_or_refused(at: int, junk: str) -> None:
             read_job(path)
         except UserFileError as error:
             assert "Traceback" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("text", "location", "place"),
+    [
+        ('# compile: later\nmodel: {args: {compile: 1}}\ninputs: "a:b"\ncompile: inductor\n', ("compile", KEY), (4, 1)),
+        ('inputs: "m:build"\nmodel: {factory: "m:build"}\n', ("model", "factory"), (2, 18)),
+        ("name: nodes\nnodes: [{devices: {a: 1}}, {devices: {b: 1}}]\n", ("nodes", 1), (2, 28)),
+        ("nodes: [{name: b, devices: {a: 1, b: 1}}]\n", ("nodes", 0, "devices", "b", KEY), (1, 35)),
+        ("batch: {global: 4}\n", ("batch", "microbatch"), (1, 8)),
+        ("", ("batch",), (1, 1)),
+    ],
+)
+def test_a_place_is_that_of_the_key_not_of_a_word_like_it(
+    text: str, location: tuple[str | int, ...], place: tuple[int, int], tmp_path: Path
+) -> None:
+    path = tmp_path / "some.yaml"
+    path.write_text(text)
+    assert place_of(path, *location) == place
+
+
+def test_a_function_that_is_not_found_is_told_where_its_key_is(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    comment, rest = "# tests.models:nothing", JOB.partition("\n")[2]
+    path.write_text(f'{comment}\n{rest}model:\n  factory: "tests.models:nothing"\n')
+    with pytest.raises(UserFileError, match=r"job.yaml:5:12: "):
+        read_job(path)
