@@ -16,6 +16,7 @@ from pipecut.runtime.plan_folder import read_plan
 from pipecut.runtime.recorder import Measured, Recorder
 from pipecut.runtime.report import lines, report_of, write_report
 from pipecut.runtime.simulate import predicted as predicted_timeline
+from pipecut.runtime.status import State
 from pipecut.runtime.trace_file import write_trace
 from pipecut.runtime.training import Training, Wishes
 from pipecut.runtime.world import leave_world
@@ -59,7 +60,8 @@ def run(
         # Other ranks may be gone in the middle of a step: closing the groups would wait for them.
         os._exit(130)
     if save is not None:
-        save_weights(pipe, save)
+        with pipe.world.status.during(State.SAVING):
+            save_weights(pipe, save)
     if pipe.engine.recorder is not None and training.times:
         show_recorded(pipe, training.measured, plan, trace, report)
     leave_world(pipe.world)

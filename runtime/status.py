@@ -4,6 +4,8 @@ import mmap
 import os
 import struct
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -17,9 +19,9 @@ LAYOUT = struct.Struct("<qqqqqqd")
 
 
 class State(IntEnum):
-    """Of a rank. What it waits for, another rank has to do."""
+    """Of a rank. What it waits for, another rank has to do. STARTING and SAVING have their own limits."""
 
-    STARTING, BETWEEN, COMPUTING, WAITING, ENDED = range(5)
+    STARTING, BETWEEN, COMPUTING, WAITING, ENDED, SAVING = range(6)
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ class Doing:
             return "while it was starting"
         if self.state is State.ENDED:
             return "after its last step"
+        if self.state is State.SAVING:
+            return f"while saving a checkpoint after step {self.step - 1}"
         if self.state is State.BETWEEN:
             return f"before step {self.step}" if self.step == 1 else f"between steps {self.step - 1} and {self.step}"
         a = self.action
@@ -61,8 +65,19 @@ class Status:
 
     def note(self, state: State, action: Action | None = None) -> None:
         """Note what begins now."""
+        self.state, self.action = state, action
         kind, stage, microbatch = (KINDS.index(action.kind), action.stage, action.microbatch) if action else (0, 0, 0)
         LAYOUT.pack_into(self.memory, 0, self.pid, state, self.step, kind, stage, microbatch, time.monotonic())
+
+    @contextmanager
+    def during(self, state: State) -> Iterator[None]:
+        """Note a state for as long as something takes, such as SAVING; afterwards the one before, begun anew."""
+        before = self.state, self.action
+        self.note(state)
+        try:
+            yield
+        finally:
+            self.note(*before)
 
 
 def read_status(folder: Path, rank: int) -> Doing | None:

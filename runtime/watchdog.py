@@ -1,15 +1,77 @@
-"""Beside the ranks of this machine: says what each does, and ends the one that stands still before the backend gives up."""
+"""Beside the ranks of this machine: find the rank that stands still, and end it before the backend gives up."""
 
 import os
 import signal
 import threading
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipecut.runtime.status import Doing, State, read_status
+from pipecut.runtime.timeouts import save_timeout, start_timeout
 
 # Seconds between looks.
 PERIOD = 0.5
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Seconds that a rank may stay in a state: any other one, STARTING, SAVING."""
+
+    stall: float
+    start: float
+    save: float
+
+    def of(self, state: State) -> float:
+        """The limit of a state."""
+        return {State.STARTING: self.start, State.SAVING: self.save}.get(state, self.stall)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A rank as a watcher sees it: for how many seconds it has been in its state, and stopped by a signal.
+
+    `doing` is None for a rank that has not begun to say. `gone`: its process ended.
+    """
+
+    rank: int
+    doing: Doing | None
+    seconds: float
+    stopped_seconds: float = 0.0
+    gone: bool = False
+
+    @property
+    def state(self) -> State:
+        """What it does; one that has not said so starts."""
+        return self.doing.state if self.doing is not None else State.STARTING
+
+    def __str__(self) -> str:
+        stopped = ", stopped by a signal" if self.stopped_seconds else ""
+        return f"{self.doing or 'before it began'}{stopped}"
+
+
+def standing_still(ranks: Sequence[Seen], limits: Limits) -> list[Seen]:
+    """The ranks to blame, the first to stand still first; none while some rank may yet go on.
+
+    A rank that waits is to blame only where no other rank is. A rank that is stopped by a signal, or that has
+    ended its work and does not exit, is to blame whatever the others do.
+    """
+    alive = [seen for seen in ranks if not seen.gone]
+    blamed = [seen for seen in alive if seen.stopped_seconds >= limits.stall]
+    blamed += [seen for seen in alive if seen.state is State.ENDED and seen.seconds >= limits.stall]
+    at_work = [seen for seen in alive if seen.state is not State.ENDED]
+    if not blamed and at_work and all(seen.seconds >= limits.of(seen.state) for seen in at_work):
+        not_waiting = [s for s in at_work if s.state is not State.WAITING or s.stopped_seconds]
+        blamed = not_waiting or at_work
+    return sorted(blamed, key=lambda seen: -seen.seconds)
+
+
+def stall_message(first: Seen, ranks: Sequence[Seen], limits: Limits) -> str:
+    """Which rank stood still, how long, at what; and what every rank did."""
+    every = "".join(f"\n  rank {seen.rank}: {seen}" for seen in ranks)
+    limit = limits.of(first.state)
+    return f"rank {first.rank} has stood still for {limit:g} s {first}, and was ended{every}"
 
 
 class Watchdog(threading.Thread):
@@ -17,25 +79,40 @@ class Watchdog(threading.Thread):
 
     def __init__(self, folder: Path, ranks: int, limit: float) -> None:
         super().__init__(name="pipecut-watchdog", daemon=True)
-        self.folder, self.ranks, self.limit = folder, ranks, limit
+        self.folder, self.ranks = folder, ranks
+        self.limits = Limits(limit, start_timeout(), save_timeout())
+        self.begun = time.monotonic()
+        self.stopped_since: dict[int, float] = {}
         self.over = threading.Event()
         self.found: tuple[int, str] | None = None
 
     def run(self) -> None:
         """Look until told to end, or one stands still."""
         while not self.over.wait(PERIOD):
-            doing = [read_status(self.folder, rank) for rank in range(self.ranks)]
-            known = [one for one in doing if one is not None and one.state not in (State.STARTING, State.ENDED)]
-            # As long as one goes on, others may wait for it. A start, and an end, are under the backend's own limits.
-            if len(known) < self.ranks or time.monotonic() - max(one.since for one in known) < self.limit:
+            ranks = [self._look(rank) for rank in range(self.ranks)]
+            blamed = standing_still(ranks, self.limits)
+            if not blamed:
                 continue
-            still = [rank for rank, one in enumerate(known) if _at_fault(one)] or list(range(self.ranks))
-            first = min(still, key=lambda rank: known[rank].since)
-            everyone = "".join(f"\n  rank {rank}: {one}" for rank, one in enumerate(known))
-            self.found = first, f"rank {first} has stood still for {self.limit:g} s {known[first]}, and was ended{everyone}"
-            for rank in still:
-                os.kill(known[rank].pid, signal.SIGKILL)
+            self.found = blamed[0].rank, stall_message(blamed[0], ranks, self.limits)
+            for seen in blamed:
+                if seen.doing is not None:
+                    os.kill(seen.doing.pid, signal.SIGKILL)
             return
+
+    def _look(self, rank: int) -> Seen:
+        doing, now = read_status(self.folder, rank), time.monotonic()
+        if doing is None:
+            return Seen(rank, None, now - self.begun)
+        seen = Seen(rank, doing, now - doing.since)
+        state = process_state(doing.pid)
+        if state is None or state in "ZX":
+            return replace(seen, gone=True)
+        if state not in "Tt":
+            self.stopped_since.pop(rank, None)
+            return seen
+        since = self.stopped_since.setdefault(rank, now)
+        # Never 0, which says that it runs.
+        return replace(seen, stopped_seconds=max(now - since, 1e-3))
 
     def end(self) -> None:
         """End it and wait."""
@@ -43,12 +120,15 @@ class Watchdog(threading.Thread):
         self.join()
 
 
-def _at_fault(doing: Doing) -> bool:
-    """Whether it does not wait for another rank, or was stopped by a signal."""
-    if doing.state is not State.WAITING:
-        return True
+def process_state(pid: int) -> str | None:
+    """The letter that Linux has for a process's state, such as T for stopped; None where there is none.
+
+    Other systems do not say, so that their processes count as running.
+    """
+    if not Path("/proc/self/stat").exists():
+        return "R"
     try:
         # The state follows the name, which may have spaces, in parentheses.
-        return Path(f"/proc/{doing.pid}/stat").read_text().rpartition(")")[2].split()[0] in "Tt"
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (OSError, IndexError):
-        return False
+        return None

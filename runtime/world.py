@@ -4,7 +4,6 @@ import atexit
 import gc
 import os
 from dataclasses import dataclass
-from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -13,9 +12,7 @@ from pipecut.errors import RunError
 from pipecut.runtime.keep_memory import keep_memory
 from pipecut.runtime.plan import Plan
 from pipecut.runtime.status import State, Status
-
-# Long enough for a slow first step, short enough not to look like a hang.
-TIMEOUT = timedelta(seconds=float(os.environ.get("PIPECUT_TIMEOUT", "300")))
+from pipecut.runtime.timeouts import transfer_timeout
 
 
 @dataclass
@@ -44,7 +41,7 @@ class World:
 
 def join_world(plan: Plan, device: str | None) -> World:
     """Join the other ranks. Raises RunError when their number is not the plan's or one does not come."""
-    size = plan.ranks
+    size, limit = plan.ranks, transfer_timeout()
     rank, given = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     if given != size:
         raise RunError(
@@ -56,14 +53,14 @@ def join_world(plan: Plan, device: str | None) -> World:
     place = _device(plan, rank, position, device)
     if size > 1 and not dist.is_initialized():
         try:
-            dist.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=TIMEOUT)
+            dist.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=limit)
         except (dist.DistError, RuntimeError, ValueError) as error:
             reason = str(error).splitlines()[0]
-            raise RunError(f"rank {rank}: the {size} ranks did not all come within {TIMEOUT}: {reason}") from None
+            raise RunError(f"rank {rank}: the {size} ranks did not all come within {limit}: {reason}") from None
     rank_of = plan.rank_of
 
     def group(positions: list[int], of: int) -> dist.ProcessGroup:
-        made: dist.ProcessGroup = dist.new_group([p * plan.replicas + of for p in positions], timeout=TIMEOUT)
+        made: dist.ProcessGroup = dist.new_group([p * plan.replicas + of for p in positions], timeout=limit)
         return made
 
     forward: dict[int, dist.ProcessGroup] = {}
@@ -85,7 +82,7 @@ def join_world(plan: Plan, device: str | None) -> World:
         tied = groups if other == replica else tied
     peers = None
     for first in range(0, size, plan.replicas) if plan.replicas > 1 else ():
-        same = dist.new_group(list(range(first, first + plan.replicas)), timeout=TIMEOUT)
+        same = dist.new_group(list(range(first, first + plan.replicas)), timeout=limit)
         peers = same if first == position * plan.replicas else peers
     world = World(rank, size, position, replica, plan.replicas, place, forward, backward, tied, peers, status)
     atexit.register(leave_world, world)
