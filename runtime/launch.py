@@ -1,72 +1,145 @@
-"""Start the ranks of a plan on this machine with torchrun's own launcher, and say what became of them."""
+"""Start the ranks of a plan on this machine, wait for them, and say what became of them.
 
-import logging
+No port is opened: the ranks meet at a file in a folder that this user alone can read, and their messages stay on
+loopback. Ranks of several machines are started by torchrun instead.
+"""
+
 import os
+import re
 import signal
 import sys
-import tempfile
-from pathlib import Path
-
-from torch.distributed.elastic.multiprocessing.api import SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from pipecut.errors import PeerLostError, RankLostError
-from pipecut.runtime.status import FOLDER, read_status
+from pipecut.runtime.local_ranks import STORE, LocalRanks
+from pipecut.runtime.status import FOLDER, State, read_status
+from pipecut.runtime.timeouts import stall_timeout, transfer_timeout
 from pipecut.runtime.watchdog import Watchdog
 
-# Seconds without any progress after which a rank stands still, and how much longer the backend waits.
-STALL, LONGER = 240.0, 1.25
+# How much longer than the watchdog the backend waits.
+LONGER = 1.25
+# Seconds in which the rank at fault shows, after another one lost it; and for ranks to end after a Ctrl-C.
+SHOWS, STOPPING = 10.0, 30.0
+# What another launcher around this one may have set, and would be taken for ours.
+FOREIGN = re.compile("TORCHELASTIC_.*|(GROUP|ROLE)_(RANK|WORLD_SIZE|NAME)|MASTER_(ADDR|PORT)")
 
 
-def launch(ranks: int, module: str, arguments: list[str], stall: float = STALL) -> None:
-    """Run `python -m module arguments` once per rank, over loopback. Raises RankLostError when one fails or stands still."""
-    # Its loggers each set their own level; what they say in warnings, the error below says better.
-    logging.disable(logging.ERROR)
-    # Ranks inherit it; a later launch of this process may say otherwise.
-    before = dict(os.environ)
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    # All ranks are here, so nothing leaves the machine; who wants it otherwise names an interface.
-    for backend in ("GLOO", "NCCL"):
-        os.environ.setdefault(f"{backend}_SOCKET_IFNAME", "lo")
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=ranks,
-        rdzv_backend="c10d",
-        rdzv_endpoint="127.0.0.1:0",
-        local_addr="127.0.0.1",
-        max_restarts=0,
-        monitor_interval=0.1,
-    )
-    with tempfile.TemporaryDirectory(prefix="pipecut-status-") as folder:
-        os.environ[FOLDER] = folder
-        os.environ.setdefault("PIPECUT_TIMEOUT", str(stall * LONGER))
-        watchdog = Watchdog(Path(folder), ranks, stall)
+def launch(
+    ranks: int,
+    module: str,
+    arguments: Sequence[str],
+    stall: float | None = None,
+    devices: Sequence[Mapping[str, str]] | None = None,
+) -> None:
+    """Run `python -m module arguments` once per rank, over loopback.
+
+    `devices` are variables that tell each rank its own device. Raises RankLostError when a rank fails or stands
+    still for `stall` seconds, KeyboardInterrupt after a Ctrl-C, once the ranks have ended.
+    """
+    limit = stall_timeout() if stall is None else stall
+    # A wrong one is told here, once, and not by every rank.
+    transfer_timeout()
+    command = [sys.executable, "-m", module, *arguments]
+    with _signals() as received, LocalRanks() as started:
+        meeting = {FOLDER: str(started.folder), STORE: str(started.folder / "store")}
+        environments = [
+            {**_environment(ranks, rank, limit), **meeting, **(devices[rank] if devices else {})} for rank in range(ranks)
+        ]
+        started.start(command, environments)
+        watchdog = Watchdog(started.folder, [p.pid for p in started.processes], limit)
         watchdog.start()
         try:
-            elastic_launch(config, sys.executable)("-m", module, *arguments)
-        except ChildFailedError as error:
-            raise _lost(error, watchdog, Path(folder)) from None
-        except SignalException:
-            raise KeyboardInterrupt from None
+            _wait(started, received, watchdog)
         finally:
             watchdog.end()
-            os.environ.clear()
-            os.environ.update(before)
 
 
-def _lost(error: ChildFailedError, watchdog: Watchdog, folder: Path) -> RankLostError:
+def _environment(ranks: int, rank: int, stall: float) -> dict[str, str]:
+    inherited = {n: v for n, v in os.environ.items() if not FOREIGN.fullmatch(n)}
+    defaults = {
+        "OMP_NUM_THREADS": "1",
+        # All ranks run on this machine: use loopback unless the user set an interface.
+        "GLOO_SOCKET_IFNAME": "lo",
+        "NCCL_SOCKET_IFNAME": "lo",
+        "PIPECUT_TIMEOUT": str(stall * LONGER),
+    }
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks}
+    return {**defaults, **inherited, **{name: str(value) for name, value in place.items()}}
+
+
+@contextmanager
+def _signals() -> Iterator[list[signal.Signals]]:
+    """Signals that ask this process to end, as they come, in place of what they would do."""
+    received: list[signal.Signals] = []
+    if threading.current_thread() is not threading.main_thread():
+        # Python lets the main thread alone handle signals.
+        yield received
+        return
+    asks = signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT
+    before = {
+        ask: signal.signal(ask, lambda number, _: received.append(signal.Signals(number)))
+        for ask in asks
+        # Such as SIGHUP under nohup.
+        if signal.getsignal(ask) is not signal.SIG_IGN
+    }
+    try:
+        yield received
+    finally:
+        for ask, handler in before.items():
+            signal.signal(ask, handler)
+
+
+def _wait(started: LocalRanks, received: list[signal.Signals], watchdog: Watchdog) -> None:
+    """Until every rank ended well. Raises RankLostError, or KeyboardInterrupt."""
+    failed_at: float | None = None
+    while started.alive:
+        if received:
+            _stop(started, received)
+            raise KeyboardInterrupt
+        started.look()
+        failed = [rank for rank, code in started.ended.items() if _failed(started, rank, code)]
+        if not failed:
+            continue
+        failed_at = failed_at or time.monotonic()
+        at_fault = [rank for rank in failed if started.ended[rank] != PeerLostError.exit_code]
+        if at_fault or not started.alive or time.monotonic() > failed_at + SHOWS:
+            started.end()
+            raise _lost((at_fault or failed)[0], started, watchdog)
+
+
+def _failed(started: LocalRanks, rank: int, code: int) -> bool:
+    """Whether a rank ended otherwise than after its last step; ranks of other modules may not say what they do."""
+    doing = read_status(started.folder, rank)
+    return code != 0 or (doing is not None and doing.state is not State.ENDED)
+
+
+def _stop(started: LocalRanks, received: list[signal.Signals]) -> None:
+    """Ask the ranks to stop, as Ctrl-C does; a second one, or too long a wait, kills them."""
+    started.send(signal.SIGINT)
+    limit = time.monotonic() + STOPPING
+    while started.alive and len(received) == 1:
+        started.look()
+        doing = [read_status(started.folder, rank) for rank in started.alive]
+        saving = any(rank is not None and rank.state is State.SAVING for rank in doing)
+        if time.monotonic() > limit and not saving:
+            break
+    started.end(0.0)
+
+
+def _lost(rank: int, started: LocalRanks, watchdog: Watchdog) -> RankLostError:
     """The rank that failed first, and what it did."""
     if watchdog.found is not None:
         return RankLostError(watchdog.found[1], watchdog.found[0])
-    # Ranks that only lost their peer may be noticed before the one that failed.
-    rank, failure = min(error.failures.items(), key=lambda f: (f[1].exitcode == PeerLostError.exit_code, f[1].timestamp))
-    doing = read_status(folder, rank)
+    doing, code = read_status(started.folder, rank), started.ended[rank]
     where = f" {doing}" if doing is not None else " before it began"
-    if failure.exitcode >= 0:
-        told = f"rank {rank} ended with exit code {failure.exitcode}{where}; its own message stands above"
-        return RankLostError(told, rank, failure.exitcode)
-    name = signal.Signals(-failure.exitcode).name
+    if code == 0:
+        return RankLostError(f"rank {rank} ended by itself, with exit code 0,{where}", rank, code)
+    if code > 0:
+        message = f"rank {rank} ended with exit code {code}{where}; its own message stands above"
+        return RankLostError(message, rank, code)
+    name = signal.Signals(-code).name
     hint = "; the system does that when memory runs out" if name == "SIGKILL" else ""
     return RankLostError(f"rank {rank} was ended by {name}{where}{hint}", rank)

@@ -15,6 +15,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from pipecut.runtime.rendezvous import join_ranks
+from pipecut.runtime.timeouts import transfer_timeout
+
 # Bytes of the messages, and how often each is sent.
 SIZES = tuple(1 << e for e in range(10, 26, 2))
 REPEATS = 15
@@ -130,7 +133,7 @@ def main() -> None:
         torch.cuda.set_device(device)
     else:
         torch.set_num_threads(1)
-    dist.init_process_group("nccl" if kind == "cuda" else "gloo")
+    join_ranks("nccl" if kind == "cuda" else "gloo", rank, ranks, transfer_timeout())
     dist.barrier()
     compute = {} if sizes else measure(device)
     own = {"compute": compute, "messages": messages(device, rank, ranks, [int(size) for size in sizes] or SIZES)}

@@ -4,12 +4,14 @@ import ast
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import torch
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from pipecut.errors import PlanError, RunError
+
+if TYPE_CHECKING:
+    import torch
 
 VERSION = 5
 Dimension = int | str
@@ -61,7 +63,7 @@ class Terms(Part):
     ignored: int
     skipped: int
 
-    def count(self, labels: torch.Tensor) -> int:
+    def count(self, labels: "torch.Tensor") -> int:
         """Those of some samples."""
         counting = labels[:, self.skipped :] if self.skipped else labels
         return int((counting != self.ignored).sum())
@@ -78,13 +80,16 @@ class Batch(Part):
     dynamic: bool
     terms: Terms | None = None
 
-    def weights(self, batch: dict[str, torch.Tensor], samples: list[int]) -> list[float]:
+    def weights(self, batch: dict[str, "torch.Tensor"], samples: list[int]) -> list[float]:
         """Each microbatch's part of the loss of a whole batch that is split into so many samples each; they sum to 1.
 
         Raises RunError when one has no label that counts.
         """
         counts = samples
         if self.terms is not None:
+            # Here, so that whoever only starts ranks and reads what they do imports no torch.
+            import torch
+
             counts = [self.terms.count(labels) for labels in torch.split(batch[self.terms.input], samples)]
             if 0 in counts:
                 raise RunError(

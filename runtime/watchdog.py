@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -77,9 +78,9 @@ def stall_message(first: Seen, ranks: Sequence[Seen], limits: Limits) -> str:
 class Watchdog(threading.Thread):
     """Looks at what the ranks note until it is told to end. `found` says who stood still, once one did."""
 
-    def __init__(self, folder: Path, ranks: int, limit: float) -> None:
+    def __init__(self, folder: Path, pids: Sequence[int], limit: float) -> None:
         super().__init__(name="pipecut-watchdog", daemon=True)
-        self.folder, self.ranks = folder, ranks
+        self.folder, self.pids = folder, pids
         self.limits = Limits(limit, start_timeout(), save_timeout())
         self.begun = time.monotonic()
         self.stopped_since: dict[int, float] = {}
@@ -89,22 +90,20 @@ class Watchdog(threading.Thread):
     def run(self) -> None:
         """Look until told to end, or one stands still."""
         while not self.over.wait(PERIOD):
-            ranks = [self._look(rank) for rank in range(self.ranks)]
+            ranks = [self._look(rank) for rank in range(len(self.pids))]
             blamed = standing_still(ranks, self.limits)
             if not blamed:
                 continue
             self.found = blamed[0].rank, stall_message(blamed[0], ranks, self.limits)
             for seen in blamed:
-                if seen.doing is not None:
-                    os.kill(seen.doing.pid, signal.SIGKILL)
+                with suppress(ProcessLookupError):
+                    os.kill(self.pids[seen.rank], signal.SIGKILL)
             return
 
     def _look(self, rank: int) -> Seen:
         doing, now = read_status(self.folder, rank), time.monotonic()
-        if doing is None:
-            return Seen(rank, None, now - self.begun)
-        seen = Seen(rank, doing, now - doing.since)
-        state = process_state(doing.pid)
+        seen = Seen(rank, doing, now - (doing.since if doing is not None else self.begun))
+        state = process_state(self.pids[rank])
         if state is None or state in "ZX":
             return replace(seen, gone=True)
         if state not in "Tt":

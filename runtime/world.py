@@ -11,6 +11,7 @@ import torch.distributed as dist
 from pipecut.errors import RunError
 from pipecut.runtime.keep_memory import keep_memory
 from pipecut.runtime.plan import Plan
+from pipecut.runtime.rendezvous import join_ranks
 from pipecut.runtime.status import State, Status
 from pipecut.runtime.timeouts import transfer_timeout
 
@@ -52,11 +53,7 @@ def join_world(plan: Plan, device: str | None) -> World:
     status = Status(rank)
     place = _device(plan, rank, position, device)
     if size > 1 and not dist.is_initialized():
-        try:
-            dist.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=limit)
-        except (dist.DistError, RuntimeError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise RunError(f"rank {rank}: the {size} ranks did not all come within {limit}: {reason}") from None
+        join_ranks("nccl" if place.type == "cuda" else "gloo", rank, size, limit)
     rank_of = plan.rank_of
 
     def group(positions: list[int], of: int) -> dist.ProcessGroup:
