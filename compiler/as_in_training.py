@@ -6,7 +6,7 @@ unsplit model. What such a path reads must be a constant; else the trace fails a
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from unittest import mock
@@ -17,6 +17,21 @@ from pipecut.compiler.constants import KnownConstants
 
 # transformers asks these two: is torch exporting, and is this tensor a fake one.
 FAKE_CHECK = "transformers.utils.import_utils"
+
+
+class _CalledPlainly:
+    """In place of what torch.utils.checkpoint(use_reentrant=True) calls: a trace would take its no_grad for the model's own."""
+
+    @staticmethod
+    def apply(function: Callable[..., Any], _: bool, *args: Any) -> Any:
+        return function(*args)
+
+
+@contextmanager
+def without_checkpoints() -> Iterator[None]:
+    """Let what the model recomputes run as if it did not: a plan says by itself what is recomputed."""
+    with mock.patch("torch.utils.checkpoint.CheckpointFunction", _CalledPlainly):
+        yield
 
 
 @contextmanager

@@ -11,11 +11,12 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map
 
+from pipecut.runtime.draws import may_draw
+
 BATCHES = (1, 2, 5)
 # Bytes of values kept in one trace, all batch sizes together; a model that makes a mask in every layer makes many.
 ROOM = 2**29
 READS = {torch.Tensor.__bool__, torch.Tensor.__int__, torch.Tensor.__float__, torch.Tensor.item, torch.equal, torch.allclose}
-RANDOM = ("rand", "dropout", "normal", "uniform", "bernoulli", "multinomial")
 
 
 class KnownConstants(TorchFunctionMode):
@@ -31,7 +32,7 @@ class KnownConstants(TorchFunctionMode):
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
-        constant = all(id(t) in self.known for t in tensors) and not any(word in name for word in RANDOM)
+        constant = all(id(t) in self.known for t in tensors) and not may_draw(func)
         if func in READS and tensors and constant:
             answers = self._compute(func, args, kwargs)
             if answers and all(answer == answers[0] for answer in answers):

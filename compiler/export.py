@@ -14,9 +14,10 @@ from torch.export import Dim, ExportedProgram
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode, ShapeEnv
 
 import pipecut
-from pipecut.compiler.as_in_training import as_in_training
+from pipecut.compiler.as_in_training import as_in_training, without_checkpoints
 from pipecut.compiler.constants import KnownConstants
 from pipecut.compiler.job import Job
+from pipecut.compiler.randomness import only_operators_draw
 from pipecut.errors import PipecutError, TraceError
 from pipecut.runtime.init import build_on_meta
 from pipecut.runtime.precision import cast_inputs, cast_model
@@ -72,7 +73,7 @@ def _export(model: WithLoss, samples: dict[str, torch.Tensor]) -> tuple[Exported
     for shapes in (dynamic, None):
         for model.around in (as_in_training, KnownConstants, nullcontext):
             try:
-                with _quiet():
+                with _quiet(), only_operators_draw(), without_checkpoints():
                     program = torch.export.export(model, (samples,), dynamic_shapes=shapes, strict=False)
             except PipecutError:
                 raise

@@ -42,7 +42,10 @@ class Value:
 
 @dataclass(frozen=True)
 class Operator:
-    """One call of the traced graph. `contexts` are `with` statements it runs under."""
+    """One call of the traced graph. `contexts` are `with` statements it runs under.
+
+    `draws` are the numbers of its random draws among those of the model, in the order of the model's own calls.
+    """
 
     name: str
     target: str
@@ -55,6 +58,7 @@ class Operator:
     contexts: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
+    draws: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

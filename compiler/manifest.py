@@ -8,7 +8,6 @@ import pipecut
 from pipecut.compiler.candidate import Candidate
 from pipecut.compiler.cluster import Cluster
 from pipecut.compiler.costs import CostedGraph
-from pipecut.compiler.costs.roofline import name_of
 from pipecut.compiler.cut import Cut, modules_covered
 from pipecut.compiler.graph import Buffer, Graph, Parameter, Value
 from pipecut.compiler.job import Job
@@ -17,7 +16,6 @@ from pipecut.compiler.partition.coarsen import Optimizing, fixed_bytes
 from pipecut.compiler.partition.problem import Usage
 from pipecut.compiler.predict import Scheduled, stage_seconds
 from pipecut.compiler.terms import terms_of
-from pipecut.runtime.dropout import DROPPING
 from pipecut.runtime.plan import VERSION
 
 
@@ -32,7 +30,7 @@ def manifest(
 ) -> dict[str, Any]:
     """plan.yaml without hashes and seal."""
     spec, graph, slots, cuts = job.spec, costed.graph, placement.problem.slots, scheduled.cuts
-    seconds, dropping = stage_seconds(costed, slots, cuts), _dropping(graph)
+    seconds = stage_seconds(costed, slots, cuts)
     how = Optimizing.of(spec, candidate.replicas)
     needed = _ancestors(graph)
     types = [cluster.devices[rank * candidate.replicas].type for rank in scheduled.rank_of]
@@ -40,7 +38,7 @@ def manifest(
         {
             **_stage(costed, placement, one, types[one.index], how, seconds),
             "rank": scheduled.rank_of[one.index],
-            "dropouts": [number for number, i in enumerate(dropping) if i in set(one.operators)],
+            "dropouts": [number for i in one.operators for number in graph.operators[i].draws],
             "weight_seconds": scheduled.weights[one.index],
             "reduce_seconds": scheduled.reductions[one.index],
             "device_bytes": slots[one.index].capacity + cluster.reserve,
@@ -183,18 +181,6 @@ def _ancestors(graph: Graph) -> set[str]:
         if operator.name in needed:
             needed |= set(operator.inputs)
     return needed
-
-
-def _dropping(graph: Graph) -> list[int]:
-    """The operators that drop something, in program order, which is that of the model's calls."""
-    found = []
-    for index, operator in enumerate(graph.operators):
-        name = name_of(operator)
-        at = DROPPING.get(name, len(operator.args))
-        chance = operator.args[at] if len(operator.args) > at else dict(operator.kwargs).get("dropout_p")
-        if name in DROPPING and chance and (name != "dropout" or operator.args[2] is True):
-            found.append(index)
-    return found
 
 
 def _held(item: Parameter | Buffer, written: set[str]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from pipecut.compiler.profile import Profiled, default_path
 from pipecut.compiler.profile import profile as profile_graph
 from pipecut.compiler.profile.known import known_costs
 from pipecut.compiler.profile.load import others_at_work
+from pipecut.compiler.randomness import refuse_randomness
 from pipecut.compiler.schedules import SCHEDULES, SPLIT
 from pipecut.compiler.search import Price, Search, Tried, changes_buffers, describe
 from pipecut.compiler.trace import trace
@@ -102,17 +103,7 @@ def compile_and_explain(
         job = job.with_microbatch(chosen.microbatch)
         graph = trace(job)
         search = Search(job, cluster, graph, chosen.microbatch, known)
-    if chosen.replicas > 1 and changes_buffers(graph):
-        raise UserFileError(
-            f"{job.path}: data_parallel {chosen.replicas}: the model changes buffers in its forward, as BatchNorm does, "
-            "and replicas would drift apart; use data_parallel: 1"
-        )
-    if job.spec.compile == "inductor" and chosen.schedule in SPLIT:
-        line, column = place_of_key(job.path, "compile")
-        raise UserFileError(
-            f"{job.path}:{line}:{column}: {chosen.schedule} takes backward apart, which compiled stages do not allow; "
-            "use compile: eager, or another schedule"
-        )
+    _refuse(job, graph, chosen, any(device.type == "cuda" for device in cluster.devices))
     progress(f"costing {len(graph.operators)} operators")
     costed = search.costs(chosen.microbatch)
     measured = search.measured[chosen.microbatch]
@@ -188,6 +179,25 @@ def _chosen(asked: Asked, tried: list[Tried]) -> Candidate:
         reasons = "; ".join(f"{describe(one.candidate)}: {one.why}" for one in tried[:3])
         raise InfeasibleError(f"none of {len(tried)} candidates fits: {reasons}; give more devices, or a smaller model")
     return tried[0].candidate
+
+
+def _refuse(job: Job, graph: Graph, chosen: Candidate, on_gpu: bool) -> None:
+    """Raises UserFileError for what the model does that the plan's replicas, schedule or compiled stages cannot."""
+    if chosen.replicas > 1 and changes_buffers(graph):
+        raise UserFileError(
+            f"{job.path}: data_parallel {chosen.replicas}: the model changes buffers in its forward, as BatchNorm does, "
+            "and replicas would drift apart; use data_parallel: 1"
+        )
+    compiled = None
+    if job.spec.compile == "inductor":
+        line, column = place_of_key(job.path, "compile")
+        compiled = f"{job.path}:{line}:{column}"
+    if compiled is not None and chosen.schedule in SPLIT:
+        raise UserFileError(
+            f"{compiled}: {chosen.schedule} takes backward apart, which compiled stages do not allow; "
+            "use compile: eager, or another schedule"
+        )
+    refuse_randomness(graph, compiled, on_gpu)
 
 
 def _check_weights(job: Job, graph: Graph) -> None:

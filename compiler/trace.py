@@ -16,6 +16,7 @@ from torch.utils._sympy.printers import PythonPrinter
 from pipecut.compiler.export import export
 from pipecut.compiler.graph import Buffer, Graph, Literal, Operator, Parameter, Ref, Sym, Value
 from pipecut.compiler.job import Job
+from pipecut.compiler.randomness import count_draws
 from pipecut.errors import TraceError
 from pipecut.runtime.unsplit import WithLoss
 
@@ -40,6 +41,8 @@ class _Lowering:
         self.microbatch = microbatch
         self.values: dict[str, Value] = {}
         self.operators: list[Operator] = []
+        # Of the whole program, whether the loss needs them or not: the model makes them all.
+        self.draws = 0
         self.alias: dict[str, str] = {}
         self.requires_grad: dict[str, bool] = {}
         self.tuples: dict[str, list[Value]] = {}
@@ -106,6 +109,11 @@ class _Lowering:
                 self._tensor(name, nodes[name].meta["val"], False)
                 constant = _real(program.constants[target], target)
                 buffers.append(Buffer(name, (target.removeprefix(PREFIX),), False, constant))
+            elif isinstance(program.constants.get(str(spec.target)), torch.Generator):
+                raise TraceError(
+                    "the model draws from a torch.Generator of its own, whose state no plan has; leave generator= away, "
+                    "and each draw is seeded by the job's seed, the step and the microbatch"
+                )
             else:
                 raise TraceError(f"the model takes an input of kind {spec.kind.name} ({name}), which cannot be split")
         for name, tensor in model.named_parameters():
@@ -234,6 +242,7 @@ class _Lowering:
         if stack and not str(stack[-1][0]).startswith("_"):
             module, kind = str(stack[-1][0]), str(stack[-1][1])
         module = module.removeprefix("model").removeprefix(".")
+        first, self.draws = self.draws, self.draws + count_draws(node, lambda size: self._size(size)[1])
         operator = Operator(
             name,
             _target(node),
@@ -246,6 +255,7 @@ class _Lowering:
             contexts,
             writes,
             aliases,
+            tuple(range(first, self.draws)),
         )
         self.operators.append(operator)
         grad = self._needs_grad(operator)

@@ -171,7 +171,7 @@ class Stage(Part):
     `device_bytes`; `passes` are None where they could not be found. `reduce_seconds` is once a step, to sum gradients over
     replicas; `weight_seconds` are those of the backward that gradients of weights take, where they come by themselves.
     `outputs` are what the model gives beside its loss, by its own names, and can be asked for. `dropouts` says which of the
-    model's calls that drop something, in its own order, are on the stage.
+    model's random draws, dropout's and others', in its own order, are on the stage.
     A stage that recomputes keeps what it receives and runs its forward again before each backward; `load_seconds`
     has that.
     """

@@ -16,7 +16,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from pipecut.errors import RunError
 from pipecut.runtime import recompute
 from pipecut.runtime.deferred import Later
-from pipecut.runtime.dropout import Dropout
+from pipecut.runtime.draws import StageDraws
 from pipecut.runtime.masters import Masters
 from pipecut.runtime.plan import Plan, Stage
 
@@ -74,9 +74,7 @@ class RunningStage:
         self.changing = [held.names[0] for held in stage.buffers if held.written]
         self.device = next((t.device for t in (*module.parameters(), *module.buffers())), torch.device("cpu"))
         self.live: dict[int, InFlight] = {}
-        # Compiled code has its own random numbers.
-        eager = plan.compile == "eager" and bool(stage.dropouts)
-        self.dropout = Dropout(plan.model.seed, stage.dropouts) if eager else None
+        self.draws = StageDraws(plan.model.seed, stage.dropouts) if stage.dropouts else None
         self.step = self.first = 0
 
     def forward(
@@ -97,13 +95,13 @@ class RunningStage:
         if grad and self.stage.recompute:
             given = [*received, *batch]
             before, versions = recompute.note(self.module, self.device, self.changing), [t._version for t in given]
-            with torch.no_grad(), self._dropping(microbatch):
+            with torch.no_grad(), self._drawing(microbatch):
                 results = list(self.module(*given))
             recompute.check_untouched(given, versions)
             self.live[microbatch] = InFlight(received, batch, weight, None, before)
             return results
         aside = self._put_aside(microbatch) if grad else nullcontext()
-        with torch.set_grad_enabled(grad), self._dropping(microbatch), aside:
+        with torch.set_grad_enabled(grad), self._drawing(microbatch), aside:
             wanted = {"outputs": outputs} if outputs is not None and self.stage.outputs else {}
             results = list(self.module(*received, *batch, **wanted))
         if grad:
@@ -114,8 +112,8 @@ class RunningStage:
         """Of a step: its number, and that of its first microbatch here among those of all replicas."""
         self.step, self.first = step, first
 
-    def _dropping(self, microbatch: int) -> AbstractContextManager[object]:
-        return self.dropout.at(self.step, self.first + microbatch) if self.dropout is not None else nullcontext()
+    def _drawing(self, microbatch: int) -> AbstractContextManager[object]:
+        return self.draws.at(self.step, self.first + microbatch) if self.draws is not None else nullcontext()
 
     def _put_aside(self, microbatch: int) -> AbstractContextManager[object]:
         if not self.later:
@@ -146,7 +144,7 @@ class RunningStage:
         with recompute.again(self.module, self.device, live.before) if live.before is not None else nullcontext():
             roots = live.roots
             if roots is None:
-                with self._dropping(microbatch), self._put_aside(microbatch):
+                with self._drawing(microbatch), self._put_aside(microbatch):
                     roots = self._roots(list(self.module(*live.received, *live.batch)), live.weight)
             self._backward(roots, gradients)
         return [

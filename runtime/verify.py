@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from pipecut.errors import PipecutError
-from pipecut.runtime.dropout import Dropout
+from pipecut.runtime.draws import Draws
 from pipecut.runtime.launch import launch
 from pipecut.runtime.masters import LossScale, Masters
 from pipecut.runtime.optimizer import make_optimizer
@@ -146,7 +146,7 @@ def _unsplit(plan: Plan, steps: int, device: str) -> Iterator[dict[str, torch.Te
         for name, parameter in trained.items():
             parameter.copy_(first[name])
     optimizer = make_optimizer(plan.optimizer, trained.values(), RATE, EPS)
-    dropout = Dropout(reference.seed, ())
+    draws = Draws(reference.seed)
     for step in range(steps):
         masters.refresh()
         batch = cast_inputs(sample_batch(reference, plan.batch.global_size, step), reference.precision)
@@ -158,9 +158,10 @@ def _unsplit(plan: Plan, steps: int, device: str) -> Iterator[dict[str, torch.Te
         weights = plan.batch.weights(batch, [next(iter(part.values())).shape[0] for part in parts])
         for number, (part, weight) in enumerate(zip(parts, weights, strict=True)):
             part = {name: t.to(device) for name, t in part.items()}
-            with dropout.at(step + 1, number):
+            # Around the backward too, in which torch.utils.checkpoint draws again.
+            with draws.at(step + 1, number):
                 loss = whole(part)
-            (loss * (weight * scale.scale)).backward()
+                (loss * (weight * scale.scale)).backward()
             total += (loss.detach() * weight).float().cpu()
         if scale.used:
             scale.apply(trained.values(), bool(scale.overflows(trained.values())))

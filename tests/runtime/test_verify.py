@@ -143,15 +143,43 @@ def test_replicas_compute_what_the_unsplit_model_does(
     assert result.passed, result.worst
 
 
-@pytest.mark.parametrize(
-    ("schedule", "stages", "extra"), [("1f1b", 3, "recompute: always\n"), ("v-shaped", 4, ""), ("gpipe", 2, "data_parallel: 2\n")]
-)
+@pytest.mark.parametrize(("schedule", "stages", "extra"), [("1f1b", 3, "recompute: always\n"), ("v-shaped", 4, "")])
 def test_dropout_is_that_of_the_unsplit_model_whoever_runs_it(
     schedule: str, stages: int, extra: str, write_job: Any, slow_cores: str, tmp_path: Path
 ) -> None:
     job = write_job("dropping", "vectors", extra=extra)
     plan = compile(job, slow_cores, tmp_path / "plan", Options(Sizes(stages=stages, schedule=schedule))).plan
     assert sorted(number for stage in plan.stages for number in stage.dropouts) == list(range(10))
+    result = verify(tmp_path / "plan", steps=2)
+    assert result.passed, result.worst
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs", "args", "extra", "schedule"),
+    [
+        ("noisy", "vectors", "", "data_parallel: 2\n", "1f1b"),
+        pytest.param("noisy", "vectors", "", "recompute: always\n", "zb-h1", marks=pytest.mark.slow),
+        pytest.param("encoder", "sequences", "", "", "1f1b", marks=pytest.mark.slow),
+        ("encoder", "sequences", "reentrant: true", "", "gpipe"),
+        pytest.param("encoder", "sequences", "reentrant: false", "", "1f1b", marks=pytest.mark.slow),
+        pytest.param("recurrent", "sequences", "", "recompute: always\n", "1f1b", marks=pytest.mark.slow),
+    ],
+)
+def test_every_random_draw_is_that_of_the_unsplit_model(
+    model: str,
+    inputs: str,
+    args: str,
+    extra: str,
+    schedule: str,
+    slow_cores: str,
+    tmp_path: Path,
+) -> None:
+    job = tmp_path / "job.yaml"
+    job.write_text(
+        f'model: {{factory: "tests.models_numerics:{model}", args: {{{args}}}}}\n'
+        f'inputs: "tests.models_numerics:{inputs}"\nbatch: {{global: 8, microbatch: 2}}\n{extra}'
+    )
+    compile(job, slow_cores, tmp_path / "plan", Options(Sizes(stages=2, schedule=schedule)))
     result = verify(tmp_path / "plan", steps=2)
     assert result.passed, result.worst
 
