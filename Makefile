@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 WORKLOADS ?=
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-all check bench clean
+.PHONY: demo test test-all test-versions check bench clean
 
 demo: $(VENV)/.examples
 	$(BIN)/python -m examples.demo
@@ -16,6 +16,11 @@ test: check
 
 test-all: check
 	$(BIN)/python -m pytest
+
+# Interpreters to try; by default those of python3.11 to python3.13 that are here.
+PYTHONS ?=
+test-versions: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.versions $(PYTHONS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

@@ -41,9 +41,9 @@ def _spread(problem: Problem, kinds: list[str]) -> float:
             shape = tuple(float(np.floor(x / weight * 1e6) / 1e6) for x in row)
             shapes[shape] = shapes.get(shape, 0.0) + float(weight)
     model = pulp.LpProblem("spread", pulp.LpMinimize)
-    bottleneck = pulp.LpVariable("T", 0)
+    bottleneck = model.add_variable("T", 0)
     model += bottleneck
-    share = {(r, k): pulp.LpVariable(f"share_{r}_{k}", 0) for r in range(len(shapes)) for k in range(len(kinds))}
+    share = {(r, k): model.add_variable(f"share_{r}_{k}", 0) for r in range(len(shapes)) for k in range(len(kinds))}
     for r in range(len(shapes)):
         model += pulp.lpSum(share[r, k] for k in range(len(kinds))) == 1
     scale = float(total.sum()) or 1.0
@@ -80,12 +80,13 @@ class _Master:
 
     def __init__(self, problem: Problem, kinds: list[str], totals: list[float], some: list[bool]) -> None:
         self.problem, self.kinds, self.totals = problem, kinds, totals
-        self.model = pulp.LpProblem("memory", pulp.LpMinimize)
-        self.bottleneck = pulp.LpVariable("T", 0)
+        self.model: Any = pulp.LpProblem("memory", pulp.LpMinimize)
+        self.bottleneck: Any = self.model.add_variable("T", 0)
         self.model += self.bottleneck
         stages = range(len(problem.slots))
         self.prefix = [
-            [0, *(pulp.LpVariable(f"q_{q}_{s}", 0, 1) for s in stages[1:]), 1 if some[q] else 0] for q in range(len(totals))
+            [0, *(self.model.add_variable(f"q_{q}_{s}", 0, 1) for s in stages[1:]), 1 if some[q] else 0]
+            for q in range(len(totals))
         ]
 
     def solve(self, combinations: list[tuple[float, ...]], found: list[Region]) -> float:
@@ -104,8 +105,8 @@ class _Master:
         problem, slot, totals = self.problem, self.problem.slots[s], self.totals
         recompute: Any = {"never": 0, "always": 1}.get(problem.recompute)
         if recompute is None:
-            recompute = pulp.LpVariable(f"recompute_{s}", cat="Binary")
-        again = [pulp.LpVariable(f"again_{q}_{s}", 0, 1) for q in range(len(totals))]
+            recompute = self.model.add_variable(f"recompute_{s}", cat="Binary")
+        again = [self.model.add_variable(f"again_{q}_{s}", 0, 1) for q in range(len(totals))]
         here = [row[s + 1] - row[s] for row in self.prefix]
         for part, other in zip(here, again, strict=True):
             self.model += other <= part

@@ -69,10 +69,10 @@ def build(problem: Problem, most: float = float("inf"), balance: bool = False) -
     total = sum(min(b.seconds.values()) for b in problem.blocks)
     scale = max(total / len(problem.slots), 1e-12)
     model = pulp.LpProblem("partition", pulp.LpMinimize)
-    slowest = pulp.LpVariable("T", 0)
-    fullest = pulp.LpVariable("fullest", 0, 1) if balance else 1
+    slowest = model.add_variable("T", 0)
+    fullest = model.add_variable("fullest", 0, 1) if balance else 1
     model += slowest
-    y: dict[tuple[int, int], Any] = {(v, s): pulp.LpVariable(f"y_{v}_{s}", cat="Binary") for v in blocks for s in range(last)}
+    y: dict[tuple[int, int], Any] = {(v, s): model.add_variable(f"y_{v}_{s}", cat="Binary") for v in blocks for s in range(last)}
     y |= {(v, last): 1 for v in blocks}
     for v in blocks:
         for s in range(last - 1):
@@ -108,10 +108,10 @@ def build(problem: Problem, most: float = float("inf"), balance: bool = False) -
         forward = [b.forward[kind] / scale * on[v, d] for v, b in enumerate(problem.blocks) if b.forward.get(kind)]
         if problem.recompute == "always":
             load += forward
-        if balance or not _all_fits(problem, here):
+        if balance or not everything_fits(problem, here):
             if problem.recompute == "auto":
-                program.recompute[d] = pulp.LpVariable(f"recompute_{d}", cat="Binary")
-                program.again[d] = pulp.LpVariable(f"again_{d}", 0)
+                program.recompute[d] = model.add_variable(f"recompute_{d}", cat="Binary")
+                program.again[d] = model.add_variable(f"again_{d}", 0)
                 limit = min(most, sum(b.forward.get(kind, 0.0) for b in problem.blocks)) / scale
                 model += program.again[d] >= pulp.lpSum(forward) - limit * (1 - program.recompute[d])
                 load.append(program.again[d])
@@ -130,7 +130,7 @@ def _memory_rows(
     most: float,
 ) -> None:
     model, slots = program.model, problem.slots
-    program.transient[device] = transient = pulp.LpVariable(f"transient_{device}", 0)
+    program.transient[device] = transient = model.add_variable(f"transient_{device}", 0)
     for s in here:
         for v, block in enumerate(problem.blocks):
             if block.transient_bytes:
@@ -172,8 +172,8 @@ def _most_saved(problem: Problem, here: list[int], most: float) -> float:
     return max(0, flying - 1) * total
 
 
-def _all_fits(problem: Problem, here: list[int]) -> bool:
-    """Memory cannot bind on a device whose stages would each hold everything."""
+def everything_fits(problem: Problem, here: list[int]) -> bool:
+    """Whether a device's stages could each hold everything, so that memory cannot bind there."""
     kept = sum(b.saved_bytes for b in problem.blocks) + sum(c.forward_bytes for c in problem.crossings)
     transient = max((b.transient_bytes for b in problem.blocks), default=0)
     fixed = sum(s.bytes for s in problem.shared)
@@ -187,7 +187,7 @@ def _relayed(problem: Problem, model: Any, y: dict[tuple[int, int], Any]) -> _Tr
     backwards = any(consumer < c.source for c in problem.crossings for consumer in c.consumers)
     for t, crossing in enumerate(problem.crossings):
         for s in range(len(problem.slots) - 1):
-            cross = pulp.LpVariable(f"cross_{t}_{s}", 0, 1)
+            cross = model.add_variable(f"cross_{t}_{s}", 0, 1)
             for consumer in crossing.consumers:
                 model += cross >= y[crossing.source, s] - y[consumer, s]
                 if backwards:
@@ -208,7 +208,7 @@ def _direct(problem: Problem, model: Any, on: dict[tuple[int, int], Any]) -> _Tr
     first = {d: s for s, d in reversed(list(enumerate(problem.device_of)))}
     for t, crossing in enumerate(problem.crossings):
         for d, s in sorted(first.items()):
-            leave, arrive = pulp.LpVariable(f"leave_{t}_{d}", 0, 1), pulp.LpVariable(f"arrive_{t}_{d}", 0, 1)
+            leave, arrive = model.add_variable(f"leave_{t}_{d}", 0, 1), model.add_variable(f"arrive_{t}_{d}", 0, 1)
             for consumer in crossing.consumers:
                 model += leave >= on[crossing.source, d] - on[consumer, d]
                 model += arrive >= on[consumer, d] - on[crossing.source, d]
@@ -225,7 +225,7 @@ def _hosted(problem: Problem, model: Any, x: dict[tuple[int, int], Any]) -> dict
         if len(shared.users) < 2 or not shared.bytes:
             continue
         for s in range(len(problem.slots)):
-            hosted[p, s] = pulp.LpVariable(f"hosted_{p}_{s}", 0, 1)
+            hosted[p, s] = model.add_variable(f"hosted_{p}_{s}", 0, 1)
             for user in shared.users:
                 model += hosted[p, s] >= x[user, s]
     return hosted

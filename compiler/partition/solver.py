@@ -16,6 +16,7 @@ import highspy
 import pulp
 
 from pipecut.compiler.partition.program import Program
+from pipecut.errors import UserFileError
 
 
 @dataclass(frozen=True)
@@ -90,20 +91,17 @@ def solve_bounded(model: Any, limit: float) -> float:
 
 
 def _highs(program: Program, start: dict[str, float] | None, limit: float, gap: float) -> tuple[bool, float, float, bool, str]:
-    # PuLP's HiGHS class has no warm start: it builds the model, and the solution is handed to highspy.
+    # PuLP 3's HiGHS class has no warm start: it builds the model, and the solution is handed to highspy.
     frontend = pulp.HiGHS(msg=False, timeLimit=limit, gapRel=gap)
     program.model.solver = frontend
     with quiet_stdout():
         frontend.createAndConfigureSolver(program.model)
     frontend.buildSolverModel(program.model)
     highs: Any = program.model.solverModel
-    variables = program.model.variables()
+    variables = _columns(program.model)
     if start is not None:
         solution = highspy.HighsSolution()
-        values = [0.0] * highs.getNumCol()
-        for variable in variables:
-            values[variable.index] = start.get(variable.name, 0.0)
-        solution.col_value = values
+        solution.col_value = [start.get(variable.name, 0.0) for variable in variables]
         highs.setSolution(solution)
     highs.run()
     status, info = highs.getModelStatus(), highs.getInfo()
@@ -111,8 +109,8 @@ def _highs(program: Program, start: dict[str, float] | None, limit: float, gap: 
     values = list(highs.getSolution().col_value)
     found = not infeasible and info.primal_solution_status == 2 and bool(values)
     if found:
-        for variable in variables:
-            variable.varValue = values[variable.index]
+        for variable, value in zip(variables, values, strict=True):
+            variable.varValue = value
     bound = max(0.0, info.mip_dual_bound) if abs(info.mip_dual_bound) < 1e29 else 0.0
     version = f"HiGHS {highs.version()}"
     return found, float(info.objective_function_value), bound, infeasible, version
@@ -124,15 +122,10 @@ def _cbc(program: Program, start: dict[str, float] | None, limit: float, gap: fl
             variable.setInitialValue(start.get(variable.name, 0.0))
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "cbc.log"
-        command = pulp.PULP_CBC_CMD(
-            msg=False, timeLimit=limit, gapRel=gap, warmStart=start is not None, logPath=str(log), keepFiles=False
-        )
-        program.model.solve(command)
+        command = _cbc_command(timeLimit=limit, gapRel=gap, warmStart=start is not None, logPath=str(log))
+        found, infeasible = _outcome(program.model, program.model.solve(command))
         text = log.read_text(errors="replace") if log.exists() else ""
-    status = program.model.sol_status
-    infeasible = status == pulp.LpSolutionInfeasible
-    found = status in (pulp.LpSolutionOptimal, pulp.LpSolutionIntegerFeasible)
-    # PuLP calls a solve that ran out of time Optimal, so the bound is read from CBC's own log.
+    # PuLP 3 calls a solve that ran out of time Optimal, so the bound is read from CBC's own log.
     match = re.search(r"Lower bound:\s+([-\d.e+]+)", text)
     bound, objective = 0.0, float(pulp.value(program.model.objective) or 0.0) if found else 0.0
     if match:
@@ -140,3 +133,28 @@ def _cbc(program: Program, start: dict[str, float] | None, limit: float, gap: fl
     elif found and "Optimal solution found" in text:
         bound = objective * (1 - gap)
     return found, objective, bound, infeasible, "CBC"
+
+
+def _cbc_command(**options: Any) -> Any:
+    """CBC: PuLP 3 brings its binary along, PuLP 4 takes it from cbcbox or the PATH. Raises UserFileError without one."""
+    bundled = getattr(pulp, "PULP_CBC_CMD", None)
+    path = bundled.pulp_cbc_path if bundled is not None else None
+    command = pulp.COIN_CMD(path=path, msg=False, keepFiles=False, **options)
+    if not command.available():
+        raise UserFileError("--solver cbc: no CBC here; pip install 'pulp[cbc]', or use --solver highs")
+    return command
+
+
+def _outcome(model: Any, solved: Any) -> tuple[bool, bool]:
+    """Whether a solve handed back a solution, and whether it proved that there is none."""
+    if hasattr(solved, "has_solution"):
+        return bool(solved.has_solution), solved.status == pulp.LpSolveStatus.Infeasible
+    status = model.sol_status
+    found = status in (pulp.LpSolutionOptimal, pulp.LpSolutionIntegerFeasible)
+    return found, status == pulp.LpSolutionInfeasible
+
+
+def _columns(model: Any) -> list[Any]:
+    """A model's variables in the order of the solver's columns: those that a row or the objective has."""
+    exported = getattr(model, "exported_variables", model.variables)
+    return list(exported())
