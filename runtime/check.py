@@ -1,13 +1,15 @@
 """The independent checker: proves a plan before its first step, knowing neither solver nor schedule generator.
 
-Sends are taken as rendezvous: a send blocks until its receive is posted. What cannot deadlock so cannot deadlock with
-buffered sends either.
+What messages must stand is in deadlock.py.
 """
 
 from collections import defaultdict
 from typing import Any
 
 from pipecut.errors import PlanError
+from pipecut.runtime.channels import channels, groups_of
+from pipecut.runtime.deadlock import Rows, Traffic, check_opening, check_order, check_steps
+from pipecut.runtime.forward_only import forward_only
 from pipecut.runtime.memory import STATES, peak_of
 from pipecut.runtime.plan import HALF, Action, Plan
 from pipecut.runtime.plan_folder import PlanFolder
@@ -21,6 +23,7 @@ def check(folder: PlanFolder) -> list[str]:
         _placed(plan, graph),
         _flows(plan, graph),
         _computes_everything(plan, folder.actions),
+        _ordered(plan, folder.actions),
         _no_deadlock(plan, folder.actions),
         _memory_fits(plan, graph, folder.actions),
     ]
@@ -104,63 +107,27 @@ def _computes_everything(plan: Plan, actions: tuple[tuple[Action, ...], ...]) ->
             raise PlanError(f"stage {stage.index}: some backwards are split and some are not")
     if (plan.tied or plan.replicas > 1) and any(row.count(Action("REDUCE", rank, 0)) != 1 for rank, row in enumerate(actions)):
         raise PlanError("tied parameters and replicas need one REDUCE on every rank")
+    if any(Action("REDUCE", rank, 0) in row[:-1] for rank, row in enumerate(actions)):
+        raise PlanError("REDUCE is the last of a rank's actions: gradients that come later would not be summed; compile again")
     return f"{total} forward and backward actions, each once"
 
 
-def _no_deadlock(plan: Plan, actions: tuple[tuple[Action, ...], ...]) -> str:
-    """Step every rank as far as it goes until all are done or none can move."""
-    rank_of = {s.index: s.rank for s in plan.stages}
-    crossed = [b for b in plan.boundaries if rank_of[b.left] != rank_of[b.left + 1]]
-    forward = {b.left for b in crossed if b.tensors}
-    backward = {b.left for b in crossed if any(t.needs_grad for t in b.tensors)}
-    # Between stages of one rank nothing is sent, but the order counts.
-    at_hand = {b.left for b in plan.boundaries if rank_of[b.left] == rank_of[b.left + 1]}
-    at = [0] * len(actions)
-    posted: set[tuple[str, int, int]] = set()
-    sent: set[tuple[str, int, int]] = set()
-    computed: set[tuple[str, int, int]] = set()
+def _ordered(plan: Plan, actions: Rows) -> str:
+    messages = check_order(Traffic.of(plan), actions)
+    return f"every one of {messages} sends meets its receive, in one order on both ends of its channel"
 
-    def ready(a: Action) -> bool:
-        if a.kind == "F":
-            made = a.stage - 1 not in at_hand or ("F", a.stage - 1, a.microbatch) in computed
-            return made and (a.stage - 1 not in forward or ("F", a.stage, a.microbatch) in sent)
-        if a.kind in ("B", "I"):
-            made = a.stage not in at_hand or ("B", a.stage + 1, a.microbatch) in computed
-            arrived = a.stage not in backward or ("B", a.stage, a.microbatch) in sent
-            return ("F", a.stage, a.microbatch) in computed and made and arrived
-        if a.kind == "W":
-            return ("B", a.stage, a.microbatch) in computed
-        if a.kind.startswith("SEND"):
-            kind, target = a.kind[-1], a.stage + (1 if a.kind == "SEND_F" else -1)
-            if (kind, a.stage, a.microbatch) not in computed:
-                raise PlanError(f"rank {rank_of.get(a.stage)}: '{a}' comes before what it sends is computed")
-            return (kind, target, a.microbatch) in posted
-        return True
 
-    moved = True
-    while moved:
-        moved = False
-        for rank, row in enumerate(actions):
-            while at[rank] < len(row) and ready(row[at[rank]]):
-                a = row[at[rank]]
-                if a.kind != "REDUCE" and rank_of.get(a.stage) != rank:
-                    raise PlanError(f"rank {rank} has '{a}', but stage {a.stage} is on rank {rank_of.get(a.stage)}")
-                if a.kind in ("F", "B", "I"):
-                    computed.add(("F" if a.kind == "F" else "B", a.stage, a.microbatch))
-                elif a.kind.startswith("RECV"):
-                    posted.add((a.kind[-1], a.stage, a.microbatch))
-                elif a.kind.startswith("SEND"):
-                    sent.add((a.kind[-1], a.stage + (1 if a.kind == "SEND_F" else -1), a.microbatch))
-                at[rank] += 1
-                moved = True
-    stuck = [(rank, row[at[rank]]) for rank, row in enumerate(actions) if at[rank] < len(row)]
-    if stuck:
-        where = "; ".join(f"rank {rank} at '{action}'" for rank, action in stuck)
-        raise PlanError(f"the schedule deadlocks: {where}")
-    if posted != sent:
-        kind, stage, microbatch = min(posted ^ sent)
-        raise PlanError(f"{kind} of stage {stage}, microbatch {microbatch}: a receive without its send or the reverse")
-    return f"every one of {len(sent)} sends meets its receive; no deadlock under rendezvous"
+def _no_deadlock(plan: Plan, actions: Rows) -> str:
+    """Of a step, and of forward alone, which evaluates. Channels are opened before, all of them, and that cannot deadlock."""
+    groups = groups_of(plan)
+    check_opening([group.ranks for group in groups])
+    opened, traffic = channels(plan), Traffic.of(plan)
+    alone = [[forward_only(plan, p, count) for p in range(len(actions))] for count in (1, plan.microbatches)]
+    for rows in (actions, *alone):
+        check_order(traffic, rows)
+        for occupied in (False, True):
+            check_steps(traffic, rows, opened, occupied)
+    return f"{len(groups)} groups open one after the other; no deadlock under rendezvous, nor where messages occupy their ranks"
 
 
 def _memory_fits(plan: Plan, graph: dict[str, Any], actions: tuple[tuple[Action, ...], ...]) -> str:

@@ -1,7 +1,9 @@
 """The actions of a rank that runs forward alone, for any number of microbatches, and what comes of it on every rank.
 
-A rank takes its stages' microbatches in the order in which the first could have passed through all stages before: by the sum of
-stage and microbatch. All that anything needs comes before it in that order on every rank, so none waits in a circle.
+All forwards of all ranks are in one order, by the sum of stage and microbatch, and a message stands
+right after the forward that makes it, for the rank that sends and for the one that receives. All that
+anything needs comes before it, so no ranks wait in a circle, and both ends of a channel have its
+messages in one order.
 """
 
 from math import ceil
@@ -15,16 +17,21 @@ from pipecut.runtime.world import World
 
 
 def forward_only(plan: Plan, position: int, microbatches: int) -> list[Action]:
-    """Of the rank at a place in the pipeline; receives are posted one forward ahead."""
-    own = [stage.index for stage in plan.stages if stage.rank == position]
+    """Of the rank at a place in the pipeline.
+
+    A receive stands where its message is sent, about one forward ahead of what needs it.
+    """
+    rank_of, stages = plan.rank_of, [stage.index for stage in plan.stages]
     crossing = {b.left for b in plan.boundaries if b.tensors and plan.over_link(b.left)}
-    order = sorted(((s, m) for s in own for m in range(microbatches)), key=lambda one: (sum(one), one[0]))
-    receives = [[Action("RECV_F", s, m)] if s - 1 in crossing else [] for s, m in order]
-    actions = [*receives[0]] if receives else []
-    for (s, m), ahead in zip(order, [*receives[1:], []], strict=True):
-        actions += [*ahead, Action("F", s, m)]
-        actions += [Action("SEND_F", s, m)] if s in crossing else []
-    return actions
+    placed: list[tuple[tuple[int, int, int], Action]] = []
+    for s in stages:
+        for m in range(microbatches):
+            if rank_of[s] == position:
+                placed.append(((s + m, s, 0), Action("F", s, m)))
+                placed += [((s + m, s, 1), Action("SEND_F", s, m))] if s in crossing else []
+            if s in crossing and rank_of[s + 1] == position:
+                placed.append(((s + m, s, 1), Action("RECV_F", s + 1, m)))
+    return [action for _, action in sorted(placed, key=lambda entry: entry[0])]
 
 
 def gather_outputs(plan: Plan, world: World, own: dict[str, torch.Tensor], samples: int) -> dict[str, torch.Tensor]:

@@ -12,10 +12,12 @@ import torch.distributed as dist
 from torch import nn
 
 from pipecut.errors import RunError
+from pipecut.runtime.channels import open_channels
 from pipecut.runtime.check import check
 from pipecut.runtime.engine import Engine, Work
 from pipecut.runtime.forward_only import forward_only, gather_outputs
 from pipecut.runtime.masters import LossScale, Masters
+from pipecut.runtime.messages import Messages
 from pipecut.runtime.peers import told
 from pipecut.runtime.plan import Plan
 from pipecut.runtime.plan_folder import PlanFolder, read_plan
@@ -33,18 +35,21 @@ from pipecut.runtime.world import World, join_world
 log = logging.getLogger("pipecut")
 
 
-def load_pipeline(path: Path, device: str | None) -> "Pipeline":
-    """Read and check the plan, join the other ranks, build and fill this rank's stages."""
+def load_pipeline(path: Path, device: str | None, messages: Messages | None = None) -> "Pipeline":
+    """Read and check the plan, join the other ranks, build and fill this rank's stages, open the channels.
+
+    `messages` is what carries tensors between ranks, torch.distributed where nothing is given.
+    """
     folder = read_plan(path)
     check(folder)
     world = join_world(folder.plan, device)
-    return Pipeline(folder, world)
+    return Pipeline(folder, world, messages)
 
 
 class Pipeline:
     """This rank's part of a pipelined model."""
 
-    def __init__(self, folder: PlanFolder, world: World) -> None:
+    def __init__(self, folder: PlanFolder, world: World, messages: Messages | None = None) -> None:
         self.plan: Plan = folder.plan
         self.world = world
         mine = [s for s in self.plan.stages if s.rank == world.position]
@@ -75,7 +80,9 @@ class Pipeline:
             RunningStage(self.plan, s, self.modules[s.index], later, self.masters, partial(replicas.made, stage=s.index))
             for s in mine
         ]
-        transport = Transport(self.plan, world)
+        # Ranks are not ready at the same time, and opening keeps each until the others come.
+        open_channels(self.plan, world, messages)
+        transport = Transport(self.plan, world, messages)
         self.engine = Engine(world.rank, actions, running, transport, self.tied, replicas, world.status)
         # What the optimizer has, by the name that every plan of the model knows it by.
         self.held = {h.names[0]: self.shards.of[id(named[h.names[0]])] for s in mine for h in s.parameters}

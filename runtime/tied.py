@@ -28,26 +28,26 @@ class TiedGradients:
         self.world = world
         rank_of = {s.index: world.rank_at(s.rank) for s in plan.stages}
         # The group is looked up where it is used: the world alone holds groups, and lets go of them at the end.
-        self.mine: list[tuple[nn.Parameter, list[int], int]] = []
+        self.mine: list[tuple[nn.Parameter, tuple[int, ...]]] = []
         # By the first of their names.
         self.owned_elsewhere: set[str] = set()
-        for index, tied in enumerate(plan.tied):
-            ranks = sorted({rank_of[s] for s in tied.stages})
+        for tied in plan.tied:
+            ranks = tuple(sorted({rank_of[s] for s in tied.stages}))
             # Stages of one rank share the parameter itself.
             if world.rank in ranks and len(ranks) > 1:
                 parameter = parameters[tied.names[0]]
-                self.mine.append((parameter, ranks, index))
+                self.mine.append((parameter, ranks))
                 if world.rank != min(ranks):
                     self.owned_elsewhere.add(tied.names[0])
 
     @property
     def parameters(self) -> list[nn.Parameter]:
         """Those that other ranks have too."""
-        return [parameter for parameter, _, _ in self.mine]
+        return [parameter for parameter, _ in self.mine]
 
     def reduce(self) -> None:
         """Sum over the stages, last stage first: the order in which autograd meets the uses; of two, any order is the same."""
-        for parameter, ranks, index in self.mine:
+        for parameter, ranks in self.mine:
             own = (
                 parameter.grad
                 if parameter.grad is not None
@@ -55,11 +55,11 @@ class TiedGradients:
             )
             if len(ranks) == 2:
                 total = own.contiguous()
-                dist.all_reduce(total, group=self.world.tied[index])
+                dist.all_reduce(total, group=self.world.tied[ranks])
                 parameter.grad = total
                 continue
             parts = [torch.empty_like(own, memory_format=torch.contiguous_format) for _ in ranks]
-            dist.all_gather(parts, own.contiguous(), group=self.world.tied[index])
+            dist.all_gather(parts, own.contiguous(), group=self.world.tied[ranks])
             total = parts[-1]
             for part in reversed(parts[:-1]):
                 total = total + part

@@ -3,6 +3,7 @@
 import torch
 import torch.distributed as dist
 
+from pipecut.runtime.messages import GroupMessages, Messages, Pending
 from pipecut.runtime.plan import Boundary, Plan, Tensor
 from pipecut.runtime.world import World
 
@@ -14,23 +15,22 @@ MOST_LEAVING = 2
 class Transport:
     """The boundaries of this rank's stages for one step after another."""
 
-    def __init__(self, plan: Plan, world: World) -> None:
-        self.world = world
+    def __init__(self, plan: Plan, world: World, messages: Messages | None = None) -> None:
+        self.world, self.messages = world, messages or GroupMessages()
         self.boundaries = {b.left: b for b in plan.boundaries}
         self.rank_of = {s.index: world.rank_at(s.rank) for s in plan.stages}
-        self.arriving: dict[tuple[str, int, int], tuple[Received, list[dist.Work]]] = {}
-        self.leaving: dict[tuple[str, int, int], list[tuple[dist.Work, torch.Tensor]]] = {}
+        self.arriving: dict[tuple[str, int, int], tuple[Received, list[Pending]]] = {}
+        self.leaving: dict[tuple[str, int, int], list[tuple[Pending, torch.Tensor]]] = {}
 
     def post(self, kind: str, stage: int, microbatch: int, samples: int) -> None:
         """Post the receives of activations (F) from the stage before, or of gradients (B) from the one after."""
         boundary, source, group = self._side(kind, stage, receiving=True)
         tensors, works = [], []
-        for position, tensor in enumerate(_carried(boundary, kind)):
+        for tensor in _carried(boundary, kind):
             sizes, order = tensor.sizes(samples), tensor.order or range(len(tensor.shape))
             in_memory = [sizes[d] for d in order]
             buffer = torch.empty(in_memory, dtype=getattr(torch, tensor.dtype), device=self.world.device)
-            work = dist.irecv(buffer, source, group=group, tag=_tag(microbatch, position))
-            assert work is not None
+            work = self.messages.irecv(buffer, source, group)
             tensors.append(buffer.permute([in_order for _, in_order in sorted(zip(order, range(len(sizes)), strict=True))]))
             works.append(work)
         self.arriving[kind, stage, microbatch] = tensors, works
@@ -63,11 +63,10 @@ class Transport:
         for key in sent[: max(0, len(sent) - MOST_LEAVING)]:
             self._let_go(*key)
         leaving = self.leaving[kind, stage, microbatch] = []
-        for position, (tensor, what) in enumerate(zip(tensors, _carried(boundary, kind), strict=True)):
+        for tensor, what in zip(tensors, _carried(boundary, kind), strict=True):
             # The other side gets the same layout in memory: with another one, kernels would round otherwise.
             whole = tensor.detach().permute(what.order or list(range(tensor.dim()))).contiguous()
-            work = dist.isend(whole, target, group=group, tag=_tag(microbatch, position))
-            assert work is not None
+            work = self.messages.isend(whole, target, group)
             leaving.append((work, whole))
 
     def _let_go(self, kind: str, stage: int, microbatch: int) -> None:
@@ -82,14 +81,10 @@ class Transport:
 
     def _side(self, kind: str, stage: int, receiving: bool) -> tuple[Boundary, int, dist.ProcessGroup]:
         other = stage + (-1 if (kind == "F") == receiving else 1)
-        left = min(stage, other)
-        groups = self.world.forward if kind == "F" else self.world.backward
-        return self.boundaries[left], self.rank_of[other], groups[left]
+        rank = self.rank_of[other]
+        channel = (rank, self.world.rank) if receiving else (self.world.rank, rank)
+        return self.boundaries[min(stage, other)], rank, self.world.channels[channel]
 
 
 def _carried(boundary: Boundary, kind: str) -> list[Tensor]:
     return [t for t in boundary.tensors if kind == "F" or t.needs_grad]
-
-
-def _tag(microbatch: int, position: int) -> int:
-    return microbatch * 4096 + position

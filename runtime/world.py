@@ -1,9 +1,9 @@
-"""This process's place among the ranks, and the process groups of a plan."""
+"""This process's place among the ranks, and its device."""
 
 import atexit
 import gc
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
@@ -18,9 +18,11 @@ from pipecut.runtime.timeouts import transfer_timeout
 
 @dataclass
 class World:
-    """Rank, device, and a group per boundary and direction, per tied parameter, and of the same stages in other replicas.
+    """Rank, device, and the process groups that `open_channels` makes.
 
-    `position` is the rank's place in the pipeline of its own replica.
+    `position` is the rank's place in the pipeline of its own replica. `channels` has a group per rank
+    that sends and rank that receives, `tied` one per set of ranks that share parameters, `peers` is
+    that of the same stages in other replicas.
     """
 
     rank: int
@@ -29,11 +31,10 @@ class World:
     replica: int
     replicas: int
     device: torch.device
-    forward: dict[int, dist.ProcessGroup]
-    backward: dict[int, dist.ProcessGroup]
-    tied: list[dist.ProcessGroup | None]
-    peers: dist.ProcessGroup | None
     status: Status
+    channels: dict[tuple[int, int], dist.ProcessGroup] = field(default_factory=dict)
+    tied: dict[tuple[int, ...], dist.ProcessGroup] = field(default_factory=dict)
+    peers: dist.ProcessGroup | None = None
 
     def rank_at(self, position: int) -> int:
         """The rank at another place in the pipeline of this replica."""
@@ -54,34 +55,7 @@ def join_world(plan: Plan, device: str | None) -> World:
     place = _device(plan, rank, position, device)
     if size > 1 and not dist.is_initialized():
         join_ranks("nccl" if place.type == "cuda" else "gloo", rank, size, limit)
-    rank_of = plan.rank_of
-
-    def group(positions: list[int], of: int) -> dist.ProcessGroup:
-        made: dist.ProcessGroup = dist.new_group([p * plan.replicas + of for p in positions], timeout=limit)
-        return made
-
-    forward: dict[int, dist.ProcessGroup] = {}
-    backward: dict[int, dist.ProcessGroup] = {}
-    tied: list[dist.ProcessGroup | None] = []
-    # Every rank makes every group, in the same order; it keeps those of its own replica.
-    for other in range(plan.replicas):
-        for boundary in plan.boundaries:
-            if not plan.over_link(boundary.left):
-                continue
-            pair = [rank_of[boundary.left], rank_of[boundary.left + 1]]
-            # A group each way, so that activations never wait behind gradients.
-            both = group(pair, other), group(pair, other)
-            if other == replica:
-                forward[boundary.left], backward[boundary.left] = both
-        users = [sorted({rank_of[s] for s in t.stages}) for t in plan.tied]
-        # Stages of one rank share the parameter itself.
-        groups = [group(ranks, other) if len(ranks) > 1 else None for ranks in users]
-        tied = groups if other == replica else tied
-    peers = None
-    for first in range(0, size, plan.replicas) if plan.replicas > 1 else ():
-        same = dist.new_group(list(range(first, first + plan.replicas)), timeout=limit)
-        peers = same if first == position * plan.replicas else peers
-    world = World(rank, size, position, replica, plan.replicas, place, forward, backward, tied, peers, status)
+    world = World(rank, size, position, replica, plan.replicas, place, status)
     atexit.register(leave_world, world)
     return world
 
@@ -112,8 +86,7 @@ def leave_world(world: World) -> None:
     A gloo thread that lets go of a tensor while the interpreter ends aborts the process, so every reference to a group
     goes now: a group that is gone has joined its threads.
     """
-    for groups in (world.forward, world.backward):
-        groups.clear()
+    world.channels.clear()
     world.tied.clear()
     world.status.note(State.ENDED)
     world.peers = None

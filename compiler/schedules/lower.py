@@ -1,15 +1,27 @@
-"""Compute orders to actions: sends after what makes them, receives posted ahead, sums of gradients at the end.
+"""Compute orders to actions: sends after what makes them, receives posted ahead, sums at the end.
 
-A receive is posted one compute ahead of what needs it, or earlier: by when its message is sent, were F, I and W equally long.
-Taken in the order of that time, every action finds what it needs done, so no order of real times can make ranks wait in a circle,
-even where a send blocks until its receive is posted.
+Computes and messages are put in one order of all ranks, that of a run in which forwards take about one
+unit, backwards two, and a message arrives when it is sent: a compute stands where it ends, a message
+where the compute that makes it ends. Each rank does its part of that order; of a message it sends, or
+posts the receive. So
+
+- a receive is posted ahead of the compute during which its message is sent, and after everything on
+  its rank that the message needs;
+- two ranks send and receive each other's messages in one order, which is all that NCCL goes by;
+- ranks never wait in a circle, even where a message keeps both of its ranks from anything else until
+  they have met: of what is not done, the first in the order can always be done.
 """
 
-from bisect import bisect_left
 from collections.abc import Collection, Sequence
 
-from pipecut.compiler.schedules.order import Compute, duration, start_times
+from pipecut.compiler.schedules.order import Compute, start_times
 from pipecut.runtime.plan import Action
+
+# A unit of time. What is less breaks ties: a stage is slower than the one whose messages it gets,
+# forward and backward, so that where both compute at once the receive is posted ahead.
+UNIT = 1 << 20
+# When something stands in the order, computes first; then its boundary or stage, kind and microbatch.
+Key = tuple[int, int, int, str, int]
 
 
 def lower(
@@ -21,39 +33,26 @@ def lower(
 ) -> list[list[Action]]:
     """Actions of each rank. `rank_of` has the rank of each stage.
 
-    `forward` and `backward` are the boundaries (s, to s+1) that carry activations and gradients; between stages of one rank
-    nothing is sent. `reduce` says that gradients are summed over ranks at the end.
+    `forward` and `backward` are the boundaries (s, to s+1) that carry activations and gradients;
+    between stages of one rank nothing is sent. `reduce` says that gradients are summed over ranks at
+    the end.
     """
-    starts = start_times(orders, len(rank_of))
+    stages = len(rank_of)
 
-    def over(boundary: int, carrying: Collection[int]) -> bool:
-        return boundary in carrying and rank_of[boundary] != rank_of[boundary + 1]
+    def seconds(kind: str, stage: int) -> int:
+        return {"F": UNIT + stage, "W": UNIT}.get(kind, (2 if kind == "B" else 1) * UNIT + stages - stage)
 
-    rows = []
+    starts = start_times(orders, stages, seconds)
+    rows: list[list[tuple[Key, Action]]] = [[] for _ in orders]
     for rank, order in enumerate(orders):
-        ends = [starts[one] + duration(one[0]) for one in order]
-        # Before each compute, and after it but before what it sends.
-        before: list[list[Action]] = [[] for _ in order]
-        after: list[list[Action]] = [[] for _ in order]
-        for position, (kind, stage, m) in enumerate(order):
-            if kind == "F" and over(stage - 1, forward):
-                way, sender = "F", ("F", stage - 1, m)
-            elif kind in "BI" and over(stage, backward):
-                way, sender = "B", (kind, stage + 1, m)
-            else:
+        for kind, stage, m in order:
+            end = starts[kind, stage, m] + seconds(kind, stage)
+            rows[rank].append(((end, 0, stage, kind, m), Action(kind, stage, m)))
+            way, boundary, carrying = ("F", stage, forward) if kind == "F" else ("B", stage - 1, backward)
+            if kind == "W" or boundary not in carrying or rank_of[boundary] == rank_of[boundary + 1]:
                 continue
-            sent = starts[sender] + duration(sender[0])
-            meanwhile = bisect_left(ends, sent)
-            # Two ranks may send to each other at the same moment.
-            posted = after[meanwhile] if ends[meanwhile] == sent else before[meanwhile]
-            ahead = max(0, position - 1)
-            (before[ahead] if ahead <= meanwhile else posted).append(Action(f"RECV_{way}", stage, m))
-        actions: list[Action] = []
-        for (kind, stage, m), first, then in zip(order, before, after, strict=True):
-            actions += [*first, Action(kind, stage, m), *then]
-            if kind == "F" and over(stage, forward):
-                actions.append(Action("SEND_F", stage, m))
-            if kind in "BI" and over(stage - 1, backward):
-                actions.append(Action("SEND_B", stage, m))
-        rows.append([*actions, Action("REDUCE", rank, 0)] if reduce else actions)
-    return rows
+            other, key = stage + (1 if way == "F" else -1), (end, 1, boundary, way, m)
+            rows[rank].append((key, Action(f"SEND_{way}", stage, m)))
+            rows[rank_of[other]].append((key, Action(f"RECV_{way}", other, m)))
+    actions = [[action for _, action in sorted(row, key=lambda entry: entry[0])] for row in rows]
+    return [[*row, Action("REDUCE", rank, 0)] for rank, row in enumerate(actions)] if reduce else actions

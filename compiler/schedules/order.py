@@ -1,6 +1,6 @@
 """What the schedules have in common."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 # F, B, or I and W in its place: gradients of inputs and of weights; the stage; the microbatch.
 Compute = tuple[str, int, int]
@@ -20,8 +20,15 @@ def duration(kind: str) -> int:
     return 2 if kind == "B" else 1
 
 
-def start_times(orders: Sequence[Sequence[Compute]], stages: int) -> dict[Compute, int]:
-    """When each begins where F, I and W take one unit, B two, and messages nothing; fewer than all where some never can."""
+def start_times(
+    orders: Sequence[Sequence[Compute]],
+    stages: int,
+    seconds: Callable[[str, int], int] = lambda kind, stage: duration(kind),
+) -> dict[Compute, int]:
+    """When each begins; fewer than all where some never can.
+
+    Messages take nothing, a stage's F, B, I or W the `seconds` of its kind, otherwise one unit and B two.
+    """
     ends: dict[Compute, int] = {}
     starts: dict[Compute, int] = {}
     at, clock = [0] * len(orders), [0] * len(orders)
@@ -35,7 +42,7 @@ def start_times(orders: Sequence[Sequence[Compute]], stages: int) -> dict[Comput
                 if any(other not in ends for other in needs):
                     break
                 starts[one] = max([clock[rank], *(ends[other] for other in needs)])
-                clock[rank] = ends[one] = starts[one] + duration(kind)
+                clock[rank] = ends[one] = starts[one] + seconds(kind, stage)
                 at[rank] += 1
                 moved = True
     return starts

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pipecut.compiler.schedules import SCHEDULES, Compute, in_flight, lower, orders, ranks_of
 from pipecut.compiler.schedules.order import start_times
-from pipecut.runtime import check
+from pipecut.runtime.deadlock import Traffic, check_order, check_steps
 from pipecut.runtime.simulate import Costs, Timeline, simulate
 
 Case = tuple[str, int, int, int]
@@ -54,39 +54,16 @@ def test_every_stage_computes_every_microbatch_once(case: Case) -> None:
 
 
 @given(cases())
-def test_no_schedule_deadlocks_under_rendezvous(case: Case) -> None:
-    name, ranks, _, chunks = case
-    stages = ranks * chunks
-    rank_of = ranks_of(name, stages, chunks)
-
-    class Tensor:
-        needs_grad = True
-
-    class Boundary:
-        def __init__(self, left: int) -> None:
-            self.left, self.tensors = left, [Tensor()]
-
-    class Stage:
-        def __init__(self, index: int) -> None:
-            self.index, self.rank = index, rank_of[index]
-
-    class Plan:
-        stages: list[Stage]
-        boundaries: list[Boundary]
-
-    plan: Any = Plan()
-    plan.stages, plan.boundaries = list(map(Stage, range(stages))), list(map(Boundary, range(stages - 1)))
-    rows = tuple(map(tuple, lowered(case)))
-    assert "no deadlock" in check._no_deadlock(plan, rows)
-    # Over links whose messages are taken in the order they were sent in, receives are posted in that order.
-    for boundary, (left, right) in enumerate(pairwise(rank_of)):
-        for way, source, target in (
-            ("F", (boundary, left), (boundary + 1, right)),
-            ("B", (boundary + 1, right), (boundary, left)),
-        ):
-            sent = [a.microbatch for a in rows[source[1]] if a.kind == f"SEND_{way}" and a.stage == source[0]]
-            posted = [a.microbatch for a in rows[target[1]] if a.kind == f"RECV_{way}" and a.stage == target[0]]
-            assert sent == posted
+def test_no_schedule_deadlocks_and_channels_have_one_order(case: Case) -> None:
+    name, ranks, m, chunks = case
+    rank_of = ranks_of(name, ranks * chunks, chunks)
+    over = frozenset(left for left, pair in enumerate(pairwise(rank_of)) if pair[0] != pair[1])
+    traffic = Traffic(dict(enumerate(rank_of)), over, over)
+    rows = lowered(case)
+    assert check_order(traffic, rows) == 2 * len(over) * m
+    opened = {traffic.channel((way, left, 0)) for way in "FB" for left in over}
+    check_steps(traffic, rows, opened)
+    check_steps(traffic, rows, opened, occupied=True)
 
 
 @given(cases(("gpipe", "1f1b")))

@@ -8,8 +8,10 @@ import pytest
 
 from pipecut.compiler import Options, Sizes, compile
 from pipecut.errors import PlanError
+from pipecut.runtime.channels import channels
 from pipecut.runtime.check import check
-from pipecut.runtime.plan import Action
+from pipecut.runtime.deadlock import Traffic, check_steps
+from pipecut.runtime.plan import Action, parse_action
 from pipecut.runtime.plan_folder import PlanFolder
 
 
@@ -22,16 +24,40 @@ def folder(tmp_path_factory: Any) -> PlanFolder:
 
 
 def test_a_compiled_plan_passes(folder: PlanFolder) -> None:
-    assert len(check(folder)) == 5
+    assert len(check(folder)) == 6
 
 
-def test_a_receive_posted_after_the_send_back_deadlocks(folder: PlanFolder) -> None:
+def changed(folder: PlanFolder, rank: int, action: str, before: str) -> PlanFolder:
+    """One action of a rank moved before another one; at the end where that is empty."""
     rows = [list(row) for row in folder.actions]
-    # Rank 1 posts its receive of microbatch 1 only after sending a gradient rank 0 waits to receive behind its own send.
-    late = Action("RECV_F", 1, 1)
-    rows[1].remove(late)
-    rows[1].append(late)
-    with pytest.raises(PlanError, match="deadlock"):
+    moved = parse_action(action, rank)
+    rows[rank].remove(moved)
+    rows[rank].insert(rows[rank].index(parse_action(before, rank)) if before else len(rows[rank]), moved)
+    return replace(folder, actions=tuple(map(tuple, rows)))
+
+
+def test_a_receive_posted_after_what_needs_it_deadlocks(folder: PlanFolder) -> None:
+    with pytest.raises(PlanError, match=r"deadlocks: rank 0 at 'B 0\.0'"):
+        check(changed(folder, 0, "RECV_B 0.0", "F 0.3"))
+
+
+def test_a_receive_posted_before_what_its_sender_needs_deadlocks_where_a_gpu_synchronises(folder: PlanFolder) -> None:
+    early = changed(folder, 0, "RECV_B 0.0", "F 0.0")
+    traffic = Traffic.of(folder.plan)
+    # Under rendezvous alone, nothing is wrong with it.
+    check_steps(traffic, early.actions, channels(folder.plan))
+    with pytest.raises(PlanError, match=r"deadlocks on a GPU that synchronises.*rank 0 at 'RECV_B 0\.0'"):
+        check(early)
+
+
+def test_two_receives_in_another_order_than_their_sends_are_refused(folder: PlanFolder) -> None:
+    with pytest.raises(PlanError, match=r"message 1 from rank 0 to rank 1 is 'SEND_F 0\.1' .* and 'RECV_F 1\.2'"):
+        check(changed(folder, 1, "RECV_F 1.2", "RECV_F 1.1"))
+
+
+def test_gradients_that_come_after_they_are_summed_are_refused(folder: PlanFolder) -> None:
+    rows = [[Action("REDUCE", rank, 0), *row] for rank, row in enumerate(folder.actions)]
+    with pytest.raises(PlanError, match="REDUCE is the last"):
         check(replace(folder, actions=tuple(map(tuple, rows))))
 
 

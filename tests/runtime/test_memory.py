@@ -58,7 +58,8 @@ def test_a_step_that_takes_more_than_the_device_has_is_refused(write_job: Any, s
 
 
 def test_a_reserve_too_small_for_what_the_replay_shows_is_raised(write_job: Any, slow_cores: str, tmp_path: Path) -> None:
-    job, options = write_job("mlp", "vectors"), Options(Sizes(stages=2))
+    # With every microbatch in flight, recompute makes the room that is missing.
+    job, options = write_job("mlp", "vectors"), Options(Sizes(stages=2, schedule="gpipe"))
     stages = compile(job, slow_cores, tmp_path / "roomy", options).plan.stages
     most = max(stages, key=lambda s: s.peak_bytes)
     assert most.peak_bytes > most.memory_bytes

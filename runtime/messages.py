@@ -1,0 +1,42 @@
+"""One-way messages between two ranks: over torch.distributed, or over what a test puts in its place.
+
+A channel's messages have no tags, since NCCL ignores them: the i-th sent is the i-th received.
+"""
+
+from typing import Protocol
+
+import torch
+import torch.distributed as dist
+
+
+class Pending(Protocol):
+    """A message on its way."""
+
+    def wait(self) -> object:
+        """Return once it has arrived, or left; on a GPU, hold its stream until then instead."""
+
+
+class Messages(Protocol):
+    """How a tensor gets from one rank to another."""
+
+    def isend(self, tensor: torch.Tensor, target: int, group: dist.ProcessGroup) -> Pending:
+        """Begin to send; the tensor must stay as it is until it has left."""
+
+    def irecv(self, tensor: torch.Tensor, source: int, group: dist.ProcessGroup) -> Pending:
+        """Begin to receive into a tensor."""
+
+
+class GroupMessages:
+    """Over the process group of a channel."""
+
+    def isend(self, tensor: torch.Tensor, target: int, group: dist.ProcessGroup) -> Pending:
+        """Begin to send."""
+        work = dist.isend(tensor, target, group=group)
+        assert work is not None
+        return work
+
+    def irecv(self, tensor: torch.Tensor, source: int, group: dist.ProcessGroup) -> Pending:
+        """Begin to receive."""
+        work = dist.irecv(tensor, source, group=group)
+        assert work is not None
+        return work
