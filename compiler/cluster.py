@@ -111,13 +111,21 @@ class Device:
 
 @dataclass(frozen=True)
 class Cluster:
-    """Devices in chain order, and what joins neighbours."""
+    """Devices in chain order, and what joins neighbours.
+
+    `reserve` is bytes of each device that stages leave free; `further`, of each rank of a pipeline, are those beside it.
+    """
 
     name: str
     devices: tuple[Device, ...]
     inside: tuple[Link, ...]
     network: Link | None
     reserve: int
+    further: tuple[int, ...] = ()
+
+    def reserve_of(self, rank: int) -> int:
+        """Bytes that the stages of a rank leave free."""
+        return self.reserve + (self.further[rank] if self.further else 0)
 
     def link(self, left: int, right: int) -> Link:
         """The link between two devices, by index."""

@@ -41,7 +41,7 @@ def manifest(
             "dropouts": [number for i in one.operators for number in graph.operators[i].draws],
             "weight_seconds": scheduled.weights[one.index],
             "reduce_seconds": scheduled.reductions[one.index],
-            "device_bytes": slots[one.index].capacity + cluster.reserve,
+            "device_bytes": slots[one.index].capacity + cluster.reserve_of(scheduled.rank_of[one.index]),
         }
         for one in cuts
     ]

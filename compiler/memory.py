@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from pipecut.compiler.costs.kernels import Kernels
 from pipecut.compiler.costs.measure import identity
 from pipecut.compiler.cut import Cut
 from pipecut.compiler.emit.build import build
@@ -77,7 +78,9 @@ def _run(plan: Plan, graph: Graph, one: Cut, later: bool) -> Passes:
         buffers = {b.names[0]: mode.from_tensor(b.data) for b in one.buffers}
         module = build(graph, one, len(plan.stages), CPU, buffers)
         running = RunningStage(plan, plan.stages[one.index], module, later)
-        with Allocations([*module.parameters(), *running.masters.of.values(), *module.buffers()]) as counted:
+        held = [*module.parameters(), *running.masters.of.values(), *module.buffers()]
+        # A plan's own kind of device, whatever this machine has.
+        with Allocations(held) as counted, Kernels(plan.stages[one.index].device_type):
             first = _microbatch(running, graph, one, counted)
             second = _microbatch(running, graph, one, counted)
     return Passes(

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -13,12 +13,10 @@ from pipecut.compiler.cluster import Cluster, kind_here, positions, read_cluster
 from pipecut.compiler.constraints import constraints
 from pipecut.compiler.document import place_of_key
 from pipecut.compiler.emit import write_folder
+from pipecut.compiler.fit import Problem, fit
 from pipecut.compiler.graph import Graph
 from pipecut.compiler.job import Job, read_job
-from pipecut.compiler.manifest import manifest
-from pipecut.compiler.memory import with_memory
-from pipecut.compiler.partition import Solving, partition
-from pipecut.compiler.predict import schedule
+from pipecut.compiler.partition import Solving
 from pipecut.compiler.profile import Profiled, default_path
 from pipecut.compiler.profile import profile as profile_graph
 from pipecut.compiler.profile.known import known_costs
@@ -27,7 +25,6 @@ from pipecut.compiler.randomness import refuse_randomness
 from pipecut.compiler.schedules import SCHEDULES, SPLIT
 from pipecut.compiler.search import Price, Search, Tried, changes_buffers, describe
 from pipecut.compiler.trace import trace
-from pipecut.compiler.units import show_bytes
 from pipecut.errors import InfeasibleError, PipecutError, UserFileError
 from pipecut.runtime.keep_memory import keep_memory
 from pipecut.runtime.plan_folder import PlanFolder, read_plan
@@ -38,7 +35,6 @@ from pipecut.runtime.weights import weight_files
 Progress = Callable[[str], None]
 # Called with what is done, and of how many.
 ProfileProgress = Callable[[str, int, int], None]
-RESERVE = "the reserve was raised for what a step takes at its peak, to "
 
 
 @dataclass(frozen=True)
@@ -117,34 +113,19 @@ def compile_and_explain(
     ]
     notes += ["times and memory are those of eager stages"] if job.spec.compile == "inductor" else []
     notes += [f"chosen of {len(tried)} candidates: {describe(chosen)}"] if tried and not asked.fixed else []
-    told = constraints(job, graph, chosen.stages)
-    before: object = None
-    while True:
-        progress(f"placing {len(graph.operators)} operators on {chosen.stages} stages")
-        placement, ordered = partition(costed, cluster, job.spec, told, chosen, options.solving)
-        progress(f"scheduling {chosen.microbatches} microbatches, {chosen.schedule}")
-        scheduled = schedule(costed, ordered, placement, chosen)
-        progress("replaying its memory")
-        facts = with_memory(manifest(job, ordered, costed, placement, scheduled, chosen, notes), graph, scheduled)
-        facts["source"] = {
-            "job": str(job.path.resolve()),
-            "cluster": str(Path(cluster_name).resolve()) if Path(cluster_name).exists() else cluster_name,
-            "available": _devices(whole, job, options) if whole.name == "auto" else len(whole.devices),
-            "devices": positions(whole, ordered, options.lost)[: chosen.devices],
-            "lost": list(options.lost),
-        }
-        worst = max(facts["stages"], key=lambda stage: stage["peak_bytes"] - stage["device_bytes"])
-        over = worst["peak_bytes"] - worst["device_bytes"]
-        if over <= 0:
-            break
-        # What the partitioner counts is no bound: gradients of two paths that meet, tensors on their way. Where that much did
-        # not move it, so much that it cannot stay.
-        where = placement.stage_of, placement.recompute
-        over = max(over, worst["capacity_bytes"] - worst["memory_bytes"] + 1) if where == before else over
-        cluster, before = replace(cluster, reserve=cluster.reserve + over), where
-        notes = [note for note in notes if not note.startswith(RESERVE)] + [f"{RESERVE}{show_bytes(cluster.reserve)}"]
+    problem = Problem(job, costed, cluster, constraints(job, graph, chosen.stages), chosen, options.solving)
+    fitted = fit(problem, notes, progress)
+    facts = fitted.facts
+    facts["source"] = {
+        "job": str(job.path.resolve()),
+        "cluster": str(Path(cluster_name).resolve()) if Path(cluster_name).exists() else cluster_name,
+        "available": _devices(whole, job, options) if whole.name == "auto" else len(whole.devices),
+        "devices": positions(whole, fitted.cluster, options.lost)[: chosen.devices],
+        "lost": list(options.lost),
+    }
     progress("writing and checking the plan")
-    write_folder(Path(output), facts, scheduled.cuts, costed, placement, scheduled.actions)
+    scheduled = fitted.scheduled
+    write_folder(Path(output), facts, scheduled.cuts, costed, fitted.placement, scheduled.actions)
     return Compiled(read_plan(Path(output)), tuple(tried), tuple(prices))
 
 

@@ -150,7 +150,7 @@ def reached(
     real = measured_seconds(graph, MICROBATCH, [kind], store)[kind]
     rooflines: dict[str, _Sum] = {}
     seconds: dict[str, _Sum] = {}
-    works = measure_all(graph, MICROBATCH)
+    works = measure_all(graph, MICROBATCH, device.type)
     for operator, one, measured, work in zip(graph.operators, rough, real, works, strict=True):
         if one.forward[kind] == 0:
             continue

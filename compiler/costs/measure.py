@@ -1,13 +1,17 @@
 """What an operator computes and keeps, found by running it on fake tensors: FLOPs, bytes, saved tensors."""
 
 import importlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from pipecut.compiler.costs.attention import Attention, kernel_of
+from pipecut.compiler.costs.kernels import Kernels
 from pipecut.compiler.graph import Graph, Literal, Operator, Ref, Sym, Value
 
 CPU = torch.device("cpu")
@@ -15,24 +19,29 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Work:
-    """FLOPs forward and backward, and what autograd keeps: input and output positions, and bytes of its own."""
+    """FLOPs forward and backward, and what autograd keeps: input and output positions, and bytes of its own.
+
+    `forward_inner` and `backward_inner` are bytes that an operator of several kernels moves between them.
+    """
 
     forward_flops: float
     backward_flops: float
     saved_inputs: tuple[int, ...]
     saves_output: bool
     saved_own_bytes: int
+    forward_inner: float = 0.0
+    backward_inner: float = 0.0
 
 
-def measure_all(graph: Graph, microbatch: int) -> list[Work]:
-    """The work of every operator for one microbatch; equal calls are measured once."""
+def measure_all(graph: Graph, microbatch: int, device_type: str) -> list[Work]:
+    """The work of every operator for one microbatch with the kernels of a type of device; equal calls are measured once."""
     known: dict[Any, Work] = {}
     results = []
-    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+    with FakeTensorMode(allow_non_fake_inputs=True), Kernels(device_type):
         for operator in graph.operators:
             key = identity(operator, graph)
             if key not in known:
-                known[key] = _measure(operator, graph, microbatch, mode)
+                known[key] = _measure(operator, graph, microbatch, device_type)
             results.append(known[key])
     return results
 
@@ -53,12 +62,10 @@ def identity(operator: Operator, graph: Graph) -> Any:
     return operator.target, anonymous(operator.args), anonymous(operator.kwargs), operator.contexts
 
 
-def _measure(operator: Operator, graph: Graph, microbatch: int, mode: FakeTensorMode) -> Work:
+def _measure(operator: Operator, graph: Graph, microbatch: int, device_type: str) -> Work:
     nothing = Work(0.0, 0.0, (), False, 0)
     if operator.target == "getitem" or any(name not in graph.values for name in operator.inputs):
         return nothing
-    if operator.target == "aten.scaled_dot_product_attention.default":
-        return _attention(operator, graph)
     if operator.target == "aten._grouped_mm.default" and len(operator.inputs) == 3:
         return _grouped(operator, graph)
     tensors = {name: _fake(graph.values[name]) for name in operator.inputs}
@@ -80,19 +87,22 @@ def _measure(operator: Operator, graph: Graph, microbatch: int, mode: FakeTensor
             torch.set_grad_enabled(grad and not writes_leaf),
             torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t),
         ):
-            with FlopCounterMode(display=False) as forward:
+            with FlopCounterMode(display=False) as forward, _Written() as written:
                 result = function(*args, **kwargs)
             outputs = [r for r in (result if isinstance(result, list | tuple) else [result]) if isinstance(r, torch.Tensor)]
             wanted = [o for o in outputs if o.requires_grad]
-            backward_flops = 0.0
+            backward_flops, back = 0.0, _Written()
             if wanted:
-                with FlopCounterMode(display=False) as backward:
+                with FlopCounterMode(display=False) as backward, back:
                     torch.autograd.grad(wanted, leaves, [torch.empty_like(o) for o in wanted], allow_unused=True)
                 backward_flops = float(backward.get_total_flops())
     except Exception:
         # An operator without a fake kernel or a backward: charged by the bytes it moves alone.
         return nothing
-    return _work(float(forward.get_total_flops()), backward_flops, saved, tensors, operator, outputs)
+    work = _work(float(forward.get_total_flops()), backward_flops, saved, tensors, operator, outputs)
+    if operator.target == "aten.scaled_dot_product_attention.default":
+        return _attention(work, Attention.of(tuple(args), kwargs), device_type, written.bytes, back.bytes)
+    return work
 
 
 def _work(
@@ -119,21 +129,29 @@ def _work(
     return Work(forward, backward, tuple(sorted(positions)), output, sum(own.values()))
 
 
-def _attention(operator: Operator, graph: Graph) -> Work:
-    """Fused attention: q, k, v, the result and one float32 a row are kept.
+class _Written(TorchDispatchMode):
+    """Counts the bytes of what operators make."""
 
-    FLOPs: two products of B*H*L*S*D multiply-adds forward; five of them backward, as flash attention recomputes the
-    scores (Dao et al., FlashAttention, 2022, section 3 and algorithm 4).
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.bytes = 0.0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if not func.is_view:
+            self.bytes += sum(t.nbytes for t in tree_leaves(result) if isinstance(t, torch.Tensor))
+        return result
+
+
+def _attention(work: Work, call: Attention, device_type: str, written: float, back: float) -> Work:
+    """Two products forward; backward four, or five where flash attention recomputes the scores (Dao et al., FlashAttention,
+
+    2022, section 3 and algorithm 4). What plain operators make is written once and read once.
     """
-    # Two of them may be the same tensor.
-    query, key, value = (graph.values[argument.name] for argument in operator.args[:3])
-    *batch, length, width = query.sizes
-    rows = length
-    for size in batch:
-        rows *= size
-    product = 2.0 * rows * key.sizes[-2] * (width + value.sizes[-1]) / 2
-    kept = tuple(range(len(operator.inputs)))
-    return Work(2 * product, 5 * product, kept, True, 4 * rows)
+    math = kernel_of(call, device_type) == "math"
+    inner = (2 * written, 2 * back) if math else (0.0, 0.0)
+    flops = 2 * call.product, (4 if math else 5) * call.product if work.backward_flops or back else 0.0
+    return replace(work, forward_flops=flops[0], backward_flops=flops[1], forward_inner=inner[0], backward_inner=inner[1])
 
 
 def _grouped(operator: Operator, graph: Graph) -> Work:

@@ -60,14 +60,15 @@ def cost(
     `measured` has forward and backward seconds of every operator for kinds that were profiled.
     """
     measured = measured or {}
-    works = measure_all(graph, microbatch)
     kinds = {device.kind: device for device in cluster.devices}
+    works = measure_all(graph, microbatch, device_type_of(cluster))
     storage = _storages(graph)
     held = {p.value for p in graph.parameters} | {b.value for b in graph.buffers}
     saved: dict[str, int] = {}
     costs = []
     for index, (operator, work) in enumerate(zip(graph.operators, works, strict=True)):
         forward_bytes, backward_bytes = _moved(operator, graph, storage)
+        forward_bytes, backward_bytes = forward_bytes + work.forward_inner, backward_bytes + work.backward_inner
         parts = {k: _part(d, operator, work) for k, d in kinds.items()}
         forward = {k: _seconds(d, work.forward_flops, forward_bytes, precision) / parts[k][0] for k, d in kinds.items()}
         backward = {k: 0.0 for k in kinds}
@@ -78,6 +79,11 @@ def cost(
         costs.append(OperatorCost(forward, backward, work.saved_own_bytes, _transient_bytes(operator, graph)))
         _note_saved(operator, work, graph, storage, held, saved)
     return CostedGraph(graph, tuple(costs), saved, storage)
+
+
+def device_type_of(cluster: Cluster) -> str:
+    """The type whose kernels are counted: a plan has devices of one type."""
+    return "cuda" if any(device.type == "cuda" for device in cluster.devices) else "cpu"
 
 
 def _note_saved(

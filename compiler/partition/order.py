@@ -35,7 +35,7 @@ def slots_for(
             link = NOWHERE
         devices = [cluster.devices[device] for device in own]
         slowest = min(devices, key=lambda device: device.rate(precision))
-        memory = min(device.memory for device in devices) - cluster.reserve
+        memory = min(device.memory for device in devices) - cluster.reserve_of(rank)
         slots.append(Slot(slowest.kind, memory, in_flight[s], link.bandwidth, link.latency))
     return tuple(slots)
 

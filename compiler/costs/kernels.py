@@ -1,0 +1,92 @@
+"""What a CUDA device's kernels allocate, on fake CPU tensors.
+
+A build of torch without CUDA has no fake CUDA tensors that autograd takes, and the CPU's kernels keep other things for backward:
+the whole matrix of scores where a mask is learnt, a dropout mask as wide as what it is applied to. So what differs is replaced
+by functions that allocate and keep what the CUDA kernel does, and compute nothing.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
+
+from pipecut.compiler.costs.attention import HALF, Attention, kernel_of
+
+_ATTENTION = (F.scaled_dot_product_attention, torch.ops.aten.scaled_dot_product_attention.default)
+_DROPOUT = (F.dropout, torch.dropout, torch.ops.aten.dropout.default)
+# Elements that a row of a mask is padded to a multiple of.
+_MASK_ALIGNMENT = 8
+
+
+class Kernels(TorchFunctionMode):
+    """While it is entered, calls allocate as on a type of device; on a CPU they already do."""
+
+    def __init__(self, device_type: str) -> None:
+        super().__init__()
+        self.cuda = device_type == "cuda"
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Replace attention and dropout."""
+        kwargs = kwargs or {}
+        if self.cuda and func in _ATTENTION:
+            return _attention(func, args, kwargs)
+        if self.cuda and func in _DROPOUT:
+            return _dropout(func, args, kwargs)
+        return func(*args, **kwargs)
+
+
+def _dropout(func: Any, args: Any, kwargs: Any) -> Any:
+    """A boolean mask is kept, not one of the tensor's own type."""
+    given = dict(zip(("input", "p", "training" if func is F.dropout else "train", "inplace"), args, strict=False)) | kwargs
+    chance, trains = given.get("p", 0.5), given.get("training", given.get("train", True))
+    if not trains or not 0.0 < chance < 1.0 or given.get("inplace", False):
+        return func(*args, **kwargs)
+    return torch.native_dropout(given["input"], chance, True)[0]
+
+
+def _attention(func: Any, args: Any, kwargs: Any) -> Any:
+    call = Attention.of(args, kwargs)
+    kernel = kernel_of(call, "cuda")
+    if kernel == "math":
+        with sdpa_kernel(SDPBackend.MATH):
+            return func(*args, **kwargs)
+    mask = call.mask
+    if mask is not None:
+        if mask.dtype == torch.bool:
+            mask = torch.zeros_like(mask, dtype=call.query.dtype)
+        if mask.shape[-1] % _MASK_ALIGNMENT:
+            width = mask.shape[-1]
+            mask = F.pad(mask, (0, _MASK_ALIGNMENT - width % _MASK_ALIGNMENT))[..., :width]
+        mask = mask.expand(*call.query.shape[:-1], call.key.shape[-2])
+    result: torch.Tensor = _Fused.apply(call.query, call.key, call.value, mask)
+    return result
+
+
+class _Fused(torch.autograd.Function):
+    """Flash or memory-efficient attention: keeps what it was given, its result, and one float32 a row."""
+
+    @staticmethod
+    def forward(ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any) -> torch.Tensor:
+        """The result is laid out sample, row, head."""
+        batch, heads, rows, _ = query.shape
+        result = query.new_empty(batch, rows, heads, value.shape[-1]).transpose(1, 2)
+        row_sums = query.new_empty(batch, heads, -(-rows // 32) * 32, dtype=torch.float32)
+        ctx.save_for_backward(query, key, value, mask, result, row_sums)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        """Beside the gradients: sums of float32 for those of the query, and of expanded heads those of keys and values."""
+        query, key, value, mask, result, row_sums = ctx.saved_tensors
+        scratch = [torch.empty_like(row_sums)]
+        if query.dtype in HALF:
+            scratch.append(torch.empty_like(query, dtype=torch.float32))
+        else:
+            scratch.append(torch.empty_like(result))
+        if key.shape[1] != query.shape[1]:
+            scratch += [query.new_empty(*query.shape[:2], *t.shape[2:]) for t in (key, value)]
+        of_inputs = [torch.empty_like(t) for t in (query, key, value)]
+        wanted = mask is not None and ctx.needs_input_grad[3]
+        return (*of_inputs, mask.new_empty(mask.shape) if wanted else None)

@@ -1,0 +1,81 @@
+"""Place, schedule and replay until what a step takes fits every device.
+
+What the partitioner counts is no bound on what the replay finds: gradients of two paths that meet, tensors on their way. Where
+the replay is over, that rank's devices leave more free, and the stages are placed again.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pipecut.compiler.candidate import Candidate
+from pipecut.compiler.cluster import Cluster
+from pipecut.compiler.constraints import Constraints
+from pipecut.compiler.costs import CostedGraph
+from pipecut.compiler.job import Job
+from pipecut.compiler.manifest import manifest
+from pipecut.compiler.memory import with_memory
+from pipecut.compiler.partition import Placement, Solving, partition
+from pipecut.compiler.predict import Scheduled, schedule
+from pipecut.compiler.units import show_bytes
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is to be placed, on what, and how."""
+
+    job: Job
+    costed: CostedGraph
+    cluster: Cluster
+    told: Constraints
+    candidate: Candidate
+    solving: Solving
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A placement that fits; the cluster's nodes in the order that suits it; the facts of the plan."""
+
+    placement: Placement
+    cluster: Cluster
+    scheduled: Scheduled
+    facts: dict[str, Any]
+
+
+def fit(problem: Problem, notes: list[str], progress: Callable[[str], None]) -> Fitted:
+    """Raises InfeasibleError when nothing fits, or nothing with what the replay needs left free."""
+    job, costed, candidate, cluster = problem.job, problem.costed, problem.candidate, problem.cluster
+    operators = len(costed.graph.operators)
+    while True:
+        progress(f"placing {operators} operators on {candidate.stages} stages")
+        placement, ordered = partition(costed, cluster, job.spec, problem.told, candidate, problem.solving)
+        progress(f"scheduling {candidate.microbatches} microbatches, {candidate.schedule}")
+        scheduled = schedule(costed, ordered, placement, candidate)
+        progress("replaying its memory")
+        said = [*notes, *_raised(cluster)]
+        plain = manifest(job, ordered, costed, placement, scheduled, candidate, said)
+        facts = with_memory(plain, costed.graph, scheduled)
+        more = _lacking(facts["stages"], candidate.ranks)
+        if not any(more):
+            return Fitted(placement, ordered, scheduled, facts)
+        before = cluster.further or (0,) * candidate.ranks
+        cluster = replace(cluster, further=tuple(a + b for a, b in zip(before, more, strict=True)))
+
+
+def _lacking(stages: list[dict[str, Any]], ranks: int) -> list[int]:
+    """Bytes that each rank must leave free beside what it does, so that it cannot keep what was too much for it.
+
+    With no less capacity than it counts, the same placement would be the best again.
+    """
+    more = []
+    for rank in range(ranks):
+        own = [stage for stage in stages if stage["rank"] == rank]
+        over = max(stage["peak_bytes"] - stage["device_bytes"] for stage in own)
+        spare = own[0]["capacity_bytes"] - sum(stage["memory_bytes"] for stage in own)
+        more.append(max(over, spare + 1) if over > 0 else 0)
+    return more
+
+
+def _raised(cluster: Cluster) -> list[str]:
+    ranks = [f"{show_bytes(cluster.reserve_of(r))} on rank {r}" for r, size in enumerate(cluster.further) if size]
+    return [f"the reserve was raised for what a step takes at its peak, to {', '.join(ranks)}"] if ranks else []
