@@ -60,7 +60,7 @@ def _attention(func: Any, args: Any, kwargs: Any) -> Any:
             width = mask.shape[-1]
             mask = F.pad(mask, (0, _MASK_ALIGNMENT - width % _MASK_ALIGNMENT))[..., :width]
         mask = mask.expand(*call.query.shape[:-1], call.key.shape[-2])
-    result: torch.Tensor = _Fused.apply(call.query, call.key, call.value, mask)
+    result: torch.Tensor = _Fused.apply(call.query, call.key, call.value, mask)  # type: ignore[no-untyped-call]
     return result
 
 
