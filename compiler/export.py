@@ -2,97 +2,133 @@
 
 import io
 import logging
-import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stderr
-from pathlib import Path
+from dataclasses import dataclass
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import Dim, ExportedProgram
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode, ShapeEnv
 
-import pipecut
 from pipecut.compiler.as_in_training import as_in_training, without_checkpoints
 from pipecut.compiler.constants import KnownConstants
+from pipecut.compiler.inputs import ExampleBatch, example_batch
 from pipecut.compiler.job import Job
 from pipecut.compiler.randomness import only_operators_draw
 from pipecut.errors import PipecutError, TraceError
 from pipecut.runtime.init import build_on_meta
-from pipecut.runtime.precision import cast_inputs, cast_model
-from pipecut.runtime.unsplit import WithLoss
-from pipecut.runtime.userfunction import find_function
+from pipecut.runtime.precision import cast_model
+from pipecut.runtime.unsplit import WithLoss, names_needed, names_taken
+from pipecut.runtime.userfunction import calling, find_function, user_frame
 
 log = logging.getLogger("pipecut")
-# Where a frame of a traceback is not the user's code: these packages, wherever they are installed.
-NOT_THE_USERS = tuple(str(Path(package).parent) + os.sep for package in (pipecut.__file__, torch.__file__))
 
 
-def export(job: Job) -> tuple[ExportedProgram, WithLoss, bool, tuple[str, ...]]:
-    """The program, the model it was traced from, whether its batch is dynamic, and notes for the plan.
+@dataclass(frozen=True)
+class Exported:
+    """The program, the model and the batch it was traced from; `notes` are for the plan.
 
-    Raises TraceError or UserFileError.
+    The program's batch inputs come in the order of the batch's tensors, under names of our own: any name is fine for a user.
     """
-    model, samples = _model_and_samples(job)
-    program, dynamic, notes = _export(model, samples)
-    return program, model, dynamic, notes
+
+    program: ExportedProgram
+    model: WithLoss
+    batch: ExampleBatch
+    dynamic: bool
+    notes: tuple[str, ...] = ()
 
 
-def _model_and_samples(job: Job) -> tuple[WithLoss, dict[str, torch.Tensor]]:
+def export(job: Job, fixed_because: str = "") -> Exported:
+    """Trace for a batch of any size, or where the model does not allow that, for that of the job's microbatch alone.
+
+    `fixed_because` says why only the latter is tried. Raises TraceError or UserFileError.
+    """
+    model = _faked(_model(job))
+    error: Exception | None = None
+    if not fixed_because:
+        # A batch of one is indistinguishable from a broadcast dimension while tracing.
+        batch = example_batch(job, max(job.spec.batch.microbatch, 2))
+        check_names(model, batch, job)
+        program, error = _traced(model, batch, dynamic=True)
+        if program is not None:
+            return Exported(program, model, batch, True)
+        fixed_because = _first_line(error)
+    batch = example_batch(job, job.spec.batch.microbatch)
+    program, fixed_error = _traced(model, batch, dynamic=False)
+    if program is None:
+        raise _explained(error or fixed_error)
+    note = f"the model fixes its batch size, so this plan takes that microbatch only ({fixed_because})"
+    return Exported(program, model, batch, False, (note,))
+
+
+def _model(job: Job) -> WithLoss:
     spec = job.spec
     factory = find_function(spec.model.factory, job.folders, str(job.path))
-    try:
+    with calling(spec.model.factory):
         model = build_on_meta(lambda: factory(**spec.model.args), spec.seed)
-    except PipecutError:
-        raise
-    except Exception as error:
-        raise TraceError(f"{spec.model.factory} failed: {type(error).__name__}: {error}") from error
     if not isinstance(model, torch.nn.Module):
         raise TraceError(f"{spec.model.factory} returned {type(model).__name__}; it must return a torch.nn.Module")
     for name, buffer in model.named_buffers():
         if buffer.is_meta and buffer.numel():
             raise TraceError(f"buffer '{name}' is on meta: it has no value; create it on the CPU in the module's __init__")
-    inputs = find_function(spec.inputs, job.folders, str(job.path))
-    # A batch of one is indistinguishable from a broadcast dimension while tracing.
-    samples = inputs(max(spec.batch.microbatch, 2))
-    if not isinstance(samples, dict) or not all(isinstance(t, torch.Tensor) for t in samples.values()) or not samples:
-        raise TraceError(f"{spec.inputs} must return a dict of tensors, dimension 0 the sample")
     loss = find_function(spec.loss, job.folders, str(job.path)) if spec.loss else None
     wrapped = WithLoss(cast_model(model, spec.precision), loss).train()
     wrapped.traced = True
-    # The tracer takes one tensor under two names for one input.
-    return wrapped, {k: t.clone() for k, t in cast_inputs(samples, spec.precision).items()}
+    return wrapped
 
 
-def _export(model: WithLoss, samples: dict[str, torch.Tensor]) -> tuple[ExportedProgram, bool, tuple[str, ...]]:
-    model = _faked(model)
-    batch = Dim("batch", min=1)
-    dynamic = ({name: {0: batch} if tensor.dim() else None for name, tensor in samples.items()},)
-    first: Exception | None = None
-    for shapes in (dynamic, None):
-        for model.around in (as_in_training, KnownConstants, nullcontext):
-            try:
-                with _quiet(), only_operators_draw(), without_checkpoints():
-                    program = torch.export.export(model, (samples,), dynamic_shapes=shapes, strict=False)
-            except PipecutError:
-                raise
-            except Exception as error:
-                log.debug("export failed", exc_info=True)
-                first = first or error
-                continue
-            if shapes is None:
-                note = f"the model fixes its batch size, so this plan takes that microbatch only ({_first_line(first)})"
-                return program, False, (note,)
-            return program, True, ()
-    assert first is not None
-    where = _user_frame(first)
-    if isinstance(first, GuardOnDataDependentSymNode):
+def check_names(model: WithLoss, batch: ExampleBatch, job: Job) -> None:
+    """Raises TraceError where the batch lacks what the model's forward needs, or has what nothing takes."""
+    given = {*batch.tensors, *batch.constants}
+    taken, needed = names_taken(model.model), names_needed(model.model)
+    lacking = [name for name in needed if name not in given]
+    if lacking:
+        raise TraceError(f"the model's forward needs '{lacking[0]}', which {job.spec.inputs} does not give; add it there")
+    extra = sorted(given - taken) if taken is not None and model.loss is None else []
+    if extra:
+        known = ", ".join(sorted(taken or ()))
         raise TraceError(
+            f"{job.spec.inputs} gives '{extra[0]}', which the model's forward does not take (it takes {known}); "
+            "leave it out, or name a function that uses it with loss: in the job file"
+        )
+
+
+def _traced(model: WithLoss, batch: ExampleBatch, dynamic: bool) -> tuple[ExportedProgram | None, Exception | None]:
+    """The program, or the first error of all ways to trace it."""
+    model.names = {f"input_{number}": name for number, name in enumerate(batch.tensors)}
+    model.constants = dict(batch.constants)
+    tensors = {own: batch.tensors[name] for own, name in model.names.items()}
+    any_size = Dim("batch", min=1)
+    sizes = {own: None if name in batch.whole else {0: any_size} for own, name in model.names.items()}
+    first: Exception | None = None
+    for model.around in (as_in_training, KnownConstants, nullcontext):
+        try:
+            with _quiet(), only_operators_draw(), without_checkpoints():
+                shapes = (sizes,) if dynamic else None
+                return torch.export.export(model, (tensors,), dynamic_shapes=shapes, strict=False), None
+        except PipecutError:
+            raise
+        except Exception as error:
+            log.debug("export failed", exc_info=True)
+            first = first or error
+    return None, first
+
+
+def _explained(error: Exception | None) -> TraceError:
+    assert error is not None
+    at = user_frame(error)
+    where = f" (at {at})" if at else ""
+    if isinstance(error, GuardOnDataDependentSymNode):
+        told = TraceError(
             f"the model chooses what to do by a tensor's value{where}, and a plan holds one way only; "
             "write the choice with torch.where, or take it out of forward"
-        ) from first
-    raise TraceError(f"torch.export cannot trace the model: {_first_line(first)}{where}") from first
+        )
+    else:
+        told = TraceError(f"torch.export cannot trace the model: {_first_line(error)}{where}")
+    told.__cause__ = error
+    return told
 
 
 @contextmanager
@@ -128,13 +164,3 @@ def _faked(model: WithLoss) -> WithLoss:
 def _first_line(error: Exception | None) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0] if lines else ''}"
-
-
-def _user_frame(error: Exception) -> str:
-    found, walk = "", error.__traceback__
-    while walk is not None:
-        path = walk.tb_frame.f_code.co_filename
-        if not path.startswith(NOT_THE_USERS):
-            found = f" (at {path}:{walk.tb_lineno})"
-        walk = walk.tb_next
-    return found

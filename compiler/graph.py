@@ -5,6 +5,8 @@ from typing import Any
 
 import networkx as nx
 
+from pipecut.runtime.plan import Constant
+
 
 @dataclass(frozen=True)
 class Ref:
@@ -87,7 +89,9 @@ class Buffer:
 class Graph:
     """A traced model. Operators stand in program order; `values` has every tensor by name.
 
-    `outputs` are what else the model gives, by its own names, where the loss is made of it.
+    `batch_inputs` has value and name of each tensor of a batch; those named in `whole` are the same for every
+    microbatch, `constants` are what else a batch has. `outputs` are what else the model gives, by its own names,
+    where the loss is made of it.
     """
 
     operators: tuple[Operator, ...]
@@ -99,6 +103,8 @@ class Graph:
     dynamic: bool
     notes: tuple[str, ...] = ()
     outputs: tuple[tuple[str, str], ...] = ()
+    whole: frozenset[str] = frozenset()
+    constants: tuple[tuple[str, Constant], ...] = ()
 
     def producers(self) -> dict[str, int]:
         """Value name to the index of the operator that makes it."""

@@ -82,8 +82,10 @@ def manifest(
         "replicas": candidate.replicas,
         "schedule": candidate.schedule,
         "inputs": [
-            {**_tensor(graph, value), "name": name, "optional": value not in needed} for value, name in graph.batch_inputs
+            {**_tensor(graph, value), "name": name, "optional": value not in needed, "whole": name in graph.whole}
+            for value, name in graph.batch_inputs
         ],
+        "constants": dict(graph.constants),
         "stages": stages,
         "boundaries": boundaries,
         "tied": [

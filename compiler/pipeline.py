@@ -15,6 +15,7 @@ from pipecut.compiler.document import place_of_key
 from pipecut.compiler.emit import write_folder
 from pipecut.compiler.fit import Problem, fit
 from pipecut.compiler.graph import Graph
+from pipecut.compiler.inputs import example_batch
 from pipecut.compiler.job import Job, read_job
 from pipecut.compiler.partition import Solving
 from pipecut.compiler.profile import Profiled, default_path
@@ -28,8 +29,6 @@ from pipecut.compiler.trace import trace
 from pipecut.errors import InfeasibleError, PipecutError, UserFileError
 from pipecut.runtime.keep_memory import keep_memory
 from pipecut.runtime.plan_folder import PlanFolder, read_plan
-from pipecut.runtime.precision import cast_inputs
-from pipecut.runtime.userfunction import find_function
 from pipecut.runtime.weights import weight_files
 
 Progress = Callable[[str], None]
@@ -145,8 +144,7 @@ def profile_job(
     job = job.with_microbatch(size)
     progress("tracing the model", 0, 1)
     graph = trace(job)
-    inputs = find_function(job.spec.inputs, job.folders, str(job.path))
-    batch = cast_inputs(inputs(size), job.spec.precision)
+    batch = example_batch(job, size).tensors
     kind = kind_here(device.type)
     with others_at_work(job.path, size, ranks - 1):
         return profile_graph(graph, batch, size, kind, device, stored or default_path(), progress)

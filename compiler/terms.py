@@ -26,6 +26,8 @@ def terms_of(graph: Graph, microbatch: int) -> Terms:
         raise TraceError(f"reduction: tokens: the loss is no mean; {REMEDY}")
     ignored = _argument(loss, 4, "ignore_index", IGNORED)
     labels, path = _labels(graph, loss.inputs[1])
+    if dict(graph.batch_inputs)[labels] in graph.whole:
+        raise TraceError(f"reduction: tokens: every microbatch has all of the labels '{labels}'; {REMEDY}")
     shape = graph.values[labels].sizes
     generator = torch.Generator().manual_seed(0)
     trials: list[tuple[torch.Tensor, int]] = []

@@ -6,19 +6,18 @@ from typing import Any
 
 import sympy
 import torch
-from torch import fx
+from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensor
-from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.utils._pytree import tree_unflatten
 from torch.utils._sympy.printers import PythonPrinter
 
-from pipecut.compiler.export import export
+from pipecut.compiler.emit.names import identifier
+from pipecut.compiler.export import Exported, export
 from pipecut.compiler.graph import Buffer, Graph, Literal, Operator, Parameter, Ref, Sym, Value
 from pipecut.compiler.job import Job
 from pipecut.compiler.randomness import count_draws
 from pipecut.errors import TraceError
-from pipecut.runtime.unsplit import WithLoss
 
 PREFIX = "model."
 BATCH = sympy.Symbol("batch", integer=True, positive=True)
@@ -28,16 +27,22 @@ GUARDS = ("_assert", "sym_constrain_range", "_guards_fn", "_functional_assert")
 
 def trace(job: Job) -> Graph:
     """Trace the job's model. Raises TraceError or UserFileError."""
-    program, model, dynamic, notes = export(job)
     microbatch = job.spec.batch.microbatch
-    return _Lowering(program, model, microbatch, dynamic, notes).graph()
+    try:
+        return _Lowering(export(job), microbatch).graph()
+    except NeedsFixedBatch as error:
+        return _Lowering(export(job, fixed_because=str(error)), microbatch).graph()
+
+
+class NeedsFixedBatch(TraceError):
+    """A program for a batch of any size has something that stage code cannot write."""
 
 
 class _Lowering:
     """One exported program to one Graph."""
 
-    def __init__(self, program: ExportedProgram, model: WithLoss, microbatch: int, dynamic: bool, notes: tuple[str, ...]) -> None:
-        self.program, self.model, self.dynamic, self.notes = program, model, dynamic, notes
+    def __init__(self, exported: Exported, microbatch: int) -> None:
+        self.exported, self.program, self.model = exported, exported.program, exported.model
         self.microbatch = microbatch
         self.values: dict[str, Value] = {}
         self.operators: list[Operator] = []
@@ -47,6 +52,8 @@ class _Lowering:
         self.requires_grad: dict[str, bool] = {}
         self.tuples: dict[str, list[Value]] = {}
         self.sizes: dict[Any, tuple[int | str, int]] = {}
+        self.names: dict[int, tuple[str, ...]] = {}
+        self.nodes = {node.name for node in self.program.graph.nodes}
 
     def graph(self) -> Graph:
         """Lower everything and drop what neither the loss nor a buffer needs."""
@@ -60,7 +67,20 @@ class _Lowering:
         # What the loss does not depend on is not worth computing every step.
         named = list(tree_unflatten([loss, *others], self.program.call_spec.out_spec)[1].items())
         outputs = tuple((name, value) for name, value in named if value in made)
-        return Graph(tuple(operators), self.values, parameters, buffers, inputs, loss, self.dynamic, self.notes, outputs)
+        exported, batch = self.exported, self.exported.batch
+        return Graph(
+            tuple(operators),
+            self.values,
+            parameters,
+            buffers,
+            inputs,
+            loss,
+            exported.dynamic,
+            exported.notes,
+            outputs,
+            batch.whole,
+            tuple(batch.constants.items()),
+        )
 
     def _results(self) -> list[str]:
         """Values of the loss and of the model's other outputs."""
@@ -70,43 +90,36 @@ class _Lowering:
 
     def _signature(self) -> tuple[tuple[Parameter, ...], tuple[Buffer, ...], tuple[tuple[str, str], ...]]:
         model, program = self.model.model, self.program
-        names: dict[int, list[str]] = {}
-        for name, tensor in [
-            *model.named_parameters(remove_duplicate=False),
-            *model.named_buffers(remove_duplicate=False),
-        ]:
-            names.setdefault(id(tensor), []).append(name)
+        self.names = _names_of(model)
         owned = dict(self.model.named_parameters(remove_duplicate=False))
         held = dict(self.model.named_buffers(remove_duplicate=False))
         persistent = set(model.state_dict().keys())
-        nodes = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
+        nodes = {node.name: node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder"}
         first: dict[int, str] = {}
-        parameters, buffers, inputs, seen = [], [], [], set()
+        parameters: list[Parameter] = []
+        buffers: list[Buffer] = []
+        inputs: list[tuple[str, str]] = []
         for spec in program.graph_signature.input_specs:
             name = spec.arg.name
             if spec.kind == InputKind.USER_INPUT:
-                if isinstance(nodes[name].meta.get("val"), torch.Tensor):
-                    inputs.append((name, name.removeprefix("batch_")))
-                    self._tensor(name, nodes[name].meta["val"], False)
+                inputs.append(self._batch_input(name, len(inputs)))
+                self._tensor(inputs[-1][0], nodes[name], False)
             elif spec.kind == InputKind.PARAMETER:
                 tensor = owned[str(spec.target)]
-                aliases = tuple(names[id(tensor)])
                 if id(tensor) in first:
                     self.alias[name] = first[id(tensor)]
                     continue
                 first[id(tensor)] = name
-                seen.add(id(tensor))
-                value = self._tensor(name, nodes[name].meta["val"], tensor.requires_grad)
-                parameters.append(Parameter(name, aliases, tuple(tensor.shape), value.dtype, value.bytes, tensor.requires_grad))
+                parameters.append(self._parameter(name, nodes[name], tensor))
             elif spec.kind == InputKind.BUFFER:
-                tensor = held[str(spec.target)]
-                seen.add(id(tensor))
-                self._tensor(name, nodes[name].meta["val"], False)
-                aliases = tuple(names[id(tensor)])
-                buffers.append(Buffer(name, aliases, aliases[0] in persistent, _real(tensor, aliases[0])))
+                buffer = held[str(spec.target)]
+                first[id(buffer)] = name
+                self._tensor(name, nodes[name], False)
+                aliases = self.names[id(buffer)]
+                buffers.append(Buffer(name, aliases, aliases[0] in persistent, _real(buffer, aliases[0])))
             elif spec.kind == InputKind.CONSTANT_TENSOR:
                 target = str(spec.target)
-                self._tensor(name, nodes[name].meta["val"], False)
+                self._tensor(name, nodes[name], False)
                 constant = _real(program.constants[target], target)
                 buffers.append(Buffer(name, (target.removeprefix(PREFIX),), False, constant))
             elif isinstance(program.constants.get(str(spec.target)), torch.Generator):
@@ -116,18 +129,32 @@ class _Lowering:
                 )
             else:
                 raise TraceError(f"the model takes an input of kind {spec.kind.name} ({name}), which cannot be split")
-        for name, tensor in model.named_parameters():
-            if id(tensor) not in seen:
-                value = self._tensor(f"unused_{name.replace('.', '_')}", tensor, tensor.requires_grad)
-                aliases = tuple(names[id(tensor)])
-                parameters.append(
-                    Parameter(value.name, aliases, tuple(tensor.shape), value.dtype, value.bytes, tensor.requires_grad)
-                )
-        for name, tensor in model.named_buffers():
-            if id(tensor) not in seen:
-                value = self._tensor(f"unused_{name.replace('.', '_')}", tensor, False)
-                buffers.append(Buffer(value.name, tuple(names[id(tensor)]), name in persistent, _real(tensor, name)))
+        for name, parameter in model.named_parameters():
+            if id(parameter) not in first:
+                parameters.append(self._parameter(self._free_name(f"unused_{identifier(name)}"), parameter, parameter))
+        for name, buffer in model.named_buffers():
+            if id(buffer) not in first:
+                value = self._tensor(self._free_name(f"unused_{identifier(name)}"), buffer, False)
+                buffers.append(Buffer(value.name, self.names[id(buffer)], name in persistent, _real(buffer, name)))
         return tuple(parameters), tuple(buffers), tuple(inputs)
+
+    def _parameter(self, name: str, traced: torch.Tensor, tensor: nn.Parameter) -> Parameter:
+        value = self._tensor(name, traced, tensor.requires_grad)
+        names = self.names[id(tensor)]
+        return Parameter(name, names, tuple(tensor.shape), value.dtype, value.bytes, tensor.requires_grad)
+
+    def _batch_input(self, placeholder: str, number: int) -> tuple[str, str]:
+        """A value's name close to the user's own, which is the second."""
+        users_name = list(self.exported.batch.tensors)[number]
+        value = self._free_name(f"batch_{identifier(users_name)}")
+        self.alias[placeholder] = value
+        return value, users_name
+
+    def _free_name(self, name: str) -> str:
+        """A name for a value that no other one has."""
+        while name in self.values or name in self.nodes:
+            name += "_"
+        return name
 
     def _size(self, size: Any) -> tuple[int | str, int]:
         """A dimension as an int or an expression in `batch`, and its number for one microbatch."""
@@ -137,6 +164,8 @@ class _Lowering:
         if expression in self.sizes:
             return self.sizes[expression]
         if len(expression.free_symbols) > 1 or any(str(s).startswith("u") for s in expression.free_symbols):
+            if self.exported.dynamic and not any(str(s).startswith("u") for s in expression.free_symbols):
+                raise NeedsFixedBatch(f"a tensor's size is {expression}")
             raise TraceError(f"a tensor's size depends on data ({expression}); pipecut needs sizes that follow the batch")
         replaced = expression.xreplace({symbol: BATCH for symbol in expression.free_symbols})
         code = PythonPrinter().doprint(replaced)
@@ -208,7 +237,9 @@ class _Lowering:
             if isinstance(meta, int | float | bool) and not isinstance(meta, torch.Tensor):
                 return meta
             if isinstance(meta, torch.SymFloat | torch.SymBool):
-                raise TraceError(f"a number depends on the batch size in a way pipecut cannot write ({meta}){_where(value)}")
+                raise NeedsFixedBatch(
+                    f"a number depends on the batch size in a way that stage code cannot write ({meta}){_where(value)}"
+                )
             return Ref(self._name(value, prefix))
         if isinstance(value, torch.SymInt):
             code, _ = self._size(value)
@@ -301,6 +332,15 @@ class _Lowering:
         if target.startswith(("aten.reshape", "aten.contiguous", "aten.to.", "aten.flatten", "aten.dropout")):
             aliases += list(refs(args[:1]))
         return tuple(writes), tuple(aliases)
+
+
+def _names_of(model: nn.Module) -> dict[int, tuple[str, ...]]:
+    """By a tensor's id all FQNs of each parameter and buffer."""
+    held = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    names: dict[int, tuple[str, ...]] = {}
+    for name, tensor in held:
+        names[id(tensor)] = (*names.get(id(tensor), ()), name)
+    return names
 
 
 def refs(value: Any) -> Any:

@@ -44,7 +44,7 @@ def moments(plan: Plan, actions: Sequence[Action], position: int) -> list[Moment
     held = {h.names[0]: h for s in stages.values() for h in (*s.parameters, *s.buffers)}
     level = sum(kept_bytes(h, plan.optimizer, plan.shards) for h in held.values())
     needed = {name for s in stages.values() for name in s.batch_inputs}
-    level += sum(t.bytes_for(plan.batch.global_size) for t in plan.inputs if t.name in needed)
+    level += sum(plan.batch_bytes(t) for t in plan.inputs if t.name in needed)
     begun: set[int] = set()
     weighed: set[int] = set()
     # Parameters that have a gradient.

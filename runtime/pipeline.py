@@ -18,10 +18,10 @@ from pipecut.runtime.engine import Engine, Work
 from pipecut.runtime.forward_only import forward_only, gather_outputs
 from pipecut.runtime.masters import LossScale, Masters
 from pipecut.runtime.messages import Messages
+from pipecut.runtime.microbatches import checked_batch, samples_in, shape_in_batch, split
 from pipecut.runtime.peers import told
 from pipecut.runtime.plan import Plan
 from pipecut.runtime.plan_folder import PlanFolder, read_plan
-from pipecut.runtime.precision import cast_inputs
 from pipecut.runtime.replicas import ReplicaGradients
 from pipecut.runtime.saving import Saving
 from pipecut.runtime.shards import Rows, Shards
@@ -159,10 +159,10 @@ class Pipeline:
         """
         if not any(stage.outputs for stage in self.plan.stages):
             raise RunError("the model gives nothing that its loss is made of, so there is nothing to predict")
-        count = _samples(batch)
+        count = self._samples(batch)
         for tensor in self.plan.inputs:
             if tensor.optional and tensor.name not in batch:
-                batch[tensor.name] = torch.zeros(tensor.sizes(count), dtype=getattr(torch, tensor.dtype))
+                batch[tensor.name] = torch.zeros(shape_in_batch(tensor, count), dtype=getattr(torch, tensor.dtype))
         work = self._any_size(batch, by_samples=True)
         parts: list[dict[str, torch.Tensor]] = [{} for _ in work.samples]
         self._forward(replace(work, outputs=parts))
@@ -171,8 +171,12 @@ class Pipeline:
         self.world.status.note(State.BETWEEN)
         return found
 
+    def _samples(self, batch: dict[str, torch.Tensor]) -> int:
+        with told(f"rank {self.world.rank}"):
+            return samples_in(self.plan, batch)
+
     def _any_size(self, batch: dict[str, torch.Tensor], by_samples: bool = False) -> Work:
-        share = -(-_samples(batch) // self.plan.batch.microbatch)
+        share = -(-self._samples(batch) // self.plan.batch.microbatch)
         return self._split(batch, -(-share // self.plan.replicas), any_count=True, by_samples=by_samples)
 
     def _forward(self, work: Work) -> torch.Tensor | None:
@@ -203,23 +207,9 @@ class Pipeline:
 
         Their parts of the loss are those of their samples, or of the terms that the plan says but for `by_samples`.
         """
-        expected = {tensor.name: tensor for tensor in self.plan.inputs}
         here = f"rank {self.world.rank}"
-        missing = sorted(set(expected) - set(batch))
-        extra = sorted(set(batch) - set(expected))
-        if missing or extra:
-            said = f"misses {', '.join(missing)}" if missing else f"has {', '.join(extra)}, which the plan does not know"
-            raise RunError(f"{here}: the batch {said}; the plan was compiled for {', '.join(expected)}")
-        batch = cast_inputs(batch, self.plan.model.precision)
-        given = {name: tensor.shape[0] if tensor.dim() else 0 for name, tensor in batch.items()}
-        count = max(given.values())
-        for name, tensor in batch.items():
-            shape = [count, *expected[name].sizes(count)[1:]]
-            if list(tensor.shape) != shape or str(tensor.dtype) != f"torch.{expected[name].dtype}":
-                raise RunError(
-                    f"{here}: input '{name}' is {tensor.dtype}{list(tensor.shape)}, "
-                    f"the plan takes torch.{expected[name].dtype}{shape} for a batch of {count}"
-                )
+        with told(here):
+            batch, count = checked_batch(self.plan, batch)
         size, m = self.plan.batch.microbatch, self.plan.microbatches * self.plan.replicas
         if not count or (-(-count // size) != m and not any_count):
             raise RunError(
@@ -230,13 +220,16 @@ class Pipeline:
         if not self.plan.batch.dynamic and samples[-1] != size:
             raise self._fixed(count)
         own = slice(self.world.replica * share, (self.world.replica + 1) * share)
-        split: list[dict[str, torch.Tensor]] = [{} for _ in samples[own]]
+        parts: list[dict[str, torch.Tensor]] = [{} for _ in samples[own]]
         for name in self.needed:
-            for part, piece in zip(split, torch.split(batch[name], size)[own], strict=True):
-                part[name] = piece.to(self.world.device, non_blocking=True)
+            pieces = split(self.plan, name, batch[name], count)[own]
+            # An input that every microbatch has whole is moved once.
+            moved = {id(piece): piece.to(self.world.device, non_blocking=True) for piece in pieces}
+            for part, piece in zip(parts, pieces, strict=True):
+                part[name] = moved[id(piece)]
         with told(here):
             weights = [one / count for one in samples] if by_samples else self.plan.batch.weights(batch, samples)
-        return Work(split, samples[own], weights[own], self.world.replica * share)
+        return Work(parts, samples[own], weights[own], self.world.replica * share)
 
     def _fixed(self, count: int) -> RunError:
         size = self.plan.batch.microbatch
@@ -340,7 +333,3 @@ class Pipeline:
             if parameter.grad is not None:
                 parameter.grad.mul_(scale.to(parameter.grad.dtype))
         return norm
-
-
-def _samples(batch: dict[str, torch.Tensor]) -> int:
-    return max((tensor.shape[0] for tensor in batch.values() if tensor.dim()), default=1)

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 VERSION = 5
 Dimension = int | str
+# A flag or number of a batch, the same for every batch.
+Constant = bool | int | float | str | None
 ITEM_BYTES = {
     **dict.fromkeys(("bool", "uint8", "int8", "float8_e4m3fn", "float8_e5m2"), 1),
     **dict.fromkeys(("int16", "uint16", "float16", "bfloat16"), 2),
@@ -102,8 +104,9 @@ class Batch(Part):
 class Tensor(Part):
     """A tensor over a boundary, from the batch or to the user. Dimensions are ints or expressions in `batch`.
 
-    Of the batch, an `optional` one is not needed for the model's outputs, only for its loss. `order` lists the dimensions from
-    the outermost in memory to the innermost; empty when that is their own order.
+    Of the batch, an `optional` one is not needed for the model's outputs, only for its loss; a `whole` one is the same for every
+    microbatch, since none of its dimensions follows the batch. `order` lists the dimensions from the outermost in memory to the
+    innermost; empty when that is their own order.
     """
 
     name: str
@@ -111,6 +114,7 @@ class Tensor(Part):
     dtype: Dtype
     needs_grad: bool = False
     optional: bool = False
+    whole: bool = False
     order: list[int] = []
 
     def sizes(self, batch: int) -> list[int]:
@@ -274,6 +278,7 @@ class Plan(Part):
     replicas: int = 1
     schedule: str
     inputs: list[Tensor]
+    constants: dict[str, Constant] = {}
     stages: list[Stage]
     boundaries: list[Boundary]
     tied: list[Tied]
@@ -288,6 +293,12 @@ class Plan(Part):
     def microbatches(self) -> int:
         """Microbatches of each replica in a step of the global size."""
         return -(-self.batch.global_size // (self.batch.microbatch * self.replicas))
+
+    def batch_bytes(self, tensor: Tensor) -> int:
+        """Bytes that one of `inputs` has in a batch of the global size."""
+        if self.batch.dynamic or tensor.whole:
+            return tensor.bytes_for(self.batch.global_size)
+        return tensor.bytes_for(self.batch.microbatch) * -(-self.batch.global_size // self.batch.microbatch)
 
     @property
     def shards(self) -> int:

@@ -18,12 +18,13 @@ from pipecut.errors import PipecutError
 from pipecut.runtime.draws import Draws
 from pipecut.runtime.launch import launch
 from pipecut.runtime.masters import LossScale, Masters
+from pipecut.runtime.microbatches import microbatches, samples_in
 from pipecut.runtime.optimizer import make_optimizer
 from pipecut.runtime.peers import end_with_parent, tell
 from pipecut.runtime.pipeline import load_pipeline
 from pipecut.runtime.plan import ModelRef, Plan
 from pipecut.runtime.plan_folder import read_plan
-from pipecut.runtime.precision import cast_inputs, cast_model
+from pipecut.runtime.precision import cast_model
 from pipecut.runtime.shards import divided, rows_of
 from pipecut.runtime.unsplit import WithLoss
 from pipecut.runtime.userfunction import find_function
@@ -149,15 +150,12 @@ def _unsplit(plan: Plan, steps: int, device: str) -> Iterator[dict[str, torch.Te
     draws = Draws(reference.seed)
     for step in range(steps):
         masters.refresh()
-        batch = cast_inputs(sample_batch(reference, plan.batch.global_size, step), reference.precision)
-        size = plan.batch.microbatch
-        parts = [
-            dict(zip(batch, piece, strict=True)) for piece in zip(*(torch.split(t, size) for t in batch.values()), strict=True)
-        ]
+        batch = sample_batch(reference, plan.batch.global_size, step)
+        parts = microbatches(plan, batch)
         total = torch.zeros(())
-        weights = plan.batch.weights(batch, [next(iter(part.values())).shape[0] for part in parts])
+        weights = plan.batch.weights(batch, [samples_in(plan, part) for part in parts])
         for number, (part, weight) in enumerate(zip(parts, weights, strict=True)):
-            part = {name: t.to(device) for name, t in part.items()}
+            part = {n: v.to(device) if isinstance(v, torch.Tensor) else v for n, v in part.items()}
             # Around the backward too, in which torch.utils.checkpoint draws again.
             with draws.at(step + 1, number):
                 loss = whole(part)

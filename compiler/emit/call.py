@@ -60,6 +60,8 @@ def write_argument(value: Any, names: Names) -> str:
         return "[" + ", ".join(write_argument(item, names) for item in value) + "]"
     if isinstance(value, float) and not math.isfinite(value):
         return f'float("{value}")'
+    if isinstance(value, complex):
+        return f"complex({write_argument(value.real, names)}, {write_argument(value.imag, names)})"
     return repr(value)
 
 

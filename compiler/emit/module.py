@@ -1,10 +1,10 @@
 """A cut -> a stage's Python file: plain torch, parameters under their original names, importable by itself."""
 
-import keyword
 import re
 
 from pipecut.compiler.cut import Cut
 from pipecut.compiler.emit.call import write_call
+from pipecut.compiler.emit.names import in_comment, in_docstring, local_names, member, quoted
 from pipecut.compiler.graph import Graph, Operator, Sym
 
 HEADER = '''"""Stage {index} of {stages}: {modules}
@@ -55,19 +55,15 @@ def write_stage(graph: Graph, cut: Cut, stages: int, modules: list[str]) -> str:
     return _StageWriter(graph, cut, stages, modules).source()
 
 
-def input_name(value: str) -> str:
-    """The argument name of a received value or batch input."""
-    name = value.removeprefix("batch_") if value.startswith("batch_") else value
-    return f"{name}_" if keyword.iskeyword(name) or name in ("self", "batch", "device", "torch", "F", "outputs") else name
-
-
 class _StageWriter:
     def __init__(self, graph: Graph, cut: Cut, stages: int, modules: list[str]) -> None:
         self.graph, self.cut, self.stages, self.modules = graph, cut, stages, modules
         self.operators = [graph.operators[i] for i in cut.operators]
         self.held = {p.value: p.names[0] for p in cut.parameters} | {b.value: b.names[0] for b in cut.buffers}
         self.inputs = [*cut.receives, *cut.batch_inputs]
-        self.taken = set(self.inputs)
+        # Batch inputs come first, so that they keep the user's own names.
+        given = {value: name for value, name in graph.batch_inputs if value in cut.batch_inputs}
+        self.local = local_names(given, [*cut.receives, *(o.name for o in self.operators)])
 
     def source(self) -> str:
         last = self.cut.index == self.stages - 1
@@ -76,7 +72,7 @@ class _StageWriter:
             HEADER.format(
                 index=self.cut.index,
                 stages=self.stages,
-                modules=", ".join(self.modules) or "no module of its own",
+                modules=in_docstring(", ".join(self.modules)) or "no module of its own",
                 takes=", ".join(self._describe(name) for name in self.inputs) or "nothing",
                 gives="the loss" if last else ", ".join(self._describe(name) for name in gives) or "nothing",
             )
@@ -87,7 +83,7 @@ class _StageWriter:
 
     def _describe(self, name: str) -> str:
         value = self.graph.values[name]
-        return f"{input_name(name)} {value.dtype}[{', '.join(map(str, value.shape))}]"
+        return f"{self.local[name]} {value.dtype}[{', '.join(map(str, value.shape))}]"
 
     def _constructor(self) -> list[str]:
         lines = [
@@ -98,14 +94,14 @@ class _StageWriter:
         for p in self.cut.parameters:
             shape = ", ".join([*map(str, p.shape), f"dtype=torch.{p.dtype}", "device=device"])
             frozen = "" if p.trainable else ", trainable=False"
-            names = ", ".join(f'"{name}"' for name in p.names)
+            names = ", ".join(map(quoted, p.names))
             lines.append(f"        put(self, parameter({shape}{frozen}), {names})")
         if self.cut.buffers:
             lines.append('        buffers = load_file(Path(__file__).with_suffix(".safetensors"), device=str(device or "cpu"))')
         for b in self.cut.buffers:
-            names = ", ".join(f'"{name}"' for name in b.names)
+            names = ", ".join(map(quoted, b.names))
             persistent = "" if b.persistent else ", persistent=False"
-            lines.append(f'        put(self, buffers["{b.names[0]}"], {names}{persistent})')
+            lines.append(f"        put(self, buffers[{quoted(b.names[0])}], {names}{persistent})")
         return lines
 
     def _forward(self, gives: list[str]) -> list[str]:
@@ -113,7 +109,7 @@ class _StageWriter:
         given: dict[str, list[str]] = {}
         for name, value in self.cut.outputs:
             given.setdefault(value, []).append(name)
-        arguments = ", ".join(["self", *map(input_name, self.inputs), *(["outputs=None"] if given else [])])
+        arguments = ", ".join(["self", *(self.local[name] for name in self.inputs), *(["outputs=None"] if given else [])])
         lines = ["", f"    def forward({arguments}):"]
         lines += self._prelude()
         last_use = {name: i for i, o in enumerate(self.operators) for name in o.inputs}
@@ -129,7 +125,8 @@ class _StageWriter:
                 module, contexts = operator.module, ()
                 # Where the code is installed says nothing to a reader.
                 source = re.sub(r"\(.*/site-packages/", "(", operator.source)
-                lines.append(f"        # {module or 'the model itself'} ({operator.module_class or 'module'}){source}")
+                where = f"{module or 'the model itself'} ({operator.module_class or 'module'}){source}"
+                lines.append(f"        # {in_comment(where)}")
             indent = "        "
             if operator.contexts:
                 if operator.contexts != contexts:
@@ -151,27 +148,31 @@ class _StageWriter:
         lines = []
         text = [repr((o.args, o.kwargs, o.contexts)) for o in self.operators]
         if any("Literal(code='device')" in t or "device.type" in t for t in text):
-            source = input_name(self.inputs[0]) if self.inputs else "next(self.parameters())"
+            source = self.local[self.inputs[0]] if self.inputs else "next(self.parameters())"
             lines.append(f"        device = {source}.device")
         if any(_has_sym((o.args, o.kwargs)) for o in self.operators):
             name = next(n for n in self.inputs if "batch" in self.graph.values[n].shape)
-            lines.append(f"        batch = {input_name(name)}.size({self.graph.values[name].shape.index('batch')})")
+            lines.append(f"        batch = {self.local[name]}.size({self.graph.values[name].shape.index('batch')})")
+        written = [self.local[name] for name in self._written_inputs()]
+        if written:
+            lines.append("        # The model changes these in place; what is given to a stage stays as it is.")
+            lines += [f"        {name} = {name}.clone()" for name in written]
         return lines
+
+    def _written_inputs(self) -> list[str]:
+        """Batch inputs whose storage the stage writes to; writers of any other tensor are with its maker."""
+        writes = {name for operator in self.operators for name in operator.writes}
+        roots = self.graph.roots() if writes else {}
+        storages = {roots.get(name, name) for name in writes}
+        return [name for name in self.cut.batch_inputs if name in storages]
 
     def _assign(self, operator: Operator) -> str:
         return f"{self._name(operator.name)} = {write_call(operator, self._name)}"
 
     def _name(self, value: str) -> str:
-        if value in self.held:
-            code = "self"
-            for part in self.held[value].split("."):
-                code += f".{part}" if part.isidentifier() and not keyword.iskeyword(part) else f"[{_key(part)}]"
-            return code
-        return input_name(value)
-
-
-def _key(part: str) -> str:
-    return part if part.isdigit() and str(int(part)) == part else repr(part)
+        if value not in self.held:
+            return self.local[value]
+        return "self" + "".join(map(member, self.held[value].split(".")))
 
 
 def _has_sym(value: object) -> bool:

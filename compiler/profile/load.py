@@ -11,12 +11,11 @@ from pathlib import Path
 
 import torch
 
+from pipecut.compiler.inputs import example_batch
 from pipecut.compiler.job import read_job
 from pipecut.compiler.profile.pieces import Runner, chains_of, pieces_of
 from pipecut.compiler.trace import trace
 from pipecut.runtime.keep_memory import keep_memory
-from pipecut.runtime.precision import cast_inputs
-from pipecut.runtime.userfunction import find_function
 
 CPU = torch.device("cpu")
 
@@ -45,8 +44,7 @@ def main() -> None:
     keep_memory()
     job = read_job(Path(path)).with_microbatch(int(size))
     graph = trace(job)
-    inputs = find_function(job.spec.inputs, job.folders, str(job.path))
-    batch = cast_inputs(inputs(int(size)), job.spec.precision)
+    batch = example_batch(job, int(size)).tensors
     pieces = pieces_of(graph)
     print("ready", flush=True)
     while True:
