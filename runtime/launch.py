@@ -21,8 +21,8 @@ from pipecut.runtime.watchdog import Watchdog
 
 # How much longer than the watchdog the backend waits.
 LONGER = 1.25
-# Seconds in which the rank at fault shows, after another one lost it; and for ranks to end after a Ctrl-C.
-SHOWS, STOPPING = 10.0, 30.0
+# Seconds in which the rank at fault shows, after another one lost it.
+SHOWS = 10.0
 # What another launcher around this one may have set, and would be taken for ours.
 FOREIGN = re.compile("TORCHELASTIC_.*|(GROUP|ROLE)_(RANK|WORLD_SIZE|NAME)|MASTER_(ADDR|PORT)")
 
@@ -117,15 +117,13 @@ def _failed(started: LocalRanks, rank: int, code: int) -> bool:
 
 
 def _stop(started: LocalRanks, received: list[signal.Signals]) -> None:
-    """Ask the ranks to stop, as Ctrl-C does; a second one, or too long a wait, kills them."""
+    """Ask the ranks to stop, as Ctrl-C does; a second one kills them.
+
+    They may save meanwhile, for as long as the watchdog lets them.
+    """
     started.send(signal.SIGINT)
-    limit = time.monotonic() + STOPPING
     while started.alive and len(received) == 1:
         started.look()
-        doing = [read_status(started.folder, rank) for rank in started.alive]
-        saving = any(rank is not None and rank.state is State.SAVING for rank in doing)
-        if time.monotonic() > limit and not saving:
-            break
     started.end(0.0)
 
 

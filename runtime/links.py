@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from pipecut.runtime.rendezvous import join_ranks
+from pipecut.runtime.rendezvous import find_ranks, join_ranks
 from pipecut.runtime.timeouts import transfer_timeout
 
 # Bytes of the messages, and how often each is sent.
@@ -133,7 +133,9 @@ def main() -> None:
         torch.cuda.set_device(device)
     else:
         torch.set_num_threads(1)
-    join_ranks("nccl" if kind == "cuda" else "gloo", rank, ranks, transfer_timeout())
+    limit = transfer_timeout()
+    store = find_ranks(rank, ranks, limit)
+    join_ranks("nccl" if kind == "cuda" else "gloo", store, rank, ranks, limit)
     dist.barrier()
     compute = {} if sizes else measure(device)
     own = {"compute": compute, "messages": messages(device, rank, ranks, [int(size) for size in sizes] or SIZES)}

@@ -16,8 +16,8 @@ from pipecut.runtime import guard
 
 # The file that the ranks of one machine meet at, in the environment of each.
 STORE = "PIPECUT_STORE"
-# Seconds that ranks have to end by themselves once asked, and between two looks at them.
-PATIENCE, LOOK = 5.0, 0.05
+# Seconds that ranks have to end by themselves once one is lost, and between two looks at them.
+PATIENCE, LOOK = 1.0, 0.05
 
 
 @dataclass
@@ -80,8 +80,7 @@ class LocalRanks:
                 self.processes[rank].send_signal(what)
 
     def end(self, patience: float = PATIENCE) -> None:
-        """Ask every rank to end, and kill those that do not within so many seconds."""
-        self.send(signal.SIGTERM)
+        """Let ranks end by themselves for so many seconds, to say what they have to say; kill the rest."""
         limit = time.monotonic() + patience
         while self.alive and time.monotonic() < limit:
             self.look()
@@ -95,7 +94,7 @@ class LocalRanks:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.end()
+        self.end(0.0)
         if self.processes and not any(self.ended.values()):
             self._say("done")
         assert self.guard.stdin is not None

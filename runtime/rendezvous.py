@@ -1,27 +1,130 @@
-"""How the ranks of a run find each other."""
+"""How the ranks of a run find each other: over a file on one machine, over torchrun's store on several.
+
+What several hosts expose: torchrun's own store listens on all interfaces of the first host, and whoever reaches it
+can end or take over the run (see docs/several-machines.md). The store that rank 0 opens here, where torchrun does
+not share its own, listens on MASTER_ADDR alone. Nothing that a store holds is unpickled here.
+"""
 
 import os
+import socket
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import torch.distributed as dist
-from torch._C._distributed_c10d import FileStore
+from torch._C._distributed_c10d import FileStore, HashStore, PrefixStore, Store, TCPStore
 
-from pipecut.errors import RunError
+from pipecut.errors import RunError, UserFileError
 from pipecut.runtime.local_ranks import STORE
+from pipecut.runtime.roll_call import Roll, call_roll
+from pipecut.runtime.timeouts import transfer_timeout
 
 
-def join_ranks(backend: str, rank: int, size: int, limit: timedelta) -> None:
-    """Make the process group of all ranks: over a file where they are all of this machine, else as torchrun says.
+@dataclass
+class Found:
+    """The store of this process's ranks and what each said that it is, once they found each other.
 
-    Raises RunError where they do not all come.
+    `joined` counts the process groups of all ranks: each begins with keys that no earlier one left.
+    """
+
+    store: Store | None = None
+    roll: Roll | None = None
+    joined: int = 0
+
+
+_found = Found()
+
+
+def number_in_environment(name: str, default: int) -> int:
+    """RANK, WORLD_SIZE and the like. Raises UserFileError where it is no number from 0."""
+    text = os.environ.get(name, str(default))
+    if not text.isdigit():
+        raise UserFileError(f"{name}={text} in the environment: must be a number; torchrun sets it")
+    return int(text)
+
+
+def find_ranks(rank: int, size: int, limit: timedelta) -> Store:
+    """The store that all ranks reach, found once a process: a file on one machine, else torchrun's.
+
+    Raises RunError when it cannot be reached or a rank does not come within the limit.
     """
     try:
+        if dist.is_initialized():
+            return dist.distributed_c10d._get_default_store()
+        if _found.store is not None:
+            return _found.store
         path = os.environ.get(STORE)
-        if path is None:
-            dist.init_process_group(backend, timeout=limit)
-            return
-        store = FileStore(path, size)
-        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=limit)
+        if size == 1:
+            _found.store = HashStore()
+        elif path is not None:
+            _found.store = FileStore(path, size)
+        else:
+            store = _network_store(rank, size, limit)
+            _found.roll = call_roll(store, rank, size, own_facts(), limit.total_seconds())
+            _found.store = PrefixStore(f"attempt/{_found.roll.attempt}", store)
+    except (dist.DistError, RuntimeError, ValueError, OSError) as error:
+        raise RunError(f"rank {rank}: the {size} ranks cannot find each other: {_first_line(error)}") from None
+    return _found.store
+
+
+def roll() -> Roll | None:
+    """What each rank said that it is; None where all are of this machine, or have not found each other."""
+    return _found.roll
+
+
+def own_facts() -> dict[str, Any]:
+    """What other ranks and messages need to know of this process."""
+    return {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "node": number_in_environment("GROUP_RANK", 0),
+        "local": number_in_environment("LOCAL_RANK", 0),
+    }
+
+
+def _network_store(rank: int, size: int, limit: timedelta) -> Store:
+    address, port = os.environ.get("MASTER_ADDR"), number_in_environment("MASTER_PORT", 0)
+    if not address or not port:
+        raise UserFileError(
+            f"WORLD_SIZE={size}, but MASTER_ADDR and MASTER_PORT are not set: start it with torchrun, or "
+            "on one machine with pipecut run"
+        )
+    shared = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    host = rank == 0 and not shared
+    listening = _listen(address, port) if host else None
+    store = TCPStore(
+        address,
+        port,
+        size,
+        is_master=host,
+        timeout=limit,
+        wait_for_workers=False,
+        master_listen_fd=listening,
+    )
+    store.set_timeout(transfer_timeout())
+    return PrefixStore("pipecut", store)
+
+
+def _listen(address: str, port: int) -> int | None:
+    """A socket on the one interface that has this address; None where no interface of this host has it."""
+    with suppress(OSError):
+        family, _, _, _, place = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
+        listening = socket.create_server(place[:2], family=family, backlog=4096)
+        # The store has it from here on.
+        return listening.detach()
+    return None
+
+
+def join_ranks(backend: str, store: Store, rank: int, size: int, limit: timedelta) -> None:
+    """Make the process group of all ranks. Raises RunError where they do not all come."""
+    _found.joined += 1
+    own = PrefixStore(f"group/{_found.joined}", store)
+    try:
+        dist.init_process_group(backend, store=own, rank=rank, world_size=size, timeout=limit)
     except (dist.DistError, RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise RunError(f"rank {rank}: the {size} ranks did not all come within {limit}: {reason}") from None
+        raise RunError(f"rank {rank}: the {size} ranks did not all come within {limit}: {_first_line(error)}") from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

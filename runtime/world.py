@@ -4,6 +4,7 @@ import atexit
 import gc
 import os
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -11,9 +12,9 @@ import torch.distributed as dist
 from pipecut.errors import RunError
 from pipecut.runtime.keep_memory import keep_memory
 from pipecut.runtime.plan import Plan
-from pipecut.runtime.rendezvous import join_ranks
+from pipecut.runtime.rendezvous import find_ranks, join_ranks, number_in_environment
 from pipecut.runtime.status import State, Status
-from pipecut.runtime.timeouts import transfer_timeout
+from pipecut.runtime.timeouts import start_timeout, transfer_timeout
 
 
 @dataclass
@@ -44,7 +45,7 @@ class World:
 def join_world(plan: Plan, device: str | None) -> World:
     """Join the other ranks. Raises RunError when their number is not the plan's or one does not come."""
     size, limit = plan.ranks, transfer_timeout()
-    rank, given = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    rank, given = number_in_environment("RANK", 0), number_in_environment("WORLD_SIZE", 1)
     if given != size:
         raise RunError(
             f"rank {rank}: the plan has {size} ranks but {given} {'was' if given == 1 else 'were'} started; "
@@ -54,7 +55,8 @@ def join_world(plan: Plan, device: str | None) -> World:
     status = Status(rank)
     place = _device(plan, rank, position, device)
     if size > 1 and not dist.is_initialized():
-        join_ranks("nccl" if place.type == "cuda" else "gloo", rank, size, limit)
+        store = find_ranks(rank, size, timedelta(seconds=start_timeout()))
+        join_ranks("nccl" if place.type == "cuda" else "gloo", store, rank, size, limit)
     world = World(rank, size, position, replica, plan.replicas, place, status)
     atexit.register(leave_world, world)
     return world
