@@ -235,8 +235,14 @@ def run(
         str | None, typer.Option(help="module:function, an iterable of global batches; default: the job's inputs.")
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Optimizer steps.")] = 10,
-    rate: Annotated[float, typer.Option("--lr", help="Learning rate.")] = 1e-3,
-    clip: Annotated[float, typer.Option(help="Clip the global gradient norm; 0: do not.")] = 0.0,
+    rate: Annotated[
+        float | None,
+        typer.Option("--lr", help="Learning rate; default: 0.001, or the checkpoint's with --resume."),
+    ] = None,
+    clip: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="Clip the global gradient norm; 0, the default: do not."),
+    ] = None,
     save: Annotated[Path | None, typer.Option(help="Folder for the trained weights, also on Ctrl-C.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda, instead of the plan's.")] = None,
     trace: Annotated[Path | None, typer.Option(help="Write a Chrome trace of the last step, predicted beside measured.")] = None,
@@ -260,10 +266,12 @@ def run(
 
     Several machines: torchrun --nnodes 2 --nproc-per-node 8 ... -m pipecut.runtime PLAN --data ... --steps ...
     """
-    from pipecut.runtime.checkpoint import refuse_earlier
+    from pipecut.runtime.checkpoint_folder import home_of, refuse_earlier
+    from pipecut.runtime.folder_lock import refuse_locked
     from pipecut.runtime.plan_folder import read_plan
     from pipecut.runtime.restart import run_with_restarts
     from pipecut.runtime.userfunction import find_function
+    from pipecut.runtime.writable import writable_file, writable_folder
 
     one_of("--on-failure", on_failure, ("restart", "replan"))
     times = (1 if on_failure is not None else 0) if restarts is None else restarts
@@ -271,15 +279,31 @@ def run(
         raise UserFileError("going on after a failure needs checkpoints; give --checkpoint-every, such as 100")
     if every and not resume:
         refuse_earlier(checkpoints)
+    if every:
+        writable_folder(home_of(checkpoints), "--checkpoints")
+        refuse_locked(home_of(checkpoints))
+    if save is not None:
+        writable_folder(save, "--save")
+    for file, option in ((trace, "--trace"), (report, "--report")):
+        if file is not None:
+            writable_file(file, option)
     one_of("--device", device, ("cpu", "cuda"))
     manifest = read_plan(plan).plan
     if data is not None:
         # Here it is told once, on the ranks once each.
         find_function(data, map(Path, manifest.model.folders), "--data")
-    arguments = ["--steps", str(steps), "--lr", str(rate), "--clip", str(clip)]
+    arguments = ["--steps", str(steps)]
     arguments += ["--checkpoints", str(checkpoints), "--checkpoint-every", str(every), "--keep", str(keep)]
     arguments += ["--resume"] if resume else []
-    for option, value in (("--data", data), ("--save", save), ("--device", device), ("--trace", trace), ("--report", report)):
+    for option, value in (
+        ("--lr", rate),
+        ("--clip", clip),
+        ("--data", data),
+        ("--save", save),
+        ("--device", device),
+        ("--trace", trace),
+        ("--report", report),
+    ):
         arguments += [option, str(value)] if value is not None else []
 
     def without_device(lost_plan: Path, rank: int) -> Path:

@@ -41,6 +41,13 @@ class CheckpointError(RunError):
     """A checkpoint cannot be written, read, or is of something else."""
 
 
+class DivergedError(RunError):
+    """The loss is no finite number."""
+
+    # Told apart by whoever started the ranks: started again, they would come to the same end.
+    exit_code = 76
+
+
 class PeerLostError(RunError):
     """Another rank ended, so this one cannot go on; the other's message says why."""
 

@@ -17,9 +17,11 @@ from pipecut.runtime.recorder import Measured, Recorder
 from pipecut.runtime.report import lines, report_of, write_report
 from pipecut.runtime.simulate import predicted as predicted_timeline
 from pipecut.runtime.status import State
+from pipecut.runtime.stopping import STOPPED, Stopping
 from pipecut.runtime.trace_file import write_trace
 from pipecut.runtime.training import Training, Wishes
 from pipecut.runtime.world import leave_world
+from pipecut.runtime.writable import writable_file, writable_folder
 
 app = typer.Typer(add_completion=False)
 
@@ -29,8 +31,8 @@ def run(
     plan: Annotated[Path, typer.Argument(help="The plan folder.")],
     data: Annotated[str | None, typer.Option(help="module:function, an iterable of global batches.")] = None,
     steps: Annotated[int, typer.Option(min=1)] = 10,
-    rate: Annotated[float, typer.Option("--lr", help="Learning rate.")] = 1e-3,
-    clip: Annotated[float, typer.Option(help="Global gradient norm; 0 for none.")] = 0.0,
+    rate: Annotated[float | None, typer.Option("--lr", help="Learning rate.")] = None,
+    clip: Annotated[float | None, typer.Option(min=0.0, help="Global gradient norm; 0 for none.")] = None,
     save: Annotated[Path | None, typer.Option(help="Folder for the trained weights.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda, instead of the plan's.")] = None,
     trace: Annotated[Path | None, typer.Option(help="Chrome trace of the last step, predicted and measured.")] = None,
@@ -42,29 +44,41 @@ def run(
     restarted: Annotated[bool, typer.Option("--restarted", help="Go on from the last checkpoint, if there is one.")] = False,
 ) -> None:
     """Train for some steps."""
+    for folder in [save] if save is not None else []:
+        writable_folder(folder, "--save")
+    for file, option in ((trace, "--trace"), (report, "--report")):
+        if file is not None and os.environ.get("RANK", "0") == "0":
+            writable_file(file, option)
     pipe = load_pipeline(plan, device)
     if trace is not None or report is not None:
         pipe.engine.recorder = Recorder(pipe.world.device)
     # torchrun counts the times that it started the ranks again.
     again = restarted or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
     training = Training(pipe, Wishes(steps, rate, clip, checkpoints, every, keep, resume, again))
-    try:
-        training.run(data, plan)
-    except KeyboardInterrupt:
-        done = len(training.times)
-        kept = f"; its weights are in {save}" if save is not None and done else ""
-        kept += f"; go on with --resume from {checkpoints}" if every and training.begun + done >= every else ""
-        print(f"rank {pipe.world.rank}: stopped after {training.begun + done} steps{kept}", file=sys.stderr, flush=True)
-        if save is not None and done:
-            save_weights(pipe, save)
-        # Other ranks may be gone in the middle of a step: closing the groups would wait for them.
-        os._exit(130)
-    if save is not None:
+    stopping = Stopping(pipe.world.rank, pipe.world.size)
+    stopping.listen()
+    training.run(data, plan, stopping)
+    if save is not None and training.done:
         with pipe.world.status.during(State.SAVING):
             save_weights(pipe, save)
+    if training.stopped:
+        say_stopped(training, save)
+        sys.stdout.flush()
+        os._exit(STOPPED)
     if pipe.engine.recorder is not None and training.times:
         show_recorded(pipe, training.measured, plan, trace, report)
     leave_world(pipe.world)
+
+
+def say_stopped(training: Training, save: Path | None) -> None:
+    """After which step, and what was kept; by rank 0."""
+    if not training.loud:
+        return
+    kept = f"; its weights are in {save}" if save is not None else ""
+    kept += f"; go on with --resume from {training.home}" if training.wishes.every else ""
+    steps = training.begun + training.done
+    kept = kept or "; nothing was kept, --checkpoint-every and --save do"
+    print(f"pipecut: stopped after step {steps}{kept}", file=sys.stderr, flush=True)
 
 
 def show_recorded(pipe: Pipeline, measured: Measured, path: Path, trace: Path | None, report: Path | None) -> None:

@@ -6,8 +6,9 @@ import torch
 from safetensors.torch import save_file
 
 from pipecut.errors import CheckpointError
-from pipecut.runtime import checkpoint
+from pipecut.runtime import checkpoint, checkpoint_folder
 from pipecut.runtime.plan import Plan
+from pipecut.runtime.resume import refuse_other_model
 
 
 def export(plan: Plan, where: Path, output: Path) -> tuple[int, int]:
@@ -15,10 +16,15 @@ def export(plan: Plan, where: Path, output: Path) -> tuple[int, int]:
 
     Raises CheckpointError.
     """
-    path = checkpoint.latest(where)
+    path = checkpoint_folder.latest(where)
     if path is None:
         raise CheckpointError(f"{where} is no checkpoint and has none")
     facts = checkpoint.read_facts(path)
+    refuse_other_model(str(path), plan, facts)
+    if not facts.finite and path != where:
+        raise CheckpointError(
+            f"{path} has values that are no finite numbers: its training had diverged; name the checkpoint that is meant"
+        )
     wanted: dict[str, list[str]] = {}
     for stage in plan.stages:
         wanted |= {f"parameter/{held.names[0]}": held.names for held in stage.parameters}

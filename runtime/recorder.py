@@ -18,6 +18,10 @@ class Record:
     end: float
 
 
+# Steps whose records are kept: the first ones, which warm up, and the last ones.
+FIRST, LAST = 3, 100
+
+
 @dataclass
 class Measured:
     """What a run measures on one rank: records by step, the median step's seconds, bytes at the peak."""
@@ -25,6 +29,12 @@ class Measured:
     steps: list[list[Record]] = field(default_factory=list)
     step_seconds: float = 0.0
     peak_bytes: int = 0
+
+    def add(self, records: list[Record]) -> None:
+        """Those of one more step, of which the first and the last ones are kept."""
+        self.steps.append(records)
+        if len(self.steps) > FIRST + LAST:
+            del self.steps[FIRST]
 
 
 class Recorder:

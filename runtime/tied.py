@@ -29,16 +29,20 @@ class TiedGradients:
         rank_of = {s.index: world.rank_at(s.rank) for s in plan.stages}
         # The group is looked up where it is used: the world alone holds groups, and lets go of them at the end.
         self.mine: list[tuple[nn.Parameter, tuple[int, ...]]] = []
-        # By the first of their names.
-        self.owned_elsewhere: set[str] = set()
+        # The rank that is first to have each, by the first of their names.
+        self.owners: dict[str, int] = {}
         for tied in plan.tied:
             ranks = tuple(sorted({rank_of[s] for s in tied.stages}))
             # Stages of one rank share the parameter itself.
             if world.rank in ranks and len(ranks) > 1:
                 parameter = parameters[tied.names[0]]
                 self.mine.append((parameter, ranks))
-                if world.rank != min(ranks):
-                    self.owned_elsewhere.add(tied.names[0])
+                self.owners[tied.names[0]] = min(ranks)
+
+    @property
+    def owned_elsewhere(self) -> set[str]:
+        """Those that an earlier rank has too, by the first of their names."""
+        return {name for name, owner in self.owners.items() if owner != self.world.rank}
 
     @property
     def parameters(self) -> list[nn.Parameter]:

@@ -1,7 +1,9 @@
 """The training loop of `pipecut run`: batches in, losses and seconds out, checkpoints between."""
 
+import math
 import time
 import traceback
+from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -11,26 +13,39 @@ from typing import Any
 
 import torch
 
-from pipecut.errors import PipecutError, RunError
+from pipecut.errors import DivergedError, PeerLostError, PipecutError, RunError
 from pipecut.runtime.allocations import Allocations
-from pipecut.runtime.checkpoint import latest, refuse_earlier
+from pipecut.runtime.batch_input import check_tensors
+from pipecut.runtime.checkpoint_folder import home_of, last_finite, refuse_earlier
 from pipecut.runtime.optimizer import make_optimizer
 from pipecut.runtime.pipeline import Pipeline
 from pipecut.runtime.recorder import Measured
 from pipecut.runtime.status import State
+from pipecut.runtime.stopping import Stopping
 from pipecut.runtime.userfunction import find_function
+
+# The learning rate where none is given, and the first steps, which warm up.
+RATE, WARM = 1e-3, 3
+# Steps whose seconds are kept for the medians.
+TIMED = 1000
+# float16 leaves out a step whose gradients overflow; so many in a row are no accident.
+OVERFLOWS = 20
+# Where an iterable ends.
+ENDED = object()
 
 
 @dataclass(frozen=True)
 class Wishes:
-    """Steps in all, learning rate, gradient norm to clip to (0: none); a folder for checkpoints, how often, how many to keep.
+    """Steps in all; a folder for checkpoints, how often, how many to keep.
 
-    Who resumes needs a checkpoint; who was restarted takes one where there is one.
+    Learning rate and gradient norm to clip to (0: none) are None where they are not given: then those
+    of the checkpoint go on. Who resumes needs a checkpoint; who was restarted takes one where there
+    is one.
     """
 
     steps: int
-    rate: float
-    clip: float
+    rate: float | None
+    clip: float | None
     folder: Path
     every: int
     keep: int
@@ -40,13 +55,19 @@ class Wishes:
 
 @dataclass
 class Training:
-    """A training under way: seconds of each finished step, of its forward and backward alone, and what a recorder measured."""
+    """A training under way: steps before it and of it, seconds of the last ones, of forward and
+    backward alone, the first and the last loss, and what a recorder measured."""
 
     pipe: Pipeline
     wishes: Wishes
     begun: int = 0
-    times: list[float] = field(default_factory=list)
-    passes: list[float] = field(default_factory=list)
+    done: int = 0
+    clip: float = 0.0
+    overflows: int = 0
+    stopped: bool = False
+    home: Path = Path()
+    times: deque[float] = field(default_factory=lambda: deque(maxlen=TIMED))
+    passes: deque[float] = field(default_factory=lambda: deque(maxlen=TIMED))
     losses: list[float] = field(default_factory=list)
     measured: Measured = field(default_factory=Measured)
 
@@ -55,48 +76,120 @@ class Training:
         """Rank 0 reports."""
         return self.pipe.world.rank == 0
 
-    def run(self, data: str | None, plan: Path) -> None:
-        """Train from the first step, or from the last checkpoint, to the last step."""
+    def run(self, data: str | None, plan: Path, stopping: Stopping | None = None) -> None:
+        """Train from the first step, or from the last checkpoint, to the last or until stopped."""
         pipe, wishes = self.pipe, self.wishes
-        optimizer = make_optimizer(pipe.plan.optimizer, pipe.parameters(), wishes.rate)
-        if wishes.every and not wishes.resume and not wishes.restarted:
-            refuse_earlier(wishes.folder)
-        if wishes.resume or (wishes.restarted and latest(wishes.folder) is not None):
-            self.begun = pipe.restore(wishes.folder, optimizer)
-            if self.loud:
-                print(f"going on after step {self.begun}, from {wishes.folder}", flush=True)
+        optimizer = self._begin(data)
+        stopping = stopping or Stopping(pipe.world.rank, pipe.world.size)
         pipe.world.status.step = self.begun + 1
         pipe.world.status.note(State.BETWEEN)
         source = batches(pipe, data, plan, self.begun)
         for step in range(self.begun, wishes.steps):
             self._step(step, next(source), optimizer)
-            if wishes.every and (step + 1) % wishes.every == 0:
-                pipe.save(wishes.folder, optimizer, step=step + 1, keep=wishes.keep, wait=False)
+            pipe.saving.raise_failed()
+            self.stopped = stopping.after(step + 1) and step + 1 < wishes.steps
+            if wishes.every and ((step + 1) % wishes.every == 0 or self.stopped):
+                pipe.save(self.home, optimizer, step=step + 1, keep=wishes.keep, wait=False)
+            if self.stopped:
+                break
         pipe.finish_saving()
-        self._sum_up()
+        if not self.stopped:
+            self._sum_up()
+
+    def _begin(self, data: str | None) -> torch.optim.Optimizer:
+        """The optimizer, at the first step or where the last checkpoint left it."""
+        pipe, wishes = self.pipe, self.wishes
+        rate = RATE if wishes.rate is None else wishes.rate
+        optimizer = make_optimizer(pipe.plan.optimizer, pipe.parameters(), rate)
+        saving, self.clip = pipe.saving, wishes.clip or 0.0
+        saving.more = {"kind": pipe.plan.optimizer, "data": data}
+        saving.more |= {"clip": wishes.clip} if wishes.clip is not None else {}
+        again = wishes.restarted and saving.find(wishes.folder) is not None
+        if wishes.every and not (wishes.resume or wishes.restarted):
+            refuse_earlier(wishes.folder)
+        self.home = home_of(wishes.folder)
+        if wishes.every:
+            saving.enter(self.home)
+        if wishes.resume or again:
+            self._go_on(optimizer)
+        if wishes.every:
+            saving.set_aside(self.home, self.begun)
+        saving.more["clip"] = self.clip
+        return optimizer
+
+    def _go_on(self, optimizer: torch.optim.Optimizer) -> None:
+        pipe, wishes = self.pipe, self.wishes
+        self.begun = pipe.restore(wishes.folder, optimizer)
+        before = float(optimizer.param_groups[0]["lr"])
+        for group in optimizer.param_groups if wishes.rate is not None else ():
+            group["lr"] = wishes.rate
+        if wishes.clip is None:
+            self.clip = float(pipe.saving.more.get("clip", 0.0))
+        if not self.loud:
+            return
+        rate = float(optimizer.param_groups[0]["lr"])
+        changed = f" as given, not {before:g}" if rate != before else ""
+        clipped = f", gradients clipped to {self.clip:g}" if self.clip else ""
+        print(
+            f"going on after step {self.begun}, from {wishes.folder}, with a learning rate of {rate:g}{changed}{clipped}",
+            flush=True,
+        )
+        if self.begun >= wishes.steps:
+            print(f"nothing to do: --steps {wishes.steps} counts the steps before, too", flush=True)
 
     def _step(self, step: int, batch: dict[str, torch.Tensor], optimizer: torch.optim.Optimizer) -> None:
         pipe, recorder = self.pipe, self.pipe.engine.recorder
         # The second step: optimizer states are there, and it is not among those that are timed.
-        second = recorder is not None and len(self.times) == 1
+        second = recorder is not None and self.done == 1
         watched = watch_memory(pipe, optimizer, self.measured) if second else nullcontext()
         begin = time.perf_counter()
         with watched:
             loss = pipe.step(**batch)
         if pipe.world.device.type == "cuda":
             torch.cuda.synchronize()
-        self.passes.append(time.perf_counter() - begin)
+        passed = time.perf_counter() - begin
         if recorder is not None:
-            self.measured.steps.append(recorder.take())
-        if self.wishes.clip:
-            pipe.clip_grad_norm_(self.wishes.clip)
+            self.measured.add(recorder.take())
+        value = float(loss)
+        self._check_finite(step, value)
+        if self.clip:
+            pipe.clip_grad_norm_(self.clip)
         optimizer.step()
         optimizer.zero_grad()
-        self.losses.append(float(loss))
-        self.times.append(time.perf_counter() - begin)
+        self._note(step, value, passed, time.perf_counter() - begin, batch)
+
+    def _note(self, step: int, loss: float, passed: float, taken: float, batch: dict[str, torch.Tensor]) -> None:
+        self.done += 1
+        if self.done <= WARM + 1:
+            # The first steps warm up; where there are no others, the last of them has to do.
+            self.passes.clear()
+            self.times.clear()
+        self.passes.append(passed)
+        self.times.append(taken)
+        self.losses = [*self.losses[:1], loss]
         steps = self.wishes.steps
         if self.loud and (step % max(1, steps // 20) == 0 or step == steps - 1):
-            print(f"step {step + 1:5d}/{steps}  loss {self.losses[-1]:8.4f}  {self._speed(batch)}", flush=True)
+            print(f"step {step + 1:5d}/{steps}  loss {loss:8.4f}  {self._speed(batch)}", flush=True)
+
+    def _check_finite(self, step: int, loss: float) -> None:
+        """Stop before the optimizer makes every parameter what the loss is. Raises DivergedError."""
+        if math.isfinite(loss):
+            self.overflows = 0
+            return
+        self.overflows += 1
+        if self.pipe.scale.used and self.overflows < OVERFLOWS:
+            if self.loud and self.overflows == 1:
+                print(f"step {step + 1}: the loss is {loss}; the step is left out", flush=True)
+            return
+        self.pipe.finish_saving()
+        if not self.loud:
+            raise PeerLostError(f"rank {self.pipe.world.rank}: stopped, as rank 0 did, which says why")
+        last = last_finite(self.home) if self.wishes.every else None
+        kept = f"--resume goes on from {last}" if last is not None else "no checkpoint was written"
+        raise DivergedError(
+            f"step {step + 1}: the loss is {loss}; stopped before the optimizer's step. {kept}; try "
+            "a smaller --lr, or --clip 1, and look at the data of this step"
+        )
 
     def _speed(self, batch: dict[str, torch.Tensor]) -> str:
         taken = self.times[-1]
@@ -108,9 +201,7 @@ class Training:
     def _sum_up(self) -> None:
         if not self.loud or not self.times:
             return
-        # The first steps warm up.
-        warm = min(3, len(self.times) - 1)
-        forward_backward, whole = median(self.passes[warm:]) * 1e3, median(self.times[warm:]) * 1e3
+        forward_backward, whole = median(self.passes) * 1e3, median(self.times) * 1e3
         self.measured.step_seconds = forward_backward / 1e3
         predicted = self.pipe.plan.prediction.step_seconds * 1e3
         print(f"loss {self.losses[0]:.4f} before, {self.losses[-1]:.4f} after {self.wishes.steps} steps")
@@ -122,14 +213,18 @@ class Training:
 
 
 def batches(pipe: Pipeline, data: str | None, where: Path, begun: int = 0) -> Iterator[dict[str, torch.Tensor]]:
-    """Global batches after so many: of the user's iterable again and again, or the job's example inputs."""
+    """Global batches after so many: of the user's iterable, or the job's example inputs.
+
+    The iterable is asked for again whenever it ends, wherever in a run that is.
+    """
     model = pipe.plan.model
     if data is None:
         inputs = find_function(model.inputs, map(Path, model.folders), str(where))
+        here = f"rank {pipe.world.rank}: inputs {model.inputs}"
         index = begun
         while True:
             # Every rank must see the same batch, and what the model draws is not to depend on it.
-            with torch.random.fork_rng(devices=[]):
+            with torch.random.fork_rng(devices=[]), of_the_user(here):
                 torch.manual_seed(index)
                 batch = inputs(pipe.plan.batch.global_size)
             index += 1
@@ -145,21 +240,43 @@ def _again_and_again(pipe: Pipeline, data: str, folders: list[str]) -> Iterator[
     here = f"rank {pipe.world.rank}: --data {data}"
     while True:
         empty = True
-        try:
-            source: Iterable[Any] = function()
-            for batch in source:
-                empty = False
-                if not isinstance(batch, dict):
-                    raise RunError(f"{here} gave a {type(batch).__name__}; it must give dictionaries of tensors")
-                yield batch
-        except PipecutError:
-            raise
-        except Exception as error:
-            frame = traceback.extract_tb(error.__traceback__)[-1]
-            place = f"{frame.filename}:{frame.lineno}"
-            raise RunError(f"{here} failed at {place}: {type(error).__name__}: {error}") from error
+        with of_the_user(here):
+            source: Iterator[Any] = iter(_iterable(function(), here))
+        while True:
+            with of_the_user(here):
+                batch = next(source, ENDED)
+            if batch is ENDED:
+                break
+            empty = False
+            if not isinstance(batch, dict):
+                kind = type(batch).__name__
+                raise RunError(f"{here} gave a {kind}; it must give dictionaries of tensors")
+            check_tensors(batch, here)
+            yield batch
         if empty:
             raise RunError(f"{here} gave no batch")
+
+
+def _iterable(source: Any, here: str) -> Iterable[Any]:
+    if isinstance(source, dict) or not hasattr(source, "__iter__"):
+        kind = type(source).__name__
+        raise RunError(f"{here} gave a {kind}; it must give an iterable of batches, such as a list")
+    found: Iterable[Any] = source
+    return found
+
+
+@contextmanager
+def of_the_user(here: str) -> Iterator[None]:
+    """What a user's function raises as a RunError that says where, an exit too."""
+    try:
+        yield
+    except PipecutError:
+        raise
+    except (Exception, SystemExit) as error:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{frame.filename}:{frame.lineno}"
+        kind = type(error).__name__
+        raise RunError(f"{here} failed at {place}: {kind}: {error}") from error
 
 
 @contextmanager

@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 
 from pipecut.compiler import Options, Sizes, compile
 from pipecut.errors import CheckpointError, RunError
-from pipecut.runtime import checkpoint
+from pipecut.runtime import checkpoint, checkpoint_folder
+from pipecut.runtime.checkpoint import Facts, Rest
 from pipecut.runtime.export import export
 from pipecut.runtime.launch import launch
 from pipecut.runtime.plan_folder import read_plan
@@ -102,7 +103,7 @@ def saved(write_job: Any, slow_cores: str, tmp_path: Path) -> Path:
 def test_what_is_damaged_is_told_and_the_one_before_is_whole(
     saved: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert [checkpoint.read_facts(one).step for one in checkpoint.checkpoints(saved)] == [3, 6]
+    assert [checkpoint.read_facts(one).step for one in checkpoint_folder.checkpoints(saved)] == [3, 6]
     file = saved / "step_00000006" / "rank_0.safetensors"
     data = bytearray(file.read_bytes())
     data[-1] ^= 1
@@ -115,24 +116,29 @@ def test_what_is_damaged_is_told_and_the_one_before_is_whole(
     file.parent.rmdir()
     train(tmp_path / "plan", saved, 9, "--resume")
     assert "going on after step 3" in capfd.readouterr().out
-    assert checkpoint.latest(saved) == saved / "step_00000009"
+    assert checkpoint_folder.latest(saved) == saved / "step_00000009"
 
 
 def test_what_a_crash_left_is_no_checkpoint(saved: Path) -> None:
     (saved / ".step_00000009.partial").mkdir()
     (saved / "step_00000012").mkdir()
-    assert checkpoint.latest(saved) == saved / "step_00000006"
+    assert checkpoint_folder.latest(saved) == saved / "step_00000006"
     (saved / "step_00000006" / checkpoint.FACTS).write_text(json.dumps({"version": 1}))
     with pytest.raises(CheckpointError, match=r"checkpoint.json cannot be read; remove"):
         checkpoint.read_facts(saved / "step_00000006")
+
+
+def about(step: int, **more: Any) -> Facts:
+    """What all ranks together say of a checkpoint."""
+    return Facts(checkpoint.VERSION, step, {}, {}, {}, [], Rest(), **more)
 
 
 def test_rows_are_read_from_the_pieces_that_have_them(tmp_path: Path) -> None:
     values = torch.arange(20.0).view(10, 2)
     partial = checkpoint.begin(tmp_path, 1)
     for rank, (begin, end) in enumerate(((0, 3), (3, 7), (7, 10))):
-        checkpoint.write_part(partial, f"rank_{rank}", {"parameter/w": values[begin:end]}, {"parameter/w": (begin, end)})
-    path = checkpoint.finish(partial, tmp_path, 3, 1, {}, [], {})
+        checkpoint.write_part(partial, rank, {"parameter/w": values[begin:end]}, {"parameter/w": (begin, end)})
+    path = checkpoint.finish(partial, tmp_path, range(3), about(1))
     facts = checkpoint.read_facts(path)
     assert torch.equal(checkpoint.read_tensors(path, facts, ["parameter/w"])["parameter/w"], values)
     for first, end in ((0, 10), (2, 5), (5, 6), (3, 7), (9, 10)):
@@ -151,19 +157,19 @@ def test_a_file_that_cannot_be_written_leaves_the_checkpoint_before(tmp_path: Pa
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
     try:
         with pytest.raises(CheckpointError, match="could not be written: .*the checkpoint before it is whole"):
-            checkpoint.write_part(partial, "rank_0", {"parameter/w": torch.zeros(10_000)}, {})
+            checkpoint.write_part(partial, 0, {"parameter/w": torch.zeros(10_000)}, {})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert checkpoint.latest(tmp_path) is None
+    assert checkpoint_folder.latest(tmp_path) is None
 
 
 def test_only_the_last_are_kept(tmp_path: Path) -> None:
     for step in (1, 2, 3, 4):
         partial = checkpoint.begin(tmp_path, step)
-        checkpoint.write_part(partial, "rank_0", {"parameter/w": torch.full((2,), float(step))}, {})
-        path = checkpoint.finish(partial, tmp_path, 1, step, {}, [], {})
-        checkpoint.prune(tmp_path, 2)
-    assert [one.name for one in checkpoint.checkpoints(tmp_path)] == ["step_00000003", "step_00000004"]
+        checkpoint.write_part(partial, 0, {"parameter/w": torch.full((2,), float(step))}, {})
+        path = checkpoint.finish(partial, tmp_path, [0], about(step))
+        checkpoint_folder.prune(tmp_path, 2)
+    assert [one.name for one in checkpoint_folder.checkpoints(tmp_path)] == ["step_00000003", "step_00000004"]
     values = checkpoint.read_tensors(path, checkpoint.read_facts(path), ["parameter/w"])
     assert values["parameter/w"].tolist() == [4.0, 4.0]
     with pytest.raises(CheckpointError, match="has no parameter v; it is of"):
