@@ -58,7 +58,7 @@ def run(
     stopping = Stopping(pipe.world.rank, pipe.world.size)
     stopping.listen()
     training.run(data, plan, stopping)
-    if save is not None and training.done:
+    if save is not None:
         with pipe.world.status.during(State.SAVING):
             save_weights(pipe, save)
     if training.stopped:

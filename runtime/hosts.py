@@ -59,9 +59,10 @@ def meet(key: str, rank: int, size: int, doing: str, wrong: PipecutError | None 
         store = dist.distributed_c10d._get_default_store()
         if wrong is not None:
             store.set(f"{key}/wrong", str(rank))
-        store.add(key, 1)
+        if store.add(key, 1) == size:
+            store.set(f"{key}/all", "")
         begun = time.monotonic()
-        while wrong is None and (came := store.add(key, 0)) < size:
+        while wrong is None and not store.check([f"{key}/all"]):
             if time.monotonic() - begun > save_timeout():
                 raise CheckpointError(
                     f"only {came} of {size} ranks came within {save_timeout():.0f} s; PIPECUT_SAVE_TIMEOUT=SECONDS waits longer"

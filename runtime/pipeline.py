@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import nn
 
 from pipecut.errors import RunError
+from pipecut.runtime.batch_input import check_tensors
 from pipecut.runtime.channels import open_channels
 from pipecut.runtime.check import check
 from pipecut.runtime.engine import Engine, Work
@@ -98,6 +99,7 @@ class Pipeline:
         The loss is the mean over microbatches, weighted by their samples, or by the labels that count where the job says
         `reduction: tokens`. Raises RunError.
         """
+        check_tensors(batch, f"rank {self.world.rank}")
         work = replace(self._split(batch, self.plan.microbatches), scale=self.scale.scale)
         self._refresh()
         # What earlier steps accumulated is summed already, and has no scale.
@@ -142,6 +144,7 @@ class Pipeline:
 
         Gradients, buffers and random numbers of the training stay as they are.
         """
+        check_tensors(batch, f"rank {self.world.rank}")
         loss = self._forward(self._any_size(batch))
         if loss is None and self.world.position == self.plan.stages[-1].rank:
             # A replica that got no microbatch.
@@ -159,6 +162,7 @@ class Pipeline:
         """
         if not any(stage.outputs for stage in self.plan.stages):
             raise RunError("the model gives nothing that its loss is made of, so there is nothing to predict")
+        check_tensors(batch, f"rank {self.world.rank}")
         count = self._samples(batch)
         for tensor in self.plan.inputs:
             if tensor.optional and tensor.name not in batch:
