@@ -65,7 +65,7 @@ def meet(key: str, rank: int, size: int, doing: str, wrong: PipecutError | None 
         while wrong is None and not store.check([f"{key}/all"]):
             if time.monotonic() - begun > save_timeout():
                 raise CheckpointError(
-                    f"only {came} of {size} ranks came within {save_timeout():.0f} s; PIPECUT_SAVE_TIMEOUT=SECONDS waits longer"
+                    f"the {size} ranks did not all come within {save_timeout():.0f} s; PIPECUT_SAVE_TIMEOUT=SECONDS waits longer"
                 )
             time.sleep(0.02)
         if wrong is None and store.check([f"{key}/wrong"]):
