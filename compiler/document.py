@@ -13,6 +13,8 @@ Model = TypeVar("Model", bound=BaseModel)
 Marks = dict[tuple[str | int, ...], tuple[int, int]]
 # The last part of a location that is the key itself, not its value.
 KEY = "<key>"
+# A file's bytes, and its values once every alias (*name) is written out: an alias of aliases doubles them at each level.
+MOST_BYTES, MOST_VALUES = 2**24, 100_000
 
 
 class Strict(BaseModel):
@@ -24,6 +26,8 @@ class Strict(BaseModel):
 def read_text(path: Path) -> str:
     """A user's file as text. Raises UserFileError."""
     try:
+        if path.stat().st_size > MOST_BYTES:
+            raise UserFileError(f"{path}: larger than {MOST_BYTES >> 20} MiB, which no file written by hand is")
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserFileError(f"{path}: cannot be read as UTF-8 text: {getattr(error, 'strerror', None) or error}") from None
@@ -39,6 +43,7 @@ def read_document(path: Path, schema: type[Model]) -> Model:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         marks: Marks = {}
         if root is not None:
+            _refuse_bomb(root, path)
             _collect_marks(root, (), marks, path)
         data = yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
@@ -77,6 +82,27 @@ def place_of(path: Path, *location: str | int) -> tuple[int, int]:
 def place_of_key(path: Path, *location: str | int) -> tuple[int, int]:
     """As `place_of`, of the key rather than its value."""
     return place_of(path, *location, KEY)
+
+
+def _refuse_bomb(root: yaml.Node, path: Path) -> None:
+    """Raises UserFileError where aliases stand for more values than a person writes, or for themselves."""
+    counts: dict[int, int] = {}
+
+    def count(node: yaml.Node, around: frozenset[int]) -> int:
+        if id(node) in around:
+            mark = node.start_mark
+            raise UserFileError(f"{path}:{mark.line + 1}:{mark.column + 1}: an alias stands for what it is part of")
+        if id(node) not in counts:
+            children: list[yaml.Node] = []
+            if isinstance(node, yaml.MappingNode):
+                children = [part for pair in node.value for part in pair]
+            elif isinstance(node, yaml.SequenceNode):
+                children = node.value
+            counts[id(node)] = 1 + sum(count(child, around | {id(node)}) for child in children)
+        return counts[id(node)]
+
+    if count(root, frozenset()) > MOST_VALUES:
+        raise UserFileError(f"{path}:1:1: its aliases stand for more than {MOST_VALUES:,} values; write them out")
 
 
 def _collect_marks(node: yaml.Node, at: tuple[str | int, ...], marks: Marks, path: Path) -> None:

@@ -12,6 +12,7 @@ from pipecut.errors import PipecutError, UserFileError
 
 if TYPE_CHECKING:
     from pipecut.compiler.partition.problem import Comm
+    from pipecut.runtime.plan_folder import PlanFolder
 
 app = typer.Typer(
     add_completion=False,
@@ -19,6 +20,7 @@ app = typer.Typer(
 )
 PROFILE_HELP = "SQLite file of measurements; by default $PIPECUT_PROFILE, or profile.sqlite in the user's cache folder."
 PlanArgument = Annotated[Path, typer.Argument(help="A plan folder, as pipecut compile makes it.")]
+TrustOption = Annotated[bool, typer.Option("--trust", help="Run the code of a plan that was not compiled here, now and later.")]
 
 
 def _version(wanted: bool) -> None:
@@ -169,11 +171,13 @@ def solve(
 
     Example: pipecut solve layer_gnmt.json --devices 6 --json
     """
+    from rich.markup import escape
+
     from pipecut.compiler.partition.report import print_solved, solve_file
 
     one_of("--comm", comm, ("direct", "relay"))
     one_of("--solver", solver, ("highs", "cbc"))
-    with Console(stderr=True).status(f"solving {graph}"):
+    with Console(stderr=True).status(f"solving {escape(str(graph))}"):
         way = cast("Comm | None", comm)  # checked above
         solved = solve_file(graph, devices, memory, way, solver, time_limit, gap, each)
     print_solved(solved, as_json, console)
@@ -206,19 +210,25 @@ def seal(plan: PlanArgument) -> None:
     from pipecut.runtime.check import check as check_plan
     from pipecut.runtime.plan_folder import seal as seal_plan
     from pipecut.runtime.plan_folder import write_seal
+    from pipecut.runtime.trust import trust
 
     folder = seal_plan(plan)
     for line in check_plan(folder):
         console.print(f"ok  {line}")
-    write_seal(folder)
+    trust(write_seal(folder))
     console.print(f"{plan} is sealed; next: pipecut verify {plan}")
 
 
 @app.command()
-def verify(plan: PlanArgument, steps: Annotated[int, typer.Option(min=1, help="Optimizer steps to compare.")] = 3) -> None:
+def verify(
+    plan: PlanArgument,
+    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps to compare.")] = 3,
+    trusted: TrustOption = False,
+) -> None:
     """Run the plan beside the unsplit model and compare loss, gradients, parameters and buffers."""
     from pipecut.runtime.verify import verify as verify_plan
 
+    _ask_about(plan, trusted)
     with Console(stderr=True).status(f"running {steps} steps of the plan and of the unsplit model"):
         result = verify_plan(plan, steps)
     console.print(f"{result.compared} tensors compared, tolerance {result.tolerance:g} of a tensor's norm")
@@ -261,6 +271,7 @@ def run(
         str | None, typer.Option(help="restart: the same plan again; replan: one for the devices that remain.")
     ] = None,
     stall: Annotated[float, typer.Option("--stall-timeout", min=1, help="Seconds without progress until a rank is ended.")] = 240,
+    trusted: TrustOption = False,
 ) -> None:
     """Train on this machine, one process a rank. --steps counts those before a checkpoint, too.
 
@@ -268,7 +279,6 @@ def run(
     """
     from pipecut.runtime.checkpoint_folder import home_of, refuse_earlier
     from pipecut.runtime.folder_lock import refuse_locked
-    from pipecut.runtime.plan_folder import read_plan
     from pipecut.runtime.restart import run_with_restarts
     from pipecut.runtime.userfunction import find_function
     from pipecut.runtime.writable import writable_file, writable_folder
@@ -288,7 +298,7 @@ def run(
         if file is not None:
             writable_file(file, option)
     one_of("--device", device, ("cpu", "cuda"))
-    manifest = read_plan(plan).plan
+    manifest = _ask_about(plan, trusted).plan
     if data is not None:
         # Here it is told once, on the ranks once each.
         find_function(data, map(Path, manifest.model.folders), "--data")
@@ -325,15 +335,17 @@ def timeline(
     png: Annotated[Path | None, typer.Option(help="Picture to write; needs matplotlib.")] = None,
 ) -> None:
     """Write the predicted step of a plan as a trace, a picture or both."""
+    from pipecut.runtime.check import check as check_plan
     from pipecut.runtime.picture import draw
     from pipecut.runtime.plan_folder import read_plan
     from pipecut.runtime.simulate import predicted
     from pipecut.runtime.trace_file import write_trace
 
-    folder = read_plan(plan)
-    found = predicted(folder)
     if output is None and png is None:
         raise UserFileError("say what to write: -o trace.json, --png picture.png, or both")
+    folder = read_plan(plan)
+    check_plan(folder)
+    found = predicted(folder)
     if output is not None:
         write_trace(output, folder, found, {})
     if png is not None:
@@ -378,6 +390,23 @@ def specs() -> None:
         links.add_row(name, f"{link.bandwidth / 1e9:.0f} GB/s", f"{link.latency * 1e6:.0f} us", link.source)
     for table in (clusters, devices, links):
         console.print(table)
+
+
+def _ask_about(plan: Path, trusted: bool) -> "PlanFolder":
+    """A plan that the user means to run: read, and asked about once where it is from elsewhere. Raises UserFileError."""
+    from pipecut.runtime.plan_folder import read_plan
+    from pipecut.runtime.trust import refuse_stranger, trust
+
+    folder = read_plan(plan)
+    try:
+        if not trusted:
+            refuse_stranger(folder)
+            return folder
+    except UserFileError as error:
+        if not sys.stdin.isatty() or not typer.confirm(f"{error}\nRun it?"):
+            raise
+    trust(folder.plan.seal)
+    return folder
 
 
 def main() -> None:

@@ -12,8 +12,9 @@ from pipecut.errors import UserFileError
 if TYPE_CHECKING:
     from pipecut.compiler.pipeline import ProfileProgress
 
-# Where there is no terminal, 80 columns would fold the tables to nothing.
-console = Console() if sys.stdout.isatty() else Console(width=140)
+# Where there is no terminal, 80 columns would fold the tables to nothing. Names of a user's, or of a plan's, may look like
+# rich's markup, so none is read.
+console = Console(markup=False, emoji=False) if sys.stdout.isatty() else Console(width=140, markup=False, emoji=False)
 
 
 @contextmanager

@@ -99,7 +99,8 @@ def _computes_everything(plan: Plan, actions: tuple[tuple[Action, ...], ...]) ->
         split = any(a.kind == "W" and a.stage == stage.index for a in actions[stage.rank])
         for kind in ("F", "I", "W") if split else ("F", "B"):
             done = [a.microbatch for a in actions[stage.rank] if a.kind == kind and a.stage == stage.index]
-            if sorted(done) != list(range(plan.microbatches)):
+            # Counted first: a plan may name more microbatches than a list of them has room for.
+            if len(done) != plan.microbatches or sorted(done) != list(range(plan.microbatches)):
                 raise PlanError(f"stage {stage.index}: {kind} does not run once for each of {plan.microbatches} microbatches")
             total += len(done)
         other = {"B"} if split else {"I", "W"}

@@ -54,7 +54,7 @@ class Pipeline:
         self.plan: Plan = folder.plan
         self.world = world
         mine = [s for s in self.plan.stages if s.rank == world.position]
-        self.modules = {s.index: build_module(folder.path, s, world.device) for s in mine}
+        self.modules = {s.index: build_module(folder.path, self.plan, s, world.device) for s in mine}
         share_tied(self.plan, self.modules)
         self.masters = Masters(p for m in self.modules.values() for p in m.parameters())
         self.scale = LossScale(self.plan.model.precision)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from pipecut.errors import PlanError, RunError
 
@@ -37,6 +37,14 @@ def _known_dtype(name: str) -> str:
 
 
 Dtype = Annotated[str, AfterValidator(_known_dtype)]
+# What a number of a plan may be, so that no sum or product of some overflows or is no number.
+Seconds = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
+Rate = Annotated[float, Field(gt=0, le=1e18, allow_inf_nan=False)]
+Bytes = Annotated[int, Field(ge=0, le=2**60)]
+Signed = Annotated[int, Field(ge=-(2**60), le=2**60)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0, le=2**31)]
+Positive = Annotated[int, Field(ge=1, le=2**31)]
 
 
 class Part(BaseModel):
@@ -63,7 +71,7 @@ class Terms(Part):
 
     input: str
     ignored: int
-    skipped: int
+    skipped: Count
 
     def count(self, labels: "torch.Tensor") -> int:
         """Those of some samples."""
@@ -77,8 +85,8 @@ class Batch(Part):
     A microbatch's part of the loss is that of its samples, or of its `terms`.
     """
 
-    global_size: int
-    microbatch: int
+    global_size: Positive
+    microbatch: Positive
     dynamic: bool
     terms: Terms | None = None
 
@@ -130,7 +138,7 @@ class Held(Part):
     """A parameter or buffer of a stage; `names` are all its FQNs. `written` when the stage's forward changes it."""
 
     names: list[str]
-    shape: list[int]
+    shape: list[Bytes]
     dtype: Dtype
     trainable: bool = False
     persistent: bool = True
@@ -155,16 +163,16 @@ class Passes(Part):
     `weights_kept` is alive until then, their peaks are above what is alive before them; `weights_gradients` come with the first.
     """
 
-    forward_peak: int
-    kept: int
-    saved: int
-    first_backward_peak: int
-    backward_peak: int
-    gradients: int
-    weights_kept: int = 0
-    weights_first_peak: int = 0
-    weights_peak: int = 0
-    weights_gradients: int = 0
+    forward_peak: Signed
+    kept: Signed
+    saved: Signed
+    first_backward_peak: Signed
+    backward_peak: Signed
+    gradients: Signed
+    weights_kept: Signed = 0
+    weights_first_peak: Signed = 0
+    weights_peak: Signed = 0
+    weights_gradients: Signed = 0
 
 
 class Stage(Part):
@@ -180,33 +188,33 @@ class Stage(Part):
     has that.
     """
 
-    index: int
-    rank: int
+    index: Count
+    rank: Count
     device: str
     device_type: Literal["cuda", "cpu"]
     file: str
     modules: list[str]
-    operators: int
-    dropouts: list[int] = []
+    operators: Count
+    dropouts: list[Count] = []
     receives: list[str]
     batch_inputs: list[str]
     sends: list[str]
     outputs: list[Tensor] = []
     parameters: list[Held]
     buffers: list[Held]
-    parameter_count: int
-    forward_seconds: float
-    backward_seconds: float
-    load_seconds: float
+    parameter_count: Bytes
+    forward_seconds: Seconds
+    backward_seconds: Seconds
+    load_seconds: Seconds
     recompute: bool
-    memory_bytes: int
-    capacity_bytes: int
-    bytes_sent: int
-    weight_seconds: float = 0.0
-    reduce_seconds: float = 0.0
-    buffer_bytes: int = 0
-    peak_bytes: int = 0
-    device_bytes: int
+    memory_bytes: Bytes
+    capacity_bytes: Signed
+    bytes_sent: Bytes
+    weight_seconds: Seconds = 0.0
+    reduce_seconds: Seconds = 0.0
+    buffer_bytes: Bytes = 0
+    peak_bytes: Bytes = 0
+    device_bytes: Bytes
     passes: Passes | None = None
 
     @property
@@ -218,36 +226,36 @@ class Stage(Part):
 class Boundary(Part):
     """What goes from stage `left` to `left` + 1, with the link between them."""
 
-    left: int
+    left: Count
     tensors: list[Tensor]
-    bandwidth: float
-    latency: float
+    bandwidth: Rate
+    latency: Seconds
 
 
 class Tied(Part):
     """A parameter that several stages use. Gradients are summed from the last stage to the first, in `reduce_seconds` a step."""
 
     names: list[str]
-    stages: list[int]
-    reduce_seconds: float = 0.0
+    stages: list[Count]
+    reduce_seconds: Seconds = 0.0
 
 
 class Prediction(Part):
     """Of one step: seconds, and the part of it that ranks wait, over all ranks."""
 
-    step_seconds: float
-    bubble: float
+    step_seconds: Seconds
+    bubble: Finite
 
 
 class CertificateRecord(Part):
     """Objective and bound in seconds of the slowest stage."""
 
-    objective: float
-    bound: float
-    gap: float
+    objective: Seconds
+    bound: Seconds
+    gap: Finite
     proven: bool
     solver: str
-    seconds: float
+    seconds: Seconds
 
 
 class Source(Part):
@@ -258,9 +266,9 @@ class Source(Part):
 
     job: str
     cluster: str
-    available: int
-    devices: list[int]
-    lost: list[int] = []
+    available: Count
+    devices: list[Count]
+    lost: list[Count] = []
 
 
 class Plan(Part):
@@ -275,7 +283,7 @@ class Plan(Part):
     optimizer: str
     optimizer_state: Literal["replicate", "fully_shard"] = "replicate"
     compile: Literal["eager", "inductor"] = "eager"
-    replicas: int = 1
+    replicas: Positive = 1
     schedule: str
     inputs: list[Tensor]
     constants: dict[str, Constant] = {}

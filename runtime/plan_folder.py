@@ -13,6 +13,8 @@ from pipecut.errors import PlanError
 from pipecut.runtime.plan import VERSION, Action, Plan, evaluate, parse_action
 
 MANIFEST, SCHEDULE, GRAPH = "plan.yaml", "schedule.yaml", "graph.json"
+# Of plan.yaml, schedule.yaml, graph.json or a stage's code.
+MOST_BYTES = 2**29
 SEAL = "if that was meant, pipecut seal makes it a plan again"
 
 
@@ -93,6 +95,16 @@ def read_plan(path: Path) -> PlanFolder:
     return _whole(path, plan)
 
 
+def listed_files(path: Path) -> list[str]:
+    """Names of the files that a folder's manifest lists, of a plan of any version. Raises PlanError where it is no plan."""
+    manifest = path / MANIFEST
+    data = _yaml(manifest) if manifest.is_file() else None
+    hashes = data.get("hashes") if isinstance(data, dict) and "version" in data else None
+    if not isinstance(hashes, dict) or not all(isinstance(name, str) for name in hashes):
+        raise PlanError(f"{path} is no plan folder; make one with pipecut compile")
+    return [name for name in hashes if not Path(name).is_absolute() and ".." not in Path(name).parts]
+
+
 def seal(path: Path) -> PlanFolder:
     """Note the files of an edited plan as they are now. The caller checks what is returned before it writes it.
 
@@ -103,17 +115,18 @@ def seal(path: Path) -> PlanFolder:
     return _whole(path, plan.model_copy(update={"hashes": {name: file_hash(_inside(path, name)) for name in plan.hashes}}))
 
 
-def write_seal(folder: PlanFolder) -> None:
-    """Write the manifest with the hashes of `seal`."""
+def write_seal(folder: PlanFolder) -> str:
+    """Write the manifest with the hashes of `seal`; its seal is returned."""
     data = {**_manifest(folder.path), "hashes": folder.plan.hashes}
-    write_manifest(folder.path, data)
+    return write_manifest(folder.path, data)
 
 
-def write_manifest(path: Path, data: dict[str, Any]) -> None:
-    """plan.yaml with its seal."""
+def write_manifest(path: Path, data: dict[str, Any]) -> str:
+    """plan.yaml with its seal, which is returned."""
     sealed = {**data, "seal": seal_of(data)}
     text = yaml.dump(sealed, sort_keys=False, allow_unicode=True, width=110, default_flow_style=None)
     (path / MANIFEST).write_text(text, encoding="utf-8")
+    return str(sealed["seal"])
 
 
 def _manifest(path: Path) -> dict[str, Any]:
@@ -131,12 +144,37 @@ def _manifest(path: Path) -> dict[str, Any]:
 
 
 def _yaml(path: Path) -> Any:
-    """By a safe loader."""
+    """By a safe loader, without aliases, which a plan never has: some of them stand for more values than memory holds."""
     try:
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
+        data = yaml.load(_checked_size(path).read_text(encoding="utf-8"), Loader=loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise PlanError(f"{path}: not valid YAML: {str(error).splitlines()[0]}; compile the plan again") from None
+    if _has_aliases(data):
+        raise PlanError(f"{path}: has aliases (*name), which no plan has; write them out, or compile again")
+    return data
+
+
+def _has_aliases(data: Any) -> bool:
+    """Whether a list or mapping stands at two places."""
+    seen: set[int] = set()
+    waiting = [data]
+    while waiting:
+        value = waiting.pop()
+        if not isinstance(value, dict | list) or not value:
+            continue
+        if id(value) in seen:
+            return True
+        seen.add(id(value))
+        waiting.extend(value.values() if isinstance(value, dict) else value)
+    return False
+
+
+def _checked_size(path: Path) -> Path:
+    """The file itself, where it is small enough to be read whole."""
+    if path.stat().st_size > MOST_BYTES:
+        raise PlanError(f"{path}: larger than {MOST_BYTES >> 20} MiB, which no plan's is; compile again")
+    return path
 
 
 def _plan(path: Path, data: dict[str, Any]) -> Plan:
@@ -174,11 +212,21 @@ def _first(error: ValidationError | RecursionError) -> str:
 
 
 def _inside(path: Path, name: str) -> Path:
-    """A file of the plan, which is nowhere else."""
+    """A file of the plan, which is nowhere else: not behind a link either."""
     file = path / name
     if Path(name).is_absolute() or ".." in Path(name).parts or not file.is_file():
         raise PlanError(f"{file} is missing from the plan; compile again")
+    if file.resolve() != path.resolve() / name:
+        raise PlanError(f"{file} is a link to {file.resolve()}; a plan holds its own files: copy it there, or compile again")
     return file
+
+
+def checked_bytes(path: Path, plan: Plan, name: str) -> bytes:
+    """A file of the plan, read once: what is returned is what the manifest's hash is of. Raises PlanError."""
+    data = _checked_size(_inside(path, name)).read_bytes()
+    if hashlib.sha256(data).hexdigest() != plan.hashes.get(name):
+        raise PlanError(f"{path / name} was edited after the plan was written; compile again, or {SEAL}")
+    return data
 
 
 def _whole(path: Path, plan: Plan) -> PlanFolder:
@@ -188,7 +236,7 @@ def _whole(path: Path, plan: Plan) -> PlanFolder:
         raise PlanError(f"{path / SCHEDULE}: no list of actions for each rank under 'ranks'; compile again") from None
     actions = tuple(tuple(parse_action(text, rank) for text in row) for rank, row in enumerate(rows))
     try:
-        graph = json.loads((path / GRAPH).read_text(encoding="utf-8"))
+        graph = json.loads(_checked_size(path / GRAPH).read_text(encoding="utf-8"))
         _Graph.model_validate(graph)
     except (ValidationError, RecursionError) as error:
         raise PlanError(f"{path / GRAPH}: {_first(error)}; compile again") from None

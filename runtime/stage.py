@@ -3,7 +3,7 @@
 A stage that recomputes keeps what it was given alone, and runs its forward again when the gradients come.
 """
 
-import importlib.util
+import types
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -19,14 +19,18 @@ from pipecut.runtime.deferred import Later
 from pipecut.runtime.draws import StageDraws
 from pipecut.runtime.masters import Masters
 from pipecut.runtime.plan import Plan, Stage
+from pipecut.runtime.plan_folder import checked_bytes
 
 
-def build_module(path: Path, stage: Stage, device: torch.device) -> nn.Module:
-    """Import the stage's file, whose hash was checked, and build it uninitialised on its device."""
-    spec = importlib.util.spec_from_file_location(f"pipecut_stage_{stage.index}", path / stage.file)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+def build_module(path: Path, plan: Plan, stage: Stage, device: torch.device) -> nn.Module:
+    """Build a stage of a plan folder, uninitialised, on its device. Raises PlanError.
+
+    The very bytes whose hash was compared are compiled: an import would take a cached .pyc beside them.
+    """
+    source = checked_bytes(path, plan, stage.file)
+    module = types.ModuleType(f"pipecut_stage_{stage.index}")
+    module.__file__ = str(path / stage.file)
+    exec(compile(source, module.__file__, "exec"), module.__dict__)
     built: nn.Module = getattr(module, f"Stage{stage.index}")(device=device)
     return built
 

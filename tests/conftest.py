@@ -1,6 +1,6 @@
 """Warnings of ours are errors; those of torch and transformers are theirs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +10,14 @@ model: {{factory: "tests.models:{name}"}}
 inputs: "tests.models:{inputs}"
 batch: {{global: 8, microbatch: 2}}
 """
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Which plans were compiled here is noted away from the user's own notes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
 
 
 @pytest.fixture

@@ -14,10 +14,11 @@ from pipecut.compiler.cut import Cut, modules_covered
 from pipecut.compiler.emit.module import write_stage
 from pipecut.compiler.partition import Placement
 from pipecut.compiler.partition.files import as_data
-from pipecut.errors import UserFileError
+from pipecut.errors import PlanError, UserFileError
 from pipecut.runtime.check import check
 from pipecut.runtime.plan import Action
-from pipecut.runtime.plan_folder import file_hash, read_plan, write_manifest
+from pipecut.runtime.plan_folder import MANIFEST, file_hash, listed_files, read_plan, write_manifest
+from pipecut.runtime.trust import trust
 
 
 def write_folder(
@@ -28,12 +29,13 @@ def write_folder(
     placement: Placement,
     actions: list[list[Action]],
 ) -> list[str]:
-    """Write beside the target, read it back, run the checker on it, then rename. Returns what the checker proved.
+    """Write beside the target, read it back, run the checker on it, then put it in place. Returns what the checker proved.
 
-    Raises UserFileError when the target is something else than a plan, PlanError when the check fails.
+    Of a plan that was there before, its own files alone are removed. Raises UserFileError when the target is something else
+    than a plan, PlanError when the check fails.
     """
-    if target.exists() and any(target.iterdir() if target.is_dir() else [target]) and not (target / "plan.yaml").exists():
-        raise UserFileError(f"{target} exists and is no plan folder; give another -o, or remove it")
+    target = target.resolve()
+    before = files_of_plan(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
@@ -43,16 +45,45 @@ def write_folder(
         _write_files(scratch, cuts, costed, placement, actions)
         files = sorted(p for p in scratch.rglob("*") if p.is_file())
         manifest = {**manifest, "hashes": {str(p.relative_to(scratch)): file_hash(p) for p in files}}
-        write_manifest(scratch, manifest)
+        seal = write_manifest(scratch, manifest)
         proof = check(read_plan(scratch))
+        os.chmod(scratch, 0o755)
+        _put_in_place(scratch, target, before)
+        trust(seal)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return proof
+
+
+def files_of_plan(target: Path) -> set[str]:
+    """Files of the plan in a folder, by the manifest; none where nothing is there.
+
+    Raises UserFileError where the folder has something that is no plan.
+    """
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return set()
+    try:
+        return {MANIFEST, *listed_files(target)}
+    except (PlanError, OSError):
+        raise UserFileError(f"{target} exists and is no plan folder; give another -o, or remove it") from None
+
+
+def _put_in_place(scratch: Path, target: Path, before: set[str]) -> None:
+    """The new files in place of the old plan's. Whatever else is in the folder stays: checkpoints, weights, notes."""
+    present = {str(p.relative_to(target)) for p in target.rglob("*") if not p.is_dir()} if target.exists() else set()
+    cached = {name for name in present if Path(name).parent.name == "__pycache__" and name.startswith("stages")}
+    if not present - cached - before:
         if target.exists():
             shutil.rmtree(target)
-        os.chmod(scratch, 0o755)
         scratch.rename(target)
-    except BaseException:
-        shutil.rmtree(scratch, ignore_errors=True)
-        raise
-    return proof
+        return
+    new = sorted(str(p.relative_to(scratch)) for p in scratch.rglob("*") if p.is_file())
+    # The manifest last: a reader in between finds hashes that differ, and is told so.
+    for name in sorted(new, key=lambda name: name == MANIFEST):
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(scratch / name, target / name)
+    for name in (before - set(new)) | cached:
+        (target / name).unlink(missing_ok=True)
 
 
 def _write_files(
