@@ -35,6 +35,10 @@ def build_module(path: Path, plan: Plan, stage: Stage, device: torch.device) -> 
     return built
 
 
+def _hooks(parameter: nn.Parameter) -> int:
+    return len(parameter._post_accumulate_grad_hooks or ())
+
+
 Root = torch.Tensor | GradientEdge | None
 
 
@@ -69,6 +73,7 @@ class RunningStage:
         # Of each microbatch whose gradients of weights come later, what is to be done for them.
         self.later, self.whole = later, whole
         self.tasks: dict[int, Later] = {}
+        self.own_hooks = {id(p): _hooks(p) for p in module.parameters()}
         boundaries = {b.left: b for b in plan.boundaries}
         received = boundaries[stage.index - 1].tensors if stage.index else []
         self.takes_grad = [t.needs_grad for t in received]
@@ -122,7 +127,7 @@ class RunningStage:
     def _put_aside(self, microbatch: int) -> AbstractContextManager[object]:
         if not self.later:
             return nullcontext()
-        return self.tasks.setdefault(microbatch, Later(self.masters.take, self.whole))
+        return self.tasks.setdefault(microbatch, Later(self.masters.take, self.whole, self.own_hooks))
 
     def written(self) -> list[torch.Tensor]:
         """Buffers that a forward changes."""
