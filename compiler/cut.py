@@ -9,7 +9,10 @@ from pipecut.compiler.graph import Buffer, Graph, Operator, Parameter
 
 @dataclass(frozen=True)
 class Cut:
-    """One stage of a cut graph. `receives` and `sends` are value names, in the order they were made; `outputs` the graph's."""
+    """One stage of a cut graph. `receives` and `sends` are value names, in the order they were made; `outputs` the graph's.
+
+    `evaluation` is the stage in eval mode, where the graph has operators of its own for that.
+    """
 
     index: int
     operators: tuple[int, ...]
@@ -19,6 +22,7 @@ class Cut:
     parameters: tuple[Parameter, ...]
     buffers: tuple[Buffer, ...]
     outputs: tuple[tuple[str, str], ...] = ()
+    evaluation: "Cut | None" = None
 
 
 def cut(graph: Graph, stage_of: tuple[int, ...], stages: int) -> tuple[Cut, ...]:
@@ -28,7 +32,8 @@ def cut(graph: Graph, stage_of: tuple[int, ...], stages: int) -> tuple[Cut, ...]
     for index, operator in enumerate(graph.operators):
         for name in operator.inputs:
             uses[name].add(stage_of[index])
-    uses[graph.loss].add(stages - 1)
+    if graph.loss:
+        uses[graph.loss].add(stages - 1)
     crossing: list[list[str]] = [[] for _ in range(stages)]
     for name, index in made.items():
         for left in range(stage_of[index], max(uses[name], default=-1)):

@@ -5,7 +5,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stderr
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -31,6 +31,8 @@ class Exported:
     """The program, the model and the batch it was traced from; `notes` are for the plan.
 
     The program's batch inputs come in the order of the batch's tensors, under names of our own: any name is fine for a user.
+    `left_out` has results of the model that are no tensors, with the reason; `differs_by_mode` is false where the model is
+    known to be the same in eval mode but for flags of its operators.
     """
 
     program: ExportedProgram
@@ -38,6 +40,8 @@ class Exported:
     batch: ExampleBatch
     dynamic: bool
     notes: tuple[str, ...] = ()
+    left_out: dict[str, str] = field(default_factory=dict)
+    differs_by_mode: bool = True
 
 
 def export(job: Job, fixed_because: str = "") -> Exported:
@@ -53,14 +57,37 @@ def export(job: Job, fixed_because: str = "") -> Exported:
         check_names(model, batch, job)
         program, error = _traced(model, batch, dynamic=True)
         if program is not None:
-            return Exported(program, model, batch, True)
+            return Exported(program, model, batch, True, (), dict(model.left_out.now))
         fixed_because = _first_line(error)
     batch = example_batch(job, job.spec.batch.microbatch)
     program, fixed_error = _traced(model, batch, dynamic=False)
     if program is None:
         raise _explained(error or fixed_error)
     note = f"the model fixes its batch size, so this plan takes that microbatch only ({fixed_because})"
-    return Exported(program, model, batch, False, (note,))
+    return Exported(program, model, batch, False, (note,), dict(model.left_out.now))
+
+
+def export_evaluation(job: Job, exported: Exported, dynamic: bool) -> Exported | str:
+    """The same model in eval mode, in which it may have no loss; the reason where it cannot be traced."""
+    model, batch = exported.model, exported.batch
+    if exported.dynamic and not dynamic:
+        batch = example_batch(job, job.spec.batch.microbatch)
+    model.eval()
+    first: Exception | None = None
+    try:
+        for model.has_loss in (True, False):
+            try:
+                program, error = _traced(model, batch, dynamic)
+            except TraceError as failed:
+                program, error = None, failed
+            if program is not None:
+                left_out = dict(model.left_out.now)
+                return replace(exported, program=program, batch=batch, dynamic=dynamic, notes=(), left_out=left_out)
+            first = first or error
+    finally:
+        model.has_loss = True
+        model.train()
+    return str(first) if isinstance(first, TraceError) else str(_explained(first))
 
 
 def _model(job: Job) -> WithLoss:

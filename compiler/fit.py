@@ -16,6 +16,7 @@ from pipecut.compiler.job import Job
 from pipecut.compiler.manifest import manifest
 from pipecut.compiler.memory import with_memory
 from pipecut.compiler.partition import Placement, Solving, partition
+from pipecut.compiler.place_evaluation import place_evaluation
 from pipecut.compiler.predict import Scheduled, schedule
 from pipecut.compiler.units import show_bytes
 
@@ -51,9 +52,11 @@ def fit(problem: Problem, notes: list[str], progress: Callable[[str], None]) -> 
         placement, ordered = partition(costed, cluster, job.spec, problem.told, candidate, problem.solving)
         progress(f"scheduling {candidate.microbatches} microbatches, {candidate.schedule}")
         scheduled = schedule(costed, ordered, placement, candidate)
+        cuts, refused = place_evaluation(costed.graph, placement.stage_of, scheduled.cuts)
+        scheduled = replace(scheduled, cuts=cuts)
         progress("replaying its memory")
         said = [*notes, *_raised(cluster)]
-        plain = manifest(job, ordered, costed, placement, scheduled, candidate, said)
+        plain = manifest(job, ordered, costed, placement, scheduled, candidate, said, refused)
         facts = with_memory(plain, costed.graph, scheduled)
         more = _lacking(facts["stages"], candidate.ranks)
         if not any(more):

@@ -47,6 +47,7 @@ class Operator:
     """One call of the traced graph. `contexts` are `with` statements it runs under.
 
     `draws` are the numbers of its random draws among those of the model, in the order of the model's own calls.
+    `args` and `kwargs` are those of training; `modes` has those that are others in eval mode, by position or keyword.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Operator:
     writes: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     draws: tuple[int, ...] = ()
+    modes: tuple[tuple[int | str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -90,8 +92,9 @@ class Graph:
     """A traced model. Operators stand in program order; `values` has every tensor by name.
 
     `batch_inputs` has value and name of each tensor of a batch; those named in `whole` are the same for every
-    microbatch, `constants` are what else a batch has. `outputs` are what else the model gives, by its own names,
-    where the loss is made of it.
+    microbatch, `constants` are what else a batch has.
+    `outputs` are what else the model gives, by its own names; `left_out` has the reason for what cannot be handed out.
+    In eval mode the operators run as they stand, or `evaluation` is what runs instead, or it is `refused` for a reason.
     """
 
     operators: tuple[Operator, ...]
@@ -105,6 +108,9 @@ class Graph:
     outputs: tuple[tuple[str, str], ...] = ()
     whole: frozenset[str] = frozenset()
     constants: tuple[tuple[str, Constant], ...] = ()
+    left_out: tuple[tuple[str, str], ...] = ()
+    evaluation: "Graph | None" = None
+    refused: str = ""
 
     def producers(self) -> dict[str, int]:
         """Value name to the index of the operator that makes it."""

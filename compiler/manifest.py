@@ -1,5 +1,6 @@
 """The facts of a plan as plan.yaml has them, and the prediction among them."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -27,12 +28,14 @@ def manifest(
     scheduled: Scheduled,
     candidate: Candidate,
     notes: list[str],
+    refused: str,
 ) -> dict[str, Any]:
-    """plan.yaml without hashes and seal."""
+    """plan.yaml without hashes and seal. `refused` is why the model cannot run in eval mode, "" where it can."""
     spec, graph, slots, cuts = job.spec, costed.graph, placement.problem.slots, scheduled.cuts
     seconds = stage_seconds(costed, slots, cuts)
     how = Optimizing.of(spec, candidate.replicas)
-    needed = _ancestors(graph)
+    evaluated = graph.evaluation or graph
+    needed = _ancestors(evaluated)
     types = [cluster.devices[rank * candidate.replicas].type for rank in scheduled.rank_of]
     stages = [
         {
@@ -55,6 +58,7 @@ def manifest(
         for one in cuts[:-1]
     ]
     certificate = placement.certificate
+    evaluation = _evaluation(graph, cuts, refused)
     return {
         "version": VERSION,
         "pipecut": pipecut.__version__,
@@ -88,6 +92,7 @@ def manifest(
         "constants": dict(graph.constants),
         "stages": stages,
         "boundaries": boundaries,
+        **({"evaluation": evaluation} if evaluation else {}),
         "tied": [
             {"names": list(one.parameter.names), "stages": list(one.stages), "reduce_seconds": one.seconds}
             for one in scheduled.ties
@@ -103,6 +108,29 @@ def manifest(
         },
         "notes": [*graph.notes, *notes, *_node_order(cluster, candidate.devices)],
     }
+
+
+def _evaluation(graph: Graph, cuts: Sequence[Cut], refused: str) -> dict[str, Any]:
+    """What is to be known of eval mode; nothing where it is training's own operators."""
+    facts: dict[str, Any] = {"refused": refused} if refused else {}
+    facts |= {"left_out": dict(graph.left_out)} if graph.left_out else {}
+    own, placed = graph.evaluation, [one.evaluation for one in cuts if one.evaluation is not None]
+    if own is None or not placed:
+        return facts
+    given = dict(own.batch_inputs)
+    stages = [
+        {
+            "operators": len(one.operators),
+            "receives": list(one.receives),
+            "batch_inputs": [given[name] for name in one.batch_inputs],
+            "sends": list(one.sends),
+            "outputs": [{**_tensor(own, value), "name": name} for name, value in one.outputs],
+            "dropouts": [number for i in one.operators for number in own.operators[i].draws],
+        }
+        for one in placed
+    ]
+    tensors = [[{**_tensor(own, name), "needs_grad": False} for name in one.sends] for one in placed[:-1]]
+    return {**facts, "loss": bool(own.loss), "dynamic": own.dynamic, "stages": stages, "boundaries": tensors}
 
 
 def _node_order(cluster: Cluster, ranks: int) -> list[str]:
@@ -149,6 +177,9 @@ def _stage(
     sizes = [p.bytes // max(getattr(torch, p.dtype).itemsize, 1) for p in one.parameters]
     given = dict(graph.batch_inputs)
     written = {costed.storage.get(name, name) for i in one.operators for name in graph.operators[i].writes}
+    if graph.evaluation is not None and one.evaluation is not None:
+        roots, own = graph.evaluation.roots(), graph.evaluation.operators
+        written |= {roots.get(name, name) for i in one.evaluation.operators for name in own[i].writes}
     return {
         "index": index,
         "device": slot.kind,

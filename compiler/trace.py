@@ -13,7 +13,8 @@ from torch.utils._pytree import tree_unflatten
 from torch.utils._sympy.printers import PythonPrinter
 
 from pipecut.compiler.emit.names import identifier
-from pipecut.compiler.export import Exported, export
+from pipecut.compiler.evaluation import with_evaluation
+from pipecut.compiler.export import Exported, export, export_evaluation
 from pipecut.compiler.graph import Buffer, Graph, Literal, Operator, Parameter, Ref, Sym, Value
 from pipecut.compiler.job import Job
 from pipecut.compiler.randomness import count_draws
@@ -29,9 +30,24 @@ def trace(job: Job) -> Graph:
     """Trace the job's model. Raises TraceError or UserFileError."""
     microbatch = job.spec.batch.microbatch
     try:
-        return _Lowering(export(job), microbatch).graph()
+        exported = export(job)
+        training, everything = _Lowering(exported, microbatch).graphs()
     except NeedsFixedBatch as error:
-        return _Lowering(export(job, fixed_because=str(error)), microbatch).graph()
+        exported = export(job, fixed_because=str(error))
+        training, everything = _Lowering(exported, microbatch).graphs()
+    if not exported.differs_by_mode:
+        return with_evaluation(training, everything)
+    refused = ""
+    for dynamic in (True, False) if exported.dynamic else (False,):
+        evaluated = export_evaluation(job, exported, dynamic)
+        try:
+            if isinstance(evaluated, Exported):
+                return with_evaluation(training, _Lowering(evaluated, microbatch).graphs()[1])
+            refused = refused or evaluated
+        except TraceError as error:
+            refused = refused or str(error)
+    why = f"the model cannot be traced in eval mode: {refused}"
+    return replace(training, outputs=(), refused=why)
 
 
 class NeedsFixedBatch(TraceError):
@@ -55,38 +71,50 @@ class _Lowering:
         self.names: dict[int, tuple[str, ...]] = {}
         self.nodes = {node.name for node in self.program.graph.nodes}
 
-    def graph(self) -> Graph:
-        """Lower everything and drop what neither the loss nor a buffer needs."""
+    def graphs(self) -> tuple[Graph, Graph]:
+        """Lower everything and drop what is not needed: by the loss or a buffer; by them or what else the model returns."""
         parameters, buffers, inputs = self._signature()
         self._lower(self.program.graph_module, (), "")
-        loss, *others = self._results()
-        operators = _alive(self.operators, loss, {b.value for b in buffers})
-        made = {operator.name for operator in operators}
-        if loss not in made:
-            raise TraceError("the traced model has no loss: its result does not depend on its inputs")
-        # What the loss does not depend on is not worth computing every step.
-        named = list(tree_unflatten([loss, *others], self.program.call_spec.out_spec)[1].items())
-        outputs = tuple((name, value) for name, value in named if value in made)
+        loss, named, left_out = self._results()
+        written = {b.value for b in buffers}
+        results = {loss} - {""}, {loss, *(value for _, value in named)} - {""}
         exported, batch = self.exported, self.exported.batch
-        return Graph(
-            tuple(operators),
-            self.values,
-            parameters,
-            buffers,
-            inputs,
-            loss,
-            exported.dynamic,
-            exported.notes,
-            outputs,
-            batch.whole,
-            tuple(batch.constants.items()),
+        constants = tuple(batch.constants.items())
+        rest = (loss, exported.dynamic, exported.notes, named, batch.whole, constants, left_out)
+        first, second = (
+            Graph(tuple(_alive(self.operators, needed, written)), self.values, parameters, buffers, inputs, *rest)
+            for needed in results
         )
+        return first, second
 
-    def _results(self) -> list[str]:
-        """Values of the loss and of the model's other outputs."""
+    def _results(self) -> tuple[str, tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]:
+        """The loss's value, "" where there is none; names and values of what else is returned; why some of it cannot be had.
+
+        Raises TraceError where the loss depends on nothing.
+        """
         specs = [s for s in self.program.graph_signature.output_specs if s.kind.name in ("USER_OUTPUT", "LOSS_OUTPUT")]
-        names = [str(s.arg.name) for s in specs]
-        return [self.alias.get(name, name) for name in names]
+        names = [self.alias.get(str(s.arg.name), str(s.arg.name)) for s in specs]
+        result = tree_unflatten(names, self.program.call_spec.out_spec)
+        made = {operator.name for operator in self.operators}
+        loss = result["loss"][0] if result["loss"] else ""
+        if loss and loss not in made:
+            raise TraceError("the traced model has no loss: its result does not depend on its inputs")
+        left_out = dict(self.exported.left_out)
+        for name, value in result["others"].items():
+            if value not in made:
+                left_out[name] = "it is no result of the model but what it was given, or holds"
+            elif self._samples_at(value) is None:
+                left_out[name] = "none of its dimensions, or not one alone, is that of the samples; return it for each sample"
+        named = tuple((name, value) for name, value in result["others"].items() if name not in left_out)
+        return loss, named, tuple(left_out.items())
+
+    def _samples_at(self, value: str) -> int | None:
+        """The dimension of a tensor that has the samples, where it is the only one that depends on their number."""
+        shape = self.values[value].shape if value in self.values else ()
+        if not self.exported.dynamic:
+            return 0 if shape[:1] == (self.microbatch,) else None
+        follow = [index for index, size in enumerate(shape) if isinstance(size, str)]
+        return follow[0] if len(follow) == 1 and shape[follow[0]] == "batch" else None
 
     def _signature(self) -> tuple[tuple[Parameter, ...], tuple[Buffer, ...], tuple[tuple[str, str], ...]]:
         model, program = self.model.model, self.program
@@ -382,14 +410,14 @@ def _real(tensor: torch.Tensor, name: str) -> torch.Tensor:
     )
 
 
-def _alive(operators: list[Operator], loss: str, buffers: set[str]) -> list[Operator]:
-    needed = {loss}
+def _alive(operators: list[Operator], results: set[str], buffers: set[str]) -> list[Operator]:
+    needed = set(results)
     kept: list[Operator] = []
     roots: dict[str, str] = {}
     for operator in operators:
         for name in operator.aliases[:1]:
             roots[operator.name] = roots.get(name, name)
-    live_roots: set[str] = {loss}
+    live_roots: set[str] = set(results)
     for operator in reversed(operators):
         writes_needed = any(
             name in buffers or roots.get(name, name) in buffers or name in needed or roots.get(name, name) in live_roots

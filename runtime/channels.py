@@ -49,7 +49,7 @@ def channels(plan: Plan) -> list[tuple[int, int]]:
     """Places in the pipeline between which something is sent, from one to the other."""
     rank_of = plan.rank_of
     found: set[tuple[int, int]] = set()
-    for boundary in plan.boundaries:
+    for boundary in (*plan.boundaries, *plan.in_evaluation().boundaries):
         left, right = rank_of[boundary.left], rank_of[boundary.left + 1]
         if left != right and boundary.tensors:
             found.add((left, right))

@@ -26,6 +26,7 @@ def check(folder: PlanFolder) -> list[str]:
         _ordered(plan, folder.actions),
         _no_deadlock(plan, folder.actions),
         _memory_fits(plan, graph, folder.actions),
+        _evaluates(plan, graph),
     ]
 
 
@@ -122,13 +123,57 @@ def _no_deadlock(plan: Plan, actions: Rows) -> str:
     """Of a step, and of forward alone, which evaluates. Channels are opened before, all of them, and that cannot deadlock."""
     groups = groups_of(plan)
     check_opening([group.ranks for group in groups])
-    opened, traffic = channels(plan), Traffic.of(plan)
-    alone = [[forward_only(plan, p, count) for p in range(len(actions))] for count in (1, plan.microbatches)]
+    opened, evaluated = channels(plan), plan.in_evaluation()
+    alone = [[forward_only(evaluated, p, count) for p in range(len(actions))] for count in (1, plan.microbatches)]
     for rows in (actions, *alone):
+        traffic = Traffic.of(plan if rows is actions else evaluated)
         check_order(traffic, rows)
         for occupied in (False, True):
             check_steps(traffic, rows, opened, occupied)
     return f"{len(groups)} groups open one after the other; no deadlock under rendezvous, nor where messages occupy their ranks"
+
+
+def _evaluates(plan: Plan, graph: dict[str, Any]) -> str:
+    """In eval mode, too, every stage has what it uses, and values go forward alone."""
+    if plan.evaluation.refused:
+        return f"the plan only trains: {plan.evaluation.refused}"
+    evaluated, own = plan.in_evaluation(), graph
+    if plan.evaluation.stages:
+        if graph.get("evaluation") is None:
+            raise PlanError("the plan has stages of eval mode, but the graph no operators of it; compile again")
+        own = graph["evaluation"]
+        _held_in_evaluation(plan, graph, own)
+        _flows(evaluated, own)
+    made = {operator["name"]: operator["stage"] for operator in own["operators"]}
+    for stage in evaluated.stages:
+        for tensor in stage.outputs:
+            value = own.get("outputs", {}).get(tensor.name)
+            if plan.evaluation.stages and made.get(value) != stage.index:
+                raise PlanError(f"stage {stage.index} does not make the output '{tensor.name}'; compile again")
+    names = [tensor.name for stage in evaluated.stages for tensor in stage.outputs]
+    what = f"{len(own['operators'])} operators of its own" if plan.evaluation.stages else "the same operators"
+    return f"eval mode runs {what} and gives {len(names)} outputs"
+
+
+def _held_in_evaluation(plan: Plan, graph: dict[str, Any], own: dict[str, Any]) -> None:
+    held = [{name for h in (*s.parameters, *s.buffers) for name in h.names} for s in plan.stages]
+    names = {entry["value"]: entry["names"][0] for entry in (*graph["parameters"], *own["buffers"])}
+    given = {tensor.name for tensor in plan.inputs}
+    for stage in plan.evaluation.stages:
+        unknown = [name for name in stage.batch_inputs if name not in given]
+        if unknown:
+            raise PlanError(f"eval mode takes '{unknown[0]}', which is no input of the plan; compile again")
+    for operator in own["operators"]:
+        if not 0 <= operator["stage"] < len(plan.stages):
+            raise PlanError(f"operator {operator['name']} of eval mode is on no stage")
+        lacking = [names[n] for n in operator["inputs"] if n in names and names[n] not in held[operator["stage"]]]
+        if lacking:
+            raise PlanError(f"in eval mode stage {operator['stage']} uses {lacking[0]} but does not hold it")
+    last = {operator["name"]: operator["stage"] for operator in own["operators"]}.get(own["loss"])
+    if plan.evaluation.loss and last is None:
+        raise PlanError("no operator of eval mode makes the loss; compile again")
+    if plan.evaluation.loss and any(own["loss"] not in stage.sends for stage in plan.evaluation.stages[last or 0 : -1]):
+        raise PlanError("the loss of eval mode does not reach the last stage; compile again")
 
 
 def _memory_fits(plan: Plan, graph: dict[str, Any], actions: tuple[tuple[Action, ...], ...]) -> str:

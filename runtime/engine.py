@@ -117,7 +117,8 @@ class Engine:
             wanted = work.outputs[m] if work.outputs is not None else None
             outputs = stage.forward(m, received, batch, weight * work.scale, work.grad, wanted)
             if stage.last:
-                losses.append(outputs[0].detach() * weight)
+                # In eval mode a model may have no loss.
+                losses += [output.detach() * weight for output in outputs]
             elif stage.stage.sends:
                 self._pass_on("F", s, m, [output.detach() for output in outputs], outgoing)
         elif kind in ("B", "I"):

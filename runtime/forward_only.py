@@ -53,8 +53,12 @@ def gather_outputs(plan: Plan, world: World, own: dict[str, torch.Tensor], sampl
                     if source == world.rank:
                         part = own[tensor.name].contiguous()
                     else:
-                        part = torch.empty(tensor.sizes(count), dtype=getattr(torch, tensor.dtype), device=world.device)
-                    dist.broadcast(part, src=source)
+                        sizes = tensor.sizes(count)
+                        # Of a model that fixes its batch the plan has the microbatch's own size.
+                        sizes[tensor.samples_at] = count
+                        part = torch.empty(sizes, dtype=getattr(torch, tensor.dtype), device=world.device)
+                    # As bytes, since backends do not know every type.
+                    dist.broadcast(part.flatten().view(torch.uint8), src=source)
                     parts.append(part)
-                found[tensor.name] = torch.cat(parts)
+                found[tensor.name] = torch.cat(parts, tensor.samples_at)
     return found

@@ -20,6 +20,7 @@ from pipecut.runtime.forward_only import forward_only, gather_outputs
 from pipecut.runtime.masters import LossScale, Masters
 from pipecut.runtime.messages import Messages
 from pipecut.runtime.microbatches import checked_batch, samples_in, shape_in_batch, split
+from pipecut.runtime.outputs import Outputs
 from pipecut.runtime.peers import told
 from pipecut.runtime.plan import Plan
 from pipecut.runtime.plan_folder import PlanFolder, read_plan
@@ -85,11 +86,14 @@ class Pipeline:
         open_channels(self.plan, world, messages)
         transport = Transport(self.plan, world, messages)
         self.engine = Engine(world.rank, actions, running, transport, self.tied, replicas, world.status)
+        self.evaluated = self.plan.in_evaluation()
+        self.evaluator = self._evaluator(Transport(self.evaluated, world, messages))
         # What the optimizer has, by the name that every plan of the model knows it by.
         self.held = {h.names[0]: self.shards.of[id(named[h.names[0]])] for s in mine for h in s.parameters}
         self.kept_buffers = {h.names[0]: buffers[h.names[0]] for s in mine for h in s.buffers if h.persistent or h.written}
         self.saving = Saving(self)
-        self.needed = {name for s in mine for name in s.batch_inputs}
+        own = [stage for plan in (self.plan, self.evaluated) for stage in plan.stages if stage.rank == world.position]
+        self.needed = {name for stage in own for name in stage.batch_inputs}
         self.placeholder = nn.Parameter(torch.empty(0, device=world.device))
         self.train()
 
@@ -118,6 +122,15 @@ class Pipeline:
         self.world.status.note(State.BETWEEN)
         return shared
 
+    def _evaluator(self, transport: Transport) -> Engine:
+        """Runs forward alone, over the boundaries of eval mode."""
+        stages = [
+            RunningStage(self.evaluated, s, self.modules[s.index], masters=self.masters)
+            for s in self.evaluated.stages
+            if s.index in self.modules
+        ]
+        return Engine(self.world.rank, (), stages, transport, self.tied, self.engine.replicas, self.world.status)
+
     def _masters(self) -> dict[str, nn.Parameter]:
         """What takes each parameter's gradient, by all its names."""
         of = self.masters.of
@@ -144,6 +157,9 @@ class Pipeline:
 
         Gradients, buffers and random numbers of the training stay as they are.
         """
+        self._check_evaluation()
+        if not self.plan.evaluation.loss:
+            raise RunError(f"rank {self.world.rank}: the model gives no loss in eval mode; ask for its outputs with predict")
         check_tensors(batch, f"rank {self.world.rank}")
         loss = self._forward(self._any_size(batch))
         if loss is None and self.world.position == self.plan.stages[-1].rank:
@@ -160,8 +176,10 @@ class Pipeline:
         On the ranks that make them, of their replica's samples; with `everywhere` of all samples on every rank. What the loss
         alone needs, such as labels, may be left out. Raises RunError, also where the model gives nothing else.
         """
-        if not any(stage.outputs for stage in self.plan.stages):
-            raise RunError("the model gives nothing that its loss is made of, so there is nothing to predict")
+        self._check_evaluation()
+        outputs = {tensor.name: tensor for stage in self.evaluated.stages for tensor in stage.outputs}
+        if not outputs:
+            raise RunError(self._nothing_to_predict())
         check_tensors(batch, f"rank {self.world.rank}")
         count = self._samples(batch)
         for tensor in self.plan.inputs:
@@ -170,10 +188,18 @@ class Pipeline:
         work = self._any_size(batch, by_samples=True)
         parts: list[dict[str, torch.Tensor]] = [{} for _ in work.samples]
         self._forward(replace(work, outputs=parts))
-        own = {name: torch.cat([part[name] for part in parts]) for name in (parts[0] if parts else {})}
-        found = gather_outputs(self.plan, self.world, own, count) if everywhere else own
+        own = {name: torch.cat([part[name] for part in parts], outputs[name].samples_at) for name in (parts[0] if parts else {})}
+        found = gather_outputs(self.evaluated, self.world, own, count) if everywhere else own
         self.world.status.note(State.BETWEEN)
-        return found
+        return Outputs(found, self.plan.evaluation.left_out)
+
+    def _check_evaluation(self) -> None:
+        if self.plan.evaluation.refused:
+            raise RunError(f"rank {self.world.rank}: the plan only trains: {self.plan.evaluation.refused}")
+
+    def _nothing_to_predict(self) -> str:
+        left_out = [f"'{name}' cannot be handed out: {reason}" for name, reason in self.plan.evaluation.left_out.items()]
+        return "; ".join(["the model returns nothing but its loss, so there is nothing to predict", *left_out])
 
     def _samples(self, batch: dict[str, torch.Tensor]) -> int:
         with told(f"rank {self.world.rank}"):
@@ -190,7 +216,7 @@ class Pipeline:
         self.eval()
         try:
             with torch.random.fork_rng([self.world.device] if self.world.device.type == "cuda" else [], device_type="cuda"):
-                return self.engine.evaluate(work, forward_only(self.plan, self.world.position, len(work.samples)))
+                return self.evaluator.evaluate(work, forward_only(self.evaluated, self.world.position, len(work.samples)))
         finally:
             for module, before in zip(self.modules.values(), training, strict=True):
                 module.train(before)
@@ -221,7 +247,8 @@ class Pipeline:
                 f"give {self.plan.batch.global_size} samples, or compile for another batch"
             )
         samples = [min(size, count - start) for start in range(0, count, size)]
-        if not self.plan.batch.dynamic and samples[-1] != size:
+        dynamic = (self.evaluated if any_count else self.plan).batch.dynamic
+        if not dynamic and samples[-1] != size:
             raise self._fixed(count)
         own = slice(self.world.replica * share, (self.world.replica + 1) * share)
         parts: list[dict[str, torch.Tensor]] = [{} for _ in samples[own]]

@@ -129,6 +129,11 @@ class Tensor(Part):
         """The shape for a microbatch of that many samples."""
         return [evaluate(d, batch) for d in self.shape]
 
+    @property
+    def samples_at(self) -> int:
+        """The dimension that has the samples, by which microbatches are put together."""
+        return self.shape.index("batch") if "batch" in self.shape else 0
+
     def bytes_for(self, batch: int) -> int:
         """Bytes of a microbatch of that many samples."""
         return prod(self.sizes(batch)) * ITEM_BYTES[self.dtype]
@@ -232,6 +237,32 @@ class Boundary(Part):
     latency: Seconds
 
 
+class EvaluationStage(Part):
+    """What a stage takes, gives and draws in eval mode; names and order as in `Stage`."""
+
+    operators: int
+    receives: list[str]
+    batch_inputs: list[str]
+    sends: list[str]
+    outputs: list[Tensor] = []
+    dropouts: list[int] = []
+
+
+class Evaluation(Part):
+    """The model in eval mode, where that is not the same operators over the same boundaries.
+
+    With no `stages` it is. `boundaries` has the tensors after each stage but the last. It is `refused` for a reason, and may have
+    no `loss`. `left_out` says why something that the model returns cannot be asked for. A batch is of any size where `dynamic`.
+    """
+
+    refused: str = ""
+    left_out: dict[str, str] = {}
+    loss: bool = True
+    dynamic: bool = True
+    stages: list[EvaluationStage] = []
+    boundaries: list[list[Tensor]] = []
+
+
 class Tied(Part):
     """A parameter that several stages use. Gradients are summed from the last stage to the first, in `reduce_seconds` a step."""
 
@@ -289,6 +320,7 @@ class Plan(Part):
     constants: dict[str, Constant] = {}
     stages: list[Stage]
     boundaries: list[Boundary]
+    evaluation: Evaluation = Evaluation()
     tied: list[Tied]
     prediction: Prediction
     certificate: CertificateRecord
@@ -307,6 +339,19 @@ class Plan(Part):
         if self.batch.dynamic or tensor.whole:
             return tensor.bytes_for(self.batch.global_size)
         return tensor.bytes_for(self.batch.microbatch) * -(-self.batch.global_size // self.batch.microbatch)
+
+    def in_evaluation(self) -> "Plan":
+        """The plan with what its stages take and give in eval mode."""
+        own = self.evaluation
+        if not own.stages:
+            return self
+        stages = [stage.model_copy(update=dict(other)) for stage, other in zip(self.stages, own.stages, strict=True)]
+        boundaries = [
+            boundary.model_copy(update={"tensors": tensors})
+            for boundary, tensors in zip(self.boundaries, own.boundaries, strict=True)
+        ]
+        batch = self.batch.model_copy(update={"dynamic": self.batch.dynamic and own.dynamic})
+        return self.model_copy(update={"stages": stages, "boundaries": boundaries, "batch": batch})
 
     @property
     def shards(self) -> int:

@@ -61,11 +61,26 @@ class _Buffer(_Loose):
     names: list[str] = Field(min_length=1)
 
 
+class _InEvaluation(_Loose):
+    name: str
+    module: str
+    inputs: list[str]
+    stage: int
+
+
+class _Evaluation(_Loose):
+    loss: str
+    operators: list[_InEvaluation]
+    outputs: dict[str, str]
+    buffers: list[_Buffer]
+
+
 class _Graph(_Loose):
     operators: list[_Operator]
     values: dict[str, _Value]
     parameters: list[_Parameter]
     buffers: list[_Buffer]
+    evaluation: _Evaluation | None = None
 
 
 _SCHEDULE = TypeAdapter(dict[str, list[list[str]]])
@@ -189,6 +204,10 @@ def _plan(path: Path, data: dict[str, Any]) -> Plan:
         (not count or [s.index for s in plan.stages] != list(range(count)), "stages are not numbered from 0"),
         (ranks != set(range(len(ranks))), "ranks are not numbered from 0"),
         ([b.left for b in plan.boundaries] != list(range(count - 1)), "boundaries are not those between the stages"),
+        (
+            plan.evaluation.stages and (len(plan.evaluation.stages), len(plan.evaluation.boundaries)) != (count, count - 1),
+            "evaluation has other stages or boundaries",
+        ),
         (any(not 0 <= s < count for tied in plan.tied for s in tied.stages), "a tied parameter is on a stage that is not there"),
         (any(not tied.names or not tied.stages for tied in plan.tied), "a tied parameter has no name, or no stage"),
         (any(not h.names for s in plan.stages for h in (*s.parameters, *s.buffers)), "a parameter or buffer has no name"),
@@ -198,7 +217,9 @@ def _plan(path: Path, data: dict[str, Any]) -> Plan:
     ):
         if wrong:
             raise PlanError(f"{path / MANIFEST}: {what}; compile again")
-    for tensor in (*plan.inputs, *(t for b in plan.boundaries for t in b.tensors)):
+    evaluated = plan.in_evaluation()
+    crossing = [t for p in (plan, evaluated) for b in p.boundaries for t in b.tensors]
+    for tensor in (*plan.inputs, *crossing, *(t for p in (plan, evaluated) for s in p.stages for t in s.outputs)):
         for dimension in tensor.shape:
             evaluate(dimension, batch.microbatch)
     return plan

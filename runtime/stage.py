@@ -99,8 +99,8 @@ class RunningStage:
 
         Without gradients, what the model gives besides is put into `outputs`.
         """
-        for tensor, needs in zip(received, self.takes_grad, strict=True):
-            tensor.requires_grad_(needs and grad)
+        for tensor, needs in zip(received, self.takes_grad, strict=True) if grad else ():
+            tensor.requires_grad_(needs)
         if grad and self.stage.recompute:
             given = [*received, *batch]
             before, versions = recompute.note(self.module, self.device, self.changing), [t._version for t in given]

@@ -9,11 +9,19 @@ import torch
 from torch import nn
 
 from pipecut.errors import TraceError
+from pipecut.runtime.outputs import loss_in, outputs_of
 
 Loss = Callable[[Any, dict[str, torch.Tensor]], torch.Tensor]
 # Parameters of a function that take whatever they are called with.
 ANY_NAME = inspect.Parameter.VAR_KEYWORD
 NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+
+class Reasons:
+    """What a traced module notes: its attributes are as they were once it is traced."""
+
+    def __init__(self) -> None:
+        self.now: dict[str, str] = {}
 
 
 class WithLoss(nn.Module):
@@ -29,6 +37,9 @@ class WithLoss(nn.Module):
         self.takes = names_taken(model) if loss is not None else None
         self.around: Callable[[], AbstractContextManager[Any]] = nullcontext
         self.traced = False
+        # In eval mode a model may have no loss. While it is traced: why some results are no outputs.
+        self.has_loss = True
+        self.left_out = Reasons()
         # While it is traced: the user's name of each tensor, and what else is in a batch.
         self.names: dict[str, str] = {}
         self.constants: dict[str, Any] = {}
@@ -39,13 +50,16 @@ class WithLoss(nn.Module):
         with self.around():
             given = {name: value for name, value in batch.items() if self.takes is None or name in self.takes}
             output = self.model(**given)
-            loss = self.loss(output, batch) if self.loss is not None else _loss_in(output)
-            _check_loss(loss, self.loss)
+            loss = self._loss(output, batch) if self.has_loss else None
         if not self.traced:
             return loss
-        named = {"output": output} if isinstance(output, torch.Tensor) else dict(output) if isinstance(output, dict) else {}
-        others = {name: t for name, t in named.items() if isinstance(t, torch.Tensor) and t is not loss}
-        return [loss, others]
+        others, self.left_out.now = outputs_of(output, loss)
+        return {"loss": [] if loss is None else [loss], "others": others}
+
+    def _loss(self, output: Any, batch: dict[str, Any]) -> torch.Tensor:
+        loss = self.loss(output, batch) if self.loss is not None else _loss_in(output)
+        _check_loss(loss, self.loss)
+        return loss
 
 
 def names_taken(model: nn.Module) -> frozenset[str] | None:
@@ -70,10 +84,8 @@ def names_needed(model: nn.Module) -> tuple[str, ...]:
 
 
 def _loss_in(output: Any) -> Any:
-    found = output if isinstance(output, torch.Tensor) else getattr(output, "loss", None)
-    if found is None and isinstance(output, dict):
-        found = output.get("loss")
-    if not isinstance(found, torch.Tensor) or found.dim() != 0:
+    found = loss_in(output)
+    if found is None:
         raise TraceError(
             "the model's result is not a scalar loss and has none as .loss or ['loss']; "
             "return one, pass labels in inputs, or name a function with loss: in the job file"

@@ -70,9 +70,16 @@ def write_call(operator: Operator, names: Names) -> str:
     if operator.target == "getitem":
         return f"{names(operator.inputs[0])}[{operator.args[1]}]"
     _, short, overload = operator.target.split(".")[-3:]
-    args = [write_argument(a, names) for a in operator.args]
-    kwargs = [f"{k}={write_argument(a, names)}" for k, a in operator.kwargs]
-    special = _special(short, operator, args, dict(operator.kwargs))
+    modes = dict(operator.modes)
+
+    def code(key: int | str, value: Any) -> str:
+        written = write_argument(value, names)
+        return _by_mode(written, write_argument(modes[key], names)) if key in modes else written
+
+    args = [code(position, value) for position, value in enumerate(operator.args)]
+    named = {key: code(key, value) for key, value in operator.kwargs}
+    kwargs = [f"{key}={value}" for key, value in named.items()]
+    special = _special(short, operator, args, named)
     if special is not None:
         return special
     tensor_first = bool(operator.args) and isinstance(operator.args[0], Ref)
@@ -90,22 +97,32 @@ def write_call(operator: Operator, names: Names) -> str:
     return f"torch.ops.{operator.target}({given})"
 
 
+def _by_mode(training: str, evaluation: str) -> str:
+    if (training, evaluation) in (("True", "False"), ("False", "True")):
+        return "self.training" if training == "True" else "not self.training"
+    return f"{training} if self.training else {evaluation}"
+
+
 def _operand(code: str) -> str:
     return f"({code})" if code.startswith("-") or " " in code else code
 
 
-def _special(short: str, operator: Operator, args: list[str], kwargs: dict[str, Any]) -> str | None:
+def _special(short: str, operator: Operator, args: list[str], kwargs: dict[str, str]) -> str | None:
     """Functions whose torch.nn.functional form takes its arguments in another order, or knows train from eval."""
+    if short in ("dropout", "dropout_") and len(args) == 3 and not kwargs:
+        return f"F.dropout({', '.join([*args, *(['True'] if short == 'dropout_' else [])])})"
+    if short == "batch_norm" and len(args) == 9 and not kwargs:
+        x, weight, bias, mean, variance, training, momentum, eps, _ = args
+        return f"F.batch_norm({x}, {mean}, {variance}, {weight}, {bias}, {training}, {momentum}, {eps})"
+    if short == "scaled_dot_product_attention":
+        return _attention(args, kwargs)
+    if operator.modes:
+        return None
     if short == "embedding" and not kwargs and len(args) in (2, 3):
         padding = f", padding_idx={args[2]}" if len(args) == 3 and args[2] != "-1" else ""
         return f"F.embedding({args[1]}, {args[0]}{padding})"
     if short == "layer_norm" and not kwargs and len(args) >= 5:
         return f"F.layer_norm({', '.join(args[:5])})"
-    if short == "dropout" and args[2:] == ["True"]:
-        return f"F.dropout({args[0]}, {args[1]}, self.training)"
-    if short == "batch_norm" and len(args) == 9 and args[5] == "True":
-        x, weight, bias, mean, variance, _, momentum, eps, _ = args
-        return f"F.batch_norm({x}, {mean}, {variance}, {weight}, {bias}, self.training, {momentum}, {eps})"
     if short == "group_norm" and not kwargs and len(args) >= 5:
         return f"F.group_norm({', '.join(args[:5])})"
     if short == "cross_entropy_loss" and not kwargs and (len(args) < 3 or args[2] == "None"):
@@ -114,14 +131,17 @@ def _special(short: str, operator: Operator, args: list[str], kwargs: dict[str, 
         smoothing = f", label_smoothing={args[5]}" if len(args) > 5 and args[5] != "0.0" else ""
         how = f', reduction="{reduction}"' if reduction != "mean" else ""
         return f"F.cross_entropy({args[0]}, {args[1]}{ignore}{how}{smoothing})"
-    if short == "scaled_dot_product_attention":
-        named = [f"attn_mask={args[3]}"] if len(args) > 3 and args[3] != "None" else []
-        if len(args) > 4 and args[4] != "0.0":
-            named.append(f"dropout_p={args[4]} if self.training else 0.0")
-        if len(args) > 5 and args[5] != "False":
-            named.append(f"is_causal={args[5]}")
-        named += [f"{k}={v!r}" for k, v in kwargs.items() if k in ("scale", "enable_gqa", "is_causal", "dropout_p")]
-        if set(kwargs) - {"scale", "enable_gqa", "is_causal", "dropout_p"}:
-            return None
-        return f"F.scaled_dot_product_attention({', '.join([*args[:3], *named])})"
     return None
+
+
+def _attention(args: list[str], kwargs: dict[str, str]) -> str | None:
+    named = [f"attn_mask={args[3]}"] if len(args) > 3 and args[3] != "None" else []
+    if len(args) > 4 and args[4] != "0.0":
+        named.append(f"dropout_p={args[4]}")
+    if len(args) > 5 and args[5] != "False":
+        named.append(f"is_causal={args[5]}")
+    known = ("scale", "enable_gqa", "is_causal", "dropout_p")
+    named += [f"{key}={value}" for key, value in kwargs.items() if key in known]
+    if set(kwargs) - set(known):
+        return None
+    return f"F.scaled_dot_product_attention({', '.join([*args[:3], *named])})"

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from pipecut.compiler.costs import CostedGraph
 from pipecut.compiler.cut import Cut, modules_covered
 from pipecut.compiler.emit.module import write_stage
+from pipecut.compiler.graph import Graph
 from pipecut.compiler.partition import Placement
 from pipecut.compiler.partition.files import as_data
 from pipecut.errors import PlanError, UserFileError
@@ -101,10 +102,10 @@ def _write_files(
             save_file(data, str(stages / f"stage_{one.index}.safetensors"))
     rows = "\n".join("  - [" + ", ".join(map(str, row)) + "]" for row in actions)
     (folder / "schedule.yaml").write_text(f"# Actions of each rank in order: KIND stage.microbatch\nranks:\n{rows}\n")
-    (folder / "graph.json").write_text(json.dumps(_graph(costed, placement), indent=0))
+    (folder / "graph.json").write_text(json.dumps(_graph(costed, placement, cuts), indent=0))
 
 
-def _graph(costed: CostedGraph, placement: Placement) -> dict[str, Any]:
+def _graph(costed: CostedGraph, placement: Placement, cuts: tuple[Cut, ...]) -> dict[str, Any]:
     graph = costed.graph
     operators = []
     for index, operator in enumerate(graph.operators):
@@ -132,4 +133,19 @@ def _graph(costed: CostedGraph, placement: Placement) -> dict[str, Any]:
     ]
     buffers = [{"value": b.value, "names": list(b.names)} for b in graph.buffers]
     facts = {"loss": graph.loss, "operators": operators, "values": values, "parameters": parameters, "buffers": buffers}
-    return {**facts, "problem": as_data(placement.problem)}
+    return {**facts, **_evaluation(graph, cuts), "problem": as_data(placement.problem)}
+
+
+def _evaluation(graph: Graph, cuts: tuple[Cut, ...]) -> dict[str, Any]:
+    """The graph of eval mode with its stages, where it is one of its own."""
+    own = graph.evaluation
+    stage_of = {i: one.index for one in cuts if one.evaluation is not None for i in one.evaluation.operators}
+    if own is None or not stage_of:
+        return {}
+    operators = [
+        {"name": o.name, "target": o.target, "module": o.module, "inputs": list(o.inputs), "stage": stage_of[index]}
+        for index, o in enumerate(own.operators)
+    ]
+    outputs = dict(own.outputs)
+    buffers = [{"value": b.value, "names": list(b.names)} for b in own.buffers]
+    return {"evaluation": {"loss": own.loss, "operators": operators, "outputs": outputs, "buffers": buffers}}

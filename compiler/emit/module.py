@@ -50,6 +50,15 @@ def parameter(*shape, dtype, device, trainable=True):
 '''
 
 
+BY_MODE = [
+    "",
+    "    def forward(self, *given, **wanted):",
+    "        if self.training:",
+    "            return self.forward_in_training(*given)",
+    "        return self.forward_in_evaluation(*given, **wanted)",
+]
+
+
 def write_stage(graph: Graph, cut: Cut, stages: int, modules: list[str]) -> str:
     """The source of stages/stage_N.py."""
     return _StageWriter(graph, cut, stages, modules).source()
@@ -66,8 +75,7 @@ class _StageWriter:
         self.local = local_names(given, [*cut.receives, *(o.name for o in self.operators)])
 
     def source(self) -> str:
-        last = self.cut.index == self.stages - 1
-        gives = [self.graph.loss] if last else list(self.cut.sends)
+        last, gives = self.cut.index == self.stages - 1, self._gives()
         lines = [
             HEADER.format(
                 index=self.cut.index,
@@ -78,8 +86,24 @@ class _StageWriter:
             )
         ]
         lines += self._constructor()
-        lines += self._forward(gives)
+        lines += self._passes()
         return "\n".join(lines) + "\n"
+
+    def _gives(self) -> list[str]:
+        if self.cut.index < self.stages - 1:
+            return list(self.cut.sends)
+        return [self.graph.loss] if self.graph.loss else []
+
+    def _passes(self) -> list[str]:
+        """forward, and where the stage does something else in eval mode, one for each mode."""
+        own = self._forward("forward")
+        if self.graph.evaluation is None or self.cut.evaluation is None:
+            return own
+        other = _StageWriter(self.graph.evaluation, self.cut.evaluation, self.stages, [])
+        if other._forward("forward") == own:
+            return own
+        training = self._forward("forward_in_training", outputs=False)
+        return [*BY_MODE, *training, *other._forward("forward_in_evaluation")]
 
     def _describe(self, name: str) -> str:
         value = self.graph.values[name]
@@ -104,13 +128,14 @@ class _StageWriter:
             lines.append(f"        put(self, buffers[{quoted(b.names[0])}], {names}{persistent})")
         return lines
 
-    def _forward(self, gives: list[str]) -> list[str]:
+    def _forward(self, method: str, outputs: bool = True) -> list[str]:
+        gives = self._gives()
         # What the model gives beside its loss, where it is asked for.
         given: dict[str, list[str]] = {}
-        for name, value in self.cut.outputs:
+        for name, value in self.cut.outputs if outputs else ():
             given.setdefault(value, []).append(name)
         arguments = ", ".join(["self", *(self.local[name] for name in self.inputs), *(["outputs=None"] if given else [])])
-        lines = ["", f"    def forward({arguments}):"]
+        lines = ["", f"    def {method}({arguments}):"]
         lines += self._prelude()
         last_use = {name: i for i, o in enumerate(self.operators) for name in o.inputs}
         keep = {*gives}

@@ -52,15 +52,15 @@ def coarsen(
     """The blocks stand in the topological order closest to program order."""
     graph = costed.graph
     dependencies = graph.dependencies()
-    groups = _together(costed)
+    groups = together(graph)
     _join_views(costed, dependencies, groups, told)
     for indices in told.together:
         groups.union(*indices)
-    return replace(_problem(costed, _ordered_groups(dependencies, groups), slots, how, told), recompute=recompute)
+    return replace(_problem(costed, ordered_groups(dependencies, groups), slots, how, told), recompute=recompute)
 
 
-def _together(costed: CostedGraph) -> "nx.utils.UnionFind[int]":
-    graph = costed.graph
+def together(graph: Graph) -> "nx.utils.UnionFind[int]":
+    """Operators that no cut may separate."""
     groups: nx.utils.UnionFind[int] = nx.utils.UnionFind(range(len(graph.operators)))
     made = graph.producers()
     for index, operator in enumerate(graph.operators):
@@ -117,7 +117,7 @@ def _join_views(
                 groups.union(index, consumers[0])
 
 
-def _ordered_groups(dependencies: "nx.DiGraph[int]", groups: "nx.utils.UnionFind[int]") -> list[list[int]]:
+def ordered_groups(dependencies: "nx.DiGraph[int]", groups: "nx.utils.UnionFind[int]") -> list[list[int]]:
     """Groups without cycles between them, in the topological order closest to program order."""
     between: nx.DiGraph[int] = nx.DiGraph()
     between.add_nodes_from(groups[index] for index in dependencies)

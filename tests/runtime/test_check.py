@@ -24,7 +24,7 @@ def folder(tmp_path_factory: Any) -> PlanFolder:
 
 
 def test_a_compiled_plan_passes(folder: PlanFolder) -> None:
-    assert len(check(folder)) == 6
+    assert len(check(folder)) == 7
 
 
 def changed(folder: PlanFolder, rank: int, action: str, before: str) -> PlanFolder:
