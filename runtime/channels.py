@@ -14,7 +14,7 @@ and then 1, 3, 5, ...
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -99,17 +99,20 @@ def open_channels(plan: Plan, world: World, messages: Messages | None = None) ->
     """
     if world.size == 1 or world.channels or world.peers is not None:
         return
-    messages = messages or GroupMessages()
     order, limit = groups_of(plan), transfer_timeout()
     with told(f"rank {world.rank}, making the process groups"):
         # Every rank makes every group, in the same order.
         made = {g: dist.new_group(list(g.ranks), timeout=limit) if g.kind != "all" else None for g in order}
-    for group in order:
+    open_groups(made, world, messages or GroupMessages())
+
+
+def open_groups(made: Mapping[Group, dist.ProcessGroup | None], world: World, messages: Messages) -> None:
+    """Use each group of this rank once, in their order, and note it in `world`. Raises RunError."""
+    for group, process_group in made.items():
         if world.rank not in group.ranks:
             continue
         with told(f"rank {world.rank}, opening the {group}"):
-            _use(group, made[group], world, messages)
-        process_group = made[group]
+            _use(group, process_group, world, messages)
         if process_group is None:
             continue
         if group.kind == "channel":

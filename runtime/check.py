@@ -122,7 +122,7 @@ def _ordered(plan: Plan, actions: Rows) -> str:
 def _no_deadlock(plan: Plan, actions: Rows) -> str:
     """Of a step, and of forward alone, which evaluates. Channels are opened before, all of them, and that cannot deadlock."""
     groups = groups_of(plan)
-    check_opening([group.ranks for group in groups])
+    check_opening({r: [group.ranks for group in groups if r in group.ranks] for r in range(plan.ranks)})
     opened, evaluated = channels(plan), plan.in_evaluation()
     alone = [[forward_only(evaluated, p, count) for p in range(len(actions))] for count in (1, plan.microbatches)]
     for rows in (actions, *alone):

@@ -162,20 +162,19 @@ class _Stepping:
             self.computed.add(("F" if action.kind == "F" else "B", action.stage, action.microbatch))
 
 
-def check_opening(groups: Sequence[Sequence[int]]) -> None:
-    """Groups open one after the other on each of their ranks, each when all its ranks have come to it. Raises PlanError."""
-    lists: dict[int, list[int]] = defaultdict(list)
-    for number, ranks in enumerate(groups):
-        for rank in ranks:
-            lists[rank].append(number)
+def check_opening(lists: Mapping[int, Sequence[Sequence[int]]]) -> None:
+    """Each rank opens its groups, given by their ranks, in the order of its list.
+
+    A group opens once all its ranks have come to it, and keeps them until then. Raises PlanError.
+    """
     at = dict.fromkeys(lists, 0)
-    waiting = list(range(len(groups)))
-    while waiting:
-        here = {lists[rank][position] if position < len(lists[rank]) else None for rank, position in at.items()}
-        ready = [n for n in waiting if n in here and all(lists[r][at[r]] == n for r in groups[n])]
+    left = {rank for rank, row in lists.items() if row}
+    while left:
+        here = {rank: tuple(lists[rank][at[rank]]) for rank in left}
+        ready = {ranks for ranks in here.values() if all(here.get(rank) == ranks for rank in ranks)}
         if not ready:
-            raise PlanError(f"the ranks {sorted(groups[waiting[0]])} wait in a circle to open their channels; compile again")
-        for number in ready:
-            for rank in groups[number]:
-                at[rank] += 1
-        waiting = [n for n in waiting if n not in set(ready)]
+            ranks = ", ".join(map(str, sorted(left)))
+            raise PlanError(f"ranks {ranks} wait in a circle to open their channels; compile again")
+        for rank in [rank for rank in left if here[rank] in ready]:
+            at[rank] += 1
+        left = {rank for rank in left if at[rank] < len(lists[rank])}

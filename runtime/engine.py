@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from pipecut.runtime.ahead import Ahead
 from pipecut.runtime.peers import told
 from pipecut.runtime.plan import NEEDS, Action
 from pipecut.runtime.recorder import Recorder
@@ -18,6 +19,7 @@ from pipecut.runtime.transport import Transport
 # What a rank does once its actions are done: it waits for the others.
 END = Action("REDUCE", 0, 0)
 
+COMPUTES = ("F", "B", "I", "W")
 # What is made and not sent yet, by F or B, stage and microbatch.
 Outgoing = dict[tuple[str, int, int], list[torch.Tensor]]
 
@@ -54,6 +56,7 @@ class Engine:
     ) -> None:
         self.rank, self.actions, self.transport, self.status = rank, actions, transport, status
         self.tied, self.replicas = tied, replicas
+        self.ahead = Ahead.of(transport.world.device)
         self.stages = {stage.stage.index: stage for stage in stages}
         self.recorder: Recorder | None = None
         # The last to make gradients of each stage's parameters.
@@ -99,8 +102,10 @@ class Engine:
         if kind.startswith("RECV"):
             self.transport.post(kind[-1], s, m, work.samples[m])
             return
+        if kind in COMPUTES:
+            self.ahead.before()
         begin = self._mark()
-        others = kind not in ("F", "B", "I", "W") or self.transport.awaits(NEEDS.get(kind, ""), s, m)
+        others = kind not in COMPUTES or self.transport.awaits(NEEDS.get(kind, ""), s, m)
         self.status.note(State.WAITING if others else State.COMPUTING, action)
         if kind in NEEDS:
             received = self.transport.take(NEEDS[kind], s, m)
@@ -109,7 +114,7 @@ class Engine:
             self._record("WAIT", action, begin, taken)
             begin = taken
         if kind.startswith("SEND"):
-            self.transport.send(kind[-1], s, m, outgoing.pop((kind[-1], s, m)))
+            self.transport.send(kind[-1], s, m, work.samples[m], outgoing.pop((kind[-1], s, m)))
         elif kind == "F":
             stage = self.stages[s]
             batch = [work.microbatches[m][name] for name in stage.stage.batch_inputs]
@@ -130,6 +135,8 @@ class Engine:
         else:
             self.tied.reduce()
             self.replicas.reduce()
+        if kind in COMPUTES:
+            self.ahead.after()
         self._record(kind.split("_")[0], action, begin, self._mark())
 
     def _pass_on(

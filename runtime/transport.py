@@ -3,6 +3,7 @@
 import torch
 import torch.distributed as dist
 
+from pipecut.errors import RunError
 from pipecut.runtime.messages import GroupMessages, Messages, Pending
 from pipecut.runtime.plan import Boundary, Plan, Tensor
 from pipecut.runtime.world import World
@@ -56,9 +57,13 @@ class Transport:
             self._let_go("F", stage, microbatch)
         return tensors
 
-    def send(self, kind: str, stage: int, microbatch: int, tensors: list[torch.Tensor]) -> None:
-        """Start sending; the tensors are kept until they have left."""
+    def send(self, kind: str, stage: int, microbatch: int, samples: int, tensors: list[torch.Tensor]) -> None:
+        """Start sending; the tensors are kept until they have left.
+
+        Raises RunError where they are not what the other side has made room for.
+        """
         boundary, target, group = self._side(kind, stage, receiving=False)
+        _check(kind, stage, _carried(boundary, kind), tensors, samples)
         sent = [key for key in self.leaving if key[:2] == (kind, stage)]
         for key in sent[: max(0, len(sent) - MOST_LEAVING)]:
             self._let_go(*key)
@@ -84,6 +89,21 @@ class Transport:
         rank = self.rank_of[other]
         channel = (rank, self.world.rank) if receiving else (self.world.rank, rank)
         return self.boundaries[min(stage, other)], rank, self.world.channels[channel]
+
+
+def _check(kind: str, stage: int, wanted: list[Tensor], tensors: list[torch.Tensor], samples: int) -> None:
+    """Neither NCCL nor gloo compare types: the bytes of one would be read as the other."""
+    what = "activation" if kind == "F" else "gradient"
+    if len(tensors) != len(wanted):
+        raise RunError(f"stage {stage} made {len(tensors)} {what}s to send, the plan has {len(wanted)}; compile again")
+    for tensor, expected in zip(tensors, wanted, strict=True):
+        dtype, shape = getattr(torch, expected.dtype), expected.sizes(samples)
+        if tensor.dtype != dtype or list(tensor.shape) != shape:
+            raise RunError(
+                f"stage {stage} made the {what} of {expected.name} as {tensor.dtype}{list(tensor.shape)}, "
+                f"the plan sends {dtype}{shape}; run the step without autocast, since the job's `precision` "
+                "says what stages compute in, and compile again where the model has changed"
+            )
 
 
 def _carried(boundary: Boundary, kind: str) -> list[Tensor]:

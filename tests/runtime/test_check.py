@@ -1,18 +1,22 @@
 """The checker refuses what would hang, and accepts what the generators make."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from pipecut.cli import app
 from pipecut.compiler import Options, Sizes, compile
 from pipecut.errors import PlanError
 from pipecut.runtime.channels import channels
 from pipecut.runtime.check import check
 from pipecut.runtime.deadlock import Traffic, check_steps
+from pipecut.runtime.pipeline import load_pipeline
 from pipecut.runtime.plan import Action, parse_action
-from pipecut.runtime.plan_folder import PlanFolder
+from pipecut.runtime.plan_folder import PlanFolder, seal, write_seal
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +57,22 @@ def test_a_receive_posted_before_what_its_sender_needs_deadlocks_where_a_gpu_syn
 def test_two_receives_in_another_order_than_their_sends_are_refused(folder: PlanFolder) -> None:
     with pytest.raises(PlanError, match=r"message 1 from rank 0 to rank 1 is 'SEND_F 0\.1' .* and 'RECV_F 1\.2'"):
         check(changed(folder, 1, "RECV_F 1.2", "RECV_F 1.1"))
+
+
+def test_seal_and_load_refuse_receives_swapped_by_hand(folder: PlanFolder, tmp_path: Path) -> None:
+    plan = tmp_path / "plan"
+    shutil.copytree(folder.path, plan)
+    schedule = plan / "schedule.yaml"
+    text = schedule.read_text()
+    swapped = text.replace("RECV_F 1.1", "*").replace("RECV_F 1.2", "RECV_F 1.1").replace("*", "RECV_F 1.2")
+    schedule.write_text(swapped)
+    told = CliRunner().invoke(app, ["seal", str(plan)])
+    assert isinstance(told.exception, PlanError) and "message 1 from rank 0 to rank 1" in str(told.exception)
+    with pytest.raises(PlanError, match="was edited"):
+        load_pipeline(plan, "cpu")
+    write_seal(seal(plan))
+    with pytest.raises(PlanError, match="message 1 from rank 0 to rank 1"):
+        load_pipeline(plan, "cpu")
 
 
 def test_gradients_that_come_after_they_are_summed_are_refused(folder: PlanFolder) -> None:
