@@ -9,8 +9,8 @@ import torch.distributed as dist
 import typer
 from safetensors.torch import save_file
 
-from pipecut.errors import PipecutError
-from pipecut.runtime.peers import end_with_parent, tell
+from pipecut.runtime.last_words import INTERRUPTED, LastWords, end_now, say
+from pipecut.runtime.peers import end_with_parent
 from pipecut.runtime.pipeline import Pipeline, load_pipeline
 from pipecut.runtime.plan_folder import read_plan
 from pipecut.runtime.recorder import Measured, Recorder
@@ -52,8 +52,9 @@ def run(
     pipe = load_pipeline(plan, device)
     if trace is not None or report is not None:
         pipe.engine.recorder = Recorder(pipe.world.device)
-    # torchrun counts the times that it started the ranks again.
-    again = restarted or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+    LastWords(pipe.world.rank, pipe.world.status).listen()
+    # Under torchrun a host that joins again counts its own restarts anew, so that their number says nothing.
+    again = restarted or os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0"
     training = Training(pipe, Wishes(steps, rate, clip, checkpoints, every, keep, resume, again))
     stopping = Stopping(pipe.world.rank, pipe.world.size)
     stopping.listen()
@@ -113,17 +114,20 @@ def save_weights(pipe: Pipeline, folder: Path) -> None:
 
 
 def main() -> None:
-    """Exit with the error's own code, and no traceback for errors of known kinds."""
+    """Exit with the error's own code, and no traceback for any error."""
     end_with_parent()
+    LastWords(int(rank) if (rank := os.environ.get("RANK", "0")).isdigit() else 0).listen()
     try:
         app(standalone_mode=False)
-    except PipecutError as error:
-        tell(error)
-        # A normal exit would wait for process groups whose other ranks are stuck.
-        sys.stdout.flush()
-        os._exit(error.exit_code)
-    except (typer.Abort, KeyboardInterrupt):
-        sys.exit(130)
+    except typer.Abort:
+        sys.exit(INTERRUPTED)
+    except (Exception, SystemExit, KeyboardInterrupt) as error:
+        # click's usage errors carry their own text.
+        if hasattr(error, "format_message"):
+            say(f"pipecut: {error.format_message()} (see --help)")
+            end_now(2)
+        # What load_pipeline put there knows more of this rank.
+        sys.excepthook(type(error), error, error.__traceback__)
 
 
 if __name__ == "__main__":

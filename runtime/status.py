@@ -69,6 +69,11 @@ class Status:
         kind, stage, microbatch = (KINDS.index(action.kind), action.stage, action.microbatch) if action else (0, 0, 0)
         LAYOUT.pack_into(self.memory, 0, self.pid, state, self.step, kind, stage, microbatch, time.monotonic())
 
+    def doing(self) -> Doing:
+        """What this rank does now."""
+        action = self.action or Action(KINDS[0], 0, 0)
+        return Doing(self.pid, self.state, self.step, action, time.monotonic())
+
     @contextmanager
     def during(self, state: State) -> Iterator[None]:
         """Note a state for as long as something takes, such as SAVING; afterwards the one before, begun anew."""

@@ -26,7 +26,7 @@ def find_function(name: str, folders: Iterable[Path], where: str) -> Callable[..
         raise UserFileError(
             f"{where}: cannot import '{module_name}' of '{name}': {error}; looked in {', '.join(places)} and what is installed"
         ) from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserFileError(f"{where}: importing '{module_name}' failed: {type(error).__name__}: {error}") from error
     function = getattr(module, function_name, None)
     if not callable(function):

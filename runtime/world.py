@@ -9,8 +9,9 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from pipecut.errors import RunError
+from pipecut.errors import PeerLostError, RunError
 from pipecut.runtime.keep_memory import keep_memory
+from pipecut.runtime.last_words import LastWords, end_now, say, within
 from pipecut.runtime.plan import Plan
 from pipecut.runtime.rendezvous import find_ranks, join_ranks, number_in_environment
 from pipecut.runtime.status import State, Status
@@ -53,6 +54,9 @@ def join_world(plan: Plan, device: str | None) -> World:
         )
     position, replica = divmod(rank, plan.replicas)
     status = Status(rank)
+    if size > 1:
+        # Other ranks wait for this one, also in a loop of the user's own.
+        LastWords(rank, status).listen()
     place = _device(plan, rank, position, device)
     if size > 1 and not dist.is_initialized():
         store = find_ranks(rank, size, timedelta(seconds=start_timeout()))
@@ -93,5 +97,8 @@ def leave_world(world: World) -> None:
     world.status.note(State.ENDED)
     world.peers = None
     if dist.is_initialized():
-        dist.destroy_process_group()
+        limit = transfer_timeout().total_seconds()
+        if not within(limit, dist.destroy_process_group):
+            say(f"pipecut: rank {world.rank}: its process groups did not close in {limit:g} s")
+            end_now(PeerLostError.exit_code)
     gc.collect()
