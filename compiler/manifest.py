@@ -18,6 +18,7 @@ from pipecut.compiler.partition.problem import Usage
 from pipecut.compiler.predict import Scheduled, stage_seconds
 from pipecut.compiler.terms import terms_of
 from pipecut.runtime.plan import VERSION
+from pipecut.runtime.sources import source_hashes
 
 
 def manifest(
@@ -73,6 +74,7 @@ def manifest(
             "precision": spec.precision,
             "seed": spec.seed,
             "weights": str((job.folder / spec.weights).resolve()) if spec.weights else None,
+            "sources": source_hashes((spec.model.factory, spec.loss), job.folders),
         },
         "batch": {
             "global_size": spec.batch.global_,

@@ -28,8 +28,9 @@ from pipecut.compiler.search import Price, Search, Tried, changes_buffers, descr
 from pipecut.compiler.trace import trace
 from pipecut.errors import InfeasibleError, PipecutError, UserFileError
 from pipecut.runtime.keep_memory import keep_memory
+from pipecut.runtime.plan import Held
 from pipecut.runtime.plan_folder import PlanFolder, read_plan
-from pipecut.runtime.weights import weight_files
+from pipecut.runtime.weights import check_files
 
 Progress = Callable[[str], None]
 # Called with what is done, and of how many.
@@ -180,17 +181,17 @@ def _refuse(job: Job, graph: Graph, chosen: Candidate, on_gpu: bool) -> None:
 
 
 def _check_weights(job: Job, graph: Graph) -> None:
-    """A missing tensor is told now, not when the ranks start."""
+    """What is missing, too much or of another kind is told now, not when the ranks start."""
     if job.spec.weights is None:
         return
-    path = job.folder / job.spec.weights
+    parameters = [Held(names=list(p.names), shape=list(p.shape), dtype=p.dtype) for p in graph.parameters]
+    buffers = [
+        Held(names=list(b.names), shape=list(b.data.shape), dtype=str(b.data.dtype).removeprefix("torch.")) for b in graph.buffers
+    ]
     try:
-        names = weight_files(path)
+        check_files(job.folder / job.spec.weights, parameters, buffers)
     except (PipecutError, OSError, SafetensorError) as error:
         raise UserFileError(f"{job.path}: weights: {error}") from None
-    missing = [p.names[0] for p in graph.parameters if not any(name in names for name in p.names)]
-    if missing:
-        raise UserFileError(f"{job.path}: weights: {path} has no '{missing[0]}' ({len(missing)} parameters are missing)")
 
 
 def _devices(cluster: Cluster, job: Job, options: Options) -> int:

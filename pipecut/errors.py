@@ -55,6 +55,10 @@ class PeerLostError(RunError):
     exit_code = 75
 
 
+class DisagreementError(RunError):
+    """Ranks differ in what all need alike. Every rank raises it with the same message, of which one is enough."""
+
+
 class RankLostError(RunError):
     """A rank ended, and the others with it. `exit_code_of_rank` is None where a signal ended it."""
 

@@ -9,6 +9,7 @@ import torch.distributed as dist
 import typer
 from safetensors.torch import save_file
 
+from pipecut.runtime.checkpoint_folder import latest
 from pipecut.runtime.last_words import INTERRUPTED, LastWords, end_now, say
 from pipecut.runtime.peers import end_with_parent
 from pipecut.runtime.pipeline import Pipeline, load_pipeline
@@ -49,12 +50,15 @@ def run(
     for file, option in ((trace, "--trace"), (report, "--report")):
         if file is not None and os.environ.get("RANK", "0") == "0":
             writable_file(file, option)
-    pipe = load_pipeline(plan, device)
+    # Under torchrun a host that joins again counts its own restarts anew, so that their number says nothing.
+    again = restarted or os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0"
+    goes_on = resume or (again and latest(checkpoints) is not None)
+    alike = {"--data": data or "none", "--steps": str(steps), "--lr": str(rate), "--clip": str(clip)}
+    alike |= {"--checkpoint-every": str(every)}
+    pipe = load_pipeline(plan, device, restoring=goes_on, alike=alike)
     if trace is not None or report is not None:
         pipe.engine.recorder = Recorder(pipe.world.device)
     LastWords(pipe.world.rank, pipe.world.status).listen()
-    # Under torchrun a host that joins again counts its own restarts anew, so that their number says nothing.
-    again = restarted or os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0"
     training = Training(pipe, Wishes(steps, rate, clip, checkpoints, every, keep, resume, again))
     stopping = Stopping(pipe.world.rank, pipe.world.size)
     stopping.listen()

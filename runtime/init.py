@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pipecut.runtime.lent_storage import LentStorage
+from pipecut.runtime.lent_storage import ContentsAreRead, LentStorage
 
 Factory = Callable[[], nn.Module]
 Replace = Callable[[nn.Parameter, int], nn.Parameter]
@@ -100,36 +100,48 @@ def build_on_meta(factory: Factory, seed: int) -> nn.Module:
     return model
 
 
-def initial_parameters(factory: Factory, seed: int, wanted: set[str]) -> tuple[dict[str, torch.Tensor], int]:
+def meta_model(factory: Factory, seed: int) -> nn.Module:
+    """The model with parameters on meta, for their names and shapes. The generator is left as it was."""
+    return _on_meta(factory, seed)[0]
+
+
+def initial_parameters(
+    factory: Factory, seed: int, wanted: set[str], meta: nn.Module | None = None
+) -> tuple[dict[str, torch.Tensor], int]:
     """The parameters named in `wanted` with the values the whole model gets from `seed`, by FQN.
 
-    Also the number of other parameters that had to be held because a wanted one is computed from them.
+    Also the number of other parameters that had to be held because a wanted one is computed from them. `meta` is the model as
+    `meta_model` gives it.
     """
-    named = _on_meta(factory, seed)[0].named_parameters(remove_duplicate=False)
+    named = (meta or meta_model(factory, seed)).named_parameters(remove_duplicate=False)
     kept: set[int] = {parameter._pipecut_number for name, parameter in named if name in wanted}  # type: ignore[attr-defined]
 
-    def found(model: nn.Module) -> dict[str, torch.Tensor]:
+    def values_of(model: nn.Module) -> dict[str, torch.Tensor]:
         return {n: p.data for n, p in model.named_parameters(remove_duplicate=False) if n in wanted}
 
-    return _build(factory, seed, kept, found)
+    return _build(factory, seed, kept, values_of)
 
 
 def _build(
-    factory: Factory, seed: int, kept: set[int], found: Callable[[nn.Module], dict[str, torch.Tensor]]
+    factory: Factory, seed: int, kept: set[int], values_of: Callable[[nn.Module], dict[str, torch.Tensor]]
 ) -> tuple[dict[str, torch.Tensor], int]:
     """Build with only the parameters of these numbers kept, again with more as long as lost contents reached what is wanted."""
-    wanted = len(kept)
+    wanted, drawn = len(kept), False
     while True:
-        lent = LentStorage()
+        lent = LentStorage(drawn)
 
         def lend(parameter: nn.Parameter, number: int, lent: LentStorage = lent) -> nn.Parameter:
             if number not in kept:
                 lent.lend(parameter, number)
             return parameter
 
-        with torch.random.fork_rng(devices=[]), counted_parameters(lend), lent:
-            torch.manual_seed(seed)
-            values = found(factory())
+        try:
+            with torch.random.fork_rng(devices=[]), counted_parameters(lend), lent:
+                torch.manual_seed(seed)
+                values = values_of(factory())
+        except ContentsAreRead:
+            drawn = True
+            continue
         missed = frozenset(lent.read).union(*(lent.unknown_in(value) for value in values.values()))
         if missed <= kept:
             return values, len(kept) - wanted

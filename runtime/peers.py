@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pipecut.errors import PeerLostError, PipecutError, RunError
+from pipecut.errors import DisagreementError, PeerLostError, PipecutError, RunError
 from pipecut.runtime.status import FOLDER
 
 # How gloo and NCCL say that the other side of a transfer is gone.
@@ -31,8 +31,14 @@ def told(here: str) -> Iterator[None]:
 
 
 def tell(error: PipecutError) -> None:
-    """Print an error, in one write, since ranks share the stream. Who started the ranks says more of a lost one itself."""
-    if not (isinstance(error, PeerLostError) and FOLDER in os.environ):
+    """Print an error, in one write, since ranks share the stream.
+
+    Who started the ranks says more of a lost one itself; what all ranks say alike, one of each machine says.
+    """
+    said_elsewhere = isinstance(error, PeerLostError) and FOLDER in os.environ
+    if isinstance(error, DisagreementError):
+        said_elsewhere = os.environ.get("LOCAL_RANK", "0") != "0"
+    if not said_elsewhere:
         print(f"pipecut: {error}\n", end="", file=sys.stderr, flush=True)
 
 

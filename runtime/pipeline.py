@@ -1,7 +1,6 @@
 """What `pipecut.load` gives: this rank's stages behind the face of a module, with `step`."""
 
-import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,12 +11,16 @@ import torch.distributed as dist
 from torch import nn
 
 from pipecut.errors import RunError
+from pipecut.runtime.agreement import agree_to_start
 from pipecut.runtime.batch_input import check_tensors
 from pipecut.runtime.channels import open_channels
 from pipecut.runtime.check import check
 from pipecut.runtime.engine import Engine, Work
+from pipecut.runtime.first_values import fill, warn_of_changes
 from pipecut.runtime.forward_only import forward_only, gather_outputs
+from pipecut.runtime.last_words import LastWords
 from pipecut.runtime.masters import LossScale, Masters
+from pipecut.runtime.meeting import meet
 from pipecut.runtime.messages import Messages
 from pipecut.runtime.microbatches import checked_batch, samples_in, shape_in_batch, split
 from pipecut.runtime.outputs import Outputs
@@ -25,33 +28,50 @@ from pipecut.runtime.peers import told
 from pipecut.runtime.plan import Plan
 from pipecut.runtime.plan_folder import PlanFolder, read_plan
 from pipecut.runtime.replicas import ReplicaGradients
+from pipecut.runtime.same_batches import SameBatches, seed_alike
 from pipecut.runtime.saving import Saving
 from pipecut.runtime.shards import Rows, Shards
 from pipecut.runtime.stage import RunningStage, build_module
 from pipecut.runtime.status import State
 from pipecut.runtime.tied import TiedGradients, share_tied
+from pipecut.runtime.timeouts import start_timeout
 from pipecut.runtime.transport import Transport
-from pipecut.runtime.weights import fill
+from pipecut.runtime.warm import warm
 from pipecut.runtime.world import World, join_world
 
-log = logging.getLogger("pipecut")
 
+def load_pipeline(
+    path: Path,
+    device: str | None,
+    messages: Messages | None = None,
+    restoring: bool = False,
+    alike: Mapping[str, str] | None = None,
+) -> "Pipeline":
+    """Read and check the plan, agree with the other ranks on it, join them, build and fill this rank's stages.
 
-def load_pipeline(path: Path, device: str | None, messages: Messages | None = None) -> "Pipeline":
-    """Read and check the plan, join the other ranks, build and fill this rank's stages, open the channels.
-
-    `messages` is what carries tensors between ranks, torch.distributed where nothing is given.
+    `messages` is what carries tensors between ranks, torch.distributed where nothing is given. When
+    `restoring` nothing is filled. `alike` has what else must be alike on all ranks.
     """
-    folder = read_plan(path)
-    check(folder)
-    world = join_world(folder.plan, device)
-    return Pipeline(folder, world, messages)
+    meeting = meet()
+    if meeting.size > 1:
+        LastWords(meeting.rank).listen()
+    try:
+        folder = read_plan(path)
+        check(folder)
+        agree_to_start(meeting, folder, device, restoring, alike or {})
+        world = join_world(folder.plan, device, meeting)
+        if world.rank == 0:
+            warn_of_changes(folder.plan)
+        return Pipeline(folder, world, messages, restoring)
+    except BaseException:
+        meeting.fail()
+        raise
 
 
 class Pipeline:
     """This rank's part of a pipelined model."""
 
-    def __init__(self, folder: PlanFolder, world: World, messages: Messages | None = None) -> None:
+    def __init__(self, folder: PlanFolder, world: World, messages: Messages | None = None, restoring: bool = False) -> None:
         self.plan: Plan = folder.plan
         self.world = world
         mine = [s for s in self.plan.stages if s.rank == world.position]
@@ -60,14 +80,16 @@ class Pipeline:
         self.masters = Masters(p for m in self.modules.values() for p in m.parameters())
         self.scale = LossScale(self.plan.model.precision)
         buffers = {n: b for m in self.modules.values() for n, b in m.named_buffers(remove_duplicate=False)}
-        note = fill(self.plan, mine, {**buffers, **self._masters()})
-        if note:
-            log.warning("rank %d: %s", world.rank, note)
+        # Nothing is drawn or read where a checkpoint has it: these get their values by `restore`.
+        self.unfilled = set(self._masters()) if restoring else set()
+        if not restoring:
+            fill(self.plan, mine, {**buffers, **self._masters()}, world.rank)
         if self.plan.compile == "inductor":
             for module in self.modules.values():
                 # A ragged last microbatch, or an evaluation, has another size.
                 module.compile(dynamic=self.plan.batch.dynamic or None)
         self.masters.refresh()
+        warm(self.plan, mine, self.modules, self.masters, world.device)
         self.shards = Shards(world, self.masters, self.plan.shards)
         named = self._masters()
         self.tied = TiedGradients(self.plan, world, named)
@@ -83,6 +105,7 @@ class Pipeline:
             for s in mine
         ]
         # Ranks are not ready at the same time, and opening keeps each until the others come.
+        world.meeting.come_together("waiting until every rank is ready", start_timeout())
         open_channels(self.plan, world, messages)
         transport = Transport(self.plan, world, messages)
         self.engine = Engine(world.rank, actions, running, transport, self.tied, replicas, world.status)
@@ -94,8 +117,10 @@ class Pipeline:
         self.saving = Saving(self)
         own = [stage for plan in (self.plan, self.evaluated) for stage in plan.stages if stage.rank == world.position]
         self.needed = {name for stage in own for name in stage.batch_inputs}
+        self.same_batches = SameBatches(world.meeting, world.status)
         self.placeholder = nn.Parameter(torch.empty(0, device=world.device))
         self.train()
+        seed_alike(self.plan.model.seed)
 
     def step(self, **batch: torch.Tensor) -> torch.Tensor:
         """Forward and backward of a global batch; gradients are added to `.grad`. The loss, on every rank.
@@ -105,19 +130,22 @@ class Pipeline:
         """
         check_tensors(batch, f"rank {self.world.rank}")
         work = replace(self._split(batch, self.plan.microbatches), scale=self.scale.scale)
+        self.same_batches.compare(batch)
         self._refresh()
         # What earlier steps accumulated is summed already, and has no scale.
         every = self.scale.used or self.plan.replicas > 1
         earlier = [(p, p.grad) for p in (self.parameters() if every else self.tied.parameters)]
         for parameter, _ in earlier:
             parameter.grad = None
-        loss = self.engine.run(work)
+        with self.same_batches.ended_early():
+            loss = self.engine.run(work)
         if self.scale.used:
             self._unscale()
         for parameter, before in earlier:
             if before is not None:
                 parameter.grad = before if parameter.grad is None else before.add_(parameter.grad)
         shared = self._shared(loss)
+        self.same_batches.check_ends()
         self.world.status.step += 1
         self.world.status.note(State.BETWEEN)
         return shared
@@ -137,7 +165,12 @@ class Pipeline:
         return {n: of[id(p)] for m in self.modules.values() for n, p in m.named_parameters(remove_duplicate=False)}
 
     def _refresh(self) -> None:
-        """Bring what the optimizer changed into the stages."""
+        """Bring what the optimizer changed into the stages. Raises RunError where there are no values yet."""
+        if self.unfilled:
+            raise RunError(
+                f"rank {self.world.rank}: {min(self.unfilled)} has no value yet, since the plan was loaded for restoring; "
+                "restore a checkpoint first, or load without restoring=True"
+            )
         self.masters.refresh()
         with told(f"rank {self.world.rank}, gathering parameters of other replicas"):
             self.shards.gather()
@@ -285,8 +318,8 @@ class Pipeline:
     def parameters(self) -> Iterator[nn.Parameter]:
         """This rank's parameters, for an optimizer."""
         own = [parameter for _, parameter in self.named_parameters()]
-        # Optimizers refuse an empty list, and a stage may hold no parameter.
-        return iter(own or [self.placeholder])
+        # Optimizers refuse an empty list, and a stage may hold no parameter, or none that is trained.
+        return iter(own if any(parameter.requires_grad for parameter in own) else [*own, self.placeholder])
 
     def named_buffers(self) -> Iterator[tuple[str, torch.Tensor]]:
         """This rank's buffers under their original names."""
@@ -332,7 +365,9 @@ class Pipeline:
 
         Every file is compared with its hash. Raises CheckpointError.
         """
-        return self.saving.restore(Path(folder), optimizer, scheduler, data)
+        step = self.saving.restore(Path(folder), optimizer, scheduler, data)
+        self.unfilled.clear()
+        return step
 
     def train(self, mode: bool = True) -> "Pipeline":
         """As nn.Module.train."""

@@ -54,7 +54,10 @@ class Part(BaseModel):
 
 
 class ModelRef(Part):
-    """Where the unsplit model comes from; needed to initialise and to verify."""
+    """Where the unsplit model comes from; needed to initialise and to verify.
+
+    `sources` has the start of the sha256 of the user's own files that it is made of.
+    """
 
     factory: str
     args: dict[str, Any]
@@ -64,6 +67,7 @@ class ModelRef(Part):
     precision: Literal["fp32", "bf16", "fp16"]
     seed: int
     weights: str | None
+    sources: dict[str, str] = {}
 
 
 class Terms(Part):

@@ -21,7 +21,7 @@ LAYOUT = struct.Struct("<qqqqqqd")
 class State(IntEnum):
     """Of a rank. What it waits for, another rank has to do. STARTING and SAVING have their own limits."""
 
-    STARTING, BETWEEN, COMPUTING, WAITING, ENDED, SAVING = range(6)
+    STARTING, BETWEEN, COMPUTING, WAITING, ENDED, SAVING, COMPARING = range(7)
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,8 @@ class Doing:
             return f"while saving a checkpoint after step {self.step - 1}"
         if self.state is State.BETWEEN:
             return f"before step {self.step}" if self.step == 1 else f"between steps {self.step - 1} and {self.step}"
+        if self.state is State.COMPARING:
+            return f"before step {self.step}, waiting for the batches of other ranks"
         a = self.action
         if a.kind == "REDUCE" and self.state is State.WAITING:
             return f"in step {self.step}, at its end, waiting for other ranks"

@@ -238,6 +238,7 @@ def batches(pipe: Pipeline, data: str | None, where: Path, begun: int = 0) -> It
 def _again_and_again(pipe: Pipeline, data: str, folders: list[str]) -> Iterator[dict[str, torch.Tensor]]:
     function = find_function(data, map(Path, folders), "--data")
     here = f"rank {pipe.world.rank}: --data {data}"
+    batches = 0
     while True:
         empty = True
         with of_the_user(here):
@@ -252,9 +253,11 @@ def _again_and_again(pipe: Pipeline, data: str, folders: list[str]) -> Iterator[
                 kind = type(batch).__name__
                 raise RunError(f"{here} gave a {kind}; it must give dictionaries of tensors")
             check_tensors(batch, here)
+            batches += 1
             yield batch
         if empty:
             raise RunError(f"{here} gave no batch")
+        pipe.same_batches.data_ended(batches)
 
 
 def _iterable(source: Any, here: str) -> Iterable[Any]:

@@ -141,7 +141,7 @@ def _unsplit(plan: Plan, steps: int, device: str) -> Iterator[dict[str, torch.Te
     model: nn.Module = find_function(reference.factory, folders, "plan.yaml")(**reference.args)
     if reference.weights:
         # Strict about what is unknown; a tied name may be absent from the file.
-        model.load_state_dict(read_weights(Path(reference.weights), plan.stages), strict=False)
+        model.load_state_dict(read_weights(Path(reference.weights), plan), strict=False)
     loss_of = find_function(reference.loss, folders, "plan.yaml") if reference.loss else None
     first = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     whole = WithLoss(cast_model(model, reference.precision), loss_of).train().to(device)

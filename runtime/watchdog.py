@@ -63,7 +63,7 @@ def standing_still(ranks: Sequence[Seen], limits: Limits) -> list[Seen]:
     blamed += [seen for seen in alive if seen.state is State.ENDED and seen.seconds >= limits.stall]
     at_work = [seen for seen in alive if seen.state is not State.ENDED]
     if not blamed and at_work and all(seen.seconds >= limits.of(seen.state) for seen in at_work):
-        not_waiting = [s for s in at_work if s.state is not State.WAITING or s.stopped_seconds]
+        not_waiting = [s for s in at_work if s.state not in (State.WAITING, State.COMPARING) or s.stopped_seconds]
         blamed = not_waiting or at_work
     return sorted(blamed, key=lambda seen: -seen.seconds)
 

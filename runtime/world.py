@@ -12,6 +12,7 @@ import torch.distributed as dist
 from pipecut.errors import PeerLostError, RunError
 from pipecut.runtime.keep_memory import keep_memory
 from pipecut.runtime.last_words import LastWords, end_now, say, within
+from pipecut.runtime.meeting import Meeting, meet
 from pipecut.runtime.plan import Plan
 from pipecut.runtime.rendezvous import find_ranks, join_ranks, number_in_environment
 from pipecut.runtime.status import State, Status
@@ -37,13 +38,14 @@ class World:
     channels: dict[tuple[int, int], dist.ProcessGroup] = field(default_factory=dict)
     tied: dict[tuple[int, ...], dist.ProcessGroup] = field(default_factory=dict)
     peers: dist.ProcessGroup | None = None
+    meeting: Meeting = field(default_factory=lambda: Meeting(0, 1))
 
     def rank_at(self, position: int) -> int:
         """The rank at another place in the pipeline of this replica."""
         return position * self.replicas + self.replica
 
 
-def join_world(plan: Plan, device: str | None) -> World:
+def join_world(plan: Plan, device: str | None, meeting: Meeting | None = None) -> World:
     """Join the other ranks. Raises RunError when their number is not the plan's or one does not come."""
     size, limit = plan.ranks, transfer_timeout()
     rank, given = number_in_environment("RANK", 0), number_in_environment("WORLD_SIZE", 1)
@@ -61,7 +63,7 @@ def join_world(plan: Plan, device: str | None) -> World:
     if size > 1 and not dist.is_initialized():
         store = find_ranks(rank, size, timedelta(seconds=start_timeout()))
         join_ranks("nccl" if place.type == "cuda" else "gloo", store, rank, size, limit)
-    world = World(rank, size, position, replica, plan.replicas, place, status)
+    world = World(rank, size, position, replica, plan.replicas, place, status, meeting=meeting or meet())
     atexit.register(leave_world, world)
     return world
 
@@ -94,6 +96,7 @@ def leave_world(world: World) -> None:
     """
     world.channels.clear()
     world.tied.clear()
+    world.meeting.leave(world.status.step - 1)
     world.status.note(State.ENDED)
     world.peers = None
     if dist.is_initialized():

@@ -33,13 +33,54 @@ def halved() -> nn.Module:
     return models.mlp().to(torch.bfloat16)
 
 
+def truncated() -> nn.Module:
+    """Draws are rejected by their values."""
+    model = nn.Sequential(nn.Linear(20, 20), nn.Linear(20, 20), nn.Linear(20, 20))
+    for layer in model:
+        assert isinstance(layer, nn.Linear)
+        nn.init.trunc_normal_(layer.weight, std=1.0, a=-1.5, b=1.5)
+    return model
+
+
+def odd() -> nn.Module:
+    """Sizes that are no multiples, a parameter drawn one by one, seeds and states asked for in between, a look from NumPy."""
+    model = nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 37), nn.Embedding(9, 7, padding_idx=2), nn.Linear(7, 5))
+    state = torch.get_rng_state()
+    model.append(nn.Linear(21, 3))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(11)
+        model.append(nn.Linear(11, 13, dtype=torch.float64))
+    model.append(nn.Linear(64, 33).to(torch.bfloat16))
+    model.append(nn.Linear(4, 64, dtype=torch.bfloat16))
+    torch.set_rng_state(state)
+    model.append(nn.Linear(6, 7))
+    model.register_parameter("scale", nn.Parameter(torch.randn(40) * 3))
+    model.register_parameter("last", nn.Parameter(torch.rand(19)))
+    return model
+
+
+def looked_at() -> nn.Module:
+    """A parameter that depends on what another one holds, as Python sees it."""
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+    first, second = model
+    assert isinstance(first, nn.Linear) and isinstance(second, nn.Linear)
+    if not first.weight.is_meta:
+        nn.init.constant_(second.bias, float(first.weight.detach().numpy().max()))
+        if first.weight.abs().max() > 0.2:
+            nn.init.normal_(first.weight)
+    return model
+
+
 @pytest.fixture
 def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
     """No lent storage stays filled beyond the operator that uses it."""
-    monkeypatch.setattr(LentStorage.__init__, "__defaults__", (0,))
+    monkeypatch.setattr(LentStorage.__init__, "__defaults__", (True, 0))
 
 
-@pytest.mark.parametrize("build", [rotated, copied, halved, models.gpt2, models.t5, models.parametrized, models.resnet])
+EVERY = [rotated, copied, halved, truncated, odd, looked_at, models.gpt2, models.t5, models.parametrized, models.resnet]
+
+
+@pytest.mark.parametrize("build", EVERY)
 def test_every_third_of_the_parameters_is_as_in_the_whole_model(build: Callable[[], nn.Module], forgetful: None) -> None:
     torch.manual_seed(3)
     expected = {name: parameter.detach() for name, parameter in build().named_parameters(remove_duplicate=False)}

@@ -1,0 +1,60 @@
+"""Run each stage once before the ranks wait for each other: what is compiled or set up at first use takes no step's time."""
+
+import logging
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from pipecut.runtime.masters import Masters
+from pipecut.runtime.plan import Plan, Stage, Tensor
+from pipecut.runtime.stage import RunningStage
+
+log = logging.getLogger("pipecut")
+
+
+def warm(plan: Plan, stages: Iterable[Stage], modules: dict[int, nn.Module], masters: Masters, device: torch.device) -> None:
+    """One forward and backward of zeros on each stage; gradients, buffers and random numbers stay as they are.
+
+    Eager stages on a CPU have nothing to set up. A stage that cannot run on zeros is left as it is.
+    """
+    if plan.compile == "eager" and device.type == "cpu":
+        return
+    cuda = [device] if device.type == "cuda" else []
+    for stage in stages:
+        module = modules[stage.index]
+        running = RunningStage(plan, stage, module, masters=masters)
+        before = [(buffer, buffer.clone()) for buffer in running.written()]
+        try:
+            with torch.random.fork_rng(cuda, device_type="cuda"):
+                _once(plan, stage, running, device)
+        except Exception as error:
+            log.warning("stage %d could not run on zeros before the first step: %s", stage.index, error)
+        finally:
+            with torch.no_grad():
+                for buffer, value in before:
+                    buffer.copy_(value)
+            for parameter in module.parameters():
+                parameter.grad = masters.of[id(parameter)].grad = None
+    if cuda:
+        torch.cuda.synchronize(device)
+
+
+def _once(plan: Plan, stage: Stage, running: RunningStage, device: torch.device) -> None:
+    size = plan.batch.microbatch
+    received = plan.boundaries[stage.index - 1].tensors if stage.index else []
+    sent = plan.boundaries[stage.index].tensors if stage.index < len(plan.boundaries) else []
+    inputs = {tensor.name: tensor for tensor in plan.inputs}
+    given = [_zeros(tensor, size, device) for tensor in received]
+    batch = [_zeros(inputs[name], size, device) for name in stage.batch_inputs]
+    running.begin(1, 0)
+    running.forward(0, given, batch, 1.0, grad=True)
+    running.backward(0, [_zeros(tensor, size, device) for tensor in sent if tensor.needs_grad])
+
+
+def _zeros(tensor: Tensor, samples: int, device: torch.device) -> torch.Tensor:
+    """Laid out in memory as the transport lays it out."""
+    sizes = tensor.sizes(samples)
+    order = tensor.order or list(range(len(sizes)))
+    laid = torch.zeros([sizes[d] for d in order], dtype=getattr(torch, tensor.dtype), device=device)
+    return laid.permute([order.index(d) for d in range(len(order))])
