@@ -1,16 +1,27 @@
 """Measured seconds that a compile may use: of a profile, or of a run's report."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipecut.compiler.document import read_text
 from pipecut.compiler.graph import Graph
-from pipecut.compiler.profile import Seconds, default_path, measured_seconds
+from pipecut.compiler.profile import Seconds as OperatorSeconds
+from pipecut.compiler.profile import default_path, measured_seconds
 from pipecut.errors import UserFileError
+from pipecut.runtime.plan import Seconds
 
 MEASURED = "measured:"
+
+
+class ReportedCosts(BaseModel):
+    """What a compile reads of a run's report: by device kind and operator, its forward and backward seconds."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    microbatch: int = Field(ge=1)
+    operators: dict[str, dict[str, tuple[Seconds, Seconds]]]
 
 
 @dataclass(frozen=True)
@@ -18,19 +29,19 @@ class Known:
     """Where to look: a profile's file, a report as read, or neither."""
 
     profile: Path | None = None
-    report: dict[str, Any] | None = None
+    report: ReportedCosts | None = None
 
-    def seconds(self, graph: Graph, microbatch: int, kinds: list[str]) -> dict[str, Seconds]:
+    def seconds(self, graph: Graph, microbatch: int, kinds: list[str]) -> dict[str, OperatorSeconds]:
         """Forward and backward seconds of every operator, for each kind that has them all."""
         if self.profile is not None:
             return measured_seconds(graph, microbatch, kinds, self.profile)
-        if self.report is None or self.report["microbatch"] != microbatch:
+        if self.report is None or self.report.microbatch != microbatch:
             return {}
         found = {}
-        for kind, by_name in self.report["operators"].items():
+        for kind, by_name in self.report.operators.items():
             rows = [by_name.get(operator.name) for operator in graph.operators]
-            if kind in kinds and all(row is not None for row in rows):
-                found[kind] = [(float(row[0]), float(row[1])) for row in rows if row is not None]
+            if kind in kinds and None not in rows:
+                found[kind] = [row for row in rows if row is not None]
         return found
 
 
@@ -42,9 +53,7 @@ def known_costs(costs: str, profile: Path | None) -> Known:
         return Known(profile or default_path())
     path = Path(costs.removeprefix(MEASURED))
     try:
-        report = json.loads(read_text(path))
-        if not isinstance(report["microbatch"], int) or not isinstance(report["operators"], dict):
-            raise TypeError
-    except (json.JSONDecodeError, KeyError, TypeError):
+        report = ReportedCosts.model_validate_json(read_text(path))
+    except ValidationError:
         raise UserFileError(f"--costs {costs}: {path} is no report; pipecut run PLAN --report FILE writes one") from None
     return Known(report=report)

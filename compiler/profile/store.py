@@ -1,6 +1,7 @@
 """Measured seconds in an SQLite file, by device kind, torch version and what was measured."""
 
 import hashlib
+import math
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -30,6 +31,15 @@ def key_of(what: Any) -> str:
     return hashlib.sha256(repr(what).encode()).hexdigest()[:32]
 
 
+def _timed(key: object, *numbers: object) -> Timed:
+    """A row as read. Raises ValueError where it is no measurement: SQLite keeps any type in any column."""
+    plain = [n for n in numbers if isinstance(n, int | float) and math.isfinite(n) and n >= 0]
+    if not isinstance(key, str) or len(plain) != len(numbers):
+        raise ValueError(f"its row {key!r} has no seconds")
+    forward, backward, spread, runs = plain
+    return Timed(forward, backward, spread, int(runs))
+
+
 class Store:
     """The measurements of one device kind with this torch."""
 
@@ -47,7 +57,7 @@ class Store:
                     yield connection
             finally:
                 connection.close()
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError, ValueError) as error:
             raise UserFileError(f"{self.path}: cannot be used as a profile: {error}; remove it, or give another") from None
 
     def read(self) -> dict[str, Timed]:
@@ -58,7 +68,7 @@ class Store:
             rows = connection.execute(
                 "select key, forward, backward, spread, runs from measured where kind = ? and torch = ?", (self.kind, self.torch)
             )
-            return {key: Timed(*rest) for key, *rest in rows}
+            return {key: _timed(key, *rest) for key, *rest in rows}
 
     def write(self, key: str, what: str, timed: Timed) -> None:
         """Keep one measurement at once, so that an interrupted run loses nothing."""
