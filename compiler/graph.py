@@ -94,6 +94,7 @@ class Graph:
     `batch_inputs` has value and name of each tensor of a batch; those named in `whole` are the same for every
     microbatch, `constants` are what else a batch has.
     `outputs` are what else the model gives, by its own names; `left_out` has the reason for what cannot be handed out.
+    `default_dtype` is that of tensors whose operator names none.
     In eval mode the operators run as they stand, or `evaluation` is what runs instead, or it is `refused` for a reason.
     """
 
@@ -111,6 +112,7 @@ class Graph:
     left_out: tuple[tuple[str, str], ...] = ()
     evaluation: "Graph | None" = None
     refused: str = ""
+    default_dtype: str = "float32"
 
     def producers(self) -> dict[str, int]:
         """Value name to the index of the operator that makes it."""

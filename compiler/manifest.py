@@ -73,6 +73,7 @@ def manifest(
             "folders": [str(folder) for folder in job.folders],
             "precision": spec.precision,
             "seed": spec.seed,
+            "default_dtype": graph.default_dtype,
             "weights": str((job.folder / spec.weights).resolve()) if spec.weights else None,
             "sources": source_hashes((spec.model.factory, spec.loss), job.folders),
         },

@@ -28,6 +28,16 @@ GUARDS = ("_assert", "sym_constrain_range", "_guards_fn", "_functional_assert")
 
 def trace(job: Job) -> Graph:
     """Trace the job's model. Raises TraceError or UserFileError."""
+    # The user's code may set another.
+    surrounding = torch.get_default_dtype()
+    try:
+        graph = _both_modes(job)
+        return replace(graph, default_dtype=str(torch.get_default_dtype()).removeprefix("torch."))
+    finally:
+        torch.set_default_dtype(surrounding)
+
+
+def _both_modes(job: Job) -> Graph:
     microbatch = job.spec.batch.microbatch
     try:
         exported = export(job)

@@ -19,6 +19,7 @@ class Masters:
         self.of: dict[int, nn.Parameter] = {}
         self.parameters: list[nn.Parameter] = []
         self.halves: list[nn.Parameter] = []
+        # By the parameter's id, how often it was written when its master was last copied into it.
         self.versions: dict[int, int] = {}
         for parameter in parameters:
             if id(parameter) in self.of:
@@ -51,13 +52,18 @@ class Masters:
         return self.of[id(parameter)]
 
     def refresh(self) -> None:
-        """Round masters that changed into their parameters."""
+        """Round masters into their parameters.
+
+        Always, since what writes to `.data`, as some optimizers do, leaves no trace in a tensor's version.
+        """
         with torch.no_grad():
             for parameter in self.halves:
-                master = self.of[id(parameter)]
-                if self.versions.get(id(parameter)) != master._version:
-                    parameter.copy_(master)
-                    self.versions[id(parameter)] = master._version
+                parameter.copy_(self.of[id(parameter)])
+                self.versions[id(parameter)] = parameter._version
+
+    def written(self) -> list[int]:
+        """Ids of half-precision parameters that somebody else wrote since the last refresh."""
+        return [id(p) for p in self.halves if self.versions.get(id(p), p._version) != p._version]
 
 
 class LossScale:

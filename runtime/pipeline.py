@@ -33,13 +33,16 @@ from pipecut.runtime.saving import Saving
 from pipecut.runtime.shards import Rows, Shards
 from pipecut.runtime.stage import RunningStage, build_module
 from pipecut.runtime.status import State
+from pipecut.runtime.surroundings import on_own_terms
 from pipecut.runtime.tied import TiedGradients, share_tied
 from pipecut.runtime.timeouts import start_timeout
 from pipecut.runtime.transport import Transport
+from pipecut.runtime.user_changes import check_unchanged, load_values
 from pipecut.runtime.warm import warm
 from pipecut.runtime.world import World, join_world
 
 
+@torch.inference_mode(False)
 def load_pipeline(
     path: Path,
     device: str | None,
@@ -112,6 +115,9 @@ class Pipeline:
         self.evaluated = self.plan.in_evaluation()
         self.evaluator = self._evaluator(Transport(self.evaluated, world, messages))
         # What the optimizer has, by the name that every plan of the model knows it by.
+        self.own_parameters = list({h.names[0]: h for s in mine for h in s.parameters}.values())
+        self.own_buffers = [h for s in mine for h in s.buffers]
+        self.in_stages = {n: p for m in self.modules.values() for n, p in m.named_parameters(remove_duplicate=False)}
         self.held = {h.names[0]: self.shards.of[id(named[h.names[0]])] for s in mine for h in s.parameters}
         self.kept_buffers = {h.names[0]: buffers[h.names[0]] for s in mine for h in s.buffers if h.persistent or h.written}
         self.saving = Saving(self)
@@ -122,6 +128,7 @@ class Pipeline:
         self.train()
         seed_alike(self.plan.model.seed)
 
+    @on_own_terms
     def step(self, **batch: torch.Tensor) -> torch.Tensor:
         """Forward and backward of a global batch; gradients are added to `.grad`. The loss, on every rank.
 
@@ -165,12 +172,17 @@ class Pipeline:
         return {n: of[id(p)] for m in self.modules.values() for n, p in m.named_parameters(remove_duplicate=False)}
 
     def _refresh(self) -> None:
-        """Bring what the optimizer changed into the stages. Raises RunError where there are no values yet."""
+        """Bring what the optimizer changed into the stages.
+
+        Raises RunError where there are no values yet, and for changes that the stages cannot follow.
+        """
         if self.unfilled:
             raise RunError(
                 f"rank {self.world.rank}: {min(self.unfilled)} has no value yet, since the plan was loaded for restoring; "
                 "restore a checkpoint first, or load without restoring=True"
             )
+        with told(f"rank {self.world.rank}"):
+            check_unchanged(self.own_parameters, self.in_stages, self.held, self.masters.written())
         self.masters.refresh()
         with told(f"rank {self.world.rank}, gathering parameters of other replicas"):
             self.shards.gather()
@@ -184,6 +196,7 @@ class Pipeline:
                 dist.all_reduce(overflowed, op=dist.ReduceOp.MAX)
         self.scale.apply(own, bool(overflowed))
 
+    @on_own_terms
     @torch.no_grad()
     def eval_step(self, **batch: torch.Tensor) -> torch.Tensor:
         """Forward alone, in eval mode, of a batch of any size; the loss as `step` has it, on every rank. Raises RunError.
@@ -202,6 +215,7 @@ class Pipeline:
         self.world.status.note(State.BETWEEN)
         return shared
 
+    @on_own_terms
     @torch.no_grad()
     def predict(self, everywhere: bool = False, **batch: torch.Tensor) -> dict[str, torch.Tensor]:
         """What the model gives beside its loss, by its own names, in eval mode, for a batch of any size.
@@ -333,6 +347,14 @@ class Pipeline:
         """
         self._refresh()
         return {name: tensor for module in self.modules.values() for name, tensor in module.state_dict().items()}
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        """Take this rank's parameters and buffers from a state dict of the original model, or of this rank. Raises RunError."""
+        persistent = [h for h in self.own_buffers if h.persistent]
+        targets = {**self.held, **{h.names[0]: self.kept_buffers[h.names[0]] for h in persistent}}
+        rows = {name: own for name, p in self.held.items() if (own := self.rows(p)) is not None}
+        with told(f"rank {self.world.rank}"):
+            load_values(state, [*self.own_parameters, *persistent], targets, rows)
 
     def save(
         self,

@@ -57,6 +57,7 @@ class ModelRef(Part):
     """Where the unsplit model comes from; needed to initialise and to verify.
 
     `sources` has the start of the sha256 of the user's own files that it is made of.
+    `default_dtype` is that of tensors whose operator names none, as torch had it when it was traced.
     """
 
     factory: str
@@ -68,6 +69,7 @@ class ModelRef(Part):
     seed: int
     weights: str | None
     sources: dict[str, str] = {}
+    default_dtype: Dtype = "float32"
 
 
 class Terms(Part):

@@ -40,7 +40,6 @@ class Shards:
         # By id of what the optimizer has, where that is not all.
         self.rows: dict[int, Rows] = {}
         self.shards: list[tuple[nn.Parameter, nn.Parameter]] = []
-        self.versions: dict[int, int] = {}
         for parameter in masters.parameters:
             master = masters.of[id(parameter)]
             if not (parameter.requires_grad and divided(parameter.shape, shards)):
@@ -52,7 +51,6 @@ class Shards:
             self.of[id(masters.without_values(parameter))] = shard
             self.rows[id(shard)] = begin, end
             self.shards.append((parameter, shard))
-            self.versions[id(shard)] = shard._version
 
     def sum(self, parameter: nn.Parameter) -> list[dist.Work]:
         """Begin to sum a gradient over the replicas: whole, or each row where it is stepped."""
@@ -73,13 +71,13 @@ class Shards:
             parameter.grad = None
 
     def gather(self) -> None:
-        """Bring rows that were stepped into the parameters of every replica; all replicas must call it."""
+        """Bring rows into the parameters of every replica; all replicas must call it.
+
+        Always, since what writes to `.data`, as some optimizers do, leaves no trace in a tensor's version.
+        """
         works: list[dist.Work | None] = []
         with torch.no_grad():
             for parameter, shard in self.shards:
-                if self.versions[id(shard)] == shard._version:
-                    continue
-                self.versions[id(shard)] = shard._version
                 here = parameter[slice(*self.rows[id(shard)])]
                 if here.data_ptr() != shard.data_ptr():
                     here.copy_(shard)
