@@ -355,6 +355,7 @@ class Pipeline:
         rows = {name: own for name, p in self.held.items() if (own := self.rows(p)) is not None}
         with told(f"rank {self.world.rank}"):
             load_values(state, [*self.own_parameters, *persistent], targets, rows)
+        self.unfilled.clear()
 
     def save(
         self,
