@@ -120,7 +120,8 @@ def save_weights(pipe: Pipeline, folder: Path) -> None:
 def main() -> None:
     """Exit with the error's own code, and no traceback for any error."""
     end_with_parent()
-    LastWords(int(rank) if (rank := os.environ.get("RANK", "0")).isdigit() else 0).listen()
+    words = LastWords(int(rank) if (rank := os.environ.get("RANK", "0")).isdigit() else 0)
+    words.listen()
     try:
         app(standalone_mode=False)
     except typer.Abort:
@@ -130,8 +131,8 @@ def main() -> None:
         if hasattr(error, "format_message"):
             say(f"pipecut: {error.format_message()} (see --help)")
             end_now(2)
-        # What load_pipeline put there knows more of this rank.
-        sys.excepthook(type(error), error, error.__traceback__)
+        # The one that load_pipeline made knows what this rank did.
+        (LastWords.newest or words).end(type(error), error, error.__traceback__)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO
+from typing import Any, ClassVar, NoReturn, TextIO
 
 from pipecut.errors import PeerLostError, PipecutError, RunError
 from pipecut.runtime.peers import tell
@@ -35,17 +35,22 @@ OWN_THREADS = "pipecut-"
 
 
 class LastWords:
-    """Ends this process when an exception reaches the top. `status` is None until the rank has one."""
+    """Ends this process when an exception reaches the top. `status` is None until the rank has one.
+
+    `newest` is the one that listens: hooks of typer and torch.distributed may stand before it.
+    """
+
+    newest: ClassVar["LastWords | None"] = None
 
     def __init__(self, rank: int, status: Status | None = None) -> None:
         self.rank, self.status = rank, status
         self.before: Hook = sys.excepthook
-        earlier = getattr(sys.excepthook, "__self__", None)
-        if isinstance(earlier, LastWords):
-            self.before = earlier.before
+        if LastWords.newest is not None:
+            self.before = LastWords.newest.before
 
     def listen(self) -> None:
         """Take what reaches the top of this process, from now on."""
+        LastWords.newest = self
         sys.excepthook = self.end
         threading.excepthook = self._of_thread
 
@@ -54,7 +59,7 @@ class LastWords:
         kind: type[BaseException],
         error: BaseException,
         trace: TracebackType | None,
-    ) -> None:
+    ) -> NoReturn:
         """Say what happened and end the process. Never returns."""
         text = describe(error, trace, self.rank, self._doing())
         if isinstance(error, PipecutError):
@@ -65,7 +70,7 @@ class LastWords:
             say(f"pipecut: {text}")
         if os.environ.get(DEBUG, "0") not in ("", "0"):
             traceback.print_exception(kind, error, trace, file=_stream())
-        elif self.before is not sys.__excepthook__ and not _of_torch(self.before):
+        elif self.before is not sys.__excepthook__ and not _prints(self.before):
             # Such as that of an experiment tracker.
             self.before(kind, error, trace)
         end_now(exit_code(error))
@@ -151,12 +156,12 @@ def _stream() -> TextIO:
     return sys.__stderr__ or sys.stderr
 
 
-def _of_torch(hook: Hook) -> bool:
-    """Whether it is torch.distributed's hook, which prints a traceback with the rank before each line."""
-    return str(getattr(hook, "__module__", "")).startswith("torch.")
+def _prints(hook: Hook) -> bool:
+    """Whether it is a hook of torch.distributed or typer, which print the traceback in their ways."""
+    return str(getattr(hook, "__module__", "")).startswith(("torch.", "typer."))
 
 
-def end_now(code: int) -> None:
+def end_now(code: int) -> NoReturn:
     """Abort the communicators, so that no other rank waits for this one, and end the process."""
     for stream in (sys.stdout, sys.stderr):
         try:

@@ -1,6 +1,7 @@
 """A rank whose code fails says which rank, step, error and line of the user's, and ends at once."""
 
 import builtins
+import os
 import subprocess
 import sys
 import time
@@ -98,3 +99,18 @@ def test_whatever_ends_it_no_rank_is_left_waiting(plan: Path, what: str, said: s
     run = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert said in run.stderr, run.stderr
     assert (run.returncode == 0) == (what == "thread")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["--steps", "abc"], "pipecut: Invalid value for '--steps'"),
+        (["--steps", "1"], "pipecut: PIPECUT_TIMEOUT=abc in the environment: must be a number"),
+    ],
+)
+def test_a_rank_that_cannot_begin_says_so_without_a_traceback(plan: Path, arguments: list[str], said: str) -> None:
+    command = [sys.executable, "-m", "pipecut.runtime", str(plan), *arguments]
+    environment = {**os.environ, "PIPECUT_TIMEOUT": "abc"}
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+    assert run.returncode == 2 and said in run.stderr and "Traceback" not in run.stderr
