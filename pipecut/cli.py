@@ -223,6 +223,7 @@ def seal(plan: PlanArgument) -> None:
 def verify(
     plan: PlanArgument,
     steps: Annotated[int, typer.Option(min=1, help="Optimizer steps to compare.")] = 3,
+    evaluation: Annotated[bool, typer.Option("--eval", help="Compare eval mode, too: its loss and every output.")] = False,
     trusted: TrustOption = False,
 ) -> None:
     """Run the plan beside the unsplit model and compare loss, gradients, parameters and buffers."""
@@ -230,7 +231,7 @@ def verify(
 
     _ask_about(plan, trusted)
     with Console(stderr=True).status(f"running {steps} steps of the plan and of the unsplit model"):
-        result = verify_plan(plan, steps)
+        result = verify_plan(plan, steps, evaluation)
     console.print(f"{result.compared} tensors compared, tolerance {result.tolerance:g} of a tensor's norm")
     for kind, (value, name) in sorted(result.worst.items()):
         console.print(f"{'ok  ' if value <= result.tolerance else 'FAIL'} {kind:10s} {value:.2e}  ({name})")

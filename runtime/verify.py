@@ -22,12 +22,14 @@ from pipecut.runtime.microbatches import microbatches, samples_in
 from pipecut.runtime.optimizer import make_optimizer
 from pipecut.runtime.peers import end_with_parent, tell
 from pipecut.runtime.pipeline import load_pipeline
-from pipecut.runtime.plan import ModelRef, Plan
+from pipecut.runtime.plan import Plan
 from pipecut.runtime.plan_folder import read_plan
 from pipecut.runtime.precision import cast_model
+from pipecut.runtime.sample_batch import sample_batch
 from pipecut.runtime.shards import divided, rows_of
 from pipecut.runtime.unsplit import WithLoss
 from pipecut.runtime.userfunction import find_function
+from pipecut.runtime.verify_evaluation import check_can_evaluate, evaluated_by_plan, evaluated_unsplit
 from pipecut.runtime.weights import read_weights
 from pipecut.runtime.world import leave_world
 
@@ -57,15 +59,17 @@ class Comparison:
         return all(value <= self.tolerance for value, _ in self.worst.values())
 
 
-def verify(path: Path, steps: int) -> Comparison:
-    """Run both and compare. Raises PlanError or RunError."""
+def verify(path: Path, steps: int, evaluation: bool = False) -> Comparison:
+    """Run both and compare; in eval mode, too, after each step, with `evaluation`. Raises PlanError or RunError."""
     plan = read_plan(path).plan
+    if evaluation:
+        check_can_evaluate(plan)
     with tempfile.TemporaryDirectory(prefix="pipecut-verify-") as folder:
         device = "cuda" if _all_on_gpus(plan) else "cpu"
-        launch(plan.ranks, "pipecut.runtime.verify", [str(path.resolve()), folder, str(steps), device])
+        launch(plan.ranks, "pipecut.runtime.verify", [str(path.resolve()), folder, str(steps), device, str(int(evaluation))])
         worst: dict[str, tuple[float, str]] = {}
         compared = 0
-        for step, expected in enumerate(_unsplit(plan, steps, device)):
+        for step, expected in enumerate(_unsplit(plan, steps, device, evaluation)):
             seen: set[str] = set()
             for rank in range(plan.ranks):
                 found = load_file(str(Path(folder) / f"{rank}-{step}.safetensors"))
@@ -124,15 +128,7 @@ def _wide(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.to(torch.complex128 if tensor.is_complex() else torch.float64)
 
 
-def sample_batch(model: ModelRef, size: int, step: int) -> dict[str, torch.Tensor]:
-    """The same batch for every rank and the unsplit model."""
-    inputs = find_function(model.inputs, map(Path, model.folders), "plan.yaml")
-    torch.manual_seed(10_000 + step)
-    batch: dict[str, torch.Tensor] = inputs(size)
-    return batch
-
-
-def _unsplit(plan: Plan, steps: int, device: str) -> Iterator[dict[str, torch.Tensor]]:
+def _unsplit(plan: Plan, steps: int, device: str, evaluation: bool) -> Iterator[dict[str, torch.Tensor]]:
     """The unsplit model with gradient accumulation over the same microbatches."""
     reference = plan.model
     folders = [Path(folder) for folder in reference.folders]
@@ -177,10 +173,13 @@ def _unsplit(plan: Plan, steps: int, device: str) -> Iterator[dict[str, torch.Te
             result[f"parameter/{name}"] = parameter.detach().cpu().clone()
         for name, buffer in model.named_buffers():
             result[f"buffer/{name}"] = buffer.detach().cpu().clone()
+        if evaluation:
+            masters.refresh()
+            result |= evaluated_unsplit(plan, whole, draws, step, device)
         yield result
 
 
-def _rank(path: Path, folder: Path, steps: int, device: str) -> None:
+def _rank(path: Path, folder: Path, steps: int, device: str, evaluation: bool) -> None:
     if device == "cpu":
         torch.set_num_threads(1)
     pipe = load_pipeline(path, device)
@@ -198,16 +197,17 @@ def _rank(path: Path, folder: Path, steps: int, device: str) -> None:
         for name, buffer in pipe.named_buffers():
             if "lifted_tensor" not in name:
                 tensors[f"buffer/{name}"] = buffer.detach().cpu().contiguous().clone()
+        tensors |= evaluated_by_plan(pipe, step) if evaluation else {}
         save_file(tensors, str(folder / f"{pipe.world.rank}-{step}.safetensors"))
     leave_world(pipe.world)
 
 
 def main() -> None:
-    """One rank: PLAN FOLDER STEPS DEVICE."""
-    path, folder, steps, device = sys.argv[1:]
+    """One rank: PLAN FOLDER STEPS DEVICE EVALUATION."""
+    path, folder, steps, device, evaluation = sys.argv[1:]
     end_with_parent()
     try:
-        _rank(Path(path), Path(folder), int(steps), device)
+        _rank(Path(path), Path(folder), int(steps), device, evaluation == "1")
     except PipecutError as error:
         tell(error)
         os._exit(error.exit_code)

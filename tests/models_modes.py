@@ -68,6 +68,11 @@ def running_norms() -> nn.Module:
     return Layers(OverFeatures(instance, 1), *batch)
 
 
+def tracked_norms() -> nn.Module:
+    instance = nn.InstanceNorm1d(4, affine=True, track_running_stats=True)
+    return Layers(OverFeatures(instance, 1), nn.BatchNorm1d(WIDTH, momentum=0.3), nn.AlphaDropout(0.2))
+
+
 class Depth(nn.Module):
     """A block that training leaves out for some samples, as stochastic depth does."""
 

@@ -13,6 +13,7 @@ from pipecut.runtime.outputs import Outputs, loss_in, outputs_of
 from pipecut.runtime.plan import Plan
 from pipecut.runtime.plan_folder import PlanFolder
 from pipecut.runtime.stage import build_module
+from pipecut.runtime.verify import verify
 from tests import models_modes
 
 OTHERWISE = {
@@ -155,3 +156,25 @@ def test_a_job_with_its_own_loss_hands_out_the_tensor(slow_cores: str, tmp_path:
     model, batch = models_modes.tensor_only().eval(), models_modes.only_x(3)
     _, outputs, _ = run_chain(folder, model, batch, training=False)
     assert torch.allclose(outputs["output"], model(**batch), rtol=1e-5, atol=1e-6)
+
+
+CELLS = [
+    ("tracked_norms", "rows", "{}", "1f1b", 3, ""),
+    ("spectral", "rows", "{}", "gpipe", 2, ""),
+    ("stochastic_depth", "rows", "{}", "v-shaped", 4, ""),
+    ("returning", "rows", "{how: nested}", "1f1b", 2, "data_parallel: 2\n"),
+]
+
+
+@pytest.mark.parametrize(
+    "cell", [pytest.param(cell, marks=() if index in (0, 3) else pytest.mark.slow) for index, cell in enumerate(CELLS)]
+)
+def test_verify_compares_eval_mode_and_every_output(cell: Any, slow_cores: str, tmp_path: Path) -> None:
+    name, inputs, args, schedule, stages, extra = cell
+    job = tmp_path / "job.yaml"
+    job.write_text(JOB.format(name=name, inputs=inputs, args=args) + extra)
+    plan = compile(job, slow_cores, tmp_path / "plan", Options(Sizes(stages=stages, schedule=schedule))).plan
+    result = verify(tmp_path / "plan", steps=2, evaluation=True)
+    assert result.passed, result.worst
+    assert {"eval loss", "output"} <= set(result.worst)
+    assert any(stage.outputs for stage in plan.in_evaluation().stages)

@@ -57,9 +57,9 @@ def test_split_model_computes_what_the_unsplit_one_does(
     ).plan
     loads = [stage.load_seconds for stage in plan.stages]
     assert min(loads) > max(loads) / 10, f"a plan that leaves a stage idle proves little: {loads}"
-    result = verify(tmp_path / "plan", steps=2)
+    result = verify(tmp_path / "plan", steps=2, evaluation=True)
     assert result.passed, result.worst
-    assert {"loss", "gradient", "parameter"} <= set(result.worst)
+    assert {"loss", "gradient", "parameter", "eval loss"} <= set(result.worst)
 
 
 # Stages, and stages a rank, of each schedule, with recompute and replicas; the matrix above has two of them without.
@@ -101,7 +101,7 @@ def test_every_schedule_computes_what_the_unsplit_model_does(
 @pytest.mark.parametrize("model", sorted(ODD))
 def test_an_odd_model_computes_what_it_does_unsplit(model: str, write_job: Any, slow_cores: str, tmp_path: Path) -> None:
     compile(write_job(model, ODD[model]), slow_cores, tmp_path / "plan", Options(Sizes(stages=3)))
-    result = verify(tmp_path / "plan", steps=2)
+    result = verify(tmp_path / "plan", steps=2, evaluation=True)
     assert result.passed, result.worst
 
 
