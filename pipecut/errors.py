@@ -41,6 +41,12 @@ class CheckpointError(RunError):
     """A checkpoint cannot be written, read, or is of something else."""
 
 
+class OtherTrainingError(CheckpointError):
+    """A checkpoint is of another training than the one that is to go on from it."""
+
+    exit_code = 2
+
+
 class DivergedError(RunError):
     """The loss is no finite number."""
 

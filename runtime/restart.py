@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from pipecut.errors import RankLostError, UserFileError
+from pipecut.errors import DivergedError, RankLostError, UserFileError
 from pipecut.runtime.launch import launch
 from pipecut.runtime.plan_folder import read_plan
 
+# What ends a rank with one of these would end it again.
+FINAL = (UserFileError.exit_code, DivergedError.exit_code)
 # Gives the plan to go on with, from the one that ran and the rank that it lost.
 Replan = Callable[[Path, int], Path]
 
@@ -16,7 +18,7 @@ def run_with_restarts(
 ) -> None:
     """Train until it is done, starting again at most so many times.
 
-    Raises RankLostError when that is not enough, or when what ended a rank would end it again: a file of the user's.
+    Raises RankLostError when that is not enough, or when what ended a rank would end it again.
     """
     for begun in range(restarts + 1):
         try:
@@ -24,7 +26,7 @@ def run_with_restarts(
             launch(read_plan(plan).plan.ranks, "pipecut.runtime", [str(plan), *arguments, *again], stall)
             return
         except RankLostError as error:
-            if begun == restarts or error.exit_code_of_rank == UserFileError.exit_code:
+            if begun == restarts or error.exit_code_of_rank in FINAL:
                 raise
             tell(str(error))
             if replan is not None:

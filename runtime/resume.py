@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from pipecut.errors import CheckpointError
+from pipecut.errors import OtherTrainingError
 from pipecut.runtime.checkpoint import Facts
 from pipecut.runtime.plan import Plan
 
@@ -42,7 +42,7 @@ def made_by(plan: Plan, optimizer: torch.optim.Optimizer | None, more: Mapping[s
 
 
 def refuse_other_model(where: str, plan: Plan, facts: Facts) -> None:
-    """Raises CheckpointError where the checkpoint has other parameters or buffers than the plan."""
+    """Raises OtherTrainingError where the checkpoint has other parameters or buffers than the plan."""
     here = {f"parameter/{held.names[0]}" for stage in plan.stages for held in stage.parameters}
     here |= {f"buffer/{held.names[0]}" for stage in plan.stages for held in stage.buffers if held.persistent or held.written}
     there = {name for name in facts.names if name.partition("/")[0] in ("parameter", "buffer")}
@@ -51,7 +51,7 @@ def refuse_other_model(where: str, plan: Plan, facts: Facts) -> None:
         (f"has no {{}}, which the model of {plan.model.factory} has", here - there),
     ):
         if names:
-            raise CheckpointError(
+            raise OtherTrainingError(
                 f"{where} is of another model, made by {facts.model.get('factory')}: it "
                 f"{what.format(_listed(names))}; compile the model that it is of, or give "
                 "--checkpoints another folder"
@@ -59,13 +59,13 @@ def refuse_other_model(where: str, plan: Plan, facts: Facts) -> None:
 
 
 def refuse_other_optimizer(where: str, facts: Facts, optimizer: torch.optim.Optimizer, kind: str | None) -> None:
-    """Raises CheckpointError where the checkpoint is of another optimizer; `kind` as jobs say it."""
+    """Raises OtherTrainingError where the checkpoint is of another optimizer; `kind` as jobs say it."""
     made = facts.rest.made
     pairs = [(made.get("optimizer"), type(optimizer).__name__)]
     pairs += [(made.get("kind"), kind)] if kind is not None else []
     for there, here in pairs:
         if there is not None and there != here:
-            raise CheckpointError(
+            raise OtherTrainingError(
                 f"{where} is of a training with the optimizer {there}, this one has {here}, whose "
                 "states are others; compile with the optimizer that it was trained with, or begin "
                 "a new training: pipecut export writes the checkpoint's weights, weights: in the "
@@ -73,7 +73,7 @@ def refuse_other_optimizer(where: str, facts: Facts, optimizer: torch.optim.Opti
             )
     groups = len(optimizer.param_groups)
     if len(facts.groups) != groups:
-        raise CheckpointError(
+        raise OtherTrainingError(
             f"{where}: the optimizer has {groups} parameter groups, the checkpoint "
             f"{len(facts.groups)}; make it as it was made then"
         )

@@ -19,6 +19,14 @@ def steady() -> Iterator[Batch]:
         yield {name: torch.randn(8, 32, generator=generator) for name in ("x", "target")}
 
 
+def tokens() -> Iterator[Batch]:
+    """Steady ones of a language model."""
+    for step in range(1000):
+        generator = torch.Generator().manual_seed(step)
+        ids = torch.randint(3, 64, (8, 16), generator=generator)
+        yield {"input_ids": ids, "labels": ids.clone()}
+
+
 def slow() -> Iterator[Batch]:
     """As steady, with time to be stopped in."""
     for batch in steady():
@@ -90,7 +98,7 @@ class Waits:
     """Data whose state takes long to be known, as a checkpoint does on a slow file system."""
 
     def state_dict(self) -> dict[str, int]:
-        time.sleep(5)
+        time.sleep(9)
         return {}
 
 

@@ -279,7 +279,7 @@ def test_a_launcher_refuses_what_it_cannot_write_before_ranks_start(plans: dict[
     (tmp_path / "file").touch()
     wrong = str(tmp_path / "file" / "below")
     for option in ("--save", "--report", "--trace", "--checkpoints"):
-        command = ["run", str(plans[4].path), "--device", "cpu", option, wrong, "--checkpoint-every", "1"]
+        command = ["run", str(plans[4].path), "--checkpoints", str(tmp_path / "saved"), "--checkpoint-every", "1", option, wrong]
         with pytest.raises(UserFileError, match=f"{option} .* cannot be written"):
             app(command, standalone_mode=False)
 
