@@ -9,6 +9,7 @@ import torch
 from pipecut.runtime.ahead import Ahead
 from pipecut.runtime.peers import told
 from pipecut.runtime.plan import NEEDS, Action
+from pipecut.runtime.precision import as_summed
 from pipecut.runtime.recorder import Recorder
 from pipecut.runtime.replicas import ReplicaGradients
 from pipecut.runtime.stage import RunningStage
@@ -123,7 +124,7 @@ class Engine:
             outputs = stage.forward(m, received, batch, weight * work.scale, work.grad, wanted)
             if stage.last:
                 # In eval mode a model may have no loss.
-                losses += [output.detach() * weight for output in outputs]
+                losses += [as_summed(output.detach()) * weight for output in outputs]
             elif stage.stage.sends:
                 self._pass_on("F", s, m, [output.detach() for output in outputs], outgoing)
         elif kind in ("B", "I"):

@@ -27,3 +27,8 @@ def cast_inputs(batch: dict[str, torch.Tensor], precision: str) -> dict[str, tor
         return batch
     dtype = DTYPES[precision]
     return {name: t.to(dtype) if t.is_floating_point() else t for name, t in batch.items()}
+
+
+def as_summed(loss: torch.Tensor) -> torch.Tensor:
+    """A microbatch's loss as losses are added up: in float32 where the model gives less."""
+    return loss.float() if loss.dtype in (torch.bfloat16, torch.float16) else loss

@@ -24,7 +24,7 @@ from pipecut.runtime.peers import end_with_parent, tell
 from pipecut.runtime.pipeline import load_pipeline
 from pipecut.runtime.plan import Plan
 from pipecut.runtime.plan_folder import read_plan
-from pipecut.runtime.precision import cast_model
+from pipecut.runtime.precision import as_summed, cast_model
 from pipecut.runtime.sample_batch import sample_batch
 from pipecut.runtime.shards import divided, rows_of
 from pipecut.runtime.unsplit import WithLoss
@@ -160,7 +160,7 @@ def _unsplit(plan: Plan, steps: int, device: str, evaluation: bool) -> Iterator[
             with draws.at(step + 1, number):
                 loss = whole(part)
                 (loss * (weight * scale.scale)).backward()
-            total += (loss.detach() * weight).float().cpu()
+            total += (as_summed(loss.detach()) * weight).cpu()
         if scale.used:
             scale.apply(trained.values(), bool(scale.overflows(trained.values())))
         result = {"loss/loss": total}

@@ -134,7 +134,8 @@ def test_machines_without_a_shared_file_system_go_on_from_the_last_step_that_all
             name = Path(part) / "saved" / "step_00000009" / f"rank_{rank}.safetensors"
             whole, gone = load_file(tmp_path / "whole" / name), load_file(base / name)
             assert whole.keys() == gone.keys()
-            assert not [key for key, value in whole.items() if not torch.equal(value, gone[key])]
+            trained = [key for key in whole if not key.startswith("random/")]
+            assert not [key for key in trained if not torch.equal(whole[key], gone[key])]
     # On other ranks each needs what the other machine has.
     with pytest.raises(RankLostError):
         machines(base, tmp_path / "4x1", 12, "--resume")
