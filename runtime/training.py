@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from pipecut.errors import DivergedError, PeerLostError, PipecutError, RunError
+from pipecut.errors import CheckpointError, DivergedError, PeerLostError, PipecutError, RunError
 from pipecut.runtime.allocations import Allocations
 from pipecut.runtime.batch_input import check_tensors
 from pipecut.runtime.checkpoint_folder import home_of, last_finite, refuse_earlier
@@ -112,6 +112,11 @@ class Training:
             saving.enter(self.home)
         if wishes.resume or again:
             self._go_on(optimizer)
+        elif pipe.unfilled:
+            raise CheckpointError(
+                f"rank {pipe.world.rank}: {wishes.folder} has checkpoints, but none that all ranks "
+                "see; move them elsewhere to begin anew"
+            )
         if wishes.every:
             saving.set_aside(self.home, self.begun)
         saving.more["clip"] = self.clip
