@@ -112,4 +112,7 @@ def _cluster(
             f"    latency: {link.latency * 1e6:.4g}us",
             f'    source: "{where}; the largest error of the fit is {link.residual:.0%}"',
         ]
-    return "\n".join([*lines, "reserve: 256MiB", ""])
+    outside = max(one["outside"] for one in everyone)
+    if outside:
+        lines.append("# Measured: a GPU's context and the communicators of two neighbours; and what an allocator leaves unused.")
+    return "\n".join([*lines, f"reserve: {(outside >> 20) + 256}MiB", ""])

@@ -73,7 +73,7 @@ def _lacking(stages: list[dict[str, Any]], ranks: int) -> list[int]:
     more = []
     for rank in range(ranks):
         own = [stage for stage in stages if stage["rank"] == rank]
-        over = max(stage["peak_bytes"] - stage["device_bytes"] for stage in own)
+        over = max(stage["peak_bytes"] + stage["outside_bytes"] - stage["device_bytes"] for stage in own)
         spare = own[0]["capacity_bytes"] - sum(stage["memory_bytes"] for stage in own)
         more.append(max(over, spare + 1) if over > 0 else 0)
     return more

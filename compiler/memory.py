@@ -13,7 +13,7 @@ from pipecut.compiler.emit.build import build
 from pipecut.compiler.graph import Graph, Value
 from pipecut.compiler.predict import Scheduled
 from pipecut.runtime.allocations import Allocations
-from pipecut.runtime.memory import peak_of
+from pipecut.runtime.memory import outside_bytes, peak_of
 from pipecut.runtime.plan import Passes, Plan
 from pipecut.runtime.stage import RunningStage
 
@@ -29,7 +29,12 @@ def with_memory(manifest: dict[str, Any], graph: Graph, scheduled: Scheduled) ->
     plan = plan.model_copy(update={"stages": stages})
     peaks = [peak_of(plan, scheduled.actions[stage.rank], stage.rank) for stage in stages]
     rows = [
-        {**row, "peak_bytes": peak, "passes": one.model_dump() if one is not None else None}
+        {
+            **row,
+            "peak_bytes": peak,
+            "outside_bytes": outside_bytes(plan, row["rank"]),
+            "passes": one.model_dump() if one is not None else None,
+        }
         for row, peak, one in zip(manifest["stages"], peaks, passes, strict=True)
     ]
     notes = ["memory: an upper bound, since an operator cannot run on fake tensors"] if None in passes else []

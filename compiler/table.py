@@ -30,7 +30,8 @@ def print_plan(plan: Plan, console: Console) -> None:
     ):
         table.add_column(name, justify=side, overflow="fold")
     for stage in plan.stages:
-        share = stage.peak_bytes / max(stage.device_bytes, 1)
+        taken = stage.peak_bytes + stage.outside_bytes
+        share = taken / max(stage.device_bytes, 1)
         table.add_row(
             str(stage.index),
             *((str(stage.rank),) if several else ()),
@@ -40,7 +41,7 @@ def print_plan(plan: Plan, console: Console) -> None:
             show_seconds(stage.forward_seconds),
             show_seconds(stage.backward_seconds),
             *((f"+{show_seconds(stage.forward_seconds)}" if stage.recompute else "",) if again else ()),
-            f"{show_bytes(stage.peak_bytes)} of {show_bytes(stage.device_bytes)} ({share:.0%})",
+            f"{show_bytes(taken)} of {show_bytes(stage.device_bytes)} ({share:.0%})",
             show_bytes(stage.bytes_sent),
         )
     console.print(table)

@@ -17,25 +17,43 @@ from pipecut.compiler.pipeline import ProfileProgress, profile_job
 from pipecut.compiler.profile import measured_seconds
 from pipecut.compiler.trace import trace
 
-WIDTH, HEADS, LENGTH, VOCABULARY, MICROBATCH = 256, 8, 128, 4096, 4
+
+@dataclass(frozen=True)
+class Scale:
+    """Sizes of the layers: channels and heads of tokens, tokens a sample, words, samples, channels and side of images."""
+
+    width: int
+    heads: int
+    length: int
+    vocabulary: int
+    microbatch: int
+    channels: int
+    side: int
+
+
+# A GPU reaches its rates on products of thousands; a CPU's core takes seconds for them.
+SCALES = {"cpu": Scale(256, 8, 128, 4096, 4, 24, 64), "cuda": Scale(4096, 32, 1024, 32768, 4, 64, 224)}
 
 
 class Attention(nn.Module):
     """A layer as in GPT-2: products by addmm, a tanh approximation of gelu."""
 
-    def __init__(self) -> None:
+    def __init__(self, scale: Scale) -> None:
         super().__init__()
-        self.norm1, self.norm2 = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
-        self.qkv, self.out = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
-        self.up = nn.Parameter(torch.empty(WIDTH, 4 * WIDTH))
-        self.bias = nn.Parameter(torch.empty(4 * WIDTH))
-        self.down = nn.Linear(4 * WIDTH, WIDTH)
+        self.scale, width = scale, scale.width
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.up = nn.Parameter(torch.empty(width, 4 * width))
+        self.bias = nn.Parameter(torch.empty(4 * width))
+        self.down = nn.Linear(4 * width, width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(batch, length, width), as given."""
-        q, k, v = (t.view(-1, LENGTH, HEADS, WIDTH // HEADS).transpose(1, 2) for t in self.qkv(self.norm1(x)).split(WIDTH, 2))
+        width, heads, length = self.scale.width, self.scale.heads, self.scale.length
+        parts = self.qkv(self.norm1(x)).split(width, 2)
+        q, k, v = (t.view(-1, length, heads, width // heads).transpose(1, 2) for t in parts)
         x = x + self.out(F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2))
-        inner = torch.addmm(self.bias, self.norm2(x).flatten(0, 1), self.up).view(-1, LENGTH, 4 * WIDTH)
+        inner = torch.addmm(self.bias, self.norm2(x).flatten(0, 1), self.up).view(-1, length, 4 * width)
         inner = 0.5 * inner * (1 + torch.tanh(0.8 * (inner + 0.04 * torch.pow(inner, 3))))
         result: torch.Tensor = x + self.down(inner)
         return result
@@ -44,13 +62,14 @@ class Attention(nn.Module):
 class Gated(nn.Module):
     """A layer as in Llama: the root mean square by hand, rotated halves, a gate."""
 
-    def __init__(self) -> None:
+    def __init__(self, scale: Scale) -> None:
         super().__init__()
-        self.scale = nn.Parameter(torch.empty(WIDTH))
-        self.gate, self.up = nn.Linear(WIDTH, 3 * WIDTH, bias=False), nn.Linear(WIDTH, 3 * WIDTH, bias=False)
-        self.down = nn.Linear(3 * WIDTH, WIDTH, bias=False)
-        self.first = nn.Linear(WIDTH, 4 * WIDTH)
-        self.last = nn.Linear(4 * WIDTH, WIDTH)
+        width = scale.width
+        self.scale = nn.Parameter(torch.empty(width))
+        self.gate, self.up = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, 3 * width, bias=False)
+        self.down = nn.Linear(3 * width, width, bias=False)
+        self.first = nn.Linear(width, 4 * width)
+        self.last = nn.Linear(4 * width, width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(batch, length, width), as given."""
@@ -96,12 +115,14 @@ class Around(nn.Module):
 class Yardstick(nn.Module):
     """Tokens through layers of two kinds, images through layers of two others; both losses."""
 
-    def __init__(self) -> None:
+    def __init__(self, scale: Scale) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(VOCABULARY, WIDTH)
-        self.tokens = nn.ModuleList([Attention(), Gated(), Attention(), Gated()])
-        self.head = nn.Linear(WIDTH, VOCABULARY)
-        self.images = nn.ModuleList([Residual(3, 24, 1), Around(24), Residual(24, 48, 2), Around(48), Residual(48, 96, 2)])
+        c = scale.channels
+        self.embedding = nn.Embedding(scale.vocabulary, scale.width)
+        self.tokens = nn.ModuleList([Attention(scale), Gated(scale), Attention(scale), Gated(scale)])
+        self.head = nn.Linear(scale.width, scale.vocabulary)
+        layers = [Residual(3, c, 1), Around(c), Residual(c, 2 * c, 2), Around(2 * c), Residual(2 * c, 4 * c, 2)]
+        self.images = nn.ModuleList(layers)
 
     def forward(self, tokens: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
         """The sum of the losses."""
@@ -113,14 +134,24 @@ class Yardstick(nn.Module):
         return F.cross_entropy(self.head(x).flatten(0, 1), tokens.flatten()) + y.mean()
 
 
-def build() -> nn.Module:
-    """The model."""
-    return Yardstick()
+def build(device: str) -> nn.Module:
+    """The model, of a size for a kind of device."""
+    return Yardstick(SCALES[device])
 
 
 def inputs(microbatch: int) -> dict[str, torch.Tensor]:
-    """128 tokens and an image of 64 x 64 a sample."""
-    return {"tokens": torch.randint(0, VOCABULARY, (microbatch, LENGTH)), "images": torch.randn(microbatch, 3, 64, 64)}
+    """Tokens and an image a sample, of a CPU's size."""
+    return _inputs(SCALES["cpu"], microbatch)
+
+
+def gpu_inputs(microbatch: int) -> dict[str, torch.Tensor]:
+    """Tokens and an image a sample, of a GPU's size."""
+    return _inputs(SCALES["cuda"], microbatch)
+
+
+def _inputs(scale: Scale, microbatch: int) -> dict[str, torch.Tensor]:
+    tokens = torch.randint(0, scale.vocabulary, (microbatch, scale.length))
+    return {"tokens": tokens, "images": torch.randn(microbatch, 3, scale.side, scale.side)}
 
 
 @dataclass(frozen=True)
@@ -142,15 +173,20 @@ def reached(
     The devices of the cluster are of this machine's kind. Scratch files go to the folder.
     """
     job, store = folder / "yardstick.yaml", folder / "yardstick.sqlite"
-    names = {"model": {"factory": f"{__name__}:build"}, "inputs": f"{__name__}:inputs"}
-    job.write_text(yaml.safe_dump({**names, "batch": {"global": MICROBATCH, "microbatch": MICROBATCH}}), encoding="utf-8")
+    microbatch = SCALES[device.type].microbatch
+    text = {
+        "model": {"factory": f"{__name__}:build", "args": {"device": device.type}},
+        "inputs": f"{__name__}:{'gpu_inputs' if device.type == 'cuda' else 'inputs'}",
+        "batch": {"global": microbatch, "microbatch": microbatch},
+    }
+    job.write_text(yaml.safe_dump(text), encoding="utf-8")
     profile_job(job, device, None, store, progress, ranks)
     graph, kind = trace(read_job(job)), cluster.devices[0].kind
-    rough = cost(graph, cluster, "fp32", MICROBATCH).costs
-    real = measured_seconds(graph, MICROBATCH, [kind], store)[kind]
+    rough = cost(graph, cluster, "fp32", microbatch).costs
+    real = measured_seconds(graph, microbatch, [kind], store)[kind]
     rooflines: dict[str, _Sum] = {}
     seconds: dict[str, _Sum] = {}
-    works = measure_all(graph, MICROBATCH, device.type)
+    works = measure_all(graph, microbatch, device.type)
     for operator, one, measured, work in zip(graph.operators, rough, real, works, strict=True):
         if one.forward[kind] == 0:
             continue

@@ -16,10 +16,12 @@ and then 1, 3, 5, ...
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 
+from pipecut.runtime.communicators import options_for
 from pipecut.runtime.messages import GroupMessages, Messages
 from pipecut.runtime.peers import told
 from pipecut.runtime.plan import Plan
@@ -102,8 +104,17 @@ def open_channels(plan: Plan, world: World, messages: Messages | None = None) ->
     order, limit = groups_of(plan), transfer_timeout()
     with told(f"rank {world.rank}, making the process groups"):
         # Every rank makes every group, in the same order.
-        made = {g: dist.new_group(list(g.ranks), timeout=limit) if g.kind != "all" else None for g in order}
+        made = {g: _made(g, world, limit) for g in order}
     open_groups(made, world, messages or GroupMessages())
+
+
+def _made(group: Group, world: World, limit: timedelta) -> dist.ProcessGroup | None:
+    """A new process group, which no communicator belongs to yet; that of all ranks is there already."""
+    if group.kind == "all":
+        return None
+    options = options_for(group.kind, world.device, limit)
+    made: dist.ProcessGroup = dist.new_group(list(group.ranks), timeout=limit, pg_options=options)
+    return made
 
 
 def open_groups(made: Mapping[Group, dist.ProcessGroup | None], world: World, messages: Messages) -> None:

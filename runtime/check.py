@@ -10,7 +10,7 @@ from pipecut.errors import PlanError
 from pipecut.runtime.channels import channels, groups_of
 from pipecut.runtime.deadlock import Rows, Traffic, check_opening, check_order, check_steps
 from pipecut.runtime.forward_only import forward_only
-from pipecut.runtime.memory import STATES, peak_of
+from pipecut.runtime.memory import STATES, outside_bytes, peak_of
 from pipecut.runtime.plan import HALF, Action, Plan
 from pipecut.runtime.plan_folder import PlanFolder
 
@@ -216,9 +216,16 @@ def _memory_fits(plan: Plan, graph: dict[str, Any], actions: tuple[tuple[Action,
         stage = next(s for s in plan.stages if s.rank == position)
         if peak != stage.peak_bytes:
             raise PlanError(f"rank {position}: the plan says {stage.peak_bytes} bytes at the peak, its passes take {peak}")
-        if peak > stage.device_bytes:
+        outside = outside_bytes(plan, position)
+        if outside > stage.outside_bytes:
             raise PlanError(
-                f"rank {position}: a step takes {peak} bytes at its peak, {stage.device} has {stage.device_bytes}; "
+                f"rank {position}: the plan says that context and communicators take {stage.outside_bytes} bytes, "
+                f"they take {outside}; compile again"
+            )
+        if peak + stage.outside_bytes > stage.device_bytes:
+            raise PlanError(
+                f"rank {position}: a step takes {peak} bytes at its peak, beside {stage.outside_bytes} of context and "
+                f"communicators, and {stage.device} has {stage.device_bytes}; "
                 "set a larger reserve in the cluster file, or a smaller microbatch"
             )
     return f"memory fits on every rank at every moment (at most {worst:.0%} of capacity)"

@@ -21,8 +21,10 @@ from pipecut.runtime.timeouts import transfer_timeout
 # Bytes of the messages, and how often each is sent.
 SIZES = tuple(1 << e for e in range(10, 26, 2))
 REPEATS = 15
-# Products are of a layer's size; each is repeated in rounds.
-MATRIX, ROUNDS = 512, 9
+# Products are of a layer's size; each is repeated in rounds. A GPU has room for many of a CPU's size at once.
+MATRIX, ROUNDS = {"cpu": 512, "cuda": 4096}, 9
+# Launches that a GPU is given at once, between two events, so that the host's own time is not in what is measured.
+QUEUED = 20
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -40,7 +42,7 @@ def measure(device: torch.device) -> dict[str, Any]:
     # In rounds, since a machine that others use is slow for a while, and then is not.
     rounds = [{name: _seconds(one, device) for name, one in work.items()} for _ in range(ROUNDS)]
     middle = {name: statistics.median(one[name] for one in rounds) for name in work}
-    flops = {name: 2 * MATRIX**3 / middle[name] for name in DTYPES}
+    flops = {name: 2 * MATRIX[device.type] ** 3 / middle[name] for name in DTYPES}
     return {
         "flops": flops,
         "bandwidth": 3 * 4 * long.numel() / middle["add"],
@@ -50,26 +52,56 @@ def measure(device: torch.device) -> dict[str, Any]:
 
 
 def _product(dtype: torch.dtype, device: torch.device) -> Callable[[], object]:
-    a, b = torch.ones(MATRIX, MATRIX, dtype=dtype, device=device), torch.ones(MATRIX, MATRIX, dtype=dtype, device=device)
+    size = MATRIX[device.type]
+    # Not ones: a GPU that multiplies zeros and ones draws less power and clocks higher.
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     return lambda: a @ b
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:
+    """Of one call: on a CPU by the clock, on a GPU between events around queued calls, with its cache flushed before them."""
     times = []
-    for _ in range(REPEATS):
+    for _ in range(REPEATS if device.type == "cpu" else REPEATS // 3):
+        if device.type == "cuda":
+            times.append(_queued_seconds(work, device))
+            continue
         begin = time.perf_counter()
         work()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
         times.append(time.perf_counter() - begin)
     # The first ones warm up.
     return statistics.median(times[2:])
+
+
+def _queued_seconds(work: Callable[[], object], device: torch.device) -> float:
+    flush_cache(device)
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+    start.record()
+    for _ in range(QUEUED):
+        work()
+    end.record()
+    end.synchronize()
+    return float(start.elapsed_time(end)) / 1e3 / QUEUED
+
+
+def flush_cache(device: torch.device) -> None:
+    """Write over a GPU's L2 cache, so that what is measured next reads its tensors from memory, as in a step."""
+    size = int(torch.cuda.get_device_properties(device).L2_cache_size)
+    torch.empty(2 * size, dtype=torch.uint8, device=device).zero_()
 
 
 def _memory(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // int(os.environ["LOCAL_WORLD_SIZE"])
+
+
+def _outside(device: torch.device) -> int:
+    """Bytes of a GPU that this process takes beside its tensors: the context, and communicators of the messages so far.
+
+    What other processes have is counted too: nothing else is to run there.
+    """
+    free, total = torch.cuda.mem_get_info(device)
+    return int(total - free - torch.cuda.memory_reserved(device))
 
 
 def messages(device: torch.device, rank: int, ranks: int, sizes: Sequence[int] = SIZES) -> dict[int, list[float]]:
@@ -138,7 +170,10 @@ def main() -> None:
     join_ranks("nccl" if kind == "cuda" else "gloo", store, rank, ranks, limit)
     dist.barrier()
     compute = {} if sizes else measure(device)
-    own = {"compute": compute, "messages": messages(device, rank, ranks, [int(size) for size in sizes] or SIZES)}
+    times = messages(device, rank, ranks, [int(size) for size in sizes] or SIZES)
+    # After the messages, whose communicators are part of it.
+    outside = _outside(device) if kind == "cuda" else 0
+    own = {"compute": compute, "messages": times, "outside": outside}
     everyone: list[Any] = [None] * ranks
     dist.all_gather_object(everyone, own)
     if rank == 0:

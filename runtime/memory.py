@@ -3,6 +3,8 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from pipecut.runtime.channels import groups_of
+from pipecut.runtime.communicators import CONTEXT_BYTES, buffer_bytes
 from pipecut.runtime.plan import HALF, Action, Held, Plan, Stage
 from pipecut.runtime.plan_folder import PlanFolder
 from pipecut.runtime.shards import divided
@@ -126,6 +128,15 @@ def _summing(plan: Plan, own: list[int]) -> int:
             size = next(h.gradient_bytes for h in stage.parameters if h.names == tied.names)
             most = max(most, (len(ranks) + 1) * size)
     return most
+
+
+def outside_bytes(plan: Plan, position: int) -> int:
+    """Bytes of a GPU that no tensor can have: its context and the communicators of the rank at a place. 0 on a CPU."""
+    stage = next(stage for stage in plan.stages if stage.rank == position)
+    if stage.device_type != "cuda":
+        return 0
+    rank = position * plan.replicas
+    return CONTEXT_BYTES + sum(buffer_bytes(group.kind, group.ranks, rank) for group in groups_of(plan))
 
 
 def memory_curves(folder: PlanFolder, timeline: Timeline) -> list[list[tuple[float, int]]]:

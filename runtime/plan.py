@@ -190,9 +190,10 @@ class Stage(Part):
     """One stage. Seconds per microbatch. Stage and replica run on rank `rank` x replicas + replica.
 
     `memory_bytes` is what the partitioner counts, at the most, against `capacity_bytes`: the device's less the cluster's reserve,
-    out of which come `buffer_bytes` of tensors on their way. `peak_bytes` is what its rank takes, replayed from `passes`, against
-    `device_bytes`; `passes` are None where they could not be found. `reduce_seconds` is once a step, to sum gradients over
-    replicas; `weight_seconds` are those of the backward that gradients of weights take, where they come by themselves.
+    out of which come `buffer_bytes` of tensors on their way. `peak_bytes` is what its rank's tensors take, replayed
+    from `passes`, which with `outside_bytes` of a GPU's context and communicators stays within `device_bytes`; `passes`
+    are None where they could not be found. `reduce_seconds` is once a step, to sum gradients over replicas;
+    `weight_seconds` are those of the backward that gradients of weights take, where they come by themselves.
     `outputs` are what the model gives beside its loss, by its own names, and can be asked for. `dropouts` says which of the
     model's random draws, dropout's and others', in its own order, are on the stage.
     A stage that recomputes keeps what it receives and runs its forward again before each backward; `load_seconds`
@@ -225,6 +226,7 @@ class Stage(Part):
     reduce_seconds: Seconds = 0.0
     buffer_bytes: Bytes = 0
     peak_bytes: Bytes = 0
+    outside_bytes: Bytes = 0
     device_bytes: Bytes
     passes: Passes | None = None
 

@@ -6,7 +6,7 @@ Run as a module it is one rank; `verify` starts the ranks, runs the unsplit mode
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,14 +59,25 @@ class Comparison:
         return all(value <= self.tolerance for value, _ in self.worst.values())
 
 
-def verify(path: Path, steps: int, evaluation: bool = False) -> Comparison:
-    """Run both and compare; in eval mode, too, after each step, with `evaluation`. Raises PlanError or RunError."""
+def verify(
+    path: Path,
+    steps: int,
+    evaluation: bool = False,
+    device: str | None = None,
+    devices: Sequence[Mapping[str, str]] | None = None,
+) -> Comparison:
+    """Run both and compare; in eval mode, too, after each step, with `evaluation`. Raises PlanError or RunError.
+
+    On GPUs where there are as many as ranks, or where `device` says; `devices` are variables that
+    tell each rank its own, as for `launch`.
+    """
     plan = read_plan(path).plan
     if evaluation:
         check_can_evaluate(plan)
     with tempfile.TemporaryDirectory(prefix="pipecut-verify-") as folder:
-        device = "cuda" if _all_on_gpus(plan) else "cpu"
-        launch(plan.ranks, "pipecut.runtime.verify", [str(path.resolve()), folder, str(steps), device, str(int(evaluation))])
+        device = device or ("cuda" if _all_on_gpus(plan) else "cpu")
+        arguments = [str(path.resolve()), folder, str(steps), device, str(int(evaluation))]
+        launch(plan.ranks, "pipecut.runtime.verify", arguments, devices=devices)
         worst: dict[str, tuple[float, str]] = {}
         compared = 0
         for step, expected in enumerate(_unsplit(plan, steps, device, evaluation)):
