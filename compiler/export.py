@@ -50,7 +50,7 @@ def export(job: Job, fixed_because: str = "") -> Exported:
     `fixed_because` says why only the latter is tried. Raises TraceError or UserFileError.
     """
     model = _faked(_model(job))
-    error: Exception | None = None
+    error: BaseException | None = None
     if not fixed_because:
         # A batch of one is indistinguishable from a broadcast dimension while tracing.
         batch = example_batch(job, max(job.spec.batch.microbatch, 2))
@@ -122,14 +122,14 @@ def check_names(model: WithLoss, batch: ExampleBatch, job: Job) -> None:
         )
 
 
-def _traced(model: WithLoss, batch: ExampleBatch, dynamic: bool) -> tuple[ExportedProgram | None, Exception | None]:
+def _traced(model: WithLoss, batch: ExampleBatch, dynamic: bool) -> tuple[ExportedProgram | None, BaseException | None]:
     """The program, or the first error of all ways to trace it."""
     model.names = {f"input_{number}": name for number, name in enumerate(batch.tensors)}
     model.constants = dict(batch.constants)
     tensors = {own: batch.tensors[name] for own, name in model.names.items()}
     any_size = Dim("batch", min=1)
     sizes = {own: None if name in batch.whole else {0: any_size} for own, name in model.names.items()}
-    first: Exception | None = None
+    first: BaseException | None = None
     for model.around in (as_in_training, KnownConstants, nullcontext):
         try:
             with _quiet(), only_operators_draw(), without_checkpoints():
@@ -137,13 +137,13 @@ def _traced(model: WithLoss, batch: ExampleBatch, dynamic: bool) -> tuple[Export
                 return torch.export.export(model, (tensors,), dynamic_shapes=shapes, strict=False), None
         except PipecutError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             log.debug("export failed", exc_info=True)
             first = first or error
     return None, first
 
 
-def _explained(error: Exception | None) -> TraceError:
+def _explained(error: BaseException | None) -> TraceError:
     assert error is not None
     at = user_frame(error)
     where = f" (at {at})" if at else ""
@@ -188,6 +188,6 @@ def _faked(model: WithLoss) -> WithLoss:
     return model
 
 
-def _first_line(error: Exception | None) -> str:
+def _first_line(error: BaseException | None) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0] if lines else ''}"

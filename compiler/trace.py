@@ -18,6 +18,7 @@ from pipecut.compiler.export import Exported, export, export_evaluation
 from pipecut.compiler.graph import Buffer, Graph, Literal, Operator, Parameter, Ref, Sym, Value
 from pipecut.compiler.job import Job
 from pipecut.compiler.randomness import count_draws
+from pipecut.compiler.requirements import checked
 from pipecut.errors import TraceError
 
 PREFIX = "model."
@@ -45,6 +46,7 @@ def _both_modes(job: Job) -> Graph:
     except NeedsFixedBatch as error:
         exported = export(job, fixed_because=str(error))
         training, everything = _Lowering(exported, microbatch).graphs()
+    training = checked(training)
     if not exported.differs_by_mode:
         return with_evaluation(training, everything)
     refused = ""
@@ -212,9 +214,15 @@ class _Lowering:
         return result
 
     def _tensor(self, name: str, tensor: torch.Tensor, needs_grad: bool) -> Value:
+        if tensor.layout != torch.strided:
+            layout = str(tensor.layout).removeprefix("torch.")
+            held = {str(s.arg.name): str(s.target).removeprefix(PREFIX) for s in self.program.graph_signature.input_specs}
+            raise TraceError(
+                f"'{held.get(name, name)}' is a {layout} tensor, which a plan cannot carry; make it dense, with .to_dense()"
+            )
         both = [self._size(size) for size in tensor.shape]
         sizes = tuple(number for _, number in both)
-        strides = tuple(self._size(s)[1] for s in tensor.stride()) if tensor.layout == torch.strided else ()
+        strides = tuple(self._size(s)[1] for s in tensor.stride())
         count = 1
         for number in sizes:
             count *= number

@@ -43,7 +43,9 @@ def calling(what: str) -> Iterator[None]:
         raise
     except (Exception, SystemExit) as error:
         at = user_frame(error)
-        raise UserFileError(f"{what} failed{at and f' at {at}'}: {type(error).__name__}: {error}") from error
+        raise UserFileError(
+            f"{what} failed{at and f' at {at}'}: {type(error).__name__}: {' '.join(str(error).split())}"
+        ) from error
 
 
 def user_frame(error: BaseException) -> str:

@@ -1,0 +1,128 @@
+"""What no plan can be made of is refused by name, with what would do instead."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipecut.compiler.graph import Graph
+from pipecut.compiler.job import read_job
+from pipecut.compiler.trace import trace
+from pipecut.errors import PipecutError
+
+HEAD = """
+import numpy
+import torch
+from torch import nn
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.b(torch.tanh(self.a(x))).square().mean()
+
+def build():
+    return Model()
+
+def inputs(n):
+    return {"x": torch.randn(n, 4)}
+"""
+numbers = iter(range(10**6))
+
+
+@pytest.fixture
+def traced(tmp_path: Path) -> Callable[..., Graph]:
+    """Trace a model of two layers, of which `code` defines again what is to be odd."""
+
+    def make(code: str, extra: str = "", microbatch: int = 2) -> Graph:
+        module = f"odd_{next(numbers)}_of_frontend"
+        (tmp_path / f"{module}.py").write_text(HEAD + code)
+        job = tmp_path / "job.yaml"
+        batch = f"batch: {{global: 8, microbatch: {microbatch}}}\n"
+        job.write_text(f'model: {{factory: "{module}:build"}}\ninputs: "{module}:inputs"\n{batch}' + extra.format(module=module))
+        return trace(read_job(job))
+
+    return make
+
+
+def forward(body: str) -> str:
+    return f"def forward(self, x):\n    {body}\nModel.forward = forward\n"
+
+
+def given(entries: str) -> str:
+    return (
+        f"def inputs(n):\n    x = torch.randn(n, 4)\n    return {{'x': x, {entries}}}\n"
+        "Model.forward = lambda s, x, **_: s.b(s.a(x)).mean()\n"
+    )
+
+
+def buffer(value: str, loss: str = "self.a(x).mean()") -> str:
+    registered = f"def build():\n    m = Model()\n    m.register_buffer('t', {value})\n    return m\n"
+    return registered + forward(f"return {loss}")
+
+
+def with_loss(loss: str) -> str:
+    return f"def loss(output, batch): return {loss}\n" + forward("return self.a(x)")
+
+
+LOSS = 'loss: "{module}:loss"\n'
+COMPLEX = "torch.view_as_complex(self.a(x).view(-1, 2, 2))"
+# The message, and what of the model is odd.
+REFUSED = {
+    "no gradient.*the last place where one is lost is aten.detach": forward("return self.a(x).detach().mean()"),
+    "needs no gradient.*aten.argmax": forward("return self.b(self.a(x)).argmax(-1).float().mean()"),
+    "needs no gradient, so nothing would be": forward("with torch.no_grad(): return self.a(x).mean()"),
+    "no parameter of the model needs a gradient": "def build(): return Model().requires_grad_(False)",
+    "loss is int64.*compute it in floating point": forward("return self.a(x).argmax(-1).sum()"),
+    "loss is complex64.*real part": forward(f"return {COMPLEX}.mean()"),
+    r"loss: .*:loss returns a tensor of shape \[batch, 4\].*\.mean\(\)": with_loss("output"),
+    r"loss: .*:loss returns a float; .*\.item\(\)": with_loss("1.0"),
+    r"gives 'y', which the model's forward does not take \(it takes x\).*loss:": (
+        "def inputs(n): return {'x': torch.randn(n, 4), 'y': torch.randn(n)}"
+    ),
+    "forward needs 'z', which .*:inputs does not give": "Model.forward = lambda self, x, z: x.mean()",
+    r"dimension 1 of 'p'.*follows the batch \(\[3, 2\] for 2 samples, \[3, 3\] for 3\).*p.transpose\(0, 1\)": (
+        given("'p': torch.zeros(3, n)")
+    ),
+    r"dimensions \[0, 1\] of 'p'.*all follow": given("'p': torch.zeros(n, n)"),
+    "dimension 0 of 'p'.*neither fixed nor the number": given("'p': torch.zeros(4 * n, 2)"),
+    "dimension 1 of 'p'.*neither fixed": given("'p': torch.zeros(n, 7 + n % 5)"),
+    "no tensor of .* has the number of samples": "def inputs(n): return {'x': torch.randn(4, 4)}",
+    r"'p' of .* is a numpy.ndarray.*torch.from_numpy\(p\)": given("'p': numpy.zeros(n)"),
+    "'p' of .* is a list.*under a name of its own": given("'p': [x, x]"),
+    "'n' of .* is 2 for 2 samples and 3 for 3": given("'n': n"),
+    "'p' of .* is a sparse_coo tensor.*to_dense": given("'p': x.to_sparse()"),
+    "'p' of .* is float8_e5m2fnuz.*float32": given("'p': x.to(torch.float8_e5m2fnuz)"),
+    "'p' of .* is on meta": given("'p': x.to('meta')"),
+    "has the key 3; .*must be strings": given("3: x"),
+    "returned a list; it must return a dict": "def inputs(n): return [torch.randn(n, 4)]",
+    r"inputs\(2\) failed at .*of_frontend.py:20: ValueError: not now": ("def inputs(n):\n    raise ValueError('not\\nnow')"),
+    "buffer 't' is complex128.*complex64": buffer("torch.ones(4, dtype=torch.complex128)"),
+    "buffer 't' is float8_e5m2fnuz": buffer("torch.ones(4).to(torch.float8_e5m2fnuz)"),
+    "'t' is a sparse_coo tensor.*to_dense": buffer(
+        "torch.eye(4).to_sparse()", "self.a(torch.sparse.mm(self.t, x.t()).t()).mean()"
+    ),
+    "build failed at .*of_frontend.py:19: ValueError: mine": "def build(): raise ValueError('mine')",
+    "build failed at .*of_frontend.py:19: SystemExit: 3": "def build(): raise SystemExit(3)",
+    r"cannot trace the model: SystemExit: 4 \(at .*of_frontend.py:20\)": forward("raise SystemExit(4)"),
+}
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_what_cannot_be_is_refused_by_name(message: str, traced: Callable[..., Graph]) -> None:
+    code = REFUSED[message]
+    with pytest.raises(PipecutError, match=message) as caught:
+        traced(code, LOSS if "def loss" in code else "")
+    assert caught.value.exit_code == 2 and "\n" not in str(caught.value)
+
+
+def test_trained_parameters_without_a_gradient_are_noted(traced: Callable[..., Graph]) -> None:
+    graph = traced(forward("with torch.no_grad(): x = self.a(x)\n    return self.b(x).mean()"))
+    assert [note for note in graph.notes if note.endswith("as in the unsplit model: a.weight, a.bias")]
+
+
+def test_a_fixed_batch_is_traced_with_the_microbatch_itself(traced: Callable[..., Graph]) -> None:
+    graph = traced(forward("return torch.stack([self.a(x[i]) for i in range(len(x))]).mean() / len(x)"), microbatch=1)
+    assert not graph.dynamic and graph.values[graph.batch_inputs[0][0]].sizes == (1, 4)
