@@ -1,6 +1,6 @@
 """A global batch as the user gives it: tensors by name, or said what it is instead."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -13,11 +13,13 @@ REMEDIES = {
 }
 
 
-def check_tensors(batch: Mapping[Any, Any], here: str) -> None:
-    """Raises RunError, which begins with `here`, for what is no tensor under a name."""
+def check_tensors(batch: Mapping[Any, Any], here: str, constants: Collection[str] = ()) -> None:
+    """Raises RunError, which begins with `here`, for what is no tensor under a name, but for the plan's `constants`."""
     for name, value in batch.items():
         if not isinstance(name, str):
             raise RunError(f"{here}: the batch has a key {name!r}; keys are names of inputs")
+        if name in constants:
+            continue
         if not isinstance(value, torch.Tensor):
             kind = type(value).__name__
             remedy = REMEDIES.get(kind, "make it one with torch.as_tensor")

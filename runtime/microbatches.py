@@ -13,11 +13,6 @@ def checked_batch(plan: Plan, batch: dict[str, Any]) -> tuple[dict[str, torch.Te
     """The batch's tensors in the plan's precision, and its number of samples. Raises RunError that names what is wrong."""
     _check_names(plan, batch)
     expected = {tensor.name: tensor for tensor in plan.inputs}
-    for name in expected:
-        if not isinstance(batch[name], torch.Tensor):
-            kind = f"{type(batch[name]).__module__}.{type(batch[name]).__qualname__}".removeprefix("builtins.")
-            remedy = f"; give torch.from_numpy({name})" if kind == "numpy.ndarray" else ""
-            raise RunError(f"input '{name}' is a {kind}, the plan takes a tensor{remedy}")
     tensors = cast_inputs({name: batch[name] for name in expected}, plan.model.precision)
     count = samples_in(plan, tensors)
     for name, tensor in tensors.items():

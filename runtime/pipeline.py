@@ -135,7 +135,7 @@ class Pipeline:
         The loss is the mean over microbatches, weighted by their samples, or by the labels that count where the job says
         `reduction: tokens`. Raises RunError.
         """
-        check_tensors(batch, f"rank {self.world.rank}")
+        check_tensors(batch, f"rank {self.world.rank}", self.plan.constants)
         work = replace(self._split(batch, self.plan.microbatches), scale=self.scale.scale)
         self.same_batches.compare(batch)
         self._refresh()
@@ -206,7 +206,7 @@ class Pipeline:
         self._check_evaluation()
         if not self.plan.evaluation.loss:
             raise RunError(f"rank {self.world.rank}: the model gives no loss in eval mode; ask for its outputs with predict")
-        check_tensors(batch, f"rank {self.world.rank}")
+        check_tensors(batch, f"rank {self.world.rank}", self.plan.constants)
         loss = self._forward(self._any_size(batch))
         if loss is None and self.world.position == self.plan.stages[-1].rank:
             # A replica that got no microbatch.
@@ -227,7 +227,7 @@ class Pipeline:
         outputs = {tensor.name: tensor for stage in self.evaluated.stages for tensor in stage.outputs}
         if not outputs:
             raise RunError(self._nothing_to_predict())
-        check_tensors(batch, f"rank {self.world.rank}")
+        check_tensors(batch, f"rank {self.world.rank}", self.plan.constants)
         count = self._samples(batch)
         for tensor in self.plan.inputs:
             if tensor.optional and tensor.name not in batch:

@@ -257,7 +257,7 @@ def _again_and_again(pipe: Pipeline, data: str, folders: list[str]) -> Iterator[
             if not isinstance(batch, dict):
                 kind = type(batch).__name__
                 raise RunError(f"{here} gave a {kind}; it must give dictionaries of tensors")
-            check_tensors(batch, here)
+            check_tensors(batch, here, pipe.plan.constants)
             batches += 1
             yield batch
         if empty:

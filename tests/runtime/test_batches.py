@@ -88,7 +88,7 @@ def test_a_batch_that_departs_from_the_plan_is_told_by_name(load: Callable[..., 
         "input 'power' is 3, the plan was compiled for 2": {"power": 3},
         "input 'causal' is 1, the plan was compiled for True": {"causal": 1},
         r"input 'pairs' is torch.float32\[9, 8\], the plan takes torch.float32\[8, 8\]": {"pairs": torch.zeros(9, 8)},
-        r"input 'x' is a numpy.ndarray.*torch.from_numpy\(x\)": {"x": batch["x"].numpy()},
+        "input 'x' is a ndarray.*torch.from_numpy": {"x": batch["x"].numpy()},
         "input 'table' is a NoneType": {"table": None},
         "has more, which the plan does not know": {"more": None},
     }
