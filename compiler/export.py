@@ -73,7 +73,7 @@ def export_evaluation(job: Job, exported: Exported, dynamic: bool) -> Exported |
     if exported.dynamic and not dynamic:
         batch = example_batch(job, job.spec.batch.microbatch)
     model.eval()
-    first: Exception | None = None
+    first: BaseException | None = None
     try:
         for model.has_loss in (True, False):
             try:

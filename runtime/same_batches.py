@@ -53,7 +53,9 @@ class SameBatches:
         if self.meeting.size == 1 or (self.steps > FIRST and self.steps % EVERY):
             return
         with self.status.during(State.COMPARING):
-            facts = {f"input '{name}'": digest(tensor) for name, tensor in sorted(batch.items())}
+            # What is no tensor is compared with the plan.
+            tensors = [(name, t) for name, t in sorted(batch.items()) if isinstance(t, torch.Tensor)]
+            facts = {f"input '{name}'": digest(tensor) for name, tensor in tensors}
             limit = transfer_timeout().total_seconds()
             self.meeting.agree(f"the batch of step {self.status.step}", {"batch": facts}, REMEDIES, limit)
 
