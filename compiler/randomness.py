@@ -88,7 +88,8 @@ def refuse_randomness(graph: Graph, compiled: str | None, on_gpu: bool) -> None:
 
     `compiled` is where the job says that stages are compiled, None where it does not.
     """
-    drawing = [operator for operator in graph.operators if operator.draws]
+    both = (*graph.operators, *(graph.evaluation.operators if graph.evaluation else ()))
+    drawing = [operator for operator in both if operator.draws]
     if drawing and compiled is not None:
         raise UserFileError(
             f"{compiled}: {_told(drawing)}, and compiled code draws other numbers than the "
