@@ -13,9 +13,12 @@ from pipecut.runtime.plan import HALF
 
 
 class Masters:
-    """The master of each parameter: itself where it is no half-precision one that is trained."""
+    """The master of each parameter: itself where it is no half-precision one that is trained.
 
-    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
+    Unless the parameters are `filled`, masters get no values, nor memory that was touched, before they are given theirs.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter], filled: bool = True) -> None:
         self.of: dict[int, nn.Parameter] = {}
         self.parameters: list[nn.Parameter] = []
         self.halves: list[nn.Parameter] = []
@@ -27,7 +30,9 @@ class Masters:
             self.of[id(parameter)] = parameter
             self.parameters.append(parameter)
             if parameter.requires_grad and str(parameter.dtype).removeprefix("torch.") in HALF:
-                self.of[id(parameter)] = nn.Parameter(parameter.detach().float())
+                self.of[id(parameter)] = nn.Parameter(
+                    parameter.detach().float() if filled else torch.empty_like(parameter, dtype=torch.float32)
+                )
                 self.halves.append(parameter)
                 parameter.register_post_accumulate_grad_hook(self.take)  # type: ignore[no-untyped-call]
 

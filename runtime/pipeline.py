@@ -38,7 +38,7 @@ from pipecut.runtime.tied import TiedGradients, share_tied
 from pipecut.runtime.timeouts import start_timeout
 from pipecut.runtime.transport import Transport
 from pipecut.runtime.user_changes import check_unchanged, load_values
-from pipecut.runtime.warm import warm
+from pipecut.runtime.warm import needs_warming, warm
 from pipecut.runtime.world import World, join_world
 
 
@@ -80,7 +80,7 @@ class Pipeline:
         mine = [s for s in self.plan.stages if s.rank == world.position]
         self.modules = {s.index: build_module(folder.path, self.plan, s, world.device) for s in mine}
         share_tied(self.plan, self.modules)
-        self.masters = Masters(p for m in self.modules.values() for p in m.parameters())
+        self.masters = Masters((p for m in self.modules.values() for p in m.parameters()), filled=False)
         self.scale = LossScale(self.plan.model.precision)
         buffers = {n: b for m in self.modules.values() for n, b in m.named_buffers(remove_duplicate=False)}
         # Nothing is drawn or read where a checkpoint has it: these get their values by `restore`.
@@ -113,6 +113,7 @@ class Pipeline:
         transport = Transport(self.plan, world, messages)
         self.engine = Engine(world.rank, actions, running, transport, self.tied, replicas, world.status)
         self.evaluated = self.plan.in_evaluation()
+        self.evaluates = False
         self.evaluator = self._evaluator(Transport(self.evaluated, world, messages))
         # What the optimizer has, by the name that every plan of the model knows it by.
         self.own_parameters = list({h.names[0]: h for s in mine for h in s.parameters}.values())
@@ -207,7 +208,9 @@ class Pipeline:
         if not self.plan.evaluation.loss:
             raise RunError(f"rank {self.world.rank}: the model gives no loss in eval mode; ask for its outputs with predict")
         check_tensors(batch, f"rank {self.world.rank}", self.plan.constants)
-        loss = self._forward(self._any_size(batch))
+        work = self._any_size(batch)
+        self.same_batches.compare(batch, "eval_step")
+        loss = self._forward(work)
         if loss is None and self.world.position == self.plan.stages[-1].rank:
             # A replica that got no microbatch.
             loss = torch.zeros((), device=self.world.device)
@@ -233,6 +236,9 @@ class Pipeline:
             if tensor.optional and tensor.name not in batch:
                 batch[tensor.name] = torch.zeros(shape_in_batch(tensor, count), dtype=getattr(torch, tensor.dtype))
         work = self._any_size(batch, by_samples=True)
+        # Labels may be given to some ranks alone, since no output depends on them.
+        needed = {tensor.name: batch[tensor.name] for tensor in self.plan.inputs if not tensor.optional}
+        self.same_batches.compare(needed, "predict")
         parts: list[dict[str, torch.Tensor]] = [{} for _ in work.samples]
         self._forward(replace(work, outputs=parts))
         own = {name: torch.cat([part[name] for part in parts], outputs[name].samples_at) for name in (parts[0] if parts else {})}
@@ -262,11 +268,23 @@ class Pipeline:
         training = [module.training for module in self.modules.values()]
         self.eval()
         try:
+            self._warm_evaluation()
             with torch.random.fork_rng([self.world.device] if self.world.device.type == "cuda" else [], device_type="cuda"):
                 return self.evaluator.evaluate(work, forward_only(self.evaluated, self.world.position, len(work.samples)))
         finally:
             for module, before in zip(self.modules.values(), training, strict=True):
                 module.train(before)
+
+    def _warm_evaluation(self) -> None:
+        """Before the first evaluation all ranks compile at once, instead of each when its first tensors come."""
+        world, device = self.world, self.world.device
+        if self.evaluates or not needs_warming(self.evaluated, device):
+            return
+        self.evaluates = True
+        with world.status.during(State.STARTING):
+            own = [stage for stage in self.evaluated.stages if stage.index in self.modules]
+            warm(self.evaluated, own, self.modules, self.masters, device, training=False)
+            world.meeting.come_together("waiting until every rank can evaluate", start_timeout())
 
     def _shared(self, loss: torch.Tensor | None) -> torch.Tensor:
         if self.world.size == 1:

@@ -6,15 +6,17 @@ labels, or halves, do not belong together.
 
 import random
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
 from pipecut.errors import PeerLostError, RunError
 from pipecut.runtime.meeting import Meeting, ended_early
 from pipecut.runtime.status import State, Status
-from pipecut.runtime.timeouts import transfer_timeout
+from pipecut.runtime.timeouts import start_timeout, transfer_timeout
 
 # The first steps are compared, then each of so many.
 FIRST, EVERY = 3, 100
@@ -27,7 +29,8 @@ INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 PATIENCE = 10.0
 REMEDIES = {
     "batch": "give every rank the same batches in the same order: the whole global batch, not a rank's own share of it as "
-    "a DistributedSampler makes; pipecut.load seeds all ranks alike"
+    "a DistributedSampler makes; pipecut.load seeds all ranks alike",
+    "data": "give every rank the same data",
 }
 
 
@@ -44,20 +47,36 @@ class SameBatches:
 
     def __init__(self, meeting: Meeting, status: Status) -> None:
         self.meeting, self.status = meeting, status
-        self.steps = self.ends = 0
+        self.calls: Counter[str] = Counter()
+        self.ends = 0
         self.end: str | None = None
 
-    def compare(self, batch: Mapping[str, torch.Tensor]) -> None:
-        """Raises DisagreementError on every rank where one has another batch, RunError where one has none."""
-        self.steps += 1
-        if self.meeting.size == 1 or (self.steps > FIRST and self.steps % EVERY):
+    def compare(self, batch: Mapping[str, torch.Tensor], call: str = "step") -> None:
+        """Raises DisagreementError on every rank where one has another batch, RunError where one has none.
+
+        `call` is what the batch is for; every kind of call has first ones.
+        """
+        self.calls[call] += 1
+        number = self.calls[call]
+        if self.meeting.size == 1 or (number > FIRST and number % EVERY):
             return
         with self.status.during(State.COMPARING):
             # What is no tensor is compared with the plan.
             tensors = [(name, t) for name, t in sorted(batch.items()) if isinstance(t, torch.Tensor)]
             facts = {f"input '{name}'": digest(tensor) for name, tensor in tensors}
+            what = f"the batch of step {self.status.step}" if call == "step" else f"batch {number} of {call}"
             limit = transfer_timeout().total_seconds()
-            self.meeting.agree(f"the batch of step {self.status.step}", {"batch": facts}, REMEDIES, limit)
+            self.meeting.agree(what, {"batch": {"called": call, **facts}}, REMEDIES, limit)
+
+    def same_length(self, data: Any) -> None:
+        """Compare how many batches there are, where the data knows. Raises DisagreementError on every rank."""
+        try:
+            length = str(len(data))
+        except (TypeError, NotImplementedError):
+            length = "unknown"
+        with self.status.during(State.COMPARING):
+            facts = {"data": {"batches": length}}
+            self.meeting.agree("the length of the data", facts, REMEDIES, start_timeout())
 
     @contextmanager
     def ended_early(self) -> Iterator[None]:

@@ -247,7 +247,11 @@ def _again_and_again(pipe: Pipeline, data: str, folders: list[str]) -> Iterator[
     while True:
         empty = True
         with of_the_user(here):
-            source: Iterator[Any] = iter(_iterable(function(), here))
+            iterable = _iterable(function(), here)
+        if not batches:
+            pipe.same_batches.same_length(iterable)
+        with of_the_user(here):
+            source: Iterator[Any] = iter(iterable)
         while True:
             with of_the_user(here):
                 batch = next(source, ENDED)

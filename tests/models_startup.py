@@ -55,8 +55,34 @@ def frozen_end() -> nn.Module:
     return Chain()
 
 
+class Wide(nn.Module):
+    """Six layers of 64 MiB each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter = nn.Linear(32, 4096)
+        self.layers = nn.ModuleList(nn.Linear(4096, 4096) for _ in range(6))
+        self.leave = nn.Linear(4096, 32)
+
+    def forward(self, x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        x = self.enter(x)
+        for layer in self.layers:
+            x = torch.relu(layer(x))
+        return nn.functional.mse_loss(self.leave(x), target)
+
+
+def wide() -> nn.Module:
+    """A model whose parameters weigh more than the rest of a process."""
+    return Wide()
+
+
 def one_less_on_rank_1() -> Iterator[dict[str, torch.Tensor]]:
     """Five batches, four on rank 1; the same ones."""
     generator = torch.Generator().manual_seed(0)
     for _ in range(5 - int(os.environ.get("RANK", "0"))):
         yield {name: torch.rand(t.shape, generator=generator) for name, t in vectors(8).items()}
+
+
+def longer_on_rank_1() -> list[dict[str, torch.Tensor]]:
+    """Five batches, six on rank 1."""
+    return [vectors(8) for _ in range(5 + int(os.environ.get("RANK", "0")))]

@@ -77,6 +77,15 @@ for batch in batches[pipe.world.rank:]:
     pipe.step(**batch)
 """
 )
+EVALUATE = OTHER_BATCH.replace("pipe.step", "pipe.eval_step")
+MIXED = (
+    LOAD
+    + """
+batch = vectors(8)
+pipe.step(**batch)
+(pipe.step if pipe.world.rank else pipe.eval_step)(**batch)
+"""
+)
 SHORT = (
     LOAD
     + """
@@ -92,6 +101,8 @@ for _ in range(5 - pipe.world.rank):
         pytest.param(
             OTHER_BATCH, "the batch of step 1 differs between ranks:\n  input 'target': float32[8, 32] ", marks=pytest.mark.slow
         ),
+        pytest.param(EVALUATE, "batch 1 of eval_step differs between ranks:", marks=pytest.mark.slow),
+        pytest.param(MIXED, "  called: eval_step on rank 0; step on rank 1", marks=pytest.mark.slow),
         (AHEAD, "the batch of step 1 differs between ranks:"),
     ],
 )
@@ -100,6 +111,32 @@ def test_batches_that_differ_are_told_on_every_rank(body: str, told: str, plan: 
     assert (first.code, second.code) == (4, 4) and told in first.output, (first, second)
     assert " on rank 0; " in first.output and " on rank 1" in first.output
     assert "seeds all ranks alike" in first.output
+
+
+@pytest.mark.slow
+def test_batches_are_compared_again_after_many_steps(plan: Path, tmp_path: Path) -> None:
+    body = (
+        LOAD.format(plan=plan)
+        + """
+for step in range(1, 250):
+    batch = vectors(8)
+    if step >= 150 and pipe.world.rank:
+        batch["x"] += 1
+    pipe.step(**batch)
+"""
+    )
+    first, second = run_ranks(tmp_path, [body] * 2)
+    assert (first.code, second.code) == (4, 4) and "the batch of step 200 differs" in first.output, first
+
+
+@pytest.mark.slow
+def test_data_of_another_length_is_told_before_the_first_step(plan: Path, tmp_path: Path) -> None:
+    body = """
+from pipecut.runtime import __main__ as run
+run.app([{plan!r}, "--data", "tests.models_startup:longer_on_rank_1", "--steps", "2"], standalone_mode=False)
+"""
+    first, second = run_ranks(tmp_path, [body.format(plan=str(plan))] * 2)
+    assert (first.code, second.code) == (4, 4) and "batches: 5 on rank 0; 6 on rank 1" in first.output, first
 
 
 def test_a_loop_that_ends_early_on_one_rank_is_told_by_the_other(plan: Path, tmp_path: Path) -> None:

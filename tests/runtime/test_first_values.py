@@ -10,9 +10,12 @@ from safetensors.torch import save_file
 
 from pipecut.compiler import Options, Sizes, compile
 from pipecut.errors import RunError, UserFileError
+from pipecut.runtime.masters import Masters
 from pipecut.runtime.plan_folder import read_plan
 from pipecut.runtime.same_model import refuse_other_parameters
 from pipecut.runtime.sources import changed_sources, source_hashes
+from pipecut.runtime.stage import build_module
+from pipecut.runtime.warm import warm
 from pipecut.runtime.weights import read_weights
 from tests import models_startup
 from tests.models import mlp
@@ -41,6 +44,54 @@ def compiled(tmp_path: Path, slow_cores: str) -> Callable[..., Path]:
         return tmp_path / "plan"
 
     return compiled_plan
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_rank_holds_its_own_parameters_alone(precision: str, compiled: Callable[..., Path], tmp_path: Path) -> None:
+    plan = compiled("wide", f"precision: {precision}\noptimizer: sgd\n")
+    # A parameter of its own, and where it is of half precision a master.
+    own = sum(s.parameter_count for s in read_plan(plan).plan.stages if s.index == 1) * (4 if precision == "fp32" else 6)
+    body = f"""
+import resource
+import torch._dynamo
+from tests import models_startup
+small = torch.nn.Linear(4, 4)(torch.zeros(2, 4)).sum().backward()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+pipe = pipecut.load("{plan}")
+print("took", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before)
+"""
+    ended = run_ranks(tmp_path, [body] * 2)
+    assert all(rank.code == 0 for rank in ended), ended
+    took = int(ended[1].output.split()[-1])
+    # The largest parameter may be there twice, and the rest is code.
+    assert took < own + 2**26 + 2**27, (took, own)
+
+
+def test_warming_a_stage_changes_nothing(write_job: Any, slow_cores: str, tmp_path: Path) -> None:
+    job = write_job("resnet", "images")
+    plan = compile(job, slow_cores, tmp_path / "plan", Options(Sizes(stages=2))).plan
+    device = torch.device("cpu")
+    modules = {s.index: build_module(tmp_path / "plan", plan, s, device) for s in plan.stages}
+    masters = Masters(p for module in modules.values() for p in module.parameters())
+    with torch.no_grad():
+        for parameter in masters.parameters:
+            parameter.fill_(0.1)
+    before = {f"{i}.{name}": t.clone() for i, m in modules.items() for name, t in m.state_dict().items()}
+    random = torch.get_rng_state()
+    ran: list[int] = []
+    for index, module in modules.items():
+        module.register_forward_hook(lambda *_, index=index: ran.append(index))
+    for training in (True, False):
+        warm(plan, plan.stages, modules, masters, device, training)
+        assert not ran
+        warm(plan.model_copy(update={"compile": "inductor"}), plan.stages, modules, masters, device, training)
+        assert ran == [0, 1]
+        ran.clear()
+    after = {f"{i}.{name}": t for i, m in modules.items() for name, t in m.state_dict().items()}
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(parameter.grad is None for parameter in masters.parameters)
 
 
 def test_a_model_that_changed_after_compiling_is_refused_by_name(
