@@ -1,7 +1,7 @@
 """Placement -> what each stage holds, receives and sends. Plain facts, shared by emit and the prediction."""
 
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from pipecut.compiler.graph import Buffer, Graph, Operator, Parameter
@@ -25,27 +25,28 @@ class Cut:
     evaluation: "Cut | None" = None
 
 
-def cut(graph: Graph, stage_of: tuple[int, ...], stages: int) -> tuple[Cut, ...]:
-    """Split a graph along a placement. What no operator uses is held by stage 0."""
+def cut(graph: Graph, stages_of: Sequence[Collection[int]], stages: int) -> tuple[Cut, ...]:
+    """Split a graph along a placement. What no operator uses is held by stage 0; what several stages make does not cross."""
     made = graph.producers()
     uses: dict[str, set[int]] = defaultdict(set)
     for index, operator in enumerate(graph.operators):
         for name in operator.inputs:
-            uses[name].add(stage_of[index])
+            uses[name].update(stages_of[index])
     if graph.loss:
         uses[graph.loss].add(stages - 1)
     crossing: list[list[str]] = [[] for _ in range(stages)]
     for name, index in made.items():
-        for left in range(stage_of[index], max(uses[name], default=-1)):
-            crossing[left].append(name)
+        if not uses[name] <= set(stages_of[index]):
+            for left in range(min(stages_of[index]), max(uses[name])):
+                crossing[left].append(name)
     result = []
     for stage in range(stages):
-        own = tuple(i for i, s in enumerate(stage_of) if s == stage)
+        own = tuple(i for i, on in enumerate(stages_of) if stage in on)
         receives = tuple(crossing[stage - 1]) if stage else ()
         batch_inputs = batch_inputs_of(graph, receives, {name for name, _ in graph.batch_inputs if stage in uses[name]})
         parameters = tuple(p for p in graph.parameters if stage in (uses[p.value] or {0}))
         buffers = tuple(b for b in graph.buffers if stage in (uses[b.value] or {0}))
-        outputs = tuple((name, value) for name, value in graph.outputs if stage_of[made[value]] == stage)
+        outputs = tuple((name, value) for name, value in graph.outputs if min(stages_of[made[value]]) == stage)
         result.append(Cut(stage, own, receives, tuple(crossing[stage]), batch_inputs, parameters, buffers, outputs))
     return tuple(result)
 

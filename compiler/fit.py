@@ -52,7 +52,7 @@ def fit(problem: Problem, notes: list[str], progress: Callable[[str], None]) -> 
         placement, ordered = partition(costed, cluster, job.spec, problem.told, candidate, problem.solving)
         progress(f"scheduling {candidate.microbatches} microbatches, {candidate.schedule}")
         scheduled = schedule(costed, ordered, placement, candidate)
-        cuts, refused = place_evaluation(costed.graph, placement.stage_of, scheduled.cuts)
+        cuts, refused = place_evaluation(costed.graph, placement.stages_of, scheduled.cuts)
         scheduled = replace(scheduled, cuts=cuts)
         progress("replaying its memory")
         said = [*notes, *_raised(cluster)]

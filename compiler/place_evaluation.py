@@ -5,12 +5,12 @@ constants stand where they are first used. A parameter, or a buffer that trainin
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from pipecut.compiler.cut import Cut, cut
 from pipecut.compiler.graph import Graph
-from pipecut.compiler.partition.coarsen import ordered_groups, together
+from pipecut.compiler.partition.coarsen import ordered_groups, together, written_storages
 
 
 @dataclass(frozen=True)
@@ -20,12 +20,12 @@ class _NoStageError(Exception):
     index: int
 
 
-def place_evaluation(graph: Graph, stage_of: Sequence[int], cuts: tuple[Cut, ...]) -> tuple[tuple[Cut, ...], str]:
+def place_evaluation(graph: Graph, stages_of: Sequence[Collection[int]], cuts: tuple[Cut, ...]) -> tuple[tuple[Cut, ...], str]:
     """The cuts with what each stage runs in eval mode, and "", or the cuts as they are and the reason why that cannot be."""
     evaluation = graph.evaluation
     if evaluation is None:
         return cuts, graph.refused
-    placing = _Placing(graph, evaluation, stage_of, cuts)
+    placing = _Placing(graph, evaluation, stages_of, cuts)
     try:
         try:
             placed = placing.run(as_in_training=True)
@@ -38,7 +38,7 @@ def place_evaluation(graph: Graph, stage_of: Sequence[int], cuts: tuple[Cut, ...
             f"in eval mode {where} needs what a later stage makes, but its parameters lie on an earlier one; "
             "compile with fewer stages, or keep the two together with placement: in the job file"
         )
-    found = cut(evaluation, tuple(placed), len(cuts))
+    found = cut(evaluation, [(stage,) for stage in placed], len(cuts))
     return tuple(_joined(graph, own, other) for own, other in zip(cuts, found, strict=True)), ""
 
 
@@ -66,11 +66,12 @@ def _joined(graph: Graph, own: Cut, other: Cut) -> Cut:
 class _Placing:
     """Groups of operators that no cut may separate, one after the other."""
 
-    def __init__(self, graph: Graph, evaluation: Graph, stage_of: Sequence[int], cuts: tuple[Cut, ...]) -> None:
+    def __init__(self, graph: Graph, evaluation: Graph, stages_of: Sequence[Collection[int]], cuts: tuple[Cut, ...]) -> None:
         self.evaluation, self.stages = evaluation, len(cuts)
-        self.twins = {operator.name: stage_of[index] for index, operator in enumerate(graph.operators)}
+        # What each stage makes for itself in training comes from the first of them: nothing goes back.
+        self.twins = {operator.name: min(stages_of[index]) for index, operator in enumerate(graph.operators)}
         self.dependencies = evaluation.dependencies()
-        self.groups = ordered_groups(self.dependencies, together(evaluation))
+        self.groups = ordered_groups(self.dependencies, together(evaluation, written_storages(evaluation)))
         trained = {name for operator in graph.operators for name in operator.inputs}
         roots = graph.roots()
         written = {roots.get(name, name) for operator in graph.operators for name in operator.writes}

@@ -50,7 +50,7 @@ class Scheduled:
 def schedule(costed: CostedGraph, cluster: Cluster, placement: Placement, candidate: Candidate) -> Scheduled:
     """Order the microbatches, lower to actions and replay them."""
     graph, slots = costed.graph, placement.problem.slots
-    cuts = cut(graph, placement.stage_of, candidate.stages)
+    cuts = cut(graph, placement.stages_of, candidate.stages)
     rank_of = ranks_of(candidate.schedule, candidate.stages, candidate.chunks)
     order = orders(candidate.schedule, candidate.stages, candidate.microbatches, candidate.chunks)
     sends = {one.index for one in cuts if one.sends}

@@ -30,6 +30,11 @@ def check(folder: PlanFolder) -> list[str]:
     ]
 
 
+def stages_of(operator: dict[str, Any]) -> list[int]:
+    """The stages that run an operator of graph.json: several make for themselves what depends on no input."""
+    return operator.get("stages") or [operator["stage"]]
+
+
 def _known(plan: Plan, graph: dict[str, Any]) -> None:
     """What the plan names, the graph has."""
     parameters = {entry["names"][0] for entry in graph["parameters"]}
@@ -49,13 +54,14 @@ def _known(plan: Plan, graph: dict[str, Any]) -> None:
 def _placed(plan: Plan, graph: dict[str, Any]) -> str:
     count = len(plan.stages)
     for operator in graph["operators"]:
-        if not isinstance(operator["stage"], int) or not 0 <= operator["stage"] < count:
+        on = stages_of(operator)
+        if not on or any(not isinstance(stage, int) or not 0 <= stage < count for stage in on):
             raise PlanError(f"operator {operator['name']} ({operator['module']}) is on no stage")
     held = [{n for h in (*s.parameters, *s.buffers) for n in h.names} for s in plan.stages]
     stages_using: dict[str, set[int]] = defaultdict(set)
     for operator in graph["operators"]:
         for name in operator["inputs"]:
-            stages_using[name].add(operator["stage"])
+            stages_using[name].update(stages_of(operator))
     tied = {name: set(t.stages) for t in plan.tied for name in t.names}
     for entry in (*graph["parameters"], *graph["buffers"]):
         name = entry["names"][0]
@@ -72,17 +78,19 @@ def _placed(plan: Plan, graph: dict[str, Any]) -> str:
 
 def _flows(plan: Plan, graph: dict[str, Any]) -> str:
     """Values go forward only, and over every boundary between where they are made and used."""
-    made = {operator["name"]: operator["stage"] for operator in graph["operators"]}
+    made = {operator["name"]: stages_of(operator) for operator in graph["operators"]}
     over = {b.left: {t.name for t in b.tensors} for b in plan.boundaries}
     for operator in graph["operators"]:
-        for name in operator["inputs"]:
-            if name not in made:
+        for name, stage in ((name, stage) for name in operator["inputs"] for stage in stages_of(operator)):
+            # Where the stage does not make it, it comes from the first that does.
+            source = min(made.get(name, [stage]))
+            if stage in made.get(name, [stage]):
                 continue
-            if made[name] > operator["stage"]:
-                raise PlanError(f"{operator['name']} on stage {operator['stage']} uses {name} of later stage {made[name]}")
-            for left in range(made[name], operator["stage"]):
+            if source > stage:
+                raise PlanError(f"{operator['name']} on stage {stage} uses {name} of later stage {source}")
+            for left in range(source, stage):
                 if name not in over.get(left, set()):
-                    raise PlanError(f"{name} is needed on stage {operator['stage']} but does not cross {left} -> {left + 1}")
+                    raise PlanError(f"{name} is needed on stage {stage} but does not cross {left} -> {left + 1}")
     for left, names in over.items():
         if set(plan.stages[left].sends) != names or set(plan.stages[left + 1].receives) != names:
             raise PlanError(f"stages {left} and {left + 1} disagree about what crosses between them")
@@ -190,7 +198,7 @@ def _memory_fits(plan: Plan, graph: dict[str, Any], actions: tuple[tuple[Action,
                 # The replica that has most of it.
                 stepped = -(-h.shape[0] // plan.replicas) / h.shape[0]
             fixed += size * (1 + wide * (1 + stepped * (states + wide - 1))) if h.trainable else size
-        own = [o for o in graph["operators"] if o["stage"] == stage.index]
+        own = [o for o in graph["operators"] if stage.index in stages_of(o)]
         received = sum(graph["values"][name]["bytes"] for name in stage.receives)
         saved = sum(o["saved_bytes"] for o in own)
         transient = max((o["transient_bytes"] for o in own), default=0)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pipecut.runtime.check import stages_of
 from pipecut.runtime.plan_folder import PlanFolder
 from pipecut.runtime.recorder import Record
 from pipecut.runtime.simulate import predicted
@@ -102,7 +103,7 @@ def _operators(folder: PlanFolder, expected: list[Row], found: list[Row]) -> dic
         forward = _median([b.forward for _, b in pairs]) / (stage.forward_seconds or 1.0)
         backward = _median([max(0.0, b.backward - again * forward) for _, b in pairs]) / (stage.backward_seconds or 1.0)
         for operator in folder.graph["operators"]:
-            if operator["stage"] == stage.index:
+            if stage.index in stages_of(operator):
                 alone = operator["forward_seconds"][stage.device], operator["backward_seconds"][stage.device]
                 result.setdefault(stage.device, {})[operator["name"]] = (alone[0] * forward, alone[1] * backward)
     return result

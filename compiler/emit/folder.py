@@ -117,7 +117,8 @@ def _graph(costed: CostedGraph, placement: Placement, cuts: tuple[Cut, ...]) -> 
                 "module": operator.module,
                 "source": operator.source.strip(" ()"),
                 "inputs": list(operator.inputs),
-                "stage": placement.stage_of[index],
+                "stage": min(placement.stages_of[index]),
+                **_others(placement.stages_of[index]),
                 "forward_seconds": one.forward,
                 "backward_seconds": one.backward,
                 "saved_bytes": costed.saved.get(operator.name, 0) + one.saved_own_bytes,
@@ -149,3 +150,8 @@ def _evaluation(graph: Graph, cuts: tuple[Cut, ...]) -> dict[str, Any]:
     outputs = dict(own.outputs)
     buffers = [{"value": b.value, "names": list(b.names)} for b in own.buffers]
     return {"evaluation": {"loss": own.loss, "operators": operators, "outputs": outputs, "buffers": buffers}}
+
+
+def _others(stages: frozenset[int]) -> dict[str, Any]:
+    """All stages that make it for themselves, where several do."""
+    return {"stages": sorted(stages)} if len(stages) > 1 else {}

@@ -10,6 +10,7 @@ from pipecut.compiler.job import JobSpec
 from pipecut.compiler.partition.chain import chain_cuts
 from pipecut.compiler.partition.coarsen import Optimizing, coarsen
 from pipecut.compiler.partition.explain import explain
+from pipecut.compiler.partition.made import users_of
 from pipecut.compiler.partition.order import best_order, slots_for
 from pipecut.compiler.partition.place import Solving, place
 from pipecut.compiler.partition.problem import (
@@ -87,9 +88,12 @@ def _problem(costed: CostedGraph, cluster: Cluster, spec: JobSpec, told: Constra
 
 
 def _placement(costed: CostedGraph, problem: Problem, stages: list[int], certificate: Certificate) -> Placement:
-    stage_of = [0] * len(costed.graph.operators)
+    on: list[frozenset[int]] = [frozenset()] * len(costed.graph.operators)
     for block, stage in zip(problem.blocks, stages, strict=True):
         for index in block.operators:
-            stage_of[index] = stage
+            on[index] = frozenset({stage})
+    block_of = {index: at for at, block in enumerate(problem.blocks) for index in block.operators}
+    for index, users in users_of(costed.graph, frozenset(problem.made), block_of).items():
+        on[index] = frozenset(stages[at] for at in users)
     found, again = loads(problem, stages), recomputed(problem, stages)
-    return Placement(tuple(stage_of), tuple(found), tuple(again), certificate, problem)
+    return Placement(tuple(on), tuple(found), tuple(again), certificate, problem)

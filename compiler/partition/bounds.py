@@ -25,7 +25,9 @@ def work_bound(problem: Problem) -> float:
     kinds = sorted({slot.kind for slot in problem.slots})
     largest = max((min(block.seconds[k] for k in kinds) for block in problem.blocks), default=0.0)
     if len(kinds) == 1:
-        return max(largest, sum(b.seconds[kinds[0]] for b in problem.blocks) / len(set(problem.device_of)))
+        # What stages make for themselves is made at least once.
+        work = sum(item.seconds.get(kinds[0], 0.0) for item in (*problem.blocks, *problem.shared))
+        return max(largest, work / len(set(problem.device_of)))
     return max(largest, _spread(problem, kinds))
 
 

@@ -10,6 +10,8 @@ and T is found by bisection. Where a tensor is relayed the load is separable,
     load[s](j, i) = (work[i] + right[s][i]) - (work[j] - left[s][j])
 
 so that one pass with a running maximum of work[j] - left[j] over the reachable j decides a stage: O(stages x blocks) for a T.
+What each stage makes for itself is work of its first user, and of the start of every stage between that and its last user: a
+stage between two users is charged for it too.
 With direct transfers the load is read from a table of all segments. Where stages may recompute, a stage has two ways to take a
 segment, each with its own seconds and room.
 """
@@ -91,18 +93,21 @@ class _Relayed:
         self.work = [{kind: work_before(problem, kind, way) for kind in set(self.kinds)} for way in ways(problem)]
         over = [seconds_over(problem, boundary) for boundary in range(len(problem.slots) - 1)]
         nothing = np.zeros(len(problem.blocks) + 1)
-        self.left = [over[s - 1] if s else nothing for s in stages]
+        again = [{kind: made_again(problem, kind, way) for kind in set(self.kinds)} for way in ways(problem)]
+        # Of each way of a stage, what it spends before its first block.
+        self.left = [[made[self.kinds[s]] + (over[s - 1] if s else nothing) for s in stages] for made in again]
         self.right = [over[s] if s < len(over) else nothing for s in stages]
         longest = max(float(w[-1]) for way in self.work for w in way.values())
-        self.highest = longest + 2 * max((float(o.max()) for o in over), default=0.0)
+        begun = max(float(made.max()) for way in again for made in way.values())
+        self.highest = longest + begun + 2 * max((float(o.max()) for o in over), default=0.0)
 
     def one(self, stage: int, start: int, end: int, rooms: Rooms) -> float:
         way = _way(rooms, start, end)
         work = self.work[way][self.kinds[stage]]
-        return float(work[end] - work[start] + self.left[stage][start] + self.right[stage][end])
+        return float(work[end] - work[start] + self.left[way][stage][start] + self.right[stage][end])
 
     def _before(self, way: int, stage: int, reach: Bools) -> Floats:
-        return np.where(reach, self.work[way][self.kinds[stage]] - self.left[stage], -np.inf)
+        return np.where(reach, self.work[way][self.kinds[stage]] - self.left[way][stage], -np.inf)
 
     def extend(self, stage: int, reach: Bools, rooms: Rooms, target: float) -> Bools:
         result = np.zeros_like(reach)
@@ -132,8 +137,8 @@ class _Direct:
                 continue
             transfers = _segment_transfers(problem, slot, count)
             for table, way in zip(self.tables, ways(problem), strict=True):
-                work = work_before(problem, key[0], way)
-                table[key] = work[None, :] - work[:, None] + transfers
+                work, again = work_before(problem, key[0], way), made_again(problem, key[0], way)
+                table[key] = work[None, :] - work[:, None] + transfers + again[:, None]
         self.highest = max(float(np.triu(table).max()) for tables in self.tables for table in tables.values())
 
     def one(self, stage: int, start: int, end: int, rooms: Rooms) -> float:
@@ -154,9 +159,24 @@ class _Direct:
 
 
 def work_before(problem: Problem, kind: str, recompute: bool) -> Floats:
-    """Seconds on a kind of device of all blocks before block i, for every i."""
+    """Seconds on a kind of device of all blocks before block i, for every i, and of what they are the first to need."""
     seconds = [b.seconds[kind] + (b.forward.get(kind, 0.0) if recompute else 0.0) for b in problem.blocks]
+    for shared in problem.shared:
+        if shared.seconds:
+            seconds[min(shared.users)] += shared.work(kind, recompute)
     return np.concatenate([[0.0], np.cumsum(seconds)])
+
+
+def made_again(problem: Problem, kind: str, recompute: bool) -> Floats:
+    """Seconds to make what blocks before and after a cut before block i need, for every i."""
+    change = np.zeros(len(problem.blocks) + 2)
+    for shared in problem.shared:
+        if shared.seconds and len(shared.users) > 1:
+            change[min(shared.users) + 1] += shared.work(kind, recompute)
+            change[max(shared.users) + 1] -= shared.work(kind, recompute)
+    # What is left of a sum that should be zero would look like a cost.
+    result: Floats = np.maximum(np.cumsum(change)[: len(problem.blocks) + 1], 0.0)
+    return result
 
 
 def _way(rooms: Rooms, start: int, end: int) -> int:

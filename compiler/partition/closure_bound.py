@@ -2,8 +2,8 @@
 
 Stage after stage the closures (`closures.py`) that can stand before the next boundary are found for a bottleneck T, as a chain's
 ends are (`chain.py`). Of those reached only the ones matter that no other beats in seconds and bytes, which are few. That a
-stage's end holds its start is not asked within a segment, and parameters with several users are left out: where nothing is
-reached T is a bound, and no more is said.
+stage's end holds its start is not asked within a segment, and of what several blocks use only what weighs most is counted: on
+a stage whose end has more of its users than its start. Where nothing is reached T is a bound, and no more is said.
 
 Loose blocks are work that each stage takes as early and as much of as it has time for, fractions too: x seconds of it are done
 before a boundary, no less than is due and no more than is free there.
@@ -14,11 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipecut.compiler.partition.closures import Closures, closures_of
-from pipecut.compiler.partition.problem import Problem, ways
+from pipecut.compiler.partition.problem import Problem, Slot, ways
 from pipecut.compiler.partition.room import Floats
 
 PRECISION = 2e-4
-# Columns of a start, for each way of the stage: seconds before it with the loose ones, without them, bytes.
+# Columns of a start, for each way of the stage: seconds before it with the loose ones, without them, bytes. After them the users
+# before it of each of what several blocks use: the more of them, the less often a stage that begins there has it.
 WITH, WITHOUT, BYTES = 0, 1, 2
 
 
@@ -62,7 +63,8 @@ class _Search:
         self.known: dict[int, _Starts] = {}
         self.earliest = {k: np.minimum.reduceat(row, closures.starts[:-1]) for k, row in closures.amounts.seconds.items()}
         # The columns that grow with the loose seconds done.
-        self.grows = np.array([column == WITH for _ in self.ways for column in (WITH, WITHOUT, BYTES)])
+        self.width = 3 * len(self.ways) + len(closures.several)
+        self.grows = np.array([column % 3 == WITH and column < 3 * len(self.ways) for column in range(self.width)])
 
     def _transfers(self, boundary: int) -> Floats:
         """Seconds over the boundary before stage `boundary`."""
@@ -76,27 +78,39 @@ class _Search:
             for recompute in self.ways:
                 seconds = c.amounts.work(slot, recompute) - self._transfers(stage)
                 columns += [seconds, seconds, c.amounts.held(slot, recompute) - slot.in_flight * c.over_forward]
-            table = np.stack(columns, axis=1)
+            table = np.stack([*columns, *c.users], axis=1)
             highest = np.maximum.reduceat(table + np.outer(c.free, self.grows), c.starts[:-1], axis=0)
             self.known[stage] = _Starts(table, np.maximum.accumulate(highest, axis=0))
         return self.known[stage]
 
     def reaches(self, target: float) -> bool:
         """Whether the last stage can end with everything, no stage above `target` seconds."""
-        front = np.zeros((1, 3 * len(self.ways)))
+        front = np.zeros((1, self.width))
         for stage in range(len(self.problem.slots) - 1):
             front = self._following(stage, front, target)
             if not len(front):
                 return False
         slot, whole = self.problem.slots[-1], self.closures.whole
+        everyone = [np.array([count]) for count in self.closures.all_users]
         for way, recompute in enumerate(self.ways):
-            work = whole.work(slot, recompute)
+            seconds, bytes_ = self._shared(slot, recompute, everyone, front)
+            work = whole.work(slot, recompute) + seconds[0]
             before = front[:, 3 * way : 3 * way + 3]
-            fits = whole.held(slot, recompute) - before[:, BYTES] <= slot.capacity
+            fits = whole.held(slot, recompute) + bytes_[0] - before[:, BYTES] <= slot.capacity
             fast = (work + self.closures.loose - before[:, WITH] <= target) & (work - before[:, WITHOUT] <= target)
             if (fits & fast).any():
                 return True
         return False
+
+    def _shared(self, slot: Slot, recompute: bool, users: list[Floats], front: Floats) -> tuple[Floats, Floats]:
+        """Seconds and bytes, by end and start, of what a stage has that has some of its users; `users` before each end."""
+        first = 3 * len(self.ways)
+        seconds, bytes_ = np.zeros((2, len(users[0]) if users else 1, len(front)))
+        for at, shared in enumerate(self.closures.several):
+            some = users[at][:, None] > front[None, :, first + at]
+            seconds = seconds + some * shared.work(slot.kind, recompute)
+            bytes_ = bytes_ + some * float(shared.held(slot.saving(recompute)))
+        return seconds, bytes_
 
     def _following(self, stage: int, front: Floats, target: float) -> Floats:
         """Of the closures that a stage can end with, those that none beats as a start of the next.
@@ -116,11 +130,13 @@ class _Search:
             done = np.full(c.starts[k + 1] - c.starts[k], -np.inf)
             for way in range(len(self.ways)):
                 before = front[:, 3 * way : 3 * way + 3]
-                seconds, used = work[way][part] + transfers[part], held[way][part]
-                possible = seconds[:, None] - before[None, :, WITHOUT] <= target
-                possible &= (seconds + c.due[part])[:, None] - before[None, :, WITH] <= target
-                possible &= used[:, None] - before[None, :, BYTES] <= slot.capacity
-                loose = target - seconds[:, None] + before[None, :, WITH]
+                own, bytes_ = self._shared(slot, self.ways[way], [users[part] for users in c.users], front)
+                seconds = (work[way][part] + transfers[part])[:, None] + own
+                used = held[way][part][:, None] + bytes_
+                possible = seconds - before[None, :, WITHOUT] <= target
+                possible &= seconds + c.due[part][:, None] - before[None, :, WITH] <= target
+                possible &= used - before[None, :, BYTES] <= slot.capacity
+                loose = target - seconds + before[None, :, WITH]
                 done = np.maximum(done, np.where(possible, loose, -np.inf).max(axis=1))
             reached = done > -np.inf
             done = np.minimum(done, c.free[part])[reached]

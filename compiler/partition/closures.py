@@ -11,13 +11,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipecut.compiler.partition.problem import Crossing, Problem, Slot
+from pipecut.compiler.partition.problem import Crossing, Problem, Shared, Slot
 from pipecut.compiler.partition.room import Bools, Floats, Ints, rows_of_blocks
 
 # More closures than this, in a segment or in all, are not worth their bound.
 MOST_OF_A_SEGMENT, MOST = 20_000, 400_000
 # A block with nothing it needs, or nothing that needs it, among so many around it is loose; so much of all seconds may be.
 BESIDE, MOST_LOOSE = 100, 0.25
+# Of what several blocks use so many are counted, where they weigh more than this of all seconds or of a device's memory.
+MOST_SHARED, LEAST_SHARED = 4, 1e-5
 # Closures looked at together: so many that numpy is worth it, so few that it stops soon.
 TOGETHER = 512
 
@@ -45,7 +47,8 @@ class Closures:
     """Amounts of each closure, a few segments together: `starts[k]` is the first of part k.
 
     `over_forward`, `over_both` and `messages` are bytes and messages over its boundary; `due` and `free` the seconds of
-    loose blocks that it needs, and that have all they need in it. `whole` and `loose` are everything.
+    loose blocks that it needs, and that have all they need in it. `whole` and `loose` are everything. Of each of `several`,
+    which stages have for themselves, `users` counts the blocks in it that use it, `all_users` all.
     """
 
     starts: Ints
@@ -57,6 +60,9 @@ class Closures:
     free: Floats
     whole: Amounts
     loose: float
+    several: tuple[Shared, ...]
+    users: list[Floats]
+    all_users: Floats
 
 
 def closures_of(problem: Problem) -> Closures | None:
@@ -77,17 +83,63 @@ def closures_of(problem: Problem) -> Closures | None:
     ends = np.cumsum([len(table) for table in tables])
     # The last end of each run of so many closures.
     starts = np.array([0, *ends[np.append(np.diff(ends // TOGETHER) > 0, True)]])
-    sums = np.zeros(len(rows))
-    columns: list[list[Floats]] = [[] for _ in rows]
+    several = _several(problem, kinds)
+    counted = [*rows, *(_marks(shared, kept) for shared in several)]
+    sums = np.zeros(len(counted))
+    columns: list[list[Floats]] = [[] for _ in counted]
     for segment, table in zip(segments, tables, strict=True):
-        for q, row in enumerate(rows):
+        for q, row in enumerate(counted):
             columns[q].append(sums[q] + table @ row[segment])
-        sums += [row[segment].sum() for row in rows]
+        sums += [row[segment].sum() for row in counted]
+    whole = _amounts(kinds, [np.array([amount]) for amount in sums[: len(rows)]])
+    joined = [np.concatenate(parts) for parts in columns]
+    amounts = _amounts(kinds, joined[: len(rows)])
     over = _over(problem, segments, tables)
     due, free = _loose_seconds(before, after, kept, fastest, segments, tables)
-    whole = _amounts(kinds, [np.array([amount]) for amount in sums])
-    amounts = _amounts(kinds, [np.concatenate(parts) for parts in columns])
-    return Closures(starts, amounts, over[:, 0], over[:, 1], over[:, 2], due, free, whole, float(fastest[~kept].sum()))
+    ends_over = over[:, 0], over[:, 1], over[:, 2]
+    return Closures(
+        starts,
+        amounts,
+        *ends_over,
+        due,
+        free,
+        whole,
+        float(fastest[~kept].sum()),
+        several,
+        joined[len(rows) :],
+        sums[len(rows) :],
+    )
+
+
+def _several(problem: Problem, kinds: list[str]) -> tuple[Shared, ...]:
+    """What several blocks use, that with the same users as one; those that weigh most."""
+    merged: dict[tuple[int, ...], Shared] = {}
+    for shared in problem.shared:
+        first = merged.get(shared.users)
+        if first is not None:
+            shared = Shared(
+                first.name,
+                first.bytes + shared.bytes,
+                first.users,
+                {kind: first.seconds.get(kind, 0.0) + shared.seconds.get(kind, 0.0) for kind in kinds},
+                {kind: first.forward.get(kind, 0.0) + shared.forward.get(kind, 0.0) for kind in kinds},
+                first.saved_bytes + shared.saved_bytes,
+            )
+        merged[shared.users] = shared
+    slot, seconds = problem.slots[0], sum(block.seconds[kinds[0]] for block in problem.blocks) or 1.0
+
+    def weight(shared: Shared) -> float:
+        return shared.seconds.get(kinds[0], 0.0) / seconds + shared.held(slot.in_flight) / max(slot.capacity, 1)
+
+    found = [shared for shared in merged.values() if len(shared.users) > 1 and weight(shared) > LEAST_SHARED]
+    return tuple(sorted(found, key=weight, reverse=True)[:MOST_SHARED])
+
+
+def _marks(shared: Shared, kept: Bools) -> Floats:
+    """1 for each of its users that is not loose."""
+    row = np.zeros(len(kept))
+    row[list(shared.users)] = 1.0
+    return row * kept
 
 
 def _amounts(kinds: list[str], columns: list[Floats]) -> Amounts:

@@ -14,6 +14,7 @@ from pipecut.compiler.constraints import Constraints
 from pipecut.compiler.costs import CostedGraph
 from pipecut.compiler.graph import Graph, Parameter
 from pipecut.compiler.job import JobSpec
+from pipecut.compiler.partition.made import made_where_used, sent_seconds, users_of
 from pipecut.compiler.partition.problem import Block, Crossing, Problem, Recompute, Shared, Slot, merge_crossings
 from pipecut.compiler.partition.reduce import needed_edges
 from pipecut.runtime.memory import kept_bytes
@@ -51,28 +52,33 @@ def coarsen(
 ) -> Problem:
     """The blocks stand in the topological order closest to program order."""
     graph = costed.graph
-    dependencies = graph.dependencies()
-    groups = together(graph)
+    dependencies, written = graph.dependencies(), written_storages(graph)
+    fixed = {p.value: fixed_bytes(p, how) for p in graph.parameters}
+    made = made_where_used(costed, slots, told, fixed, written)
+    dependencies.remove_nodes_from(made)
+    groups = together(graph, written)
     _join_views(costed, dependencies, groups, told)
+    _join_sources(costed, dependencies, groups, slots, told)
     for indices in told.together:
-        groups.union(*indices)
-    return replace(_problem(costed, ordered_groups(dependencies, groups), slots, how, told), recompute=recompute)
+        groups.union(*(i for i in indices if i not in made))
+    members = ordered_groups(dependencies, groups)
+    return replace(_problem(costed, members, made, slots, fixed, told), recompute=recompute)
 
 
-def together(graph: Graph) -> "nx.utils.UnionFind[int]":
-    """Operators that no cut may separate."""
+def together(graph: Graph, written: dict[str, list[int]]) -> "nx.utils.UnionFind[int]":
+    """Operators that no cut may separate; `written` has those of each storage that is written."""
     groups: nx.utils.UnionFind[int] = nx.utils.UnionFind(range(len(graph.operators)))
     made = graph.producers()
     for index, operator in enumerate(graph.operators):
         if operator.target == "getitem" or operator.target.startswith("aten.as_strided"):
             groups.union(*(made[name] for name in operator.inputs if name in made), index)
-    for touching in _written_storages(graph).values():
+    for touching in written.values():
         if touching:
             groups.union(*touching)
     return groups
 
 
-def _written_storages(graph: Graph) -> dict[str, list[int]]:
+def written_storages(graph: Graph) -> dict[str, list[int]]:
     """Storage -> operators that touch it no later than its last write; all of them when it is held or given."""
     root = graph.roots()
     touch: dict[str, list[int]] = defaultdict(list)
@@ -92,13 +98,11 @@ def _join_views(
     costed: CostedGraph, dependencies: "nx.DiGraph[int]", groups: "nx.utils.UnionFind[int]", told: Constraints
 ) -> None:
     graph = costed.graph
-    made = graph.producers()
-    # A view of what lies before a cut that the user asked for must not be joined with what lies after it.
-    sides: dict[int, set[int]] = defaultdict(set)
-    for module, indices in enumerate(told.before):
-        for index in indices:
-            sides[index].add(module)
+    made = {name: index for name, index in graph.producers().items() if index in dependencies}
+    sides = _sides(told)
     for index, operator in enumerate(graph.operators):
+        if index not in dependencies:
+            continue
         value = graph.values.get(operator.name)
         free = not any(costed.costs[index].forward.values()) and costed.costs[index].saved_own_bytes == 0
         consumers = list(dependencies.successors(index))
@@ -117,6 +121,38 @@ def _join_views(
                 groups.union(index, consumers[0])
 
 
+def _sides(told: Constraints) -> dict[int, set[int]]:
+    """What lies before a cut that the user asked for must not be joined with what lies after it."""
+    sides: dict[int, set[int]] = defaultdict(set)
+    for module, indices in enumerate(told.before):
+        for index in indices:
+            sides[index].add(module)
+    return sides
+
+
+def _join_sources(
+    costed: CostedGraph,
+    dependencies: "nx.DiGraph[int]",
+    groups: "nx.utils.UnionFind[int]",
+    slots: tuple[Slot, ...],
+    told: Constraints,
+) -> None:
+    """What needs nothing that stands on a stage joins its only user, where it takes no longer than to send its result.
+
+    On an earlier stage its user's would gain what it takes and lose as much to the link.
+    """
+    graph, sides = costed.graph, _sides(told)
+    held = {p.value for p in graph.parameters} | {name for name, _ in graph.batch_inputs}
+    kinds = {slot.kind for slot in slots}
+    for index in dependencies:
+        operator, consumers = graph.operators[index], list(dependencies.successors(index))
+        alone = dependencies.in_degree(index) == 0 and len(consumers) == 1 and not held & set(operator.inputs)
+        if alone and operator.name in graph.values and sides[consumers[0]] == sides[index]:
+            sent = sent_seconds(graph.values[operator.name], slots)
+            if max(costed.seconds(index, kind) for kind in kinds) <= sent:
+                groups.union(index, consumers[0])
+
+
 def ordered_groups(dependencies: "nx.DiGraph[int]", groups: "nx.utils.UnionFind[int]") -> list[list[int]]:
     """Groups without cycles between them, in the topological order closest to program order."""
     between: nx.DiGraph[int] = nx.DiGraph()
@@ -131,28 +167,27 @@ def ordered_groups(dependencies: "nx.DiGraph[int]", groups: "nx.utils.UnionFind[
 
 
 def _problem(
-    costed: CostedGraph, members: list[list[int]], slots: tuple[Slot, ...], how: Optimizing, told: Constraints
+    costed: CostedGraph,
+    members: list[list[int]],
+    made: frozenset[int],
+    slots: tuple[Slot, ...],
+    fixed: dict[str, int],
+    told: Constraints,
 ) -> Problem:
-    graph, made = costed.graph, costed.graph.producers()
+    """`made` are the operators that stages run for themselves, `fixed` the bytes of each parameter."""
+    graph = costed.graph
     group_of = {index: at for at, group in enumerate(members) for index in group}
     kinds = sorted({slot.kind for slot in slots})
+    users = users_of(graph, made, group_of)
     uses: dict[str, set[int]] = defaultdict(set)
     for index, operator in enumerate(graph.operators):
         for name in operator.inputs:
-            uses[name].add(group_of[index])
-    blocks = tuple(
-        Block(
-            tuple(group),
-            {kind: sum(costed.seconds(i, kind) for i in group) for kind in kinds},
-            sum(costed.saved.get(graph.operators[i].name, 0) + costed.costs[i].saved_own_bytes for i in group),
-            max((costed.costs[i].transient_bytes for i in group), default=0),
-            {kind: sum(costed.costs[i].forward[kind] for i in group) for kind in kinds},
-        )
-        for group in members
-    )
+            uses[name] |= users[index] if index in made else {group_of[index]}
+    blocks = _blocks(costed, members, users, kinds)
     crossings = []
     edges: set[tuple[int, int]] = set()
-    for name, index in made.items():
+    producers = {name: index for name, index in graph.producers().items() if index not in made}
+    for name, index in producers.items():
         source = group_of[index]
         consumers = tuple(sorted(uses[name] - {source}))
         edges.update((source, consumer) for consumer in consumers)
@@ -160,18 +195,62 @@ def _problem(
             value = graph.values[name]
             back = value.bytes if value.needs_grad else 0
             crossings.append(Crossing(name, source, consumers, value.bytes, back, 1 + value.needs_grad))
-    shared = tuple(Shared(p.names[0], fixed_bytes(p, how), tuple(sorted(uses[p.value])) or (0,)) for p in graph.parameters)
+    shared = [Shared(p.names[0], fixed[p.value], tuple(sorted(uses[p.value])) or (0,)) for p in graph.parameters]
     splits = set()
     for module in told.before:
         inside = set(module)
-        needs = {(made[name], index) for index in module for name in graph.operators[index].inputs if name in made}
+        needs = {(producers[n], index) for index in inside - made for n in graph.operators[index].inputs if n in producers}
         splits |= {(group_of[source], group_of[index]) for source, index in needs if source not in inside}
     return Problem(
         blocks,
         needed_edges(edges, len(blocks)),
         merge_crossings(tuple(crossings)),
-        shared,
+        (*shared, *_made(costed, users, kinds)),
         slots,
         pins=tuple(sorted({(group_of[index], stage) for index, stage in told.pins})),
         splits=tuple(sorted(splits)),
+        made=tuple(sorted(made)),
     )
+
+
+def _blocks(
+    costed: CostedGraph, members: list[list[int]], users: dict[int, frozenset[int]], kinds: list[str]
+) -> tuple[Block, ...]:
+    # A stage has what it makes for a moment where it has what uses it.
+    transient: dict[int, int] = defaultdict(int)
+    for index, using in users.items():
+        for at in using:
+            transient[at] = max(transient[at], costed.costs[index].transient_bytes)
+    return tuple(
+        Block(
+            tuple(group),
+            {kind: sum(costed.seconds(i, kind) for i in group) for kind in kinds},
+            sum(_saved_bytes(costed, i) for i in group),
+            max([transient[at], *(costed.costs[i].transient_bytes for i in group)]),
+            {kind: sum(costed.costs[i].forward[kind] for i in group) for kind in kinds},
+        )
+        for at, group in enumerate(members)
+    )
+
+
+def _saved_bytes(costed: CostedGraph, index: int) -> int:
+    return costed.saved.get(costed.graph.operators[index].name, 0) + costed.costs[index].saved_own_bytes
+
+
+def _made(costed: CostedGraph, users: dict[int, frozenset[int]], kinds: list[str]) -> list[Shared]:
+    """What stages make for themselves, that with the same users as one; what costs nothing is left out."""
+    together: dict[frozenset[int], list[int]] = defaultdict(list)
+    for index, using in sorted(users.items()):
+        together[using].append(index)
+    found = [
+        Shared(
+            costed.graph.operators[indices[-1]].name,
+            0,
+            tuple(sorted(using)),
+            {kind: sum(costed.seconds(i, kind) for i in indices) for kind in kinds},
+            {kind: sum(costed.costs[i].forward[kind] for i in indices) for kind in kinds},
+            sum(_saved_bytes(costed, i) for i in indices),
+        )
+        for using, indices in together.items()
+    ]
+    return [shared for shared in found if shared.saved_bytes or any(shared.seconds.values())]

@@ -82,7 +82,7 @@ def _filled(problem: Problem, scale: float) -> list[int] | None:
         while True:
             slot = problem.slots[stage]
             saving = slot.saving(problem.recompute != "never")
-            more = sum(problem.shared[p].bytes for p in users[v] if p not in held)
+            more = sum(problem.shared[p].held(saving) for p in users[v] if p not in held)
             peak = max(transient, block.transient_bytes)
             flying = saving * (saved + block.saved_bytes) + slot.in_flight * received
             if fixed + more + flying + peak <= max(slot.capacity, 1) * scale:

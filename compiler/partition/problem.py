@@ -37,11 +37,26 @@ class Crossing:
 
 @dataclass(frozen=True)
 class Shared:
-    """A parameter's bytes with gradient and optimizer states, on every stage that has one of its users."""
+    """What every stage has that has one of its users.
+
+    A parameter: its bytes with gradient and optimizer states. Or what depends on no input and is made where it is used:
+    seconds and saved bytes as of a block.
+    """
 
     name: str
     bytes: int
     users: tuple[int, ...]
+    seconds: dict[str, float] = field(default_factory=dict)
+    forward: dict[str, float] = field(default_factory=dict)
+    saved_bytes: int = 0
+
+    def work(self, kind: str, recompute: bool) -> float:
+        """Seconds that making it takes on a kind of device."""
+        return self.seconds.get(kind, 0.0) + (self.forward.get(kind, 0.0) if recompute else 0.0)
+
+    def held(self, saving: int) -> int:
+        """Bytes of it, with those saved of so many microbatches."""
+        return self.bytes + saving * self.saved_bytes
 
 
 @dataclass(frozen=True)
@@ -72,6 +87,8 @@ class Problem:
     `recompute` says who recomputes: where it is allowed, a device whose saved activations do not fit keeps what its stages
     receive, and runs their forward again before each backward. `devices` has the device of each stage; empty when each has
     its own. A device's load is the sum of its stages', and with direct transfers nothing moves between them.
+
+    `made` has the operators that are in no block: each stage runs those of them that its blocks need.
     """
 
     blocks: tuple[Block, ...]
@@ -84,6 +101,7 @@ class Problem:
     splits: tuple[tuple[int, int], ...] = ()
     recompute: Recompute = "never"
     devices: tuple[int, ...] = ()
+    made: tuple[int, ...] = ()
 
     @property
     def device_of(self) -> tuple[int, ...]:
@@ -105,9 +123,12 @@ class Certificate:
 
 @dataclass(frozen=True)
 class Placement:
-    """Stage of each operator; load in seconds of each stage, and whether it recomputes; what is proven; the problem solved."""
+    """Stages of each operator, several where each makes it for itself; load in seconds of each stage, and whether it recomputes;
 
-    stage_of: tuple[int, ...]
+    what is proven; the problem solved.
+    """
+
+    stages_of: tuple[frozenset[int], ...]
     loads: tuple[float, ...]
     recompute: tuple[bool, ...]
     certificate: Certificate
@@ -127,6 +148,9 @@ def loads(problem: Problem, stages: list[int]) -> list[float]:
     for block, stage in zip(problem.blocks, stages, strict=True):
         kind = problem.slots[stage].kind
         result[stage] += block.seconds[kind] + (block.forward.get(kind, 0.0) if again[stage] else 0.0)
+    for shared in problem.shared:
+        for stage in {stages[user] for user in shared.users} if shared.seconds else ():
+            result[stage] += shared.work(problem.slots[stage].kind, again[stage])
     device_of = problem.device_of
     for crossing in problem.crossings:
         own, using = stages[crossing.source], {stages[c] for c in crossing.consumers}
@@ -202,6 +226,7 @@ def usage(problem: Problem, stages: list[int]) -> list[Usage]:
     for shared in problem.shared:
         for stage in {stages[user] for user in shared.users}:
             fixed[stage] += shared.bytes
+            saved[stage] += shared.saved_bytes
     return [Usage(*row) for row in zip(fixed, saved, received, transient, strict=True)]
 
 

@@ -11,6 +11,7 @@ direct    leave[t,s] >= x[source,s] - x[consumer,s]       t is used elsewhere th
           arrive[t,s] >= x[consumer,s] - x[source,s]      t is used on s and made elsewhere
 
 load[d] = sum_v seconds[v,d] x[v,d] + sum_t seconds[t,d] (transfers of t at d) + again[d] <= T        minimise T
+          and seconds[p,d] hosted[p,s] of what a stage makes where it has one of its users
 again[d] >= sum_v forward[v,d] x[v,d] - U (1 - r[d])               device d recomputes where r[d] = 1
 fixed + in_flight (saved + received) + transient <= capacity + M r[d]       on every device
 fixed + saved + in_flight received + transient <= capacity                  where it may recompute
@@ -25,7 +26,7 @@ from typing import Any
 
 import pulp
 
-from pipecut.compiler.partition.problem import Problem, bottleneck, recomputed, transfer_seconds
+from pipecut.compiler.partition.problem import Problem, Shared, bottleneck, recomputed, transfer_seconds
 
 MIB = 2.0**20
 
@@ -106,18 +107,42 @@ def build(problem: Problem, most: float = float("inf"), balance: bool = False) -
         load = [b.seconds[kind] / scale * on[v, d] for v, b in enumerate(problem.blocks) if b.seconds[kind]]
         load += [seconds / scale * variable for variable, seconds in traffic.load[d] if seconds]
         forward = [b.forward[kind] / scale * on[v, d] for v, b in enumerate(problem.blocks) if b.forward.get(kind)]
+        load += _made(problem, hosted, x, here, "seconds", scale)
+        forward += _made(problem, hosted, x, here, "forward", scale)
         if problem.recompute == "always":
             load += forward
         if balance or not everything_fits(problem, here):
             if problem.recompute == "auto":
                 program.recompute[d] = model.add_variable(f"recompute_{d}", cat="Binary")
                 program.again[d] = model.add_variable(f"again_{d}", 0)
-                limit = min(most, sum(b.forward.get(kind, 0.0) for b in problem.blocks)) / scale
+                limit = min(most, _all_forward(problem, kind, len(here))) / scale
                 model += program.again[d] >= pulp.lpSum(forward) - limit * (1 - program.recompute[d])
                 load.append(program.again[d])
             _memory_rows(problem, program, traffic, x, d, here, most)
         model += pulp.lpSum(load) <= slowest
     return program
+
+
+def _made(
+    problem: Problem, hosted: dict[tuple[int, int], Any], x: dict[tuple[int, int], Any], here: list[int], what: str, scale: float
+) -> list[Any]:
+    """Terms of what a device's stages make for themselves: its `seconds`, or `forward` alone."""
+    kind, terms = problem.slots[here[0]].kind, []
+    for p, shared in enumerate(problem.shared):
+        seconds = getattr(shared, what).get(kind, 0.0)
+        terms += [seconds / scale * _host(hosted, x, p, shared, s) for s in here if seconds]
+    return terms
+
+
+def _host(hosted: dict[tuple[int, int], Any], x: dict[tuple[int, int], Any], p: int, shared: Shared, stage: int) -> Any:
+    """1 where a stage has one of its users."""
+    return hosted[p, stage] if (p, stage) in hosted else x[shared.users[0], stage]
+
+
+def _all_forward(problem: Problem, kind: str, stages: int) -> float:
+    """The most forward seconds that so many stages of a kind may have."""
+    own = sum(shared.forward.get(kind, 0.0) for shared in problem.shared)
+    return sum(b.forward.get(kind, 0.0) for b in problem.blocks) + stages * own
 
 
 def _memory_rows(
@@ -140,11 +165,16 @@ def _memory_rows(
     for s in here:
         for p, shared in enumerate(problem.shared):
             if shared.bytes:
-                used.append(shared.bytes / MIB * (program.hosted[p, s] if (p, s) in program.hosted else x[shared.users[0], s]))
+                used.append(shared.bytes / MIB * _host(program.hosted, x, p, shared, s))
 
     def saved(flying: list[int]) -> list[Any]:
         kept = [(v, b.saved_bytes / MIB) for v, b in enumerate(problem.blocks) if b.saved_bytes]
-        return [n * size * x[v, s] for s, n in zip(here, flying, strict=True) if n for v, size in kept]
+        terms = [n * size * x[v, s] for s, n in zip(here, flying, strict=True) if n for v, size in kept]
+        made = [(p, shared) for p, shared in enumerate(problem.shared) if shared.saved_bytes]
+        rows = zip(here, flying, strict=True)
+        return terms + [
+            n * shared.saved_bytes / MIB * _host(program.hosted, x, p, shared, s) for s, n in rows if n for p, shared in made
+        ]
 
     capacity = slots[here[0]].capacity / MIB * program.fullest
     recompute = program.recompute.get(device)
@@ -169,12 +199,14 @@ def _most_saved(problem: Problem, here: list[int], most: float) -> float:
     for seconds, size in each:
         share = min(1.0, left / seconds) if seconds else 1.0
         total, left = total + share * size, left - share * seconds
-    return max(0, flying - 1) * total
+    made = len(here) * sum(shared.saved_bytes for shared in problem.shared)
+    return max(0, flying - 1) * (total + made)
 
 
 def everything_fits(problem: Problem, here: list[int]) -> bool:
     """Whether a device's stages could each hold everything, so that memory cannot bind there."""
-    kept = sum(b.saved_bytes for b in problem.blocks) + sum(c.forward_bytes for c in problem.crossings)
+    kept = sum(c.forward_bytes for c in problem.crossings)
+    kept += sum(item.saved_bytes for item in (*problem.blocks, *problem.shared))
     transient = max((b.transient_bytes for b in problem.blocks), default=0)
     fixed = sum(s.bytes for s in problem.shared)
     slots = [problem.slots[s] for s in here]
@@ -222,7 +254,7 @@ def _direct(problem: Problem, model: Any, on: dict[tuple[int, int], Any]) -> _Tr
 def _hosted(problem: Problem, model: Any, x: dict[tuple[int, int], Any]) -> dict[tuple[int, int], Any]:
     hosted = {}
     for p, shared in enumerate(problem.shared):
-        if len(shared.users) < 2 or not shared.bytes:
+        if len(shared.users) < 2 or not (shared.bytes or shared.seconds or shared.saved_bytes):
             continue
         for s in range(len(problem.slots)):
             hosted[p, s] = model.add_variable(f"hosted_{p}_{s}", 0, 1)
@@ -259,6 +291,12 @@ def start_values(problem: Problem, program: Program, stages: list[int]) -> dict[
         forward = [
             b.forward.get(problem.slots[stage].kind, 0.0)
             for b, stage in zip(problem.blocks, stages, strict=True)
+            if device_of[stage] == d
+        ]
+        forward += [
+            shared.forward.get(problem.slots[stage].kind, 0.0)
+            for shared in problem.shared
+            for stage in {stages[user] for user in shared.users}
             if device_of[stage] == d
         ]
         values[program.again[d].name] = sum(forward) / program.scale if again[d] else 0.0

@@ -22,7 +22,7 @@ def lossless(problem: Problem) -> tuple[Problem, list[list[int]]]:
     """
     members = [[v] for v in range(len(problem.blocks))]
     everything = memory(problem, [0] * len(problem.blocks))[0]
-    told = problem.pins or problem.splits
+    told = problem.pins or problem.splits or any(shared.seconds for shared in problem.shared)
     if problem.comm != "direct" or len(set(problem.slots)) > 1 or everything > problem.slots[0].capacity or told:
         return problem, members
     while True:

@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from pipecut.compiler.partition.problem import Crossing, Problem, Slot, parameters_of_blocks
+from pipecut.compiler.partition.problem import Crossing, Problem, Shared, Slot, parameters_of_blocks
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -83,14 +83,21 @@ def received_bytes(problem: Problem) -> Floats:
 
 
 def rows_of_blocks(problem: Problem, kinds: list[str]) -> list[Floats]:
-    """Of every block: seconds on each kind, forward seconds on each, saved bytes, bytes of parameters that it alone uses."""
-    parameters = np.zeros(len(problem.blocks))
-    for shared in problem.shared:
-        if len(shared.users) == 1:
-            parameters[shared.users[0]] += shared.bytes
+    """Of every block with what it alone uses: seconds on each kind, forward seconds on each, saved and parameter bytes."""
     rows = [np.array([block.seconds[kind] for block in problem.blocks]) for kind in kinds]
     rows += [np.array([block.forward.get(kind, 0.0) for block in problem.blocks]) for kind in kinds]
-    return [*rows, np.array([float(block.saved_bytes) for block in problem.blocks]), parameters]
+    rows += [np.array([float(block.saved_bytes) for block in problem.blocks]), np.zeros(len(problem.blocks))]
+    for shared in problem.shared:
+        if len(shared.users) == 1:
+            for row, amount in zip(rows, amounts_of(shared, kinds), strict=True):
+                row[shared.users[0]] += amount
+    return rows
+
+
+def amounts_of(shared: Shared, kinds: list[str]) -> list[float]:
+    """As a row of `rows_of_blocks` has them."""
+    seconds = [table.get(kind, 0.0) for table in (shared.seconds, shared.forward) for kind in kinds]
+    return [*seconds, float(shared.saved_bytes), float(shared.bytes)]
 
 
 def over_cuts(problem: Problem, amount: Callable[[Crossing], float]) -> Floats:
@@ -115,9 +122,9 @@ def _room(problem: Problem, slot: Slot, received: Floats, told: Ints, recompute:
     several = []
     for shared in problem.shared:
         if len(shared.users) == 1:
-            single[shared.users[0]] += shared.bytes
+            single[shared.users[0]] += shared.held(saving)
         else:
-            several.append((np.array(sorted(shared.users)), float(shared.bytes)))
+            several.append((np.array(sorted(shared.users)), float(shared.held(saving))))
     fixed = np.concatenate([[0.0], np.cumsum(single)])
     extra = np.zeros((furthest, count + 1), dtype=bool)
     ends = np.arange(count + 1)
@@ -142,7 +149,7 @@ def _windows(problem: Problem, slot: Slot, received: Floats, saving: int) -> Int
     result = np.zeros(count + 1, dtype=np.int64)
     for end in range(count):
         for index in users[end]:
-            fixed += problem.shared[index].bytes if held[index] == 0 else 0
+            fixed += problem.shared[index].held(saving) if held[index] == 0 else 0
             held[index] += 1
         saved += problem.blocks[end].saved_bytes
         # The first of each is the largest within the window.
@@ -158,7 +165,7 @@ def _windows(problem: Problem, slot: Slot, received: Floats, saving: int) -> Int
                 break
             for index in users[start]:
                 held[index] -= 1
-                fixed -= problem.shared[index].bytes if held[index] == 0 else 0
+                fixed -= problem.shared[index].held(saving) if held[index] == 0 else 0
             saved -= problem.blocks[start].saved_bytes
             start += 1
             for largest in (peaks, arrivals):

@@ -9,7 +9,7 @@ placement gives, now for the fewest bytes:
 import numpy as np
 import pulp
 
-from pipecut.compiler.partition.chain import seconds_over, work_before
+from pipecut.compiler.partition.chain import made_again, seconds_over, work_before
 from pipecut.compiler.partition.problem import (
     Problem,
     bottleneck,
@@ -124,8 +124,9 @@ def _extend(
     right = seconds_over(chain, stage) if stage < last else np.zeros(len(least))
     allowed = np.zeros(starts.shape, dtype=bool)
     for room, way in zip(rooms, ways(chain), strict=True):
-        work = work_before(chain, chain.slots[stage].kind, way)
-        fast = work[:, None] + right[:, None] - (work - left)[inside] <= target
+        kind = chain.slots[stage].kind
+        work = work_before(chain, kind, way)
+        fast = work[:, None] + right[:, None] - (work - left - made_again(chain, kind, way))[inside] <= target
         allowed |= fast & (starts >= room.earliest[:, None])
     bytes_ = np.where(allowed & (starts >= 0), least[inside], np.inf)
     column = np.argmin(bytes_, axis=1)
