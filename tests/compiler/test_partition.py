@@ -52,6 +52,11 @@ def problems(
     edges = frozenset((c.source, v) for c in crossings for v in c.consumers)
     users_of = draw(st.lists(st.sets(st.integers(0, count - 1), min_size=1, max_size=2), max_size=3))
     shared = tuple(Shared(f"p{i}", 2**20 * (i + 1), tuple(sorted(u))) for i, u in enumerate(users_of))
+    # What each stage makes for itself; as the parameters, but for its seconds.
+    for i, users in enumerate(draw(st.lists(st.sets(st.integers(0, count - 1), min_size=1, max_size=3), max_size=2))):
+        seconds = {kind: float(draw(st.integers(1, 6))) for kind in kinds}
+        forward = {kind: float(draw(st.integers(0, int(seconds[kind])))) for kind in kinds if recompute}
+        shared += (Shared(f"m{i}", 0, tuple(sorted(users)), seconds, forward, draw(st.integers(0, 2)) * 2**20),)
     capacity = draw(st.sampled_from([10, 25, 1000])) * 2**20
     if comm == "direct":
         # As the tensors of backward operators, which go from later blocks to earlier ones.
