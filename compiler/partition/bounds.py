@@ -26,7 +26,8 @@ def work_bound(problem: Problem) -> float:
     largest = max((min(block.seconds[k] for k in kinds) for block in problem.blocks), default=0.0)
     if len(kinds) == 1:
         # What stages make for themselves is made at least once.
-        work = sum(item.seconds.get(kinds[0], 0.0) for item in (*problem.blocks, *problem.shared))
+        work = sum(b.seconds[kinds[0]] for b in problem.blocks)
+        work += sum(s.seconds.get(kinds[0], 0.0) for s in problem.shared)
         return max(largest, work / len(set(problem.device_of)))
     return max(largest, _spread(problem, kinds))
 

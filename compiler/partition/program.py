@@ -206,7 +206,7 @@ def _most_saved(problem: Problem, here: list[int], most: float) -> float:
 def everything_fits(problem: Problem, here: list[int]) -> bool:
     """Whether a device's stages could each hold everything, so that memory cannot bind there."""
     kept = sum(c.forward_bytes for c in problem.crossings)
-    kept += sum(item.saved_bytes for item in (*problem.blocks, *problem.shared))
+    kept += sum(b.saved_bytes for b in problem.blocks) + sum(s.saved_bytes for s in problem.shared)
     transient = max((b.transient_bytes for b in problem.blocks), default=0)
     fixed = sum(s.bytes for s in problem.shared)
     slots = [problem.slots[s] for s in here]
