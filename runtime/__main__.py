@@ -7,8 +7,10 @@ from typing import Annotated, Any
 
 import torch.distributed as dist
 import typer
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from pipecut.errors import RunError
 from pipecut.runtime.checkpoint_folder import latest
 from pipecut.runtime.last_words import INTERRUPTED, LastWords, end_now, say
 from pipecut.runtime.peers import end_with_parent
@@ -112,9 +114,13 @@ def save_weights(pipe: Pipeline, folder: Path) -> None:
     """This rank's state dict as one safetensors file, of the first replica alone: the others hold the same."""
     if pipe.world.replica:
         return
-    folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: t.detach().cpu().contiguous().clone() for name, t in pipe.state_dict().items()}
-    save_file(tensors, str(folder / f"rank_{pipe.world.position}.safetensors"))
+    file = folder / f"rank_{pipe.world.position}.safetensors"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, str(file))
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"{file} cannot be written: {error}") from None
 
 
 def main() -> None:

@@ -34,7 +34,8 @@ FACTS = "checkpoint.json"
 # Without any progress for so many seconds, what other ranks write is waited for no longer.
 PATIENCE = 600.0
 
-Count = Annotated[int, Field(ge=0, lt=1 << 62)]
+LAST_STEP = 1 << 62
+Count = Annotated[int, Field(ge=0, lt=LAST_STEP)]
 STRICT = ConfigDict(extra="forbid", strict=True)
 
 

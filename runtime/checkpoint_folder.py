@@ -60,6 +60,21 @@ def _finite(path: Path) -> bool:
         return False
 
 
+def tidy(folder: Path) -> None:
+    """Remove what a crash left half written; bring back what it was about to replace.
+
+    Only for who holds the folder's lock.
+    """
+    for partial in folder.glob(".step_*.partial"):
+        shutil.rmtree(partial, ignore_errors=True)
+    for replaced in folder.glob(".step_*.replaced"):
+        target = folder / replaced.stem.removeprefix(".")
+        if target.exists():
+            shutil.rmtree(replaced, ignore_errors=True)
+        else:
+            replaced.rename(target)
+
+
 def set_aside(folder: Path, step: int) -> list[Path]:
     """Rename checkpoints after this step. Returns where they are now. Raises CheckpointError."""
     moved = []

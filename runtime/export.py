@@ -3,12 +3,14 @@
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from pipecut.errors import CheckpointError
 from pipecut.runtime import checkpoint, checkpoint_folder
 from pipecut.runtime.plan import Plan
 from pipecut.runtime.resume import refuse_other_model
+from pipecut.runtime.writable import writable_file
 
 
 def export(plan: Plan, where: Path, output: Path) -> tuple[int, int]:
@@ -16,6 +18,7 @@ def export(plan: Plan, where: Path, output: Path) -> tuple[int, int]:
 
     Raises CheckpointError.
     """
+    writable_file(output, "-o")
     path = checkpoint_folder.latest(where)
     if path is None:
         raise CheckpointError(f"{where} is no checkpoint and has none")
@@ -35,6 +38,6 @@ def export(plan: Plan, where: Path, output: Path) -> tuple[int, int]:
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         save_file(tensors, str(output))
-    except OSError as error:
-        raise CheckpointError(f"{output} cannot be written: {error.strerror}") from None
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{output} cannot be written: {error}") from None
     return len(tensors), facts.step

@@ -389,9 +389,10 @@ class Pipeline:
         """Write a checkpoint after so many steps, on every rank at once, and keep the last ones. Returns its folder.
 
         Parameters, buffers, the optimizer's states and random numbers by FQN, in safetensors; `scheduler` and `data` by their
-        state_dict(), of plain values, where they have one. All ranks must see the folder. A crash meanwhile leaves the checkpoint
-        before. Without `wait` it is written beside the training; the next save, or `finish_saving`, waits for it. Raises
-        CheckpointError.
+        state_dict(), of plain values, where they have one. Machines that do not see the same folder each keep the
+        files of their own ranks. A crash meanwhile leaves the checkpoint before; later ones are set aside. Without
+        `wait` it is written beside the training; the next save, or `finish_saving`, waits for it. Raises
+        CheckpointError, also where another run writes into the folder.
         """
         return self.saving.save(Path(folder), optimizer, scheduler, step, data, keep, wait)
 
@@ -404,7 +405,9 @@ class Pipeline:
     ) -> int:
         """Go on from the last checkpoint of a folder, of this plan or of another one of the model. Returns its step.
 
-        Every file is compared with its hash. Raises CheckpointError.
+        Every file is compared with its hash. The optimizer must be of the same kind, with the same groups; its
+        options, the learning rate too, become those of the checkpoint. `folder` may be one checkpoint itself. All
+        ranks must restore together. Raises CheckpointError.
         """
         step = self.saving.restore(Path(folder), optimizer, scheduler, data)
         self.unfilled.clear()

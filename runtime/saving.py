@@ -75,6 +75,8 @@ class Saving:
         wait: bool,
     ) -> Path:
         world = self.pipe.world
+        if not 0 <= step < checkpoint.LAST_STEP:
+            raise CheckpointError(f"a checkpoint after step {step} cannot be; count steps from 0")
         folder = checkpoint_folder.home_of(folder)
         shares = self.enter(folder)
         rest = Rest(
@@ -168,7 +170,8 @@ class Saving:
         if world.rank == shares.leader:
             try:
                 self.locks[key] = folder_lock.hold(folder)
-            except CheckpointError as error:
+                checkpoint_folder.tidy(folder)
+            except (CheckpointError, OSError) as error:
                 wrong = str(error)
         first_wrong(exchange(wrong, world.rank, world.size, DOING), world.rank)
         if not shares.all and world.rank == 0:

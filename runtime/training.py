@@ -79,11 +79,12 @@ class Training:
     def run(self, data: str | None, plan: Path, stopping: Stopping | None = None) -> None:
         """Train from the first step, or from the last checkpoint, to the last or until stopped."""
         pipe, wishes = self.pipe, self.wishes
+        first = torch.get_rng_state()
         optimizer = self._begin(data)
         stopping = stopping or Stopping(pipe.world.rank, pipe.world.size)
         pipe.world.status.step = self.begun + 1
         pipe.world.status.note(State.BETWEEN)
-        source = batches(pipe, data, plan, self.begun)
+        source = batches_again(pipe, data, plan, self.begun, first)
         for step in range(self.begun, wishes.steps):
             self._step(step, next(source), optimizer)
             pipe.saving.raise_failed()
@@ -220,24 +221,44 @@ class Training:
 def batches(pipe: Pipeline, data: str | None, where: Path, begun: int = 0) -> Iterator[dict[str, torch.Tensor]]:
     """Global batches after so many: of the user's iterable, or the job's example inputs.
 
-    The iterable is asked for again whenever it ends, wherever in a run that is.
+    The iterable is asked for again whenever it ends, wherever in a run that is. Those that are gone
+    past are drawn at once.
     """
-    model = pipe.plan.model
     if data is None:
-        inputs = find_function(model.inputs, map(Path, model.folders), str(where))
-        here = f"rank {pipe.world.rank}: inputs {model.inputs}"
-        index = begun
-        while True:
-            # Every rank must see the same batch, and what the model draws is not to depend on it.
-            with torch.random.fork_rng(devices=[]), of_the_user(here):
-                torch.manual_seed(index)
-                batch = inputs(pipe.plan.batch.global_size)
-            index += 1
-            yield batch
-    source = _again_and_again(pipe, data, model.folders)
+        return _examples(pipe, where, begun)
+    source = _again_and_again(pipe, data, pipe.plan.model.folders)
     for _ in range(begun):
         next(source)
-    yield from source
+    return source
+
+
+def batches_again(
+    pipe: Pipeline, data: str | None, where: Path, begun: int, first: torch.Tensor
+) -> Iterator[dict[str, torch.Tensor]]:
+    """As `batches`, which draw what they drew in a training that is gone on with.
+
+    Those that are gone past begin with random numbers as `first` has them, as the training did;
+    later ones go on with those that were taken up from the checkpoint.
+    """
+    restored = torch.get_rng_state()
+    torch.set_rng_state(first)
+    source = batches(pipe, data, where, begun)
+    if not torch.equal(restored, first):
+        torch.set_rng_state(restored)
+    return source
+
+
+def _examples(pipe: Pipeline, where: Path, index: int) -> Iterator[dict[str, torch.Tensor]]:
+    model = pipe.plan.model
+    inputs = find_function(model.inputs, map(Path, model.folders), str(where))
+    here = f"rank {pipe.world.rank}: inputs {model.inputs}"
+    while True:
+        # Every rank must see the same batch, and what the model draws is not to depend on it.
+        with torch.random.fork_rng(devices=[]), of_the_user(here):
+            torch.manual_seed(index)
+            batch = inputs(pipe.plan.batch.global_size)
+        index += 1
+        yield batch
 
 
 def _again_and_again(pipe: Pipeline, data: str, folders: list[str]) -> Iterator[dict[str, torch.Tensor]]:

@@ -19,6 +19,13 @@ def steady() -> Iterator[Batch]:
         yield {name: torch.randn(8, 32, generator=generator) for name in ("x", "target")}
 
 
+def shuffled() -> Iterator[Batch]:
+    """Epochs of four batches, each in an order of its own."""
+    batches = [batch for batch, _ in zip(steady(), range(4), strict=False)]
+    for at in torch.randperm(4).tolist():
+        yield batches[at]
+
+
 def tokens() -> Iterator[Batch]:
     """Steady ones of a language model."""
     for step in range(1000):

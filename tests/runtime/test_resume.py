@@ -485,6 +485,33 @@ def test_data_that_ends_begins_anew(plans: dict[int, PlanFolder]) -> None:
     assert torch.equal(next(later)["x"], drawn[3])
 
 
+def test_shuffled_data_goes_on_in_the_order_it_had(plans: dict[int, PlanFolder], tmp_path: Path) -> None:
+    whole = train(plans[4], tmp_path / "whole", 9, data="shuffled")
+    train(plans[4], tmp_path / "parts", 6, data="shuffled")
+    parts = train(plans[4], tmp_path / "parts", 9, data="shuffled", resume=True)
+    assert parts.begun == 6
+    for name, parameter in whole.pipe.held.items():
+        assert torch.equal(parameter, parts.pipe.held[name]), name
+
+
+def test_what_a_crash_left_is_tidied_up(plans: dict[int, PlanFolder], trained: Path) -> None:
+    (trained / ".step_00000009.partial").mkdir()
+    (trained / "step_00000006").rename(trained / ".step_00000006.replaced")
+    assert checkpoint_folder.latest(trained) == trained / "step_00000003"
+    checkpoint_folder.tidy(trained)
+    assert names(trained) == ["step_00000003", "step_00000006"]
+    pipe = pipeline(plans[4])
+    with pytest.raises(CheckpointError, match="after step -1 cannot be"):
+        pipe.save(trained, step=-1)
+
+
+def test_a_file_that_cannot_be_written_is_said_before_it_is_read(
+    plans: dict[int, PlanFolder], trained: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserFileError, match="-o .* cannot be written"):
+        export(plans[4].plan, trained, trained / "step_00000006")
+
+
 def test_records_of_the_first_and_last_steps_alone_are_kept() -> None:
     measured = Measured()
     for step in range(1000):
