@@ -20,6 +20,7 @@ from pipecut.compiler.randomness import only_operators_draw
 from pipecut.errors import PipecutError, TraceError
 from pipecut.runtime.init import build_on_meta
 from pipecut.runtime.precision import cast_model
+from pipecut.runtime.shared_memory import buffers_that_share
 from pipecut.runtime.unsplit import WithLoss, names_needed, names_taken
 from pipecut.runtime.userfunction import calling, find_function, user_frame
 
@@ -100,9 +101,10 @@ def _model(job: Job) -> WithLoss:
     for name, buffer in model.named_buffers():
         if buffer.is_meta and buffer.numel():
             raise TraceError(f"buffer '{name}' is on meta: it has no value; create it on the CPU in the module's __init__")
+    sharing = tuple(buffers_that_share(model))
     loss = find_function(spec.loss, job.folders, str(job.path)) if spec.loss else None
     wrapped = WithLoss(cast_model(model, spec.precision), loss).train()
-    wrapped.traced = True
+    wrapped.traced, wrapped.sharing_buffers = True, sharing
     return wrapped
 
 

@@ -93,6 +93,7 @@ class _Lowering:
         exported, batch = self.exported, self.exported.batch
         constants = tuple(batch.constants.items())
         rest = (loss, exported.dynamic, exported.notes, named, batch.whole, constants, left_out)
+        _refuse_shared_writes(self.operators, buffers, self.model.sharing_buffers)
         first, second = (
             Graph(tuple(_alive(self.operators, needed, written)), self.values, parameters, buffers, inputs, *rest)
             for needed in results
@@ -378,6 +379,22 @@ class _Lowering:
         if target.startswith(("aten.reshape", "aten.contiguous", "aten.to.", "aten.flatten", "aten.dropout")):
             aliases += list(refs(args[:1]))
         return tuple(writes), tuple(aliases)
+
+
+def _refuse_shared_writes(operators: list[Operator], buffers: tuple[Buffer, ...], sharing: tuple[tuple[str, str], ...]) -> None:
+    """Raises TraceError where the model writes to memory that two buffers have: a plan holds each by itself."""
+    roots: dict[str, str] = {}
+    for operator in operators:
+        if operator.aliases:
+            roots[operator.name] = roots.get(operator.aliases[0], operator.aliases[0])
+    written = {roots.get(name, name) for operator in operators for name in operator.writes}
+    changed = {name for buffer in buffers if buffer.value in written for name in buffer.names}
+    for pair in sharing:
+        if changed & set(pair):
+            raise TraceError(
+                f"buffers '{pair[0]}' and '{pair[1]}' share memory, and the model writes to it; "
+                "make them one buffer, or give one of them a copy with .clone()"
+            )
 
 
 def _names_of(model: nn.Module) -> dict[int, tuple[str, ...]]:

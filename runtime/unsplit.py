@@ -43,6 +43,8 @@ class WithLoss(nn.Module):
         # While it is traced: the user's name of each tensor, and what else is in a batch.
         self.names: dict[str, str] = {}
         self.constants: dict[str, Any] = {}
+        # Each two buffers that share memory, by name.
+        self.sharing_buffers: tuple[tuple[str, str], ...] = ()
 
     def forward(self, batch: dict[str, Any]) -> Any:
         """A scalar loss; while it is traced, with the model's other results by name. Raises TraceError when there is none."""

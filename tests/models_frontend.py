@@ -184,3 +184,44 @@ def labelled(microbatch: int) -> dict[str, torch.Tensor]:
 
 def class_loss(output: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     return F.cross_entropy(output, batch["labels"])
+
+
+class Measured(nn.Module):
+    """Looks at its parameters while it is built, and draws tensors that are no buffers; a lazy layer among the others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = layers()
+        self.lazy = nn.LazyLinear(WIDTH)
+        self.noise = torch.randn(WIDTH)
+        self.tables = [torch.rand(WIDTH), torch.rand(WIDTH)]
+        self.last = nn.Linear(WIDTH, WIDTH)
+        nn.init.orthogonal_(self.last.weight)
+        self.last.weight.data /= self.last.weight.abs().max().item()
+        self.lazy(torch.zeros(1, WIDTH))
+        nn.utils.parametrizations.orthogonal(self.last)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = self.lazy(self.layers(x * self.noise) + self.tables[0])
+        return (self.last(torch.tanh(hidden)) - self.tables[1]).square().mean()
+
+
+def measured() -> nn.Module:
+    return Measured()
+
+
+class Drawn(nn.Module):
+    """Draws tensors that are no buffers after its parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = layers()
+        self.noise = torch.randn(WIDTH)
+        self.tables = {"a": (torch.rand(WIDTH), 1)}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (self.layers(x * self.noise) - self.tables["a"][0]).square().mean()
+
+
+def drawn() -> nn.Module:
+    return Drawn()

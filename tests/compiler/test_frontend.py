@@ -58,9 +58,12 @@ def given(entries: str) -> str:
     )
 
 
+def built(*lines: str) -> str:
+    return "\n    ".join(["def build():", "m = Model()", *lines, "return m\n"])
+
+
 def buffer(value: str, loss: str = "self.a(x).mean()") -> str:
-    registered = f"def build():\n    m = Model()\n    m.register_buffer('t', {value})\n    return m\n"
-    return registered + forward(f"return {loss}")
+    return built(f"m.register_buffer('t', {value})") + forward(f"return {loss}")
 
 
 def with_loss(loss: str) -> str:
@@ -104,6 +107,25 @@ REFUSED = {
     "'t' is a sparse_coo tensor.*to_dense": buffer(
         "torch.eye(4).to_sparse()", "self.a(torch.sparse.mm(self.t, x.t()).t()).mean()"
     ),
+    # Memory that is shared without being one object.
+    "parameters 'a.weight' and 'b.weight' share.*model.b.weight = model.a.weight": built("m.b.weight.data = m.a.weight.data"),
+    "parameters 'a.weight' and 'b.weight' share memory": built("m.b.weight.data = torch.from_numpy(m.a.weight.detach().numpy())"),
+    "'a.weight' and 'b.weight' share memory without": built(
+        "w = numpy.zeros((4, 4), 'float32')",
+        "m.a.weight, m.b.weight = (nn.Parameter(torch.from_numpy(w)) for _ in range(2))",
+    ),
+    "'a.weight' and 'b.weight' share memory": built(
+        "big = torch.randn(8, 4)", "m.a.weight, m.b.weight = nn.Parameter(big[:4]), nn.Parameter(big[3:7])"
+    ),
+    "buffer 't' shares memory with parameter 'a.weight'": built("m.register_buffer('t', m.a.weight.data)"),
+    "buffer 't' shares memory with parameter 'a.bias'": built(
+        "w = torch.randn(4)", "m.register_buffer('t', w)", "m.a.bias = nn.Parameter(w)"
+    ),
+    "buffers 't' and 'u' share memory, and the model writes": built(
+        "w = torch.ones(4)", "m.register_buffer('t', w)", "m.register_buffer('u', w[:])"
+    )
+    + forward("self.u.mul_(0.5); return self.a(x * self.t).mean()"),
+    "parameter 'weight' of LazyLinear has no shape yet.*run the model once": built("m.a = nn.LazyLinear(4)"),
     "build failed at .*of_frontend.py:19: ValueError: mine": "def build(): raise ValueError('mine')",
     "build failed at .*of_frontend.py:19: SystemExit: 3": "def build(): raise SystemExit(3)",
     r"cannot trace the model: SystemExit: 4 \(at .*of_frontend.py:20\)": forward("raise SystemExit(4)"),
@@ -126,3 +148,12 @@ def test_trained_parameters_without_a_gradient_are_noted(traced: Callable[..., G
 def test_a_fixed_batch_is_traced_with_the_microbatch_itself(traced: Callable[..., Graph]) -> None:
     graph = traced(forward("return torch.stack([self.a(x[i]) for i in range(len(x))]).mean() / len(x)"), microbatch=1)
     assert not graph.dynamic and graph.values[graph.batch_inputs[0][0]].sizes == (1, 4)
+
+
+def test_memory_that_only_lies_side_by_side_is_not_shared(traced: Callable[..., Graph]) -> None:
+    columns = "big = torch.randn(4, 8); m.a.weight, m.b.weight = nn.Parameter(big[:, :4]), nn.Parameter(big[:, 4:])"
+    frozen = "m.a.bias.data = m.b.bias.data; m.a.bias.requires_grad_(False); m.b.bias.requires_grad_(False)"
+    copied = "m.register_buffer('t', m.a.weight.detach().clone())"
+    graph = traced(built(columns, frozen, copied))
+    assert len(graph.parameters) == 4
+    assert [buffer.names for buffer in graph.buffers] == [("t",)]

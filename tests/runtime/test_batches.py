@@ -45,6 +45,8 @@ CASES = [
     ("fixed", "one_input", (), "", 2),
     ("fixed", "one_input", (), "", 1),
     ("halved", "one_input", (), "", 2),
+    ("measured", "one_input", (), "", 2),
+    ("drawn", "one_input", (), "", 2),
     ("no_labels", "labelled", (), 'loss: "tests.models_frontend:class_loss"\n', 2),
 ]
 
@@ -90,7 +92,7 @@ def test_a_batch_that_departs_from_the_plan_is_told_by_name(load: Callable[..., 
         r"input 'pairs' is torch.float32\[9, 8\], the plan takes torch.float32\[8, 8\]": {"pairs": torch.zeros(9, 8)},
         "input 'x' is a ndarray.*torch.from_numpy": {"x": batch["x"].numpy()},
         "input 'table' is a NoneType": {"table": None},
-        "has more, which the plan does not know": {"more": None},
+        "has more, which the plan does not know": {"more": torch.zeros(GLOBAL)},
     }
     for message, change in cases.items():
         with pytest.raises(RunError, match=f"rank 0: .*{message}"):
