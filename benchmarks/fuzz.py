@@ -42,7 +42,7 @@ HERE = Path(__file__).parents[1]
 CLUSTER = HERE / "specs" / "clusters" / "dgx-a100.yaml"
 # Of one mutation, and bytes of all of them above what the process had before.
 MOST_SECONDS, MOST_BYTES = 5, 2**30
-QUIET = Console(file=open(os.devnull, "w"), markup=False, width=140)  # noqa: SIM115
+QUIET = Console(quiet=True, markup=False, width=140)
 Try = Callable[[random.Random], None]
 # What a parser, a type or a size may trip over; the last ones run code where a loader is not a safe one.
 TOKENS = [
