@@ -102,6 +102,7 @@ class Device:
     overhead: float
     efficiency: float
     operators: tuple[tuple[str, tuple[float, float]], ...] = ()
+    names: tuple[str, ...] = ()
 
     def rate(self, precision: str) -> float:
         """FLOP/s that a good kernel reaches: peak times efficiency."""
@@ -208,7 +209,18 @@ def resolve(spec: ClusterSpec, path: str) -> Cluster:
 def _device(name: str, kind: Kind, node: int) -> Device:
     rates = tuple(sorted(kind.flops.items()))
     parts = tuple((operator, (forward, backward)) for operator, (forward, backward) in kind.operators.items())
-    return Device(name, node, kind.type, kind.memory, kind.bandwidth, rates, kind.overhead, kind.efficiency, parts)
+    return Device(
+        name,
+        node,
+        kind.type,
+        kind.memory,
+        kind.bandwidth,
+        rates,
+        kind.overhead,
+        kind.efficiency,
+        parts,
+        tuple(kind.names),
+    )
 
 
 def _known(
@@ -270,4 +282,6 @@ def _this_gpu(index: int) -> Device:
         )
     entry = library().devices[kind]
     rates = tuple(sorted(entry.flops.items()))
-    return Device(kind, 0, "cuda", properties.total_memory, entry.bandwidth, rates, entry.overhead, entry.efficiency)
+    memory, names = properties.total_memory, (properties.name,)
+    bandwidth, overhead, efficiency = entry.bandwidth, entry.overhead, entry.efficiency
+    return Device(kind, 0, "cuda", memory, bandwidth, rates, overhead, efficiency, names=names)

@@ -122,6 +122,8 @@ def compile_and_explain(
         "available": _devices(whole, job, options) if whole.name == "auto" else len(whole.devices),
         "devices": positions(whole, fitted.cluster, options.lost)[: chosen.devices],
         "lost": list(options.lost),
+        "nodes": [device.node for device in fitted.cluster.devices[: chosen.devices]],
+        "names": {device.kind: list(device.names) for device in fitted.cluster.devices},
     }
     progress("writing and checking the plan")
     scheduled = fitted.scheduled

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from pipecut.runtime.outputs import Outputs
 from pipecut.runtime.peers import told
 from pipecut.runtime.plan import Plan
 from pipecut.runtime.plan_folder import PlanFolder, read_plan
+from pipecut.runtime.rendezvous import order_ranks
 from pipecut.runtime.replicas import ReplicaGradients
 from pipecut.runtime.same_batches import SameBatches, seed_alike
 from pipecut.runtime.saving import Saving
@@ -55,6 +57,7 @@ def load_pipeline(
     `messages` is what carries tensors between ranks, torch.distributed where nothing is given. When
     `restoring` nothing is filled. `alike` has what else must be alike on all ranks.
     """
+    order_ranks(timedelta(seconds=start_timeout()))
     meeting = meet()
     if meeting.size > 1:
         LastWords(meeting.rank).listen()

@@ -301,6 +301,7 @@ class Source(Part):
     """What a plan was compiled from: job file, cluster file or name, and of its `available` devices that of each rank.
 
     Devices are counted as in the cluster file, from 0; `lost` ones were left out.
+    `nodes` has the node of each rank, `names` what drivers call a device, by its kind.
     """
 
     job: str
@@ -308,6 +309,8 @@ class Source(Part):
     available: Count
     devices: list[Count]
     lost: list[Count] = []
+    nodes: list[Count] = []
+    names: dict[str, list[str]] = {}
 
 
 class Plan(Part):

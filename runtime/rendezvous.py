@@ -7,18 +7,24 @@ not share its own, listens on MASTER_ADDR alone. Nothing that a store holds is u
 
 import os
 import socket
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
 from torch._C._distributed_c10d import FileStore, HashStore, PrefixStore, Store, TCPStore
 
 from pipecut.errors import RunError, UserFileError
+from pipecut.runtime.devices import ranks_by_host
 from pipecut.runtime.local_ranks import STORE
 from pipecut.runtime.roll_call import Roll, call_roll
 from pipecut.runtime.timeouts import transfer_timeout
+
+# A file with a host a line, or hosts with commas between, in the order of the plan's nodes.
+HOSTS = "PIPECUT_HOSTS"
 
 
 @dataclass
@@ -31,6 +37,7 @@ class Found:
     store: Store | None = None
     roll: Roll | None = None
     joined: int = 0
+    ordered: bool = False
 
 
 _found = Found()
@@ -71,6 +78,32 @@ def find_ranks(rank: int, size: int, limit: timedelta) -> Store:
 def roll() -> Roll | None:
     """What each rank said that it is; None where all are of this machine, or have not found each other."""
     return _found.roll
+
+
+def order_ranks(limit: timedelta) -> None:
+    """Number this run's ranks by PIPECUT_HOSTS, where it is set, and put this process's into the environment.
+
+    PIPECUT_HOSTS is a file with a host a line, or the hosts with commas between: ranks count them in this order,
+    whatever order torchrun's rendezvous made. Raises RunError where a host is missing or is not listed.
+    """
+    text = os.environ.get(HOSTS)
+    rank, size = number_in_environment("RANK", 0), number_in_environment("WORLD_SIZE", 1)
+    if text is None or size == 1 or os.environ.get(STORE) is not None or _found.ordered:
+        return
+    wanted = Path(text).read_text().split() if Path(text).is_file() else text.split(",")
+    find_ranks(rank, size, limit)
+    if _found.roll is None:
+        raise RunError(f"{HOSTS} is set, but the process group was made before pipecut.load; load first")
+    hosts = [_listed(str(fact["host"]), wanted) for fact in _found.roll.facts]
+    ranks = ranks_by_host(hosts, wanted)
+    os.environ["RANK"], _found.ordered = str(ranks[rank]), True
+    facts = [fact for _, fact in sorted(zip(ranks, _found.roll.facts, strict=True), key=lambda p: p[0])]
+    _found.roll = Roll(_found.roll.attempt, tuple(facts))
+
+
+def _listed(host: str, wanted: Sequence[str]) -> str:
+    """A host as the user wrote it: with its domain or without."""
+    return next((name for name in wanted if name.split(".")[0] == host.split(".")[0]), host)
 
 
 def own_facts() -> dict[str, Any]:

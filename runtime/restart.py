@@ -1,9 +1,11 @@
 """Go on after a rank was lost: the ranks start again, from the last checkpoint, on the same plan or on another one."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 from pipecut.errors import DivergedError, RankLostError, UserFileError
+from pipecut.runtime.devices import visible_devices
 from pipecut.runtime.launch import launch
 from pipecut.runtime.plan_folder import read_plan
 
@@ -23,7 +25,11 @@ def run_with_restarts(
     for begun in range(restarts + 1):
         try:
             again = ["--restarted"] if begun else []
-            launch(read_plan(plan).plan.ranks, "pipecut.runtime", [str(plan), *arguments, *again], stall)
+            manifest = read_plan(plan).plan
+            # A device of the user's choice need not be one that the plan was made for.
+            devices = None if "--device" in arguments else visible_devices(manifest, os.environ)
+            command = [str(plan), *arguments, *again]
+            launch(manifest.ranks, "pipecut.runtime", command, stall, devices)
             return
         except RankLostError as error:
             if begun == restarts or error.exit_code_of_rank in FINAL:

@@ -3,18 +3,30 @@
 import atexit
 import gc
 import os
+import socket
 from dataclasses import dataclass, field
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import Store
 
 from pipecut.errors import PeerLostError, RunError
+from pipecut.runtime.devices import (
+    LocalDevice,
+    device_type,
+    local_index,
+    refuse_lost,
+    refuse_other_device,
+    refuse_shared,
+    split_nodes,
+)
 from pipecut.runtime.keep_memory import keep_memory
 from pipecut.runtime.last_words import LastWords, end_now, say, within
 from pipecut.runtime.meeting import Meeting, meet
 from pipecut.runtime.plan import Plan
-from pipecut.runtime.rendezvous import find_ranks, join_ranks, number_in_environment
+from pipecut.runtime.rendezvous import find_ranks, join_ranks, number_in_environment, roll
+from pipecut.runtime.roll_call import hosts_of
 from pipecut.runtime.status import State, Status
 from pipecut.runtime.timeouts import start_timeout, transfer_timeout
 
@@ -59,33 +71,57 @@ def join_world(plan: Plan, device: str | None, meeting: Meeting | None = None) -
     if size > 1:
         # Other ranks wait for this one, also in a loop of the user's own.
         LastWords(rank, status).listen()
-    place = _device(plan, rank, position, device)
+    kind = device_type(plan, device)
+    place = _device(plan, rank, kind, check=device is None)
     if size > 1 and not dist.is_initialized():
         store = find_ranks(rank, size, timedelta(seconds=start_timeout()))
+        _refuse_shared_gpus(store, rank, size, place)
+        _warn_of_split_nodes(plan, rank)
         join_ranks("nccl" if place.type == "cuda" else "gloo", store, rank, size, limit)
     world = World(rank, size, position, replica, plan.replicas, place, status, meeting=meeting or meet())
     atexit.register(leave_world, world)
     return world
 
 
-def _device(plan: Plan, rank: int, position: int, wanted: str | None) -> torch.device:
-    kind = wanted or next(stage.device_type for stage in plan.stages if stage.rank == position)
-    local, beside = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+def _device(plan: Plan, rank: int, kind: str, check: bool) -> torch.device:
+    """This rank's device; with `check` it must be what the plan has there. Raises RunError."""
     if kind == "cpu":
+        beside = number_in_environment("LOCAL_WORLD_SIZE", 1)
         keep_memory()
         if "OMP_NUM_THREADS" not in os.environ or beside > 1:
             torch.set_num_threads(max(1, (os.cpu_count() or 1) // beside))
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        asked = "--device cuda asks for one" if wanted else f"the plan places it on a {plan.stages[position].device}"
+        stage = next(stage for stage in plan.stages if stage.rank == rank // plan.replicas)
+        asked = f"the plan places it on a {stage.device}" if check else "--device cuda asks for one"
         raise RunError(
             f"rank {rank}: {asked}, but this machine has no GPU; "
             "compile with --cluster auto, or try the plan on CPU ranks with --device cpu"
         )
-    if local >= torch.cuda.device_count():
-        raise RunError(f"rank {rank}: needs GPU {local} of this machine, which has {torch.cuda.device_count()}")
-    torch.cuda.set_device(local)
-    return torch.device("cuda", local)
+    if check:
+        refuse_lost(plan, os.environ)
+    index = local_index(os.environ, torch.cuda.device_count())
+    properties = torch.cuda.get_device_properties(index)
+    if check:
+        refuse_other_device(plan, rank, LocalDevice(properties.name, properties.total_memory))
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)
+
+
+def _refuse_shared_gpus(store: Store, rank: int, size: int, device: torch.device) -> None:
+    """Where processes see one GPU each, nothing but its identity tells whether two have the same."""
+    if device.type != "cuda" or size == 1:
+        return
+    identity = str(getattr(torch.cuda.get_device_properties(device), "uuid", f"{os.getpid()}"))
+    store.set(f"device/{rank}", f"{identity} of {socket.gethostname()}")
+    refuse_shared([store.get(f"device/{other}").decode() for other in range(size)])
+
+
+def _warn_of_split_nodes(plan: Plan, rank: int) -> None:
+    everyone = roll()
+    split = split_nodes(plan, hosts_of(everyone.facts)) if everyone is not None else None
+    if split is not None and rank == 0:
+        say(f"pipecut: warning: {split}")
 
 
 def leave_world(world: World) -> None:
