@@ -71,6 +71,10 @@ def run(
     if training.stopped:
         say_stopped(training, save)
         sys.stdout.flush()
+        pipe.world.status.note(State.ENDED)
+        if pipe.world.heartbeat is not None:
+            # Others may be saving yet, and must not take this rank for lost.
+            pipe.world.heartbeat.end()
         os._exit(STOPPED)
     if pipe.engine.recorder is not None and training.times:
         show_recorded(pipe, training.measured, plan, trace, report)

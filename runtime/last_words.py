@@ -41,6 +41,8 @@ class LastWords:
     """
 
     newest: ClassVar["LastWords | None"] = None
+    # Where ranks of several hosts hear of each other: tells them, and knows more of why one was lost.
+    explain: ClassVar[Callable[[BaseException, str], str] | None] = None
 
     def __init__(self, rank: int, status: Status | None = None) -> None:
         self.rank, self.status = rank, status
@@ -62,6 +64,8 @@ class LastWords:
     ) -> NoReturn:
         """Say what happened and end the process. Never returns."""
         text = describe(error, trace, self.rank, self._doing())
+        if LastWords.explain is not None:
+            text = LastWords.explain(error, text)
         if isinstance(error, PipecutError):
             error.args = (text,)
             with redirect_stderr(_stream()):

@@ -26,6 +26,9 @@ from pipecut.runtime.timeouts import transfer_timeout
 # A file with a host a line, or hosts with commas between, in the order of the plan's nodes.
 HOSTS = "PIPECUT_HOSTS"
 
+# Seconds in which a store that is there answers.
+SOON = 10.0
+
 
 @dataclass
 class Found:
@@ -114,6 +117,19 @@ def own_facts() -> dict[str, Any]:
         "node": number_in_environment("GROUP_RANK", 0),
         "local": number_in_environment("LOCAL_RANK", 0),
     }
+
+
+def second_store() -> Store | None:
+    """Another connection to the store of this attempt, for a thread: the first may be waiting for something.
+
+    None where all ranks are of this machine.
+    """
+    if _found.roll is None:
+        return None
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    limit = timedelta(seconds=SOON)
+    store = TCPStore(address, port, is_master=False, timeout=limit, wait_for_workers=False)
+    return PrefixStore(f"pipecut/attempt/{_found.roll.attempt}/alive", store)
 
 
 def _network_store(rank: int, size: int, limit: timedelta) -> Store:

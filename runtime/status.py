@@ -67,7 +67,7 @@ class Status:
 
     def note(self, state: State, action: Action | None = None) -> None:
         """Note what begins now."""
-        self.state, self.action = state, action
+        self.state, self.action, self.since = state, action, time.monotonic()
         kind, stage, microbatch = (KINDS.index(action.kind), action.stage, action.microbatch) if action else (0, 0, 0)
         LAYOUT.pack_into(self.memory, 0, self.pid, state, self.step, kind, stage, microbatch, time.monotonic())
 

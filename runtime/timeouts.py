@@ -4,6 +4,7 @@
 |---|---|---|
 | PIPECUT_TIMEOUT | 300 | one transfer, in gloo and NCCL |
 | PIPECUT_STALL_TIMEOUT | 240 | no rank goes on |
+| PIPECUT_SILENCE_TIMEOUT | 30 | a rank of torchrun says nothing (its host, or its process, is lost or stopped) |
 | PIPECUT_START_TIMEOUT | 3600 | values are drawn or read, stages compiled and warmed |
 | PIPECUT_SAVE_TIMEOUT | 3600 | one checkpoint is written |
 """
@@ -42,6 +43,11 @@ def transfer_timeout() -> timedelta:
 def stall_timeout() -> float:
     """Seconds without any progress after which a rank stands still."""
     return seconds_of("PIPECUT_STALL_TIMEOUT", 240)
+
+
+def silence_timeout() -> float:
+    """Seconds without a sign of life after which a rank of another host is lost."""
+    return seconds_of("PIPECUT_SILENCE_TIMEOUT", 30)
 
 
 def start_timeout() -> float:

@@ -33,7 +33,8 @@ class Limits:
 class Seen:
     """A rank as a watcher sees it: for how many seconds it has been in its state, and stopped by a signal.
 
-    `doing` is None for a rank that has not begun to say. `gone`: its process ended.
+    `doing` is None for a rank that has not begun to say. `gone`: its process ended. `text` is what it
+    says of itself, where it runs on another host.
     """
 
     rank: int
@@ -41,6 +42,7 @@ class Seen:
     seconds: float
     stopped_seconds: float = 0.0
     gone: bool = False
+    text: str | None = None
 
     @property
     def state(self) -> State:
@@ -49,7 +51,7 @@ class Seen:
 
     def __str__(self) -> str:
         stopped = ", stopped by a signal" if self.stopped_seconds else ""
-        return f"{self.doing or 'before it began'}{stopped}"
+        return f"{self.text or self.doing or 'before it began'}{stopped}"
 
 
 def standing_still(ranks: Sequence[Seen], limits: Limits) -> list[Seen]:

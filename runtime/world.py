@@ -21,11 +21,12 @@ from pipecut.runtime.devices import (
     refuse_shared,
     split_nodes,
 )
+from pipecut.runtime.heartbeat import Heartbeat, begin_heartbeat
 from pipecut.runtime.keep_memory import keep_memory
 from pipecut.runtime.last_words import LastWords, end_now, say, within
 from pipecut.runtime.meeting import Meeting, meet
 from pipecut.runtime.plan import Plan
-from pipecut.runtime.rendezvous import find_ranks, join_ranks, number_in_environment, roll
+from pipecut.runtime.rendezvous import find_ranks, join_ranks, number_in_environment, roll, second_store
 from pipecut.runtime.roll_call import hosts_of
 from pipecut.runtime.status import State, Status
 from pipecut.runtime.timeouts import start_timeout, transfer_timeout
@@ -51,6 +52,7 @@ class World:
     tied: dict[tuple[int, ...], dist.ProcessGroup] = field(default_factory=dict)
     peers: dist.ProcessGroup | None = None
     meeting: Meeting = field(default_factory=lambda: Meeting(0, 1))
+    heartbeat: Heartbeat | None = None
 
     def rank_at(self, position: int) -> int:
         """The rank at another place in the pipeline of this replica."""
@@ -78,7 +80,9 @@ def join_world(plan: Plan, device: str | None, meeting: Meeting | None = None) -
         _refuse_shared_gpus(store, rank, size, place)
         _warn_of_split_nodes(plan, rank)
         join_ranks("nccl" if place.type == "cuda" else "gloo", store, rank, size, limit)
+    heartbeat = begin_heartbeat(second_store(), rank, roll(), status)
     world = World(rank, size, position, replica, plan.replicas, place, status, meeting=meeting or meet())
+    world.heartbeat = heartbeat
     atexit.register(leave_world, world)
     return world
 
@@ -134,6 +138,8 @@ def leave_world(world: World) -> None:
     world.tied.clear()
     world.meeting.leave(world.status.step - 1)
     world.status.note(State.ENDED)
+    if world.heartbeat is not None:
+        world.heartbeat.end()
     world.peers = None
     if dist.is_initialized():
         limit = transfer_timeout().total_seconds()
