@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 WORKLOADS ?=
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-all test-versions check bench clean
+.PHONY: demo test test-all test-versions check bench gpu clean
 
 demo: $(VENV)/.examples
 	$(BIN)/python -m examples.demo
@@ -16,6 +16,10 @@ test: check
 
 test-all: check
 	$(BIN)/python -m pytest
+
+# A quarter of an hour on a machine with a GPU.
+gpu: $(VENV)/.bench
+	$(BIN)/python -m benchmarks.gpu
 
 # Interpreters to try; by default those of python3.11 to python3.13 that are here.
 PYTHONS ?=

@@ -42,7 +42,7 @@ def main() -> None:
         if calm.code or found.code:
             console.print(calm.output + found.output)
             sys.exit(1)
-        whole, after = (_weights(plan, folder / name) for name in ("calm", "killed"))
+        whole, after = (weights_of(plan, folder / name) for name in ("calm", "killed"))
     same = whole.keys() == after.keys() and all(torch.equal(tensor, after[name]) for name, tensor in whole.items())
     told = found.output.count("was ended by SIGKILL")
     console.print(f"{len(found.killed)} kills, {told} told by rank and action, {len(found.orphans)} processes left behind")
@@ -51,7 +51,8 @@ def main() -> None:
     sys.exit(not same or bool(found.orphans) or told != len(found.killed) or len(found.killed) != kills)
 
 
-def _weights(plan: Path, checkpoints: Path) -> dict[str, torch.Tensor]:
+def weights_of(plan: Path, checkpoints: Path) -> dict[str, torch.Tensor]:
+    """The whole model's, from the last checkpoint."""
     file = checkpoints / "model.safetensors"
     export(read_plan(plan).plan, checkpoints, file)
     return load_file(str(file))

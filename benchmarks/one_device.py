@@ -54,9 +54,9 @@ def main() -> None:
     ratios, passed = [], []
     for precision in ("fp32", "bf16"):
         with tempfile.TemporaryDirectory() as scratch, quiet_stdout():
-            plan = _plan(Path(scratch), device, precision)
+            plan = plan_of(Path(scratch), device, precision)
             compared = verify(plan, steps=2)
-            ours, theirs = _in_turn(plan, device)
+            ours, theirs = in_turn(plan, device)
         passed.append(compared.passed)
         ratios.append(statistics.median(a / b for a, b in zip(ours, theirs, strict=True)))
         most = max(value for value, _ in compared.worst.values())
@@ -69,7 +69,9 @@ def main() -> None:
     console.print(f"{STAGES} stages on {where}: {same}; at most {max(ratios):.3f} of the unsplit step (bar {BAR})")
 
 
-def _plan(folder: Path, device: str, precision: str) -> Path:
+def plan_of(folder: Path, device: str, precision: str) -> Path:
+    """A plan of the model with all its stages on one device."""
+    folder.mkdir(parents=True, exist_ok=True)
     size = 8 if device == "cuda" else 2
     text = {
         "model": {"factory": "benchmarks.one_device:build", "args": {"device": device}},
@@ -85,7 +87,7 @@ def _plan(folder: Path, device: str, precision: str) -> Path:
     return folder / "plan"
 
 
-def _in_turn(path: Path, device: str) -> tuple[list[float], list[float]]:
+def in_turn(path: Path, device: str) -> tuple[list[float], list[float]]:
     """Seconds of forward and backward by round: of the plan, and of the unsplit model."""
     pipe = load_pipeline(path, device)
     torch.set_num_threads(1)

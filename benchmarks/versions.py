@@ -1,4 +1,4 @@
-"""Test pipecut with other versions of what it stands on: `python -m benchmarks.versions [PYTHON ...]`.
+"""Test pipecut with other versions of what it stands on: `python -m benchmarks.versions [PYTHON ...] [torch==VERSION ...]`.
 
 Each environment is a virtual environment of its own, made from an interpreter (those given, or those of python3.11 to
 python3.13 on the PATH) and a version of torch, without constraints.txt, from a wheel of this checkout. In it run an example,
@@ -28,6 +28,11 @@ class Environment:
 
     def __str__(self) -> str:
         return f"{Path(self.python).name}, torch {self.torch}"
+
+
+def runs(name: str) -> bool:
+    """Whether there is such an interpreter; a version manager's shim may be there without one."""
+    return shutil.which(name) is not None and subprocess.run([name, "-V"], capture_output=True).returncode == 0
 
 
 def build(environment: Environment, folder: Path, wheel: Path) -> Path:
@@ -65,13 +70,15 @@ def run(command: list[str], folder: Path | None = None) -> str:
 
 def main() -> None:
     """Build and test every environment there is an interpreter for."""
-    pythons = sys.argv[1:] or [name for name in PYTHONS if shutil.which(name)]
-    print("not here:", ", ".join(name for name in PYTHONS if not shutil.which(name)) or "nothing")
+    asked = [word.removeprefix("torch==") for word in sys.argv[1:] if word.startswith("torch==")]
+    found = [name for name in PYTHONS if runs(name)]
+    pythons = [word for word in sys.argv[1:] if not word.startswith("torch==")] or found
+    print("not here:", ", ".join(name for name in PYTHONS if name not in found) or "nothing")
     checkout, failed = Path.cwd(), False
     with tempfile.TemporaryDirectory() as scratch:
         run([sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", scratch, str(checkout)])
         wheel = next(Path(scratch).glob("*.whl"))
-        for environment in [Environment(python, torch) for python in pythons for torch in TORCH]:
+        for environment in [Environment(python, torch) for python in pythons for torch in asked or TORCH]:
             folder = Path(scratch) / "environment"
             try:
                 python = build(environment, folder, wheel)
