@@ -21,7 +21,7 @@ REMEDIES = {
     "software": "install the same versions of pipecut and torch on every host",
     "model": "give every host the same files of the model",
     "weights": "give every host the same weights",
-    "run": "start every host with the same arguments, and let all see the same checkpoints",
+    "run": "start every host with the same arguments, and keep the checkpoints where every host sees them",
 }
 # Enough of a hash to tell two apart.
 SHORT = 12
@@ -64,15 +64,6 @@ def _plan_facts(folder: PlanFolder) -> dict[str, str]:
 def _text(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
     return text if len(text) <= 80 else f"{text[:60]}... ({hashlib.sha256(text.encode()).hexdigest()[:SHORT]})"
-
-
-def checkpoint_fact(path: Path | None) -> str:
-    """The checkpoint a rank goes on from: its name, and a hash of its facts, which has those of its files."""
-    if path is None:
-        return "none"
-    file = path / "checkpoint.json"
-    content = file.read_bytes() if file.is_file() else b""
-    return f"{path.name} ({hashlib.sha256(content).hexdigest()[:SHORT]})"
 
 
 @cache

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from pipecut.compiler import Options, Sizes, compile
 from pipecut.errors import RunError, UserFileError
+from pipecut.runtime.first_values import warn_of_changes
 from pipecut.runtime.masters import Masters
 from pipecut.runtime.plan_folder import read_plan
 from pipecut.runtime.same_model import refuse_other_parameters
@@ -198,12 +199,17 @@ def test_weights_of_another_kind_are_refused(write_job: Any, slow_cores: str, tm
             compile(job, slow_cores, tmp_path / "other", Options(Sizes(stages=2)))
 
 
-def test_changed_files_of_the_model_are_named(compiled: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    model = read_plan(compiled("changing")).plan.model
+def test_changed_files_of_the_model_are_named(compiled: Callable[..., Path], caplog: pytest.LogCaptureFixture) -> None:
+    plan = read_plan(compiled("changing")).plan
+    model = plan.model
     assert list(model.sources) == ["tests/models.py", "tests/models_startup.py"]
     assert changed_sources(model) == []
     edited = model.model_copy(update={"sources": {**model.sources, "tests/models.py": "0", "gone.py": "0"}})
     assert changed_sources(edited) == ["tests/models.py"]
+    warn_of_changes(plan)
+    assert "changed since" not in caplog.text
+    warn_of_changes(plan.model_copy(update={"model": edited}))
+    assert "tests/models.py has changed since the plan was compiled" in caplog.text
 
 
 def test_sources_are_followed_through_imports(tmp_path: Path) -> None:
