@@ -6,7 +6,7 @@ goes by the same name.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from typing import Any
@@ -14,6 +14,8 @@ from typing import Any
 import torch
 
 from pipecut.compiler.graph import Buffer, Graph, Operator, Ref, Value
+
+DROPPING = ("aten.dropout.default", "aten.dropout_.default")
 
 
 def with_evaluation(training: Graph, evaluated: Graph) -> Graph:
@@ -30,6 +32,27 @@ def with_evaluation(training: Graph, evaluated: Graph) -> Graph:
     outputs = tuple((name, value) for name, value in merged.outputs if value in made)
     result = replace(training, operators=operators, outputs=outputs, left_out=merged.left_out)
     return result if _serves(result, merged) else replace(result, evaluation=merged)
+
+
+def flags_alone(operators: Sequence[Operator], dropouts: int) -> bool:
+    """Whether the traced model drops in no other way than so many calls that asked for its mode, and norms in none."""
+    drops = [operator for operator in operators if _drops(operator)]
+    others = [operator for operator in operators if operator.draws and not _drops(operator)]
+    norms = [operator for operator in operators if operator.target.startswith(("aten.batch_norm", "aten.instance_norm"))]
+    return len(drops) == dropouts and not others and not norms
+
+
+def without_dropout(training: Graph) -> Graph:
+    """The graph as it is traced in eval mode, where dropout's flag is all that differs."""
+    operators = [
+        replace(operator, args=(*operator.args[:2], False), draws=()) if _drops(operator) else operator
+        for operator in training.operators
+    ]
+    return replace(training, operators=tuple(operators))
+
+
+def _drops(operator: Operator) -> bool:
+    return operator.target in DROPPING and operator.args[2:] == (True,)
 
 
 def _serves(training: Graph, evaluated: Graph) -> bool:

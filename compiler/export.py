@@ -13,9 +13,12 @@ from torch.export import Dim, ExportedProgram
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode, ShapeEnv
 
 from pipecut.compiler.as_in_training import as_in_training, without_checkpoints
+from pipecut.compiler.beyond_graph import refuse_hooks, refused_backwards
 from pipecut.compiler.constants import KnownConstants
 from pipecut.compiler.inputs import ExampleBatch, example_batch
 from pipecut.compiler.job import Job
+from pipecut.compiler.mode_reads import ModeReads, watched_mode
+from pipecut.compiler.module_state import ModuleState
 from pipecut.compiler.randomness import only_operators_draw
 from pipecut.errors import PipecutError, TraceError
 from pipecut.runtime.init import build_on_meta
@@ -32,8 +35,7 @@ class Exported:
     """The program, the model and the batch it was traced from; `notes` are for the plan.
 
     The program's batch inputs come in the order of the batch's tensors, under names of our own: any name is fine for a user.
-    `left_out` has results of the model that are no tensors, with the reason; `differs_by_mode` is false where the model is
-    known to be the same in eval mode but for flags of its operators.
+    `left_out` has results of the model that are no tensors, with the reason; `reads` says who asked for the mode.
     """
 
     program: ExportedProgram
@@ -42,7 +44,7 @@ class Exported:
     dynamic: bool
     notes: tuple[str, ...] = ()
     left_out: dict[str, str] = field(default_factory=dict)
-    differs_by_mode: bool = True
+    reads: ModeReads = field(default_factory=lambda: ModeReads(differs=True))
 
 
 def export(job: Job, fixed_because: str = "") -> Exported:
@@ -50,22 +52,26 @@ def export(job: Job, fixed_because: str = "") -> Exported:
 
     `fixed_because` says why only the latter is tried. Raises TraceError or UserFileError.
     """
-    model = _faked(_model(job))
+    model = _model(job)
+    refuse_hooks(model.model)
+    model = _faked(model)
     error: BaseException | None = None
     if not fixed_because:
         # A batch of one is indistinguishable from a broadcast dimension while tracing.
         batch = example_batch(job, max(job.spec.batch.microbatch, 2))
         check_names(model, batch, job)
-        program, error = _traced(model, batch, dynamic=True)
+        with watched_mode(model) as reads:
+            program, error = _traced(model, batch, dynamic=True)
         if program is not None:
-            return Exported(program, model, batch, True, (), dict(model.left_out.now))
+            return Exported(program, model, batch, True, (), dict(model.left_out.now), reads)
         fixed_because = _first_line(error)
     batch = example_batch(job, job.spec.batch.microbatch)
-    program, fixed_error = _traced(model, batch, dynamic=False)
+    with watched_mode(model) as reads:
+        program, fixed_error = _traced(model, batch, dynamic=False)
     if program is None:
         raise _explained(error or fixed_error)
     note = f"the model fixes its batch size, so this plan takes that microbatch only ({fixed_because})"
-    return Exported(program, model, batch, False, (note,), dict(model.left_out.now))
+    return Exported(program, model, batch, False, (note,), dict(model.left_out.now), reads)
 
 
 def export_evaluation(job: Job, exported: Exported, dynamic: bool) -> Exported | str:
@@ -132,11 +138,16 @@ def _traced(model: WithLoss, batch: ExampleBatch, dynamic: bool) -> tuple[Export
     any_size = Dim("batch", min=1)
     sizes = {own: None if name in batch.whole else {0: any_size} for own, name in model.names.items()}
     first: BaseException | None = None
+    state = ModuleState(model.model)
+    model.inside = state.watched
     for model.around in (as_in_training, KnownConstants, nullcontext):
         try:
-            with _quiet(), only_operators_draw(), without_checkpoints():
+            with _quiet(), only_operators_draw(), without_checkpoints(), refused_backwards(model):
                 shapes = (sizes,) if dynamic else None
-                return torch.export.export(model, (tensors,), dynamic_shapes=shapes, strict=False), None
+                program = torch.export.export(model, (tensors,), dynamic_shapes=shapes, strict=False)
+                while state.again:
+                    program = torch.export.export(model, (tensors,), dynamic_shapes=shapes, strict=False)
+                return program, None
         except PipecutError:
             raise
         except (Exception, SystemExit) as error:

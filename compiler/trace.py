@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_unflatten
 from torch.utils._sympy.printers import PythonPrinter
 
 from pipecut.compiler.emit.names import identifier
-from pipecut.compiler.evaluation import with_evaluation
+from pipecut.compiler.evaluation import flags_alone, with_evaluation, without_dropout
 from pipecut.compiler.export import Exported, export, export_evaluation
 from pipecut.compiler.graph import Buffer, Graph, Literal, Operator, Parameter, Ref, Sym, Value
 from pipecut.compiler.job import Job
@@ -42,13 +42,15 @@ def _both_modes(job: Job) -> Graph:
     microbatch = job.spec.batch.microbatch
     try:
         exported = export(job)
-        training, everything = _Lowering(exported, microbatch).graphs()
+        lowering = _Lowering(exported, microbatch)
+        training, everything = lowering.graphs()
     except NeedsFixedBatch as error:
         exported = export(job, fixed_because=str(error))
-        training, everything = _Lowering(exported, microbatch).graphs()
+        lowering = _Lowering(exported, microbatch)
+        training, everything = lowering.graphs()
     training = checked(training)
-    if not exported.differs_by_mode:
-        return with_evaluation(training, everything)
+    if not exported.reads.differs and flags_alone(lowering.operators, exported.reads.dropouts):
+        return with_evaluation(training, without_dropout(everything))
     refused = ""
     for dynamic in (True, False) if exported.dynamic else (False,):
         evaluated = export_evaluation(job, exported, dynamic)
@@ -87,6 +89,7 @@ class _Lowering:
         """Lower everything and drop what is not needed: by the loss or a buffer; by them or what else the model returns."""
         parameters, buffers, inputs = self._signature()
         self._lower(self.program.graph_module, (), "")
+        self._refuse_written(parameters)
         loss, named, left_out = self._results()
         written = {b.value for b in buffers}
         results = {loss} - {""}, {loss, *(value for _, value in named)} - {""}
@@ -99,6 +102,19 @@ class _Lowering:
             for needed in results
         )
         return first, second
+
+    def _refuse_written(self, parameters: tuple[Parameter, ...]) -> None:
+        """Raises TraceError where forward writes to a parameter: of a plan only optimizers do."""
+        held = {parameter.value: parameter.names[0] for parameter in parameters}
+        roots: dict[str, str] = {}
+        for operator in self.operators:
+            for name in operator.aliases[:1]:
+                roots[operator.name] = roots.get(name, name)
+            for name in {roots.get(name, name) for name in operator.writes} & held.keys():
+                raise TraceError(
+                    f"the model's forward writes to its parameter '{held[name]}'{operator.source}, which a plan does not "
+                    "carry on; register it as a buffer, or write to it between steps in a loop of your own"
+                )
 
     def _results(self) -> tuple[str, tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]:
         """The loss's value, "" where there is none; names and values of what else is returned; why some of it cannot be had.

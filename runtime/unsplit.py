@@ -36,6 +36,7 @@ class WithLoss(nn.Module):
         self.loss = loss
         self.takes = names_taken(model) if loss is not None else None
         self.around: Callable[[], AbstractContextManager[Any]] = nullcontext
+        self.inside: Callable[[], AbstractContextManager[Any]] = nullcontext
         self.traced = False
         # In eval mode a model may have no loss. While it is traced: why some results are no outputs.
         self.has_loss = True
@@ -49,7 +50,7 @@ class WithLoss(nn.Module):
     def forward(self, batch: dict[str, Any]) -> Any:
         """A scalar loss; while it is traced, with the model's other results by name. Raises TraceError when there is none."""
         batch = {self.names.get(name, name): value for name, value in batch.items()} | self.constants
-        with self.around():
+        with self.around(), self.inside():
             given = {name: value for name, value in batch.items() if self.takes is None or name in self.takes}
             output = self.model(**given)
             loss = self._loss(output, batch) if self.has_loss else None

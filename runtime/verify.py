@@ -29,7 +29,7 @@ from pipecut.runtime.sample_batch import sample_batch
 from pipecut.runtime.shards import divided, rows_of
 from pipecut.runtime.unsplit import WithLoss
 from pipecut.runtime.userfunction import find_function
-from pipecut.runtime.verify_evaluation import check_can_evaluate, evaluated_by_plan, evaluated_unsplit
+from pipecut.runtime.verify_evaluation import check_can_evaluate, evaluated_by_plan, evaluated_unsplit, wide
 from pipecut.runtime.weights import read_weights
 from pipecut.runtime.world import leave_world
 
@@ -118,25 +118,21 @@ def _compare(
     largest: dict[str, float] = {}
     for key, tensor in expected.items():
         kind = key.split("/")[0]
-        largest[kind] = max(largest.get(kind, 0.0), float(_wide(tensor).norm()))
+        largest[kind] = max(largest.get(kind, 0.0), float(wide(tensor).norm()))
     for key, tensor in found.items():
         kind, name = key.split("/", 1)
         if key not in expected or expected[key].shape != tensor.shape:
             worst[kind] = (float("inf"), f"{name} is not in the unsplit model")
             continue
-        want = _wide(expected[key])
+        want = wide(expected[key])
         # A parameter that starts at zero and moves by rounding noise is measured by the step it could have made.
         floor = stride * want.numel() ** 0.5 if kind == "parameter" else 0.0
         scale = max(float(want.norm()), FLOOR * largest[kind], floor)
-        apart = float((_wide(tensor) - want).norm())
+        apart = float((wide(tensor) - want).norm())
         value = apart / scale if scale else apart
         value = value if value == value else float("inf")
         if value > worst.get(kind, (-1.0, ""))[0]:
             worst[kind] = value, name
-
-
-def _wide(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.to(torch.complex128 if tensor.is_complex() else torch.float64)
 
 
 def _unsplit(plan: Plan, steps: int, device: str, evaluation: bool) -> Iterator[dict[str, torch.Tensor]]:

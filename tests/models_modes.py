@@ -265,3 +265,87 @@ def only_x(microbatch: int) -> dict[str, torch.Tensor]:
 
 def to_itself(output: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     return F.mse_loss(output, batch["x"])
+
+
+class Remembering(nn.Module):
+    """Its forward leaves something behind, as `how` says."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.inner, self.how = nn.Linear(WIDTH, WIDTH), how
+        self.register_buffer("mean", torch.zeros(WIDTH))
+        self.register_buffer("other", torch.ones(WIDTH))
+        self.calls, self.cached, self.log = 0, None, []
+        self.beside: Any = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.tanh(self.inner(x))
+        if self.how == "assigned":
+            old = self.mean
+            self.mean = 0.9 * self.mean + 0.1 * x.detach().mean(0)
+            return x * self.mean + old
+        if self.how == "swapped":
+            self.mean, self.other = self.other + x.detach().mean(0), self.mean
+            return x * self.mean
+        if self.how == "reshaped":
+            self.mean = x.detach()
+        if self.how == "counted":
+            self.calls += 1
+            return x / self.calls
+        if self.how == "logged":
+            self.log.append(x)
+            return x * len(self.log)
+        if self.how == "recurrent":
+            before = self.cached
+            self.cached = x.detach()
+            return x if before is None else x + before
+        if self.how == "mask":
+            if self.cached is None:
+                self.cached = torch.arange(WIDTH) % 2
+            return x * self.cached
+        self.beside = x * 2
+        return x + self.beside
+
+
+def remembering(how: str) -> nn.Module:
+    return Layers(nn.Identity(), Remembering(how), nn.Identity(), Remembering("none"))
+
+
+class _Straight(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return x.round()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
+        return gradients[0]
+
+
+class Beyond(nn.Module):
+    """Does what a traced graph would leave out, as `how` says."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how, self.inner = how, nn.Linear(WIDTH, WIDTH)
+        self.table = nn.Embedding(4, WIDTH, max_norm=1.0)
+        if how == "parameter hook":
+            self.inner.weight.register_hook(lambda gradient: gradient * 2)
+        if how == "module hook":
+            self.inner.register_full_backward_hook(lambda module, given, made: None)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.inner(x)
+        if self.how == "function":
+            x = _Straight.apply(x)
+        if self.how == "hook":
+            x.register_hook(lambda gradient: gradient * 2)
+        if self.how == "average":
+            with torch.no_grad():
+                self.inner.bias.mul_(0.9)
+        if self.how == "norm":
+            x = x + self.table(torch.zeros(x.shape[0], dtype=torch.int64))
+        return x
+
+
+def beyond(how: str) -> nn.Module:
+    return Layers(nn.Identity(), Beyond(how))

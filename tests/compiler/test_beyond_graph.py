@@ -1,0 +1,31 @@
+"""What a traced graph would leave out is refused by name."""
+
+from pathlib import Path
+
+import pytest
+
+from pipecut.compiler.job import read_job
+from pipecut.compiler.trace import trace
+from pipecut.errors import TraceError
+
+JOB = """
+model: {{factory: "tests.models_modes:beyond", args: {{how: {how}}}}}
+inputs: "tests.models_modes:rows"
+batch: {{global: 8, microbatch: 2}}
+"""
+REFUSED = {
+    "function": "calls tests.models_modes._Straight, a torch.autograd.Function.*detach",
+    "hook": "registers .*lambda.* as a hook for a gradient",
+    "parameter hook": "parameter 'between.1.inner.weight' has a gradient hook",
+    "module hook": r"module 'between.1.inner' \(Linear\) has a backward hook",
+    "average": r"writes to its parameter 'between.1.inner.bias' \(.*models_modes.py:\d+\)",
+    "norm": "writes to its parameter 'between.1.table.weight'",
+}
+
+
+@pytest.mark.parametrize("how", sorted(REFUSED))
+def test_what_the_graph_would_leave_out_is_refused(how: str, tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(JOB.format(how=how))
+    with pytest.raises(TraceError, match=REFUSED[how]):
+        trace(read_job(path))
