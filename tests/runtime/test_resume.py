@@ -25,6 +25,7 @@ from pipecut.runtime.export import export
 from pipecut.runtime.pipeline import Pipeline
 from pipecut.runtime.plan_folder import PlanFolder, file_hash, read_plan, seal_of
 from pipecut.runtime.recorder import FIRST, LAST, Measured
+from pipecut.runtime.stopping import Stopping
 from pipecut.runtime.training import Training, Wishes, batches
 from pipecut.runtime.world import join_world
 from pipecut.runtime.writable import writable_file, writable_folder
@@ -210,6 +211,17 @@ def test_a_loss_that_is_no_number_ends_the_training_before_it_is_learned(plans: 
     with pytest.raises(DivergedError, match=r"step 6: the loss is nan.*--resume goes on from .*step_00000003"):
         train(plans[4], tmp_path, 9, data="diverging")
     assert names(tmp_path) == ["step_00000003"]
+
+
+def test_a_training_that_is_asked_to_stop_keeps_the_step_it_has_done(plans: dict[int, PlanFolder], tmp_path: Path) -> None:
+    stopping = Stopping(0, 1)
+    stopping.asked = 1.0
+    training = Training(pipeline(plans[4]), Wishes(9, None, None, tmp_path, 3, 3, False))
+    training.run(f"{DATA}:steady", plans[4].path, stopping)
+    assert training.stopped and names(tmp_path) == ["step_00000001"]
+    parts = train(plans[4], tmp_path, 4, resume=True)
+    whole = train(plans[4], tmp_path / "whole", 4)
+    assert all(torch.equal(value, parts.pipe.held[name]) for name, value in whole.pipe.held.items())
 
 
 def test_a_checkpoint_of_a_users_loop_says_that_it_diverged(
