@@ -2,7 +2,7 @@
 
 python -m benchmarks.hosts [kill] [stop] [lost]          (as root, on Linux)
 
-For each fault: who was named, after how many seconds training went on, and whether the weights are the undisturbed ones.
+For each fault: who was named after how many seconds, when the training went on, and how torchrun ended on each host.
 """
 
 import os

@@ -271,7 +271,10 @@ def run(
     on_failure: Annotated[
         str | None, typer.Option(help="restart: the same plan again; replan: one for the devices that remain.")
     ] = None,
-    stall: Annotated[float, typer.Option("--stall-timeout", min=1, help="Seconds without progress until a rank is ended.")] = 240,
+    stall: Annotated[
+        float | None,
+        typer.Option("--stall-timeout", min=1, help="Seconds without progress until a rank is ended; default: 240."),
+    ] = None,
     trusted: TrustOption = False,
 ) -> None:
     """Train on this machine, one process a rank. --steps counts those before a checkpoint, too.

@@ -16,7 +16,7 @@ Replan = Callable[[Path, int], Path]
 
 
 def run_with_restarts(
-    plan: Path, arguments: list[str], restarts: int, stall: float, replan: Replan | None, tell: Callable[[str], None]
+    plan: Path, arguments: list[str], restarts: int, stall: float | None, replan: Replan | None, tell: Callable[[str], None]
 ) -> None:
     """Train until it is done, starting again at most so many times.
 

@@ -78,7 +78,7 @@ def join_world(plan: Plan, device: str | None, meeting: Meeting | None = None) -
     if size > 1 and not dist.is_initialized():
         store = find_ranks(rank, size, timedelta(seconds=start_timeout()))
         _refuse_shared_gpus(store, rank, size, place)
-        _warn_of_split_nodes(plan, rank)
+        _warn_of_hosts(plan, rank)
         join_ranks("nccl" if place.type == "cuda" else "gloo", store, rank, size, limit)
     heartbeat = begin_heartbeat(second_store(), rank, roll(), status)
     world = World(rank, size, position, replica, plan.replicas, place, status, meeting=meeting or meet())
@@ -121,11 +121,21 @@ def _refuse_shared_gpus(store: Store, rank: int, size: int, device: torch.device
     refuse_shared([store.get(f"device/{other}").decode() for other in range(size)])
 
 
-def _warn_of_split_nodes(plan: Plan, rank: int) -> None:
+def _warn_of_hosts(plan: Plan, rank: int) -> None:
+    """Say once what of the hosts is not as the plan has it, or keeps a lost host from coming back."""
     everyone = roll()
-    split = split_nodes(plan, hosts_of(everyone.facts)) if everyone is not None else None
-    if split is not None and rank == 0:
+    if everyone is None or rank:
+        return
+    hosts = hosts_of(everyone.facts)
+    split = split_nodes(plan, hosts)
+    if split is not None:
         say(f"pipecut: warning: {split}")
+    restarts = os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0"
+    if len(set(hosts)) > 1 and restarts and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        say(
+            "pipecut: warning: a host that is lost cannot join this run again; start torchrun with "
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 on every host"
+        )
 
 
 def leave_world(world: World) -> None:
