@@ -1,5 +1,12 @@
 """One rank of a run: `torchrun ... -m pipecut.runtime PLAN/ --data module:function --steps N`."""
 
+# ruff: noqa: E402
+from pipecut.runtime.peers import end_with_parent
+
+if __name__ == "__main__":
+    # Before imports that take seconds, in which whoever started this rank may end.
+    end_with_parent()
+
 import os
 import sys
 from pathlib import Path
@@ -13,7 +20,6 @@ from safetensors.torch import save_file
 from pipecut.errors import RunError
 from pipecut.runtime.checkpoint_folder import latest
 from pipecut.runtime.last_words import INTERRUPTED, LastWords, end_now, say
-from pipecut.runtime.peers import end_with_parent
 from pipecut.runtime.pipeline import Pipeline, load_pipeline
 from pipecut.runtime.plan_folder import read_plan
 from pipecut.runtime.recorder import Measured, Recorder
@@ -129,7 +135,6 @@ def save_weights(pipe: Pipeline, folder: Path) -> None:
 
 def main() -> None:
     """Exit with the error's own code, and no traceback for any error."""
-    end_with_parent()
     words = LastWords(int(rank) if (rank := os.environ.get("RANK", "0")).isdigit() else 0)
     words.listen()
     try:
