@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from pipecut.errors import DisagreementError, PeerLostError, PipecutError, RunError
 from pipecut.runtime.status import FOLDER
@@ -47,7 +48,18 @@ def end_with_parent() -> None:
     if sys.platform != "linux":
         return
     parent = os.getppid()
+    if parent == 1 and "TORCHELASTIC_RUN_ID" in os.environ and not _is_python(parent):
+        # torchrun ended before this rank came so far.
+        os._exit(PeerLostError.exit_code)
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         # It ended meanwhile.
         os._exit(PeerLostError.exit_code)
+
+
+def _is_python(pid: int) -> bool:
+    """Whether a process may be a launcher, all of which are Python; also where it cannot be seen."""
+    try:
+        return b"python" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return True

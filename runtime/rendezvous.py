@@ -26,8 +26,8 @@ from pipecut.runtime.timeouts import transfer_timeout
 # A file with a host a line, or hosts with commas between, in the order of the plan's nodes.
 HOSTS = "PIPECUT_HOSTS"
 
-# Seconds in which a store that is there answers.
-SOON = 10.0
+# Seconds in which a store that is there answers, and takes connections.
+SOON, CONNECT = 10.0, 60.0
 
 
 @dataclass
@@ -147,7 +147,8 @@ def _network_store(rank: int, size: int, limit: timedelta) -> Store:
         port,
         size,
         is_master=host,
-        timeout=limit,
+        # torchrun's own store is there already, or is gone.
+        timeout=min(limit, timedelta(seconds=CONNECT)) if shared else limit,
         wait_for_workers=False,
         master_listen_fd=listening,
     )
