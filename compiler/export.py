@@ -13,6 +13,7 @@ from torch.export import Dim, ExportedProgram
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode, ShapeEnv
 
 from pipecut.compiler.as_in_training import as_in_training, without_checkpoints
+from pipecut.compiler.batch_of_one import noting_choices
 from pipecut.compiler.beyond_graph import refuse_hooks, refused_backwards
 from pipecut.compiler.constants import KnownConstants
 from pipecut.compiler.inputs import ExampleBatch, example_batch
@@ -35,7 +36,8 @@ class Exported:
     """The program, the model and the batch it was traced from; `notes` are for the plan.
 
     The program's batch inputs come in the order of the batch's tensors, under names of our own: any name is fine for a user.
-    `left_out` has results of the model that are no tensors, with the reason; `reads` says who asked for the mode.
+    `left_out` has results of the model that are no tensors, with the reason; `reads` says who asked for the mode; `choices` are
+    places where the model does something else with a batch of one sample.
     """
 
     program: ExportedProgram
@@ -45,6 +47,7 @@ class Exported:
     notes: tuple[str, ...] = ()
     left_out: dict[str, str] = field(default_factory=dict)
     reads: ModeReads = field(default_factory=lambda: ModeReads(differs=True))
+    choices: tuple[str, ...] = ()
 
 
 def export(job: Job, fixed_because: str = "") -> Exported:
@@ -60,10 +63,11 @@ def export(job: Job, fixed_because: str = "") -> Exported:
         # A batch of one is indistinguishable from a broadcast dimension while tracing.
         batch = example_batch(job, max(job.spec.batch.microbatch, 2))
         check_names(model, batch, job)
-        with watched_mode(model) as reads:
+        with watched_mode(model) as reads, noting_choices() as choices:
             program, error = _traced(model, batch, dynamic=True)
         if program is not None:
-            return Exported(program, model, batch, True, (), dict(model.left_out.now), reads)
+            left_out = dict(model.left_out.now)
+            return Exported(program, model, batch, True, (), left_out, reads, tuple(choices))
         fixed_because = _first_line(error)
     batch = example_batch(job, job.spec.batch.microbatch)
     with watched_mode(model) as reads:

@@ -12,6 +12,7 @@ from torch.export.graph_signature import InputKind
 from torch.utils._pytree import tree_unflatten
 from torch.utils._sympy.printers import PythonPrinter
 
+from pipecut.compiler.batch_of_one import alike_for_one
 from pipecut.compiler.emit.names import identifier
 from pipecut.compiler.evaluation import flags_alone, with_evaluation, without_dropout
 from pipecut.compiler.export import Exported, export, export_evaluation
@@ -38,16 +39,36 @@ def trace(job: Job) -> Graph:
         torch.set_default_dtype(surrounding)
 
 
-def _both_modes(job: Job) -> Graph:
-    microbatch = job.spec.batch.microbatch
+def _training(job: Job) -> tuple[Exported, "_Lowering", Graph, Graph]:
+    """In training mode, with the graph of the loss and that of all that the model returns."""
+    size, total = job.spec.batch.microbatch, job.spec.batch.global_
     try:
         exported = export(job)
-        lowering = _Lowering(exported, microbatch)
+        lowering = _Lowering(exported, size)
         training, everything = lowering.graphs()
     except NeedsFixedBatch as error:
         exported = export(job, fixed_because=str(error))
-        lowering = _Lowering(exported, microbatch)
+        lowering = _Lowering(exported, size)
         training, everything = lowering.graphs()
+    if not (exported.dynamic and exported.choices and 1 in (size, total % size)):
+        return exported, lowering, training, everything
+    what = f"with one sample the model does something else (at {exported.choices[0]})"
+    one = export(job.with_microbatch(1), fixed_because=what)
+    lowering_of_one = _Lowering(one, 1)
+    of_one, everything_of_one = lowering_of_one.graphs()
+    if alike_for_one(_Lowering(exported, 1).graphs()[0], of_one):
+        return exported, lowering, training, everything
+    if size == 1:
+        return one, lowering_of_one, of_one, everything_of_one
+    raise TraceError(
+        f"the last microbatch of {total} samples in {size}s has one sample alone, and {what}; "
+        "choose batch.global or batch.microbatch so that none is left alone"
+    )
+
+
+def _both_modes(job: Job) -> Graph:
+    microbatch = job.spec.batch.microbatch
+    exported, lowering, training, everything = _training(job)
     training = checked(training)
     if not exported.reads.differs and flags_alone(lowering.operators, exported.reads.dropouts):
         return with_evaluation(training, without_dropout(everything))

@@ -53,12 +53,12 @@ def user_frame(error: BaseException) -> str:
     place, walk = "", error.__traceback__
     while walk is not None:
         path = walk.tb_frame.f_code.co_filename
-        place = place if _is_machinery(path) else f"{path}:{walk.tb_lineno}"
+        place = place if is_machinery(path) else f"{path}:{walk.tb_lineno}"
         walk = walk.tb_next
     return place
 
 
-def _is_machinery(path: str) -> bool:
+def is_machinery(path: str) -> bool:
     """Whether a file is pipecut's, torch's, Python's own, or none at all."""
     torch = sys.modules.get("torch")
     folders = [PIPECUT, *([f"{Path(torch.__file__).parent}{os.sep}"] if torch is not None and torch.__file__ else [])]

@@ -186,6 +186,22 @@ def class_loss(output: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     return F.cross_entropy(output, batch["labels"])
 
 
+class Alone(nn.Module):
+    """Does something else with a sample that is alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = layers()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x * 3 if x.shape[0] == 1 else x / max(x.shape[0], 1)
+        return self.layers(x).square().mean()
+
+
+def alone() -> nn.Module:
+    return Alone()
+
+
 class Measured(nn.Module):
     """Looks at its parameters while it is built, and draws tensors that are no buffers; a lazy layer among the others."""
 

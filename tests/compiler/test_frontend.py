@@ -157,3 +157,19 @@ def test_memory_that_only_lies_side_by_side_is_not_shared(traced: Callable[..., 
     graph = traced(built(columns, frozen, copied))
     assert len(graph.parameters) == 4
     assert [buffer.names for buffer in graph.buffers] == [("t",)]
+
+
+CHOOSING = forward("return (self.a(x) * (3 if x.shape[0] == 1 else 2)).mean()")
+
+
+def test_a_sample_left_alone_is_refused_where_the_model_does_something_else_with_it(traced: Callable[..., Graph]) -> None:
+    with pytest.raises(PipecutError, match=r"of 8 samples in 7s has one sample alone.*of_frontend.py:20.*batch.global"):
+        traced(CHOOSING, microbatch=7)
+    assert traced(CHOOSING, microbatch=2).dynamic
+    alone = traced(CHOOSING, microbatch=1)
+    assert not alone.dynamic and "with one sample the model does something else" in alone.notes[0]
+
+
+def test_a_choice_that_makes_no_difference_to_one_sample_leaves_any_size(traced: Callable[..., Graph]) -> None:
+    graph = traced(forward("return self.a(x if x.shape[0] > 1 else x).mean()"), microbatch=1)
+    assert graph.dynamic and "fixes" not in " ".join(graph.notes)

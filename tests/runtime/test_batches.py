@@ -45,6 +45,8 @@ CASES = [
     ("fixed", "one_input", (), "", 2),
     ("fixed", "one_input", (), "", 1),
     ("halved", "one_input", (), "", 2),
+    ("alone", "one_input", (), "", 1),
+    ("alone", "one_input", (), "", 2),
     ("measured", "one_input", (), "", 2),
     ("drawn", "one_input", (), "", 2),
     ("no_labels", "labelled", (), 'loss: "tests.models_frontend:class_loss"\n', 2),
