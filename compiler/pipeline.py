@@ -90,7 +90,12 @@ def compile_and_explain(
     graph = trace(job)
     _check_weights(job, graph)
     known = known_costs(options.costs, options.profile)
+    _refuse(job, graph, asked.replicas or 1, asked.schedule, any(device.type == "cuda" for device in cluster.devices))
     search = Search(job, cluster, graph, first, known)
+    # What was not measured is told before the search, where only one size is asked for.
+    if asked.microbatch:
+        search.costs(first)
+        _check_measured(job, cluster, options, first, search.measured[first])
     tried = search.run(asked, progress) if options.explain or not asked.fixed else []
     chosen = _chosen(asked, tried)
     prices = search.prices(asked, tried, progress) if options.explain else []
@@ -99,15 +104,10 @@ def compile_and_explain(
         job = job.with_microbatch(chosen.microbatch)
         graph = trace(job)
         search = Search(job, cluster, graph, chosen.microbatch, known)
-    _refuse(job, graph, chosen, any(device.type == "cuda" for device in cluster.devices))
     progress(f"costing {len(graph.operators)} operators")
     costed = search.costs(chosen.microbatch)
     measured = search.measured[chosen.microbatch]
-    lacking = sorted({device.kind for device in cluster.devices} - set(measured))
-    if options.costs not in ("auto", "roofline") and lacking:
-        remedy = f"run pipecut profile {job.path} there" if options.costs == "profile" else "give a report of this job and batch"
-        what = f"no measurements on {', '.join(lacking)} for a microbatch of {chosen.microbatch}"
-        raise UserFileError(f"--costs {options.costs}: {what}; {remedy}")
+    _check_measured(job, cluster, options, chosen.microbatch, measured)
     notes = [
         f"costs: measured on {', '.join(measured)}" if measured else "costs: roofline estimates; pipecut profile measures them"
     ]
@@ -163,20 +163,32 @@ def _chosen(asked: Asked, tried: list[Tried]) -> Candidate:
     return tried[0].candidate
 
 
-def _refuse(job: Job, graph: Graph, chosen: Candidate, on_gpu: bool) -> None:
-    """Raises UserFileError for what the model does that the plan's replicas, schedule or compiled stages cannot."""
-    if chosen.replicas > 1 and changes_buffers(graph):
+def _check_measured(job: Job, cluster: Cluster, options: Options, microbatch: int, measured: tuple[str, ...]) -> None:
+    """Raises UserFileError where measured costs are asked for and some device has none."""
+    lacking = sorted({device.kind for device in cluster.devices} - set(measured))
+    if options.costs not in ("auto", "roofline") and lacking:
+        remedy = f"run pipecut profile {job.path} there" if options.costs == "profile" else "give a report of this job and batch"
+        what = f"no measurements on {', '.join(lacking)} for a microbatch of {microbatch}"
+        raise UserFileError(f"--costs {options.costs}: {what}; {remedy}")
+
+
+def _refuse(job: Job, graph: Graph, replicas: int, schedule: str | None, on_gpu: bool) -> None:
+    """Raises UserFileError for what the model does that the replicas, schedule or compiled stages asked for cannot.
+
+    Before the search, which itself leaves out what cannot be where it may choose.
+    """
+    if replicas > 1 and changes_buffers(graph):
         raise UserFileError(
-            f"{job.path}: data_parallel {chosen.replicas}: the model changes buffers in its forward, as BatchNorm does, "
+            f"{job.path}: data_parallel {replicas}: the model changes buffers in its forward, as BatchNorm does, "
             "and replicas would drift apart; use data_parallel: 1"
         )
     compiled = None
     if job.spec.compile == "inductor":
         line, column = place_of_key(job.path, "compile")
         compiled = f"{job.path}:{line}:{column}"
-    if compiled is not None and chosen.schedule in SPLIT:
+    if compiled is not None and schedule in SPLIT:
         raise UserFileError(
-            f"{compiled}: {chosen.schedule} takes backward apart, which compiled stages do not allow; "
+            f"{compiled}: {schedule} takes backward apart, which compiled stages do not allow; "
             "use compile: eager, or another schedule"
         )
     refuse_randomness(graph, compiled, on_gpu)

@@ -92,8 +92,8 @@ class Pipeline:
             fill(self.plan, mine, {**buffers, **self._masters()}, world.rank)
         if self.plan.compile == "inductor":
             for module in self.modules.values():
-                # A ragged last microbatch, or an evaluation, has another size.
-                module.compile(dynamic=self.plan.batch.dynamic or None)
+                # What follows the batch is marked with each call (batch_dimensions.py); the rest are constants.
+                module.compile()
         self.masters.refresh()
         warm(self.plan, mine, self.modules, self.masters, world.device)
         self.shards = Shards(world, self.masters, self.plan.shards)

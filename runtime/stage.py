@@ -15,6 +15,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from pipecut.errors import RunError
 from pipecut.runtime import recompute
+from pipecut.runtime.batch_dimensions import batch_dimensions, mark
 from pipecut.runtime.deferred import Later
 from pipecut.runtime.draws import StageDraws
 from pipecut.runtime.masters import Masters
@@ -84,6 +85,7 @@ class RunningStage:
         self.device = next((t.device for t in (*module.parameters(), *module.buffers())), torch.device("cpu"))
         self.live: dict[int, InFlight] = {}
         self.draws = StageDraws(plan.model.seed, stage.dropouts) if stage.dropouts else None
+        self.dimensions = batch_dimensions(plan, stage)
         self.step = self.first = 0
 
     def forward(
@@ -101,6 +103,7 @@ class RunningStage:
         """
         for tensor, needs in zip(received, self.takes_grad, strict=True) if grad else ():
             tensor.requires_grad_(needs)
+        mark([*received, *batch], self.dimensions)
         if grad and self.stage.recompute:
             given = [*received, *batch]
             before, versions = recompute.note(self.module, self.device, self.changing), [t._version for t in given]
