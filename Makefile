@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 WORKLOADS ?=
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-all test-versions check bench gpu clean
+.PHONY: demo test test-all test-versions check figures bench gpu clean
 
 demo: $(VENV)/.examples
 	$(BIN)/python -m examples.demo
@@ -31,8 +31,14 @@ check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# The figures that do not depend on the machine, and README's tables, are what they were.
+figures: $(VENV)/.examples
+	$(BIN)/python -m benchmarks.models --check --fast
+	$(BIN)/python -m benchmarks.tables --check
+
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.models
+	$(BIN)/python -m benchmarks.tables
 	$(BIN)/python -m benchmarks.search
 	$(BIN)/python -m benchmarks.scale
 	$(BIN)/python -m benchmarks.prediction

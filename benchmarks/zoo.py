@@ -1,7 +1,7 @@
 """Published configurations to compile: nothing is materialised. Sizes are those of the models' own cards."""
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -16,11 +16,11 @@ def gpt2_xl() -> nn.Module:
     return build("xl")
 
 
-def llama(size: str) -> nn.Module:
-    """Llama-3-8B, 70B or 405B."""
+def llama_8b() -> nn.Module:
+    """32 layers of 4,096."""
     from examples.llama import build
 
-    return build(size)
+    return build("8b")
 
 
 def t5_11b() -> nn.Module:
@@ -84,14 +84,27 @@ def speech(microbatch: int) -> dict[str, torch.Tensor]:
     return {"input_features": torch.randn(microbatch, 80, 3000), "labels": torch.randint(0, TOKENS, (microbatch, 448))}
 
 
-# Name: factory, arguments, inputs, cluster, stages, microbatch.
-MODELS: dict[str, tuple[Callable[..., nn.Module], dict[str, Any], Callable[[int], dict[str, torch.Tensor]], str, int, int]] = {
-    "GPT-2 XL": (gpt2_xl, {}, tokens, "rtx-4090x4", 4, 2),
-    "Llama-3-8B": (llama, {"size": "8b"}, tokens, "hgx-h100", 8, 1),
-    "Llama-3-70B": (llama, {"size": "70b"}, tokens, "hgx-h100-x2", 16, 1),
-    "Llama-3-405B": (llama, {"size": "405b"}, tokens, "hgx-h200-x4", 32, 1),
-    "T5-11B": (t5_11b, {}, tokens, "dgx-a100", 8, 1),
-    "Mixtral-8x7B": (mixtral_8x7b, {}, tokens, "hgx-h100-x2", 16, 1),
-    "ViT-H": (vit_h, {}, images, "aws-g5", 8, 16),
-    "Whisper-large": (whisper_large, {}, speech, "aws-g5", 8, 4),
+@dataclass(frozen=True)
+class Configuration:
+    """A row of README's table: a job, a cluster of specs/, and how these are named for people.
+
+    `job` is an example's file, or a factory and inputs of this module with the sizes of a job.
+    """
+
+    gpus: str
+    cluster: str
+    job: str | tuple[Callable[[], nn.Module], Callable[[int], dict[str, torch.Tensor]]]
+    stages: int | None = None
+    microbatch: int = 1
+
+
+CONFIGURATIONS = {
+    "GPT-2 XL": Configuration("4 x RTX 4090", "rtx-4090x4", (gpt2_xl, tokens), 4, 2),
+    "Llama-3-8B": Configuration("8 x H100", "hgx-h100", (llama_8b, tokens), 8),
+    "Llama-3-70B": Configuration("64 x H100, 16 stages of 4", "hgx-h100-x8", "llama-70b.yaml"),
+    "Llama-3-405B": Configuration("128 x H200, 32 stages of 4", "hgx-h200-x16", "llama-405b.yaml"),
+    "T5-11B": Configuration("8 x A100", "dgx-a100", (t5_11b, tokens), 8),
+    "Mixtral-8x7B": Configuration("16 x H100", "hgx-h100-x2", (mixtral_8x7b, tokens), 16),
+    "ViT-H": Configuration("8 x A10G", "aws-g5", (vit_h, images), 8, 16),
+    "Whisper-large": Configuration("8 x A10G", "aws-g5", (whisper_large, speech), 8, 4),
 }
