@@ -120,6 +120,11 @@ class Later(TorchFunctionMode):
         """Put one aside."""
         self.tasks.append((weight, task))
 
+    @property
+    def weights(self) -> set[int]:
+        """Ids of the parameters whose gradients are not whole yet."""
+        return {id(weight) for weight, _ in self.tasks}
+
     def do(self) -> None:
         """Add what was put aside to the parameters' gradients."""
         left = Counter(id(weight) for weight, _ in self.tasks)

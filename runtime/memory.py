@@ -7,7 +7,7 @@ from pipecut.runtime.channels import groups_of
 from pipecut.runtime.communicators import CONTEXT_BYTES, buffer_bytes
 from pipecut.runtime.plan import HALF, Action, Held, Plan, Stage
 from pipecut.runtime.plan_folder import PlanFolder
-from pipecut.runtime.shards import divided
+from pipecut.runtime.shards import divided, padded_rows
 from pipecut.runtime.simulate import Timeline
 from pipecut.runtime.transport import MOST_LEAVING
 
@@ -35,6 +35,13 @@ def kept_bytes(held: Held, optimizer: str, shards: int) -> int:
     return held.bytes + stepped * (STATES[optimizer] + (held.dtype in HALF))
 
 
+def padded_bytes(held: Held, shards: int) -> int:
+    """Bytes beside a parameter while its rows come from all replicas: none where all have as many."""
+    if not (held.trainable and divided(held.shape, shards)) or held.shape[0] % shards == 0:
+        return 0
+    return held.bytes // held.shape[0] * padded_rows(held.shape, shards) * shards
+
+
 def moments(plan: Plan, actions: Sequence[Action], position: int) -> list[Moment] | None:
     """The curve of the rank at a place in the pipeline, from its second step on; None where a stage's passes are not known.
 
@@ -47,13 +54,15 @@ def moments(plan: Plan, actions: Sequence[Action], position: int) -> list[Moment
     level = sum(kept_bytes(h, plan.optimizer, plan.shards) for h in held.values())
     needed = {name for s in stages.values() for name in s.batch_inputs}
     level += sum(plan.batch_bytes(t) for t in plan.inputs if t.name in needed)
+    # Before the step, rows that other replicas have stepped are brought here.
+    gathering = level + max((padded_bytes(h, plan.shards) for h in held.values()), default=0)
     begun: set[int] = set()
     weighed: set[int] = set()
     # Parameters that have a gradient.
     known: set[str] = set()
     # Bytes alive for what is on its way alone, by direction, stage and microbatch.
     leaving: dict[tuple[str, int, int], int] = {}
-    found = []
+    found: list[Moment] = []
     for action in actions:
         peak = level
         stage = stages[action.stage]
@@ -93,7 +102,7 @@ def moments(plan: Plan, actions: Sequence[Action], position: int) -> list[Moment
                 level -= leaving.pop(key)
         elif action.kind == "REDUCE":
             peak = level + _summing(plan, list(stages))
-        found.append(Moment(action, max(peak, level), level))
+        found.append(Moment(action, max(peak, level, 0 if found else gathering), level))
     return found
 
 

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from pipecut.runtime.buckets import Sum, buckets, gather_parts, sum_parts, sum_whole
 from pipecut.runtime.masters import Masters
 from pipecut.runtime.world import World
 
@@ -25,6 +26,11 @@ def divided(shape: Sequence[int], shards: int) -> bool:
 def rows_of(shape: Sequence[int], shards: int, replica: int) -> Rows:
     """Those of one replica, as even as can be."""
     return replica * shape[0] // shards, (replica + 1) * shape[0] // shards
+
+
+def padded_rows(shape: Sequence[int], shards: int) -> int:
+    """Those of the replica that has most."""
+    return -(-shape[0] // shards)
 
 
 class Shards:
@@ -52,15 +58,32 @@ class Shards:
             self.rows[id(shard)] = begin, end
             self.shards.append((parameter, shard))
 
-    def sum(self, parameter: nn.Parameter) -> list[dist.Work]:
-        """Begin to sum a gradient over the replicas: whole, or each row where it is stepped."""
-        assert parameter.grad is not None
+    def evenly(self, parameter: nn.Parameter) -> bool:
+        """Whether what takes a gradient has as many rows for each replica."""
+        stepped = self.of[id(parameter)]
+        return id(stepped) in self.rows and parameter.shape[0] % self.world.replicas == 0
+
+    def sum(self, parameters: Sequence[nn.Parameter]) -> list[Sum]:
+        """Begin to sum gradients of one type over the replicas, in one call.
+
+        Each row where it is stepped, where all replicas have as many; otherwise whole.
+        """
         group = self.world.peers
-        if id(self.of[id(parameter)]) not in self.rows:
-            works = [dist.all_reduce(parameter.grad, group=group, async_op=True)]
-        else:
-            parameter.grad = parameter.grad.contiguous()
-            works = [dist.reduce(part, group=group, group_dst=r, async_op=True) for r, part in self._parts(parameter.grad)]
+        assert group is not None
+        parts: list[torch.Tensor] = []
+        whole: list[torch.Tensor] = []
+        for parameter in parameters:
+            gradient = parameter.grad
+            assert gradient is not None
+            if gradient.layout == torch.strided:
+                gradient = parameter.grad = gradient.contiguous()
+            (parts if self.evenly(parameter) and gradient.layout == torch.strided else whole).append(gradient)
+        dense = [gradient for gradient in whole if gradient.layout == torch.strided]
+        works: list[Sum | None] = [
+            dist.all_reduce(gradient, group=group, async_op=True) for gradient in whole if gradient.layout != torch.strided
+        ]
+        works += [sum_whole(dense, group)] if dense else []
+        works += [sum_parts(parts, group)] if parts else []
         return [work for work in works if work is not None]
 
     def hand_over(self, parameter: nn.Parameter) -> None:
@@ -75,19 +98,32 @@ class Shards:
 
         Always, since what writes to `.data`, as some optimizers do, leaves no trace in a tensor's version.
         """
-        works: list[dist.Work | None] = []
+        group = self.world.peers
+        if not self.shards or group is None:
+            return
+        whole: list[nn.Parameter] = []
+        works: list[Sum] = []
         with torch.no_grad():
             for parameter, shard in self.shards:
                 here = parameter[slice(*self.rows[id(shard)])]
                 if here.data_ptr() != shard.data_ptr():
                     here.copy_(shard)
-                group = self.world.peers
-                works += [dist.broadcast(part, group=group, group_src=r, async_op=True) for r, part in self._parts(parameter)]
+                if parameter.shape[0] % self.world.replicas == 0 and parameter.is_contiguous():
+                    whole.append(parameter)
+                else:
+                    self._gather_padded(parameter, group)
+            for bucket in buckets(whole):
+                works.append(gather_parts(bucket, group))
         for work in works:
-            if work is not None:
-                work.wait()
+            work.wait()
 
-    def _parts(self, tensor: torch.Tensor) -> list[tuple[int, torch.Tensor]]:
-        """Each replica and its rows."""
-        count = self.world.replicas
-        return [(replica, tensor.detach()[slice(*rows_of(tensor.shape, count, replica))]) for replica in range(count)]
+    def _gather_padded(self, parameter: nn.Parameter, group: dist.ProcessGroup) -> None:
+        """Where some replicas have a row more: each sends as many, and the last is of no use to others."""
+        count, most = self.world.replicas, padded_rows(parameter.shape, self.world.replicas)
+        everyone = parameter.new_empty([count, most, *parameter.shape[1:]])
+        begin, end = rows_of(parameter.shape, count, self.world.replica)
+        everyone[self.world.replica, : end - begin].copy_(parameter.detach()[begin:end])
+        gather_parts([everyone], group).wait()
+        for replica in range(count):
+            begin, end = rows_of(parameter.shape, count, replica)
+            parameter.detach()[begin:end].copy_(everyone[replica, : end - begin])

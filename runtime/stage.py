@@ -139,7 +139,13 @@ class RunningStage:
 
     def weights(self, microbatch: int) -> None:
         """The gradients of weights that a backward put aside."""
-        self.tasks.pop(microbatch).do()
+        later = self.tasks.pop(microbatch)
+        aside = later.weights
+        for parameter in self.module.parameters():
+            if parameter.requires_grad and id(parameter) not in aside:
+                # Its backward has made all of it.
+                self.whole(parameter)
+        later.do()
 
     def _roots(self, outputs: list[torch.Tensor], weight: float) -> list[Root]:
         """Where backward begins; the loss is kept itself, since it has no gradient to be given."""

@@ -14,6 +14,7 @@ import torch.distributed as dist
 
 from pipecut.runtime import verify
 from pipecut.runtime.pipeline import Pipeline, load_pipeline
+from pipecut.runtime.sample_batch import sample_batch
 from tests.runtime import emulated
 
 RULES = "TEST_RULES_OF_NCCL"
@@ -41,7 +42,7 @@ def load(path: Path, device: str | None, rules: str) -> Pipeline:
     """Loaded as verify does, and evaluated once."""
     pipe = load_pipeline(path, device, getattr(emulated, rules)())
     with torch.random.fork_rng():
-        batch = verify.sample_batch(pipe.plan.model, pipe.plan.batch.global_size, 100)
+        batch = sample_batch(pipe.plan.model, pipe.plan.batch.global_size, 100)
     assert pipe.eval_step(**batch).isfinite()
     return pipe
 
