@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import _disable_current_modes
 
 from pipecut.errors import PeerLostError, RunError
 from pipecut.runtime.meeting import Meeting, ended_early
@@ -60,7 +61,8 @@ class SameBatches:
         number = self.calls[call]
         if self.meeting.size == 1 or (number > FIRST and number % EVERY):
             return
-        with self.status.during(State.COMPARING):
+        # The batch is the user's: who counts what a step allocates is not to count it by this look.
+        with self.status.during(State.COMPARING), _disable_current_modes():
             # What is no tensor is compared with the plan.
             tensors = [(name, t) for name, t in sorted(batch.items()) if isinstance(t, torch.Tensor)]
             facts = {f"input '{name}'": digest(tensor) for name, tensor in tensors}
