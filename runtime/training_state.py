@@ -3,6 +3,7 @@
 `parameter/FQN`, `buffer/FQN`, `optimizer/STATE/FQN` for tensors; the optimizer's options by group as JSON.
 """
 
+import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from math import isfinite
 from typing import Any
@@ -174,6 +175,7 @@ def _take_options(where: str, optimizer: torch.optim.Optimizer, groups: Sequence
                 raise CheckpointError(
                     f"{where}: the optimizer's {key} is {group[key]}, in the checkpoint {value}; make it as it was made then"
                 )
+        _check_ranges(where, optimizer, saved)
     notes = []
     for group, saved in zip(optimizer.param_groups, groups, strict=True):
         for key, value in saved.options.items():
@@ -185,6 +187,19 @@ def _take_options(where: str, optimizer: torch.optim.Optimizer, groups: Sequence
                 notes.append(f"the optimizer's {key} is {value}, as in the checkpoint, not {group[key]}")
             group[key] = value
     return list(dict.fromkeys(notes))
+
+
+def _check_ranges(where: str, optimizer: torch.optim.Optimizer, saved: Group) -> None:
+    """By torch's own optimizers, which look at options only when they are made."""
+    kind = type(optimizer)
+    if not kind.__module__.startswith("torch.optim"):
+        return
+    known = set(inspect.signature(kind).parameters) - set(ON_THIS_DEVICE)
+    options = {key: tuple(value) if isinstance(value, list) else value for key, value in saved.options.items() if key in known}
+    try:
+        kind([nn.Parameter(torch.zeros(1))], **options)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise CheckpointError(f"{where}: {kind.__name__} refuses the options it has: {error}") from None
 
 
 def _same_kind(here: Any, there: Any) -> bool:

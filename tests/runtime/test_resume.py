@@ -342,6 +342,12 @@ def test_values_of_another_kind_are_refused(
         train(plans[4], trained, 9, resume=True)
 
 
+def test_options_out_of_range_are_refused(plans: dict[int, PlanFolder], trained: Path) -> None:
+    edited(trained / "step_00000006", lambda data: data["groups"][0]["options"].update(betas=[0.9, 9.99]))
+    with pytest.raises(CheckpointError, match="AdamW refuses the options it has: Invalid beta"):
+        train(plans[4], trained, 9, resume=True)
+
+
 def test_half_precision_is_taken_for_full(plans: dict[int, PlanFolder], trained: Path) -> None:
     path = trained / "step_00000006"
     name = first_of(load_file(str(path / "rank_0.safetensors")), "parameter/")
