@@ -197,7 +197,8 @@ def _check_ranges(where: str, optimizer: torch.optim.Optimizer, saved: Group) ->
     known = set(inspect.signature(kind).parameters) - set(ON_THIS_DEVICE)
     options = {key: tuple(value) if isinstance(value, list) else value for key, value in saved.options.items() if key in known}
     try:
-        kind([nn.Parameter(torch.zeros(1))], **options)
+        make: Any = kind
+        make([nn.Parameter(torch.zeros(1))], **options)
     except (ValueError, TypeError, RuntimeError) as error:
         raise CheckpointError(f"{where}: {kind.__name__} refuses the options it has: {error}") from None
 
