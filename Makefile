@@ -12,10 +12,10 @@ demo: $(VENV)/.examples
 	$(BIN)/python -m examples.demo
 
 test: check
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
 
 test-all: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 # A quarter of an hour on a machine with a GPU.
 gpu: $(VENV)/.bench
