@@ -15,6 +15,8 @@ batch: {{global: 8, microbatch: 2}}
 """
 REFUSED = {
     "function": "calls tests.models_modes._Straight, a torch.autograd.Function.*detach",
+    "kept function": "calls tests.models_modes._Straight, a torch.autograd.Function.*detach",
+    "late hook": "registers .*lambda.* as a hook for a gradient",
     "hook": "registers .*lambda.* as a hook for a gradient",
     "parameter hook": "parameter 'between.1.inner.weight' has a gradient hook",
     "module hook": r"module 'between.1.inner' \(Linear\) has a backward hook",
