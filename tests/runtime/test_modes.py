@@ -63,7 +63,7 @@ def run_chain(
     outputs: dict[str, torch.Tensor] = {}
     modules, last = [], None
     for stage in plan.stages:
-        module = build_module(folder.path, stage, torch.device("cpu")).train(training)
+        module = build_module(folder.path, plan, stage, torch.device("cpu")).train(training)
         missing = module.load_state_dict({n: t for n, t in own.items() if n in module.state_dict()}, strict=False)
         assert not missing.missing_keys
         wanted = {"outputs": outputs} if stage.outputs and not training else {}
