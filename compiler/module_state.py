@@ -20,6 +20,8 @@ from torch.utils._pytree import tree_leaves
 from pipecut.errors import TraceError
 
 OWN = frozenset((*vars(nn.Module()), "training"))
+# What torch's recurrent layers keep of their own parameters, which the tracer puts others in place of.
+FLAT = frozenset(("_flat_weights", "_flat_weight_refs"))
 PLAIN = (bool, int, float, complex, str, bytes)
 # A module's place, and the name of what it holds.
 Place = tuple[str, str]
@@ -89,7 +91,7 @@ class ModuleState:
             (path, name): value
             for path, module in self.modules.items()
             for name, value in vars(module).items()
-            if name not in OWN
+            if name not in OWN and not (name in FLAT and isinstance(module, nn.RNNBase))
         }
 
     def _refuse(self, before: dict[Place, "_Copied"], reads: "_Reads") -> None:

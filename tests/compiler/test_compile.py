@@ -18,7 +18,7 @@ SMALL = """name: tiny
 nodes:
   - {{count: 1, devices: {{small: 4}}, link: nvlink4}}
 devices:
-  small: {{memory: {memory}, bandwidth: 1GB/s, flops: {{fp32: 1TFLOP/s}}, source: made up}}
+  small: {{memory: {memory}, bandwidth: 1GB/s, flops: {{fp32: 1TFLOP/s}}, type: cpu, source: made up}}
 """
 
 

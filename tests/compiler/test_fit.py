@@ -20,7 +20,7 @@ links:
 
 
 def row(rank: int, counted: int, peak: int, capacity: int = 100, reserve: int = 10) -> dict[str, Any]:
-    own = {"rank": rank, "memory_bytes": counted, "peak_bytes": peak, "capacity_bytes": capacity}
+    own = {"rank": rank, "memory_bytes": counted, "peak_bytes": peak, "capacity_bytes": capacity, "outside_bytes": 0}
     return {**own, "device_bytes": capacity + reserve}
 
 
