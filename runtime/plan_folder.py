@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from pipecut.errors import PlanError
-from pipecut.runtime.plan import VERSION, Action, Plan, evaluate, parse_action
+from pipecut.runtime.plan import VERSION, Action, Bytes, Plan, Seconds, evaluate, parse_action
 
 MANIFEST, SCHEDULE, GRAPH = "plan.yaml", "schedule.yaml", "graph.json"
 # Of plan.yaml, schedule.yaml, graph.json or a stage's code.
@@ -39,20 +39,20 @@ class _Operator(_Loose):
     module: str
     inputs: list[str]
     stage: int
-    forward_seconds: dict[str, float]
-    backward_seconds: dict[str, float]
-    saved_bytes: int = Field(ge=0)
-    transient_bytes: int = Field(ge=0)
+    forward_seconds: dict[str, Seconds]
+    backward_seconds: dict[str, Seconds]
+    saved_bytes: Bytes
+    transient_bytes: Bytes
 
 
 class _Value(_Loose):
-    bytes: int = Field(ge=0)
+    bytes: Bytes
 
 
 class _Parameter(_Loose):
     value: str
     names: list[str] = Field(min_length=1)
-    bytes: int = Field(ge=0)
+    bytes: Bytes
     trainable: bool
 
 
