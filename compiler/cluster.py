@@ -13,7 +13,7 @@ import torch
 from pydantic import BeforeValidator, Field, model_validator
 
 from pipecut.compiler.document import KEY, Strict, place_of, read_document
-from pipecut.compiler.units import parse_bytes, parse_flops, parse_rate, parse_seconds
+from pipecut.compiler.units import parse_bytes, parse_flops, parse_rate, parse_seconds, show_bytes
 from pipecut.errors import UserFileError
 
 Bytes = Annotated[int, BeforeValidator(parse_bytes)]
@@ -203,6 +203,13 @@ def resolve(spec: ClusterSpec, path: str) -> Cluster:
             inside.append(links[entry.link] if entry.link else Link.model_validate({"bandwidth": "1GB/s", "latency": "0us"}))
             for kind, count in entry.devices.items():
                 devices += [_device(kind, kinds[kind], node)] * count
+    small = min(devices, key=lambda device: device.memory)
+    if spec.reserve >= small.memory:
+        line, column = place_of(Path(path), "reserve")
+        raise UserFileError(
+            f"{path}:{line}:{column}: a reserve of {show_bytes(spec.reserve)} leaves nothing of a {small.kind}'s "
+            f"{show_bytes(small.memory)}; give less"
+        )
     return Cluster(spec.name, tuple(devices), tuple(inside), spec.network, spec.reserve)
 
 

@@ -111,6 +111,8 @@ def compile_and_explain(
     notes = [
         f"costs: measured on {', '.join(measured)}" if measured else "costs: roofline estimates; pipecut profile measures them"
     ]
+    if job.spec.optimizer_state == "fully_shard" and chosen.replicas == 1:
+        notes.append("optimizer_state: fully_shard divides nothing here, since each stage has one replica")
     notes += ["times and memory are those of eager stages"] if job.spec.compile == "inductor" else []
     notes += [f"chosen of {len(tried)} candidates: {describe(chosen)}"] if tried and not asked.fixed else []
     problem = Problem(job, costed, cluster, constraints(job, graph, chosen.stages), chosen, options.solving)

@@ -1,5 +1,6 @@
 """The command line. Imports what a command needs when it runs, so that --help is quick."""
 
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
@@ -282,6 +283,7 @@ def run(
     Several machines: torchrun --nnodes 2 --nproc-per-node 8 ... -m pipecut.runtime PLAN --data ... --steps ...
     """
     from pipecut.runtime.checkpoint_folder import home_of, refuse_earlier
+    from pipecut.runtime.devices import refuse_without_gpu
     from pipecut.runtime.folder_lock import refuse_locked
     from pipecut.runtime.restart import run_with_restarts
     from pipecut.runtime.userfunction import find_function
@@ -302,7 +304,11 @@ def run(
         if file is not None:
             writable_file(file, option)
     one_of("--device", device, ("cpu", "cuda"))
+    for option, number in (("--lr", rate), ("--clip", clip)):
+        if number is not None and not (math.isfinite(number) and number >= 0):
+            raise UserFileError(f"{option} {number}: must be a number of 0 or more")
     manifest = _ask_about(plan, trusted).plan
+    refuse_without_gpu(manifest, device)
     if data is not None:
         # Here it is told once, on the ranks once each.
         find_function(data, map(Path, manifest.model.folders), "--data")

@@ -395,7 +395,7 @@ def _on_another_machine(path: Path, facts: Facts, name: str, away: Elsewhere) ->
 
 def _unwritten(path: Path, error: Exception) -> CheckpointError:
     reason = getattr(error, "strerror", None) or str(error)
-    return CheckpointError(f"{path} could not be written: {reason}; the checkpoint before it is whole")
+    return CheckpointError(f"{path} could not be written: {reason}; an earlier checkpoint stays as it was")
 
 
 def _damaged(file: Path, what: str) -> CheckpointError:

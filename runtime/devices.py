@@ -35,6 +35,18 @@ def device_type(plan: Plan, wanted: str | None) -> str:
     return types.pop()
 
 
+def refuse_without_gpu(plan: Plan, wanted: str | None) -> None:
+    """Raises RunError, once and before any rank starts, where a plan for GPUs is to run on a machine that has none."""
+    import torch
+
+    if device_type(plan, wanted) == "cuda" and not torch.cuda.is_available():
+        kinds = ", ".join(dict.fromkeys(stage.device for stage in plan.stages))
+        asked = "--device cuda asks for GPUs" if wanted else f"the plan is for {kinds}"
+        raise RunError(
+            f"{asked}, but this machine has no GPU; compile with --cluster auto, or try the plan on CPU ranks with --device cpu"
+        )
+
+
 def local_index(environment: Mapping[str, str], visible: int) -> int:
     """Which of the visible GPUs is this process's own, counted among them.
 

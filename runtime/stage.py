@@ -152,6 +152,8 @@ class RunningStage:
         for index, output in enumerate(outputs if not self.last else []):
             if output.requires_grad and not self.gives_grad[index]:
                 raise RunError(f"the plan says that {self.stage.sends[index]} needs no gradient, but it does; compile again")
+        if self.last and not outputs[0].requires_grad:
+            raise RunError(f"{self.stage.file} returns a loss that needs no gradient, so nothing would be trained; compile again")
         if self.last:
             return [outputs[0] * weight]
         return [get_gradient_edge(output) if output.requires_grad else None for output in outputs]

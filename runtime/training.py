@@ -22,6 +22,7 @@ from pipecut.runtime.pipeline import Pipeline
 from pipecut.runtime.recorder import Measured
 from pipecut.runtime.status import State
 from pipecut.runtime.stopping import Stopping
+from pipecut.runtime.training_state import not_finite
 from pipecut.runtime.userfunction import find_function
 
 # The learning rate where none is given, and the first steps, which warm up.
@@ -94,8 +95,20 @@ class Training:
             if self.stopped:
                 break
         pipe.finish_saving()
+        self._check_parameters()
         if not self.stopped:
             self._sum_up()
+
+    def _check_parameters(self) -> None:
+        """The last step's gradients may have been no numbers though its loss was one. Raises DivergedError."""
+        named = {f"parameter/{name}": p.detach() for name, p in self.pipe.named_parameters()} if self.done else {}
+        wrong = not_finite(named)
+        if wrong is not None:
+            raise DivergedError(
+                f"rank {self.pipe.world.rank}: after step {self.begun + self.done} {wrong.replace('/', ' ', 1)} has values that "
+                "are no finite numbers, though the loss was one: a gradient of that step was none. Nothing of it is saved; look "
+                "at the data of that step, and at operators whose derivative has no bound, such as sqrt at 0"
+            )
 
     def _begin(self, data: str | None) -> torch.optim.Optimizer:
         """The optimizer, at the first step or where the last checkpoint left it."""

@@ -51,6 +51,8 @@ def write_folder(
         os.chmod(scratch, 0o755)
         _put_in_place(scratch, target, before)
         trust(seal)
+    except OSError as error:
+        raise UserFileError(f"{target} cannot be written: {error.strerror or error}; give another -o") from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return proof

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipecut.compiler.candidate import Sizes, asked_for
 from pipecut.compiler.cluster import read_cluster
 from pipecut.compiler.document import KEY, place_of
 from pipecut.compiler.job import read_job
@@ -131,3 +132,19 @@ def test_a_function_that_is_not_found_is_told_where_its_key_is(tmp_path: Path) -
     path.write_text(f'{comment}\n{rest}model:\n  factory: "tests.models:nothing"\n')
     with pytest.raises(UserFileError, match=r"job.yaml:5:12: "):
         read_job(path)
+
+
+def test_a_reserve_of_more_than_a_device_has_is_told_at_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "cluster.yaml"
+    path.write_text(CLUSTER + "reserve: 90GiB\n")
+    with pytest.raises(UserFileError, match=r"cluster.yaml:4:10: a reserve of 90.0 GiB leaves nothing of a h100-sxm's 79.6 GiB"):
+        read_cluster(str(path))
+
+
+def test_chunks_without_interleaving_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(JOB + "chunks: 2\nschedule: 1f1b\n")
+    with pytest.raises(UserFileError, match=r"job.yaml:4:1: chunks are for schedule: interleaved, and this is 1f1b"):
+        asked_for(read_job(path).spec, path, 4, Sizes())
+    path.write_text(JOB + "schedule: interleaved\nchunks: 2\n")
+    assert asked_for(read_job(path).spec, path, 4, Sizes()).chunks == 2
