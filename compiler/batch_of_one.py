@@ -5,7 +5,6 @@ model chooses by `x.shape[0] == 1` is then fixed the wrong way round for one sam
 """
 
 import itertools
-import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from unittest import mock
 
 import torch
 
+from pipecut.compiler.costs.measure import SIZE_NAMES
 from pipecut.compiler.graph import Graph, Operator, Ref, Sym
 from pipecut.runtime.userfunction import is_machinery
 
@@ -69,8 +69,7 @@ def _steps(graph: Graph) -> list[Any]:
         if isinstance(argument, Ref):
             return "tensor", number(argument.name)
         if isinstance(argument, Sym):
-            names = {"__builtins__": {"min": min, "max": max, "abs": abs}, "math": math}
-            return repr(int(eval(argument.expression, names, ONE)))
+            return repr(int(eval(argument.expression, SIZE_NAMES, ONE)))
         if isinstance(argument, tuple):
             return tuple(map(written, argument))
         return repr(argument)

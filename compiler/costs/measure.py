@@ -1,6 +1,6 @@
 """What an operator computes and keeps, found by running it on fake tensors: FLOPs, bytes, saved tensors."""
 
-import importlib
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -167,18 +167,16 @@ def _fake(value: Value) -> torch.Tensor:
     return tensor.requires_grad_() if value.needs_grad and dtype.is_floating_point else tensor
 
 
+# What an expression of a size may call.
+SIZE_NAMES: dict[str, Any] = {"__builtins__": {"min": min, "max": max, "abs": abs}, "math": math}
+
+
 def concrete(argument: Any, tensors: dict[str, torch.Tensor], microbatch: int, device: torch.device = CPU) -> Any:
     """An argument as the operator takes it."""
     if isinstance(argument, Ref):
         return tensors[argument.name]
     if isinstance(argument, Sym):
-        return int(
-            eval(
-                argument.expression,
-                {"__builtins__": {}, "math": importlib.import_module("math")},
-                {"batch": microbatch},
-            )
-        )
+        return int(eval(argument.expression, SIZE_NAMES, {"batch": microbatch}))
     if isinstance(argument, Literal):
         return device if argument.code == "device" else getattr(torch, argument.code.removeprefix("torch."))
     if isinstance(argument, tuple):

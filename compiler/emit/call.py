@@ -1,5 +1,6 @@
 """One operator as a line of Python: `F.linear(x, w, b)` where the meaning is the same, the operator itself elsewhere."""
 
+import ast
 import math
 from collections.abc import Callable
 from typing import Any
@@ -104,7 +105,9 @@ def _by_mode(training: str, evaluation: str) -> str:
 
 
 def _operand(code: str) -> str:
-    return f"({code})" if code.startswith("-") or " " in code else code
+    """Code that binds no less than any operator: a size such as `8*batch` is divided by as a whole."""
+    whole = ast.Name, ast.Constant, ast.Attribute, ast.Call, ast.Subscript
+    return code if isinstance(ast.parse(code, mode="eval").body, whole) else f"({code})"
 
 
 def _special(short: str, operator: Operator, args: list[str], kwargs: dict[str, str]) -> str | None:
