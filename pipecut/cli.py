@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 from rich.console import Console
 
+from pipecut.asked_to_end import AskedToEnd, listen, say_stopped
 from pipecut.console import bar, console, count, one_of
 from pipecut.errors import PipecutError, UserFileError
 
@@ -211,12 +212,18 @@ def seal(plan: PlanArgument) -> None:
     from pipecut.runtime.check import check as check_plan
     from pipecut.runtime.plan_folder import seal as seal_plan
     from pipecut.runtime.plan_folder import write_seal
-    from pipecut.runtime.trust import trust
+    from pipecut.runtime.trust import code_outside, is_trusted, trust
 
     folder = seal_plan(plan)
     for line in check_plan(folder):
         console.print(f"ok  {line}")
-    trust(write_seal(folder))
+    # A plan from elsewhere need only come with a wrong seal to be sealed here, by somebody who saw none of its code.
+    own = is_trusted(folder.plan.seal) or not code_outside(folder, Path.cwd())
+    sealed = write_seal(folder)
+    if own:
+        trust(sealed)
+    else:
+        console.print("it was not compiled here; look at its code: verify and run will ask for --trust once")
     console.print(f"{plan} is sealed; next: pipecut verify {plan}")
 
 
@@ -421,13 +428,17 @@ def _ask_about(plan: Path, trusted: bool) -> "PlanFolder":
 
 def main() -> None:
     """Errors of known kinds end with their message and exit code; nothing shows a traceback but a bug of ours."""
+    listen()
     try:
         code = app(standalone_mode=False)
     except PipecutError as error:
         print(f"pipecut: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except AskedToEnd as asked:
+        say_stopped()
+        sys.exit(asked.exit_code)
     except (typer.Abort, KeyboardInterrupt):
-        print("pipecut: stopped", file=sys.stderr)
+        say_stopped()
         sys.exit(130)
     except OSError as error:
         print(f"pipecut: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)

@@ -1,10 +1,16 @@
 """One rank of a run: `torchrun ... -m pipecut.runtime PLAN/ --data module:function --steps N`."""
 
 # ruff: noqa: E402
+from pipecut.runtime.interrupt import end_at_interrupt, raise_at_interrupt
+
+if __name__ == "__main__":
+    # Before imports that take seconds, in which a user may press Ctrl-C.
+    end_at_interrupt()
+
 from pipecut.runtime.peers import end_with_parent
 
 if __name__ == "__main__":
-    # Before imports that take seconds, in which whoever started this rank may end.
+    # Whoever started this rank may end meanwhile, too.
     end_with_parent()
 
 import os
@@ -137,6 +143,7 @@ def main() -> None:
     """Exit with the error's own code, and no traceback for any error."""
     words = LastWords(int(rank) if (rank := os.environ.get("RANK", "0")).isdigit() else 0)
     words.listen()
+    raise_at_interrupt()
     try:
         app(standalone_mode=False)
     except typer.Abort:

@@ -1,6 +1,7 @@
 """Ranks of several hosts tell each other that they are alive, through the store, and name the one that is not.
 
-Every rank says every few seconds what it does. The first rank of each host looks at what all say. Who goes silent
+Every rank says every few seconds what it does. The first and the last rank of each host look at what all say, so that
+each rank is looked at by another one. Who goes silent
 (its host is lost, its process was killed or stopped) or stands still is named with host, rank, step and action on
 every host; then every rank ends, so that torchrun may start all of them again.
 """
@@ -67,6 +68,19 @@ def silent(everyone: Sequence[Heard], now: float, limit: float) -> Heard | None:
     return min(quiet, key=lambda heard: heard.at, default=None)
 
 
+def not_there(heard: Heard, now: float) -> bool:
+    """Whether a rank ended, or has said nothing for long enough to be doubted."""
+    return heard.state is State.ENDED or now - heard.at >= SUSPECT
+
+
+def early_message(everyone: Sequence[Heard]) -> str | None:
+    """Which ranks ended by themselves, where others yet need them."""
+    names = [heard.name for heard in everyone if heard.state is State.ENDED]
+    if not names:
+        return None
+    return f"{', '.join(names)} ended while other ranks went on: its loop left early, or code exited Python"
+
+
 def silence_message(heard: Heard, everyone: Sequence[Heard], now: float) -> str:
     """Who went silent, when, at what, and what all did last."""
     every = "".join(f"\n  {other.name}: {other.text}" for other in everyone)
@@ -97,7 +111,7 @@ def still_message(everyone: Sequence[Heard], now: float, limits: Limits) -> tupl
 
 
 class Heartbeat(threading.Thread):
-    """This rank's signs of life, and on the first rank of a host the look at all others'."""
+    """This rank's signs of life, and on the first and last rank of a host the look at all others'."""
 
     def __init__(self, store: Store, rank: int, roll: Roll, status: Status) -> None:
         super().__init__(name="pipecut-heartbeat", daemon=True)
@@ -105,7 +119,9 @@ class Heartbeat(threading.Thread):
         now = time.monotonic()
         hosts = [str(fact["host"]) for fact in roll.facts]
         self.heard = [Heard(other, host, -1, now) for other, host in enumerate(hosts)]
-        self.watching = hosts.index(hosts[rank]) == rank
+        here = [other for other, host in enumerate(hosts) if host == hosts[rank]]
+        self.first, self.last = here[0], here[-1]
+        self.watching = rank in (self.first, self.last)
         self.limits = Limits(stall_timeout(), start_timeout(), save_timeout())
         self.silence = silence_timeout()
         self.number, self.looked, self.reached = 0, now, now
@@ -167,10 +183,17 @@ class Heartbeat(threading.Thread):
         if fact["host"] == self.heard[self.rank].host and rank != self.rank:
             with suppress(OSError):
                 os.kill(int(fact["pid"]), signal.SIGKILL)
-        self._end(self.store.get(FAULT).decode())
+        self._end(self.store.get(FAULT).decode(), rank)
 
-    def _end(self, message: str) -> None:
-        if self.watching:
+    def _speaks(self, blamed: int | None = None) -> bool:
+        """Whether this rank speaks for its host: the first one does, and the last one where the first cannot."""
+        if self.rank == self.first or self.rank != self.last:
+            return self.rank == self.first
+        first = self.heard[self.first]
+        return first.rank == blamed or not_there(first, time.monotonic())
+
+    def _end(self, message: str, blamed: int | None = None) -> None:
+        if self._speaks(blamed):
             say(f"pipecut: {message}")
         end_now(PeerLostError.exit_code)
 
@@ -183,17 +206,20 @@ class Heartbeat(threading.Thread):
                 self.store.compare_set(FAULT, "", f"on host {self.heard[self.rank].host}: {text}")
                 return text
             self.over.set()
-            limit = time.monotonic() + self.silence
+            begun = time.monotonic()
+            limit = begun + self.silence
             while time.monotonic() < limit and not self.store.check([FAULT]):
                 # It lives, and says so.
                 self._say()
                 self._look()
                 heard = silent(self.heard, time.monotonic(), SUSPECT)
-                if heard is not None:
-                    message = silence_message(heard, self.heard, time.monotonic())
+                message = silence_message(heard, self.heard, time.monotonic()) if heard else None
+                if heard is None and time.monotonic() - begun > SUSPECT + PERIOD:
+                    message = early_message(self.heard)
+                if message is not None:
                     self.store.compare_set(FAULT, "", message)
                 time.sleep(0.5)
-            if self.watching and self.store.check([FAULT]):
+            if self._speaks() and self.store.check([FAULT]):
                 return f"{text}\n{self.store.get(FAULT).decode()}"
         return text
 

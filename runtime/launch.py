@@ -19,6 +19,8 @@ from pipecut.runtime.status import FOLDER, State, read_status
 from pipecut.runtime.timeouts import stall_timeout, transfer_timeout
 from pipecut.runtime.watchdog import Watchdog
 
+# Exit code of a rank that was asked to stop, as shells have it.
+STOPPED = 130
 # How much longer than the watchdog the backend waits.
 LONGER = 1.25
 # Seconds in which the rank at fault shows, after another one lost it.
@@ -53,6 +55,9 @@ def launch(
         watchdog.start()
         try:
             _wait(started, received, watchdog)
+        except KeyboardInterrupt:
+            _say_stopped(started, command)
+            raise
         finally:
             watchdog.end()
 
@@ -125,6 +130,19 @@ def _stop(started: LocalRanks, received: list[signal.Signals]) -> None:
     while started.alive and len(received) == 1:
         started.look()
     started.end(0.0)
+
+
+def _say_stopped(started: LocalRanks, command: Sequence[str]) -> None:
+    """Say that all ranks were stopped, and when, unless they stopped after a step and said more themselves."""
+    doings = [read_status(started.folder, rank) for rank in range(len(started.processes))]
+    ended = {rank for rank, doing in enumerate(doings) if doing is not None and doing.state is State.ENDED}
+    if "pipecut.runtime" in command and any(started.ended.get(rank) == STOPPED for rank in ended):
+        return
+    early = State.STARTING, State.BETWEEN
+    begun = any(doing is not None and (doing.step > 1 or doing.state not in early) for doing in doings)
+    first = not begun and "--restarted" not in command
+    when = " before the first step; nothing was written" if first else ""
+    print(f"pipecut: stopped{when}\n", end="", file=sys.stderr, flush=True)
 
 
 def _lost(rank: int, started: LocalRanks, watchdog: Watchdog) -> RankLostError:

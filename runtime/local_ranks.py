@@ -2,6 +2,7 @@
 
 import contextlib
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -101,3 +102,5 @@ class LocalRanks:
         with contextlib.suppress(OSError):
             self.guard.stdin.close()
         self.guard.wait()
+        # The guard does it, too, unless it was killed.
+        shutil.rmtree(self.folder, ignore_errors=True)

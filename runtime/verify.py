@@ -3,6 +3,13 @@
 Run as a module it is one rank; `verify` starts the ranks, runs the unsplit model and compares.
 """
 
+# ruff: noqa: E402
+from pipecut.runtime.interrupt import end_at_interrupt
+
+if __name__ == "__main__":
+    # Before imports that take seconds; whoever started this rank says that it was stopped.
+    end_at_interrupt()
+
 import os
 import sys
 import tempfile

@@ -1,9 +1,22 @@
 """Who of several hosts went silent or stands still, from values; and real ranks of two launchers."""
 
 import json
+from dataclasses import replace
 
-from pipecut.runtime.heartbeat import Heard, hear, silence_message, silent, still_message
-from pipecut.runtime.status import State
+from torch.distributed import HashStore
+
+from pipecut.runtime.heartbeat import (
+    Heard,
+    Heartbeat,
+    early_message,
+    hear,
+    silence_message,
+    silent,
+    still_message,
+)
+from pipecut.runtime.last_words import LastWords
+from pipecut.runtime.roll_call import Roll
+from pipecut.runtime.status import State, Status
 from pipecut.runtime.watchdog import Limits
 
 LIMITS = Limits(stall=60, start=100, save=80)
@@ -44,3 +57,26 @@ def test_a_rank_that_lives_and_stands_still_is_named() -> None:
     assert rank == 1 and message.startswith("rank 1 on host b has stood still for 60 s in step 3, action")
     saving = Heard(1, "b", 9, 100.0, State.SAVING, 61.0, "while saving")
     assert still_message([waiting, saving], 100.0, LIMITS) is None
+
+
+def test_every_rank_is_looked_at_by_another_one() -> None:
+    roll = Roll("attempt", tuple({"host": host, "pid": 0} for host in "aaabb"))
+    beats = [Heartbeat(HashStore(), rank, roll, Status(rank)) for rank in range(5)]
+    LastWords.explain = None
+    assert [beat.watching for beat in beats] == [True, False, True, True, True]
+
+
+def test_the_last_rank_speaks_for_its_host_where_the_first_cannot() -> None:
+    roll = Roll("attempt", tuple({"host": "a", "pid": 0} for _ in range(2)))
+    last = Heartbeat(HashStore(), 1, roll, Status(1))
+    LastWords.explain = None
+    assert not last._speaks() and last._speaks(blamed=0)
+    last.heard[0] = replace(last.heard[0], at=last.heard[0].at - 8.0)
+    assert last._speaks()
+
+
+def test_a_rank_that_left_while_others_went_on_is_named() -> None:
+    left = Heard(0, "a", 9, 95.0, State.ENDED, 3.0, "after its last step")
+    waits = Heard(1, "b", 9, 95.0, State.WAITING, 3.0, "in step 3, waiting")
+    assert (early_message([left, waits]) or "").startswith("rank 0 on host a ended while other ranks")
+    assert early_message([waits]) is None

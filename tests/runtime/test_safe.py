@@ -192,3 +192,16 @@ def test_a_plan_within_the_current_folder_needs_no_trust(plan: Path, tmp_path: P
     edit(plan, lambda data: data["model"].update(names))
     monkeypatch.chdir(tmp_path)
     refuse_stranger(read_plan(plan))
+
+
+def test_sealing_a_strangers_plan_is_no_trust(plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    manifest = plan / MANIFEST
+    data = yaml.safe_load(manifest.read_text()) | {"seal": "0" * 64}
+    manifest.write_text(yaml.dump(data, sort_keys=False))
+    assert "--trust" in pipecut("seal", plan)
+    with pytest.raises(UserFileError, match="--trust"):
+        refuse_stranger(read_plan(plan))
+    trust(read_plan(plan).plan.seal)
+    assert "--trust" not in pipecut("seal", plan)
+    refuse_stranger(read_plan(plan))

@@ -150,3 +150,27 @@ def test_machines_without_a_shared_file_system_go_on_from_the_last_step_that_all
     launch(2, "pipecut.runtime", [str(tmp_path / "2x1"), "--device", "cpu", *options])
     assert "going on after step 9" in capfd.readouterr().out
     assert export(read_plan(plan).plan, merged, tmp_path / "b.safetensors")[1] == 12
+
+
+@pytest.mark.parametrize("how, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_command_that_is_stopped_says_so(how: signal.Signals, code: int) -> None:
+    program = (
+        "import typer, time, pipecut.cli as c; c.app = typer.Typer()\n"
+        "@c.app.command()\ndef wait() -> None: print('waits', flush=True); time.sleep(60)\n"
+        "c.main()"
+    )
+    command = [sys.executable, "-c", program]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert running.stdout is not None and running.stdout.readline()
+    running.send_signal(how)
+    assert running.communicate(timeout=30)[1] == "pipecut: stopped\n"
+    assert running.returncode == code
+
+
+def test_an_interrupt_while_a_rank_imports_shows_no_traceback() -> None:
+    program = (
+        "from pipecut.runtime.interrupt import end_at_interrupt; end_at_interrupt()\n"
+        "import os, signal; os.kill(os.getpid(), signal.SIGINT); import time; time.sleep(9)"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (130, "")
