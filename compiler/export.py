@@ -11,6 +11,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import Dim, ExportedProgram
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode, ShapeEnv
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipecut.compiler.as_in_training import as_in_training, without_checkpoints
 from pipecut.compiler.batch_of_one import noting_choices
@@ -73,7 +74,7 @@ def export(job: Job, fixed_because: str = "") -> Exported:
     with watched_mode(model) as reads:
         program, fixed_error = _traced(model, batch, dynamic=False)
     if program is None:
-        raise _explained(error or fixed_error)
+        raise _averages_all(model, error or fixed_error) or _explained(error or fixed_error)
     note = f"the model fixes its batch size, so this plan takes that microbatch only ({fixed_because})"
     return Exported(program, model, batch, False, (note,), dict(model.left_out.now), reads)
 
@@ -158,6 +159,21 @@ def _traced(model: WithLoss, batch: ExampleBatch, dynamic: bool) -> tuple[Export
             log.debug("export failed", exc_info=True)
             first = first or error
     return None, first
+
+
+def _averages_all(model: WithLoss, error: BaseException | None) -> TraceError | None:
+    """What to say of a batch norm that weighs each batch by their number so far, which is a tensor's value."""
+    at = user_frame(error) if error is not None else None
+    for name, module in model.model.named_modules():
+        batch_norm = isinstance(module, _BatchNorm) and module.training and module.track_running_stats
+        if batch_norm and module.momentum is None and isinstance(error, GuardOnDataDependentSymNode):
+            told = TraceError(
+                f"'{name}' ({type(module).__name__}) has momentum=None, which weighs each batch by the number of batches so far"
+                f"{f' (at {at})' if at else ''}, and a plan holds numbers only; give it a momentum, such as 0.1"
+            )
+            told.__cause__ = error
+            return told
+    return None
 
 
 def _explained(error: BaseException | None) -> TraceError:

@@ -101,6 +101,11 @@ class _Lowering:
         self.draws = 0
         self.alias: dict[str, str] = {}
         self.requires_grad: dict[str, bool] = {}
+        self.storage: dict[str, int] = {}
+        # What an operator's result, or a part of it, certainly shares storage with.
+        self.sources: dict[str, tuple[str, ...]] = {}
+        # A view to the value through whose writes it comes to need a gradient.
+        self.grad_roots: dict[str, str] = {}
         self.tuples: dict[str, list[Value]] = {}
         self.sizes: dict[Any, tuple[int | str, int]] = {}
         self.names: dict[int, tuple[str, ...]] = {}
@@ -110,7 +115,7 @@ class _Lowering:
         """Lower everything and drop what is not needed: by the loss or a buffer; by them or what else the model returns."""
         parameters, buffers, inputs = self._signature()
         self._lower(self.program.graph_module, (), "")
-        self._refuse_written(parameters)
+        self._refuse_written(parameters, buffers)
         loss, named, left_out = self._results()
         written = {b.value for b in buffers}
         results = {loss} - {""}, {loss, *(value for _, value in named)} - {""}
@@ -124,17 +129,24 @@ class _Lowering:
         )
         return first, second
 
-    def _refuse_written(self, parameters: tuple[Parameter, ...]) -> None:
-        """Raises TraceError where forward writes to a parameter: of a plan only optimizers do."""
-        held = {parameter.value: parameter.names[0] for parameter in parameters}
+    def _refuse_written(self, parameters: tuple[Parameter, ...], buffers: tuple[Buffer, ...]) -> None:
+        """Raises TraceError where forward writes to a parameter, which of a plan only optimizers do, or to a plain tensor.
+
+        Tracing itself writes to the latter, and no state_dict has it.
+        """
+        held = {parameter.value: f"its parameter '{parameter.names[0]}'" for parameter in parameters}
+        kinds = {spec.arg.name: spec.kind for spec in self.program.graph_signature.input_specs}
+        for buffer in buffers:
+            if kinds.get(buffer.value) == InputKind.CONSTANT_TENSOR:
+                held[buffer.value] = f"'{buffer.names[0]}', a tensor that is no buffer"
         roots: dict[str, str] = {}
         for operator in self.operators:
             for name in operator.aliases[:1]:
                 roots[operator.name] = roots.get(name, name)
             for name in {roots.get(name, name) for name in operator.writes} & held.keys():
                 raise TraceError(
-                    f"the model's forward writes to its parameter '{held[name]}'{operator.source}, which a plan does not "
-                    "carry on; register it as a buffer, or write to it between steps in a loop of your own"
+                    f"the model's forward writes to {held[name]}{operator.source}, which a plan does not carry on; "
+                    "register it as a buffer (register_buffer), or write to it between steps in a loop of your own"
                 )
 
     def _results(self) -> tuple[str, tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]:
@@ -274,6 +286,7 @@ class _Lowering:
             needs_grad,
         )
         self.values[name] = value
+        self.storage[name] = tensor.untyped_storage()._cdata
         self.requires_grad[name] = needs_grad
         return value
 
@@ -351,7 +364,9 @@ class _Lowering:
         args = tuple(self._argument(a, prefix) for a in node.args)
         kwargs = tuple((k, self._argument(a, prefix)) for k, a in node.kwargs.items() if k != "pin_memory")
         inputs = tuple(dict.fromkeys(refs((args, kwargs))))
+        self.sources[name] = self._sources(name, node, inputs)
         writes, aliases = self._schema(node, args, dict(kwargs))
+        aliases = tuple(dict.fromkeys((*self.sources[name], *aliases)))
         stack = list((node.meta.get("nn_module_stack") or {}).values())
         module, kind = ("", "")
         if stack and not str(stack[-1][0]).startswith("_"):
@@ -381,19 +396,40 @@ class _Lowering:
             for index, part in enumerate(meta if isinstance(meta, list | tuple) else ()):
                 if isinstance(part, torch.Tensor):
                     self._tensor(f"{name}[{index}]", part, grad and part.is_floating_point())
+        source = next((n for n in (*self.sources[name], *writes) if n in aliases), name)
+        if not _past_autograd(operator):
+            self.grad_roots[name] = self.grad_roots.get(source, source)
         for written in writes:
             # Running statistics are written past autograd.
             if grad and written in aliases and written in self.values:
                 self._mark_grad(written)
 
-    def _mark_grad(self, name: str) -> None:
-        self.requires_grad[name] = True
-        self.values[name] = replace(self.values[name], needs_grad=True)
+    def _mark_grad(self, written: str) -> None:
+        """What is written needs a gradient from here on, and with it what it is a view of, and all other views of that."""
+        root = self.grad_roots.get(written, written)
+        for name in (root, *(view for view, of in self.grad_roots.items() if of == root)):
+            value = self.values.get(name)
+            if value is None:
+                self.requires_grad[name] = True
+            elif value.dtype.startswith(("float", "bfloat", "complex")):
+                self.requires_grad[name] = True
+                self.values[name] = replace(value, needs_grad=True)
 
     def _needs_grad(self, operator: Operator) -> bool:
-        if operator.target.startswith("aten.detach") or "torch.set_grad_enabled(False)" in operator.contexts[-1:]:
-            return False
-        return any(self.requires_grad.get(name, False) for name in operator.inputs)
+        return not _past_autograd(operator) and any(self.requires_grad.get(name, False) for name in operator.inputs)
+
+    def _sources(self, name: str, node: fx.Node, inputs: tuple[str, ...]) -> tuple[str, ...]:
+        """Inputs whose storage the traced result has; schemas do not tell of einsum's, or of those of meshgrid."""
+        if node.target is python_operator.getitem:
+            return self.sources.get(f"{inputs[0]}[{node.args[1]}]", ())
+        meta = node.meta.get("val")
+        storages = []
+        for index, part in enumerate(meta if isinstance(meta, list | tuple) else (meta,)):
+            if isinstance(part, torch.Tensor) and part.layout == torch.strided:
+                storages.append(part.untyped_storage()._cdata)
+                shared = tuple(given for given in inputs if self.storage.get(given) == storages[-1])
+                self.sources[f"{name}[{index}]"] = shared
+        return tuple(given for given in inputs if self.storage.get(given) in storages)
 
     def _schema(self, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Inputs the operator writes to, and inputs its result shares storage with."""
@@ -452,6 +488,10 @@ def refs(value: Any) -> Any:
             yield from refs(item)
     elif isinstance(value, dict):
         yield from refs(tuple(value.values()))
+
+
+def _past_autograd(operator: Operator) -> bool:
+    return operator.target.startswith("aten.detach") or "torch.set_grad_enabled(False)" in operator.contexts[-1:]
 
 
 def _target(node: fx.Node) -> str:

@@ -241,3 +241,59 @@ class Drawn(nn.Module):
 
 def drawn() -> nn.Module:
     return Drawn()
+
+
+class Sliced(nn.Module):
+    """Results written into slices of zeros, of which other views were made before and are made after."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.halves = nn.ModuleList(nn.Linear(WIDTH, WIDTH // 2) for _ in range(6))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for first, second in zip(self.halves[::2], self.halves[1::2], strict=True):
+            out = torch.zeros_like(x)
+            turned = out.t()
+            kept = out.detach()
+            out[:, : WIDTH // 2] = torch.tanh(first(x))
+            out[:, WIDTH // 2 :] = torch.tanh(second(x))
+            x = turned.t() + out.view(-1, WIDTH) + kept
+        return x.square().mean()
+
+
+def sliced() -> nn.Module:
+    return Sliced()
+
+
+class SlicedAndWeighed(Sliced):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) + self.halves[0].weight.square().sum()
+
+
+def sliced_and_weighed() -> nn.Module:
+    return SlicedAndWeighed()
+
+
+class Unannotated(nn.Module):
+    """Writes to what operators return that share storage without their schemas saying so, one in each layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(5))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for number, layer in enumerate(self.layers):
+            x = torch.tanh(layer(x)) * 1.0
+            if number == 0:
+                torch.einsum("bi->ib", x).mul_(2.0)
+            elif number == 1:
+                torch.atleast_3d(x).mul_(2.0)
+            elif number == 2:
+                F.dropout2d(x[:, :, None, None], 0.5, False).mul_(2.0)
+            elif number == 3:
+                torch.cartesian_prod(x.view(-1)).mul_(2.0)
+        return x.square().mean()
+
+
+def unannotated() -> nn.Module:
+    return Unannotated()

@@ -74,6 +74,16 @@ LOSS = 'loss: "{module}:loss"\n'
 COMPLEX = "torch.view_as_complex(self.a(x).view(-1, 2, 2))"
 # The message, and what of the model is odd.
 REFUSED = {
+    "writes to 'n', a tensor that is no buffer.*register_buffer": (
+        built("m.n = torch.zeros(1)")
+        + "def counted(self, x):\n    self.n += 1\n    return self.a(x / self.n).mean()\nModel.forward = counted\n"
+    ),
+    "writes to .*, a tensor that is no buffer": (
+        "COUNT = torch.zeros(1)\n" + forward("COUNT.add_(1); return (self.a(x) / COUNT).mean()")
+    ),
+    r"'c' \(BatchNorm1d\) has momentum=None.*such as 0.1": (
+        built("m.c = nn.BatchNorm1d(4, momentum=None)") + forward("return self.c(self.a(x)).square().mean()")
+    ),
     "no gradient.*the last place where one is lost is aten.detach": forward("return self.a(x).detach().mean()"),
     "needs no gradient.*aten.argmax": forward("return self.b(self.a(x)).argmax(-1).float().mean()"),
     "needs no gradient, so nothing would be": forward("with torch.no_grad(): return self.a(x).mean()"),

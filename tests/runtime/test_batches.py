@@ -49,6 +49,9 @@ CASES = [
     ("alone", "one_input", (), "", 2),
     ("measured", "one_input", (), "", 2),
     ("drawn", "one_input", (), "", 2),
+    ("sliced", "one_input", (), "", 2),
+    ("sliced_and_weighed", "one_input", (), "", 2),
+    ("unannotated", "one_input", (), "", 2),
     ("no_labels", "labelled", (), 'loss: "tests.models_frontend:class_loss"\n', 2),
 ]
 
