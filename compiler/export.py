@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipecut.compiler.as_in_training import as_in_training, without_checkpoints
 from pipecut.compiler.batch_of_one import noting_choices
-from pipecut.compiler.beyond_graph import refuse_hooks, refused_backwards
+from pipecut.compiler.beyond_graph import inference_mode_as_no_grad, refuse_hooks, refuse_scripted, refused_backwards
 from pipecut.compiler.constants import KnownConstants
 from pipecut.compiler.inputs import ExampleBatch, example_batch
 from pipecut.compiler.job import Job
@@ -57,6 +57,7 @@ def export(job: Job, fixed_because: str = "") -> Exported:
     `fixed_because` says why only the latter is tried. Raises TraceError or UserFileError.
     """
     model = _model(job)
+    refuse_scripted(model.model)
     refuse_hooks(model.model)
     model = _faked(model)
     error: BaseException | None = None
@@ -65,14 +66,14 @@ def export(job: Job, fixed_because: str = "") -> Exported:
         batch = example_batch(job, max(job.spec.batch.microbatch, 2))
         check_names(model, batch, job)
         with watched_mode(model) as reads, noting_choices() as choices:
-            program, error = _traced(model, batch, dynamic=True)
+            program, error = _traced(model, batch, True, reads)
         if program is not None:
             left_out = dict(model.left_out.now)
             return Exported(program, model, batch, True, (), left_out, reads, tuple(choices))
         fixed_because = _first_line(error)
     batch = example_batch(job, job.spec.batch.microbatch)
     with watched_mode(model) as reads:
-        program, fixed_error = _traced(model, batch, dynamic=False)
+        program, fixed_error = _traced(model, batch, False, reads)
     if program is None:
         raise _averages_all(model, error or fixed_error) or _explained(error or fixed_error)
     note = f"the model fixes its batch size, so this plan takes that microbatch only ({fixed_because})"
@@ -89,7 +90,7 @@ def export_evaluation(job: Job, exported: Exported, dynamic: bool) -> Exported |
     try:
         for model.has_loss in (True, False):
             try:
-                program, error = _traced(model, batch, dynamic)
+                program, error = _traced(model, batch, dynamic, ModeReads())
             except TraceError as failed:
                 program, error = None, failed
             if program is not None:
@@ -135,8 +136,10 @@ def check_names(model: WithLoss, batch: ExampleBatch, job: Job) -> None:
         )
 
 
-def _traced(model: WithLoss, batch: ExampleBatch, dynamic: bool) -> tuple[ExportedProgram | None, BaseException | None]:
-    """The program, or the first error of all ways to trace it."""
+def _traced(
+    model: WithLoss, batch: ExampleBatch, dynamic: bool, reads: ModeReads
+) -> tuple[ExportedProgram | None, BaseException | None]:
+    """The program, or the first error of all ways to trace it; `reads` counts those of the last trace."""
     model.names = {f"input_{number}": name for number, name in enumerate(batch.tensors)}
     model.constants = dict(batch.constants)
     tensors = {own: batch.tensors[name] for own, name in model.names.items()}
@@ -145,13 +148,18 @@ def _traced(model: WithLoss, batch: ExampleBatch, dynamic: bool) -> tuple[Export
     first: BaseException | None = None
     state = ModuleState(model.model)
     model.inside = state.watched
+    shapes = (sizes,) if dynamic else None
+
+    def exported() -> ExportedProgram:
+        reads.dropouts = 0
+        return torch.export.export(model, (tensors,), dynamic_shapes=shapes, strict=False)
+
     for model.around in (as_in_training, KnownConstants, nullcontext):
         try:
-            with _quiet(), only_operators_draw(), without_checkpoints(), refused_backwards(model):
-                shapes = (sizes,) if dynamic else None
-                program = torch.export.export(model, (tensors,), dynamic_shapes=shapes, strict=False)
+            with _quiet(), only_operators_draw(), without_checkpoints(), _beyond_refused(model):
+                program = exported()
                 while state.again:
-                    program = torch.export.export(model, (tensors,), dynamic_shapes=shapes, strict=False)
+                    program = exported()
                 return program, None
         except PipecutError:
             raise
@@ -174,6 +182,12 @@ def _averages_all(model: WithLoss, error: BaseException | None) -> TraceError | 
             told.__cause__ = error
             return told
     return None
+
+
+@contextmanager
+def _beyond_refused(model: WithLoss) -> Iterator[None]:
+    with refused_backwards(model), inference_mode_as_no_grad():
+        yield
 
 
 def _explained(error: BaseException | None) -> TraceError:

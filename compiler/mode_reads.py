@@ -43,11 +43,16 @@ def watched_mode(model: nn.Module) -> Iterator[ModeReads]:
     seen = ModeReads()
     known = {id(module) for module in model.modules()}
     classes = {cls for module in model.modules() for cls in type(module).__mro__ if cls is not nn.Module}
-    seen.differs = any("training" in vars(cls) for cls in classes)
+    seen.differs = any("training" in vars(cls) or _switches(cls) for cls in classes) or any(
+        # TorchScript reads its mode where nobody sees it.
+        isinstance(module, torch.jit.ScriptModule) or not {"train", "eval"}.isdisjoint(vars(module))
+        for module in model.modules()
+    )
 
     def read(module: nn.Module) -> bool:
         frame = sys._getframe(1)
-        if not frame.f_code.co_filename.startswith(TRACER):
+        # One that forward makes for itself is in training mode always.
+        if id(module) in known and not frame.f_code.co_filename.startswith(TRACER):
             _note(frame, seen)
         return bool(module.__dict__["training"])
 
@@ -60,6 +65,12 @@ def watched_mode(model: nn.Module) -> Iterator[ModeReads]:
         yield seen
     finally:
         del nn.Module.training
+
+
+def _switches(cls: type) -> bool:
+    """Whether a class does something of its own when its mode changes; transformers' own chooses kernels alone."""
+    own = not {"train", "eval"}.isdisjoint(vars(cls))
+    return own and cls.__module__ != "transformers.modeling_utils"
 
 
 def _note(frame: FrameType, seen: ModeReads) -> None:

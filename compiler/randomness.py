@@ -1,6 +1,8 @@
 """What a traced model may draw at random: operators whose seeds the runtime sets, and nothing behind the tracer's back."""
 
+import pkgutil
 import random
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -13,12 +15,15 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map
 
 from pipecut.compiler.graph import Graph, Operator
+from pipecut.compiler.mode_reads import TRACER
 from pipecut.errors import TraceError, UserFileError
 from pipecut.runtime.draws import CountDraws, may_draw
 
 SEEDING = (
     *("torch.manual_seed", "torch.random.manual_seed", "torch.seed"),
     *("torch.cuda.manual_seed", "torch.cuda.manual_seed_all"),
+    *("torch.set_rng_state", "torch.random.set_rng_state"),
+    *("torch.cuda.set_rng_state", "torch.cuda.set_rng_state_all"),
 )
 # Between layers of these, cuDNN drops by a state of its own.
 RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
@@ -55,17 +60,24 @@ def only_operators_draw() -> Iterator[None]:
     What it drew while it was traced would be a constant of the plan.
     """
 
-    def refuse(*_: Any, **__: Any) -> None:
-        raise TraceError(
-            "the model seeds torch's random numbers in its forward, which a plan cannot do: "
+    def refusing(original: Callable[..., Any]) -> Callable[..., Any]:
+        def refuse(*args: Any, **kwargs: Any) -> Any:
+            # The tracer puts back the state that it found.
+            if sys._getframe(1).f_code.co_filename.startswith(TRACER):
+                return original(*args, **kwargs)
+            raise seeded
+
+        seeded = TraceError(
+            "the model seeds torch's random numbers, or sets their state, in its forward, which a plan cannot do: "
             "its operators are seeded by the job's seed, the step and the microbatch; "
             "draw what is to stay the same once, in __init__, and register it as a buffer"
         )
+        return refuse
 
     python, of_numpy = random.getstate(), numpy.random.get_state()
     with ExitStack() as stack:
         for name in SEEDING:
-            stack.enter_context(mock.patch(name, refuse))
+            stack.enter_context(mock.patch(name, refusing(pkgutil.resolve_name(name))))
         yield
     for library, differs in (
         ("random", random.getstate() != python),

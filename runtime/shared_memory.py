@@ -12,9 +12,11 @@ import torch
 from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.parameter import is_lazy
+from torch.utils._pytree import tree_leaves
 
 from pipecut.errors import TraceError
 
+OWN = frozenset(vars(nn.Module()))
 Layout = tuple[tuple[int, ...], tuple[int, ...], int, torch.dtype]
 # Up to so many elements of a storage it is looked up which of them a tensor has; beyond, all between its first and last.
 EXACT = 1 << 24
@@ -81,15 +83,27 @@ class SharedMemory:
                 raise _two_parameters(names[id(one)], names[id(other)])
         before = [(p, r) for p, r in self.moved if not r.gone and id(p) in names and self._unmoved(p)]
         trained = [(p, r) for p, r in (*before, *_regions(model.named_parameters())) if p.requires_grad]
-        for name, buffer in model.named_buffers():
-            region = Region.of(buffer) if _dense(buffer) else None
-            for parameter, own in trained if region is not None else ():
-                if region is not None and region.meets(own):
-                    raise _a_buffer(name, names[id(parameter)])
+        for kind, held in (("buffer", model.named_buffers()), ("attribute", _attributes(model))):
+            for name, tensor in held:
+                region = Region.of(tensor) if _dense(tensor) else None
+                for parameter, own in trained if region is not None else ():
+                    if region is not None and region.meets(own):
+                        raise _held_beside(kind, name, names[id(parameter)])
 
     def _unmoved(self, twin: torch.Tensor) -> bool:
         """Whether a parameter has had no other memory since it was put on meta."""
         return bool(_weakly(twin.untyped_storage()).cdata == self.home[id(twin)].cdata)
+
+
+def _attributes(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Tensors that are plain attributes of modules, but those that hooks compute anew from a parameter, as spectral_norm's."""
+    for path, module in model.named_modules():
+        for name, value in vars(module).items():
+            if name in OWN or f"{name}_orig" in module._parameters:
+                continue
+            for leaf in tree_leaves(value):
+                if isinstance(leaf, torch.Tensor) and not isinstance(leaf, nn.Parameter):
+                    yield f"{path}.{name}".removeprefix("."), leaf
 
 
 def buffers_that_share(model: nn.Module) -> Iterator[tuple[str, str]]:
@@ -148,8 +162,8 @@ def _two_parameters(one: str, other: str) -> TraceError:
     )
 
 
-def _a_buffer(name: str, parameter: str) -> TraceError:
+def _held_beside(kind: str, name: str, parameter: str) -> TraceError:
     return TraceError(
-        f"buffer '{name}' shares memory with parameter '{parameter}', which training changes: use the parameter itself in "
-        f"forward, or register a copy, {parameter}.detach().clone()"
+        f"{kind} '{name}' shares memory with parameter '{parameter}', which training changes: use the parameter itself in "
+        f"forward, or {'register' if kind == 'buffer' else 'keep'} a copy, {parameter}.detach().clone()"
     )

@@ -311,6 +311,61 @@ def remembering(how: str) -> nn.Module:
     return Layers(nn.Identity(), Remembering(how), nn.Identity(), Remembering("none"))
 
 
+class Switching(nn.Module):
+    """Keeps a number of its mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = 0.5
+
+    def train(self, mode: bool = True) -> "Switching":
+        self.scale = 0.5 if mode else 2.0
+        return super().train(mode)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.scale
+
+
+class FreshDropout(nn.Module):
+    """Makes its dropout in forward, so that it drops in each mode."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.Dropout(0.5)(x)
+
+
+class TracedTwice(nn.Module):
+    """Assigns a buffer, which takes a second trace, beside a dropout that is always on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(WIDTH))
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.mean = 0.9 * self.mean + 0.1 * x.detach().mean(0)
+        return F.dropout(self.dropout(x) + self.mean, 0.5)
+
+
+class Inference(nn.Module):
+    """Computes a part without gradients, by another way than no_grad."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.inference_mode():
+            y = x * 2
+        return x + y.clone()
+
+
+HIDDEN = {kind.__name__: kind for kind in (FreshDropout, TracedTwice)}
+
+
+def switching_inference() -> nn.Module:
+    return Layers(Switching(), Inference())
+
+
+def hidden(kind: str) -> nn.Module:
+    return Layers(nn.Identity(), HIDDEN[kind]())
+
+
 class _Straight(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
@@ -334,6 +389,8 @@ class Beyond(nn.Module):
         self.table = nn.Embedding(4, WIDTH, max_norm=1.0)
         if how == "parameter hook":
             self.inner.weight.register_hook(lambda gradient: gradient * 2)
+        if how == "scripted":
+            self.inner = torch.jit.script(self.inner)
         if how == "module hook":
             self.inner.register_full_backward_hook(lambda module, given, made: None)
 
@@ -343,6 +400,21 @@ class Beyond(nn.Module):
             x = _Straight.apply(x)
         if self.how == "kept function":
             x = _straight(x)
+        if self.how == "local function":
+
+            class Local(_Straight):
+                forward, backward = _Straight.forward, _Straight.backward
+
+            x = Local.apply(x)
+        if self.how == "node hook" and x.grad_fn is not None:
+            x.grad_fn.register_prehook(lambda gradients: gradients)
+        if self.how == "state":
+            state = torch.get_rng_state()
+            x = x + torch.rand(WIDTH)
+            torch.set_rng_state(state)
+        if self.how == "fork":
+            with torch.random.fork_rng(devices=[]):
+                x = x + torch.rand(WIDTH)
         if self.how == "late hook":
             x.register_post_accumulate_grad_hook(lambda tensor: None)
         if self.how == "hook":

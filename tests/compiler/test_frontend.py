@@ -131,6 +131,8 @@ REFUSED = {
     "buffer 't' shares memory with parameter 'a.bias'": built(
         "w = torch.randn(4)", "m.register_buffer('t', w)", "m.a.bias = nn.Parameter(w)"
     ),
+    "attribute 't' shares memory with parameter 'a.weight'.*keep a copy": built("m.t = m.a.weight.data"),
+    "attribute 'a.t' shares memory with parameter 'a.weight'": built("m.a.t = [m.a.weight.detach()]"),
     "buffers 't' and 'u' share memory, and the model writes": built(
         "w = torch.ones(4)", "m.register_buffer('t', w)", "m.register_buffer('u', w[:])"
     )

@@ -29,9 +29,11 @@ OTHERWISE = {
     "lstm": "sequences",
     "encoder_layers": "sequences",
     "heads": "rows",
+    "switching_inference": "rows",
 }
 # Those whose operators are the same in both modes but for flags and numbers.
 FLAGS_ALONE = {
+    "switching_inference",
     "alpha_dropout",
     "in_place_dropout",
     "channel_dropout",
