@@ -108,8 +108,8 @@ def asked_for(spec: JobSpec, path: Path, devices: int, over: Sizes) -> Asked:
     copies = spec.data_parallel if over.replicas is None else over.replicas
     count = spec.stages if over.stages is None else over.stages
     said = spec.schedule if over.schedule is None else over.schedule
-    if said not in ("interleaved", "auto") and (over.chunks is not None or "chunks" in spec.model_fields_set):
-        line, column = place_of_key(path, "chunks") if over.chunks is None else place_of_key(path, "schedule")
+    if said not in ("interleaved", "auto") and over.schedule is None and "chunks" in spec.model_fields_set:
+        line, column = place_of_key(path, "chunks")
         raise UserFileError(
             f"{path}:{line}:{column}: chunks are for schedule: interleaved, and this is {said}; leave chunks out, or "
             "choose interleaved"

@@ -77,6 +77,8 @@ def compile(
 
     one_of("--schedule", schedule, (*SCHEDULES, "auto"))
     one_of("--solver", solver, ("highs", "cbc"))
+    if chunks is not None and schedule not in (None, "interleaved", "auto"):
+        raise UserFileError(f"--chunks {chunks}: is for --schedule interleaved, and this is {schedule}")
     if microbatch is not None and microbatches is not None:
         raise UserFileError("give --microbatch or --microbatches, not both")
     counts = count("--stages", stages), count("--data-parallel", data_parallel), count("--microbatch", microbatch)

@@ -156,7 +156,7 @@ def test_a_file_that_cannot_be_written_leaves_the_checkpoint_before(tmp_path: Pa
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
     try:
-        with pytest.raises(CheckpointError, match="could not be written: .*the checkpoint before it is whole"):
+        with pytest.raises(CheckpointError, match="could not be written: .*an earlier checkpoint stays as it was"):
             checkpoint.write_part(partial, 0, {"parameter/w": torch.zeros(10_000)}, {})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
