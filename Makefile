@@ -33,22 +33,22 @@ check: $(VENV)/.dev
 
 # The figures that do not depend on the machine, and README's tables, are what they were.
 figures: $(VENV)/.examples
-	$(BIN)/python -m benchmarks.models --check --fast
+	$(BIN)/python -m benchmarks.compiles.models --check --fast
 	$(BIN)/python -m benchmarks.tables --check
 
 bench: $(VENV)/.bench
-	$(BIN)/python -m benchmarks.models
+	$(BIN)/python -m benchmarks.compiles.models
 	$(BIN)/python -m benchmarks.tables
-	$(BIN)/python -m benchmarks.search
-	$(BIN)/python -m benchmarks.scale
-	$(BIN)/python -m benchmarks.prediction
-	$(BIN)/python -m benchmarks.cuts
+	$(BIN)/python -m benchmarks.compiles.search
+	$(BIN)/python -m benchmarks.compiles.scale
+	$(BIN)/python -m benchmarks.steps.prediction
+	$(BIN)/python -m benchmarks.steps.cuts
 	$(BIN)/python -m benchmarks.transfers
-	$(BIN)/python -m benchmarks.engine
-	$(BIN)/python -m benchmarks.one_device
-	$(BIN)/python -m benchmarks.faults
-	$(BIN)/python -m benchmarks.fuzz
-	$(BIN)/python -m benchmarks.partition $(WORKLOADS)
+	$(BIN)/python -m benchmarks.steps.engine
+	$(BIN)/python -m benchmarks.steps.one_device
+	$(BIN)/python -m benchmarks.faults.kinds
+	$(BIN)/python -m benchmarks.fuzz.files
+	$(BIN)/python -m benchmarks.compiles.partition $(WORKLOADS)
 
 clean:
 	rm -rf $(VENV) demo-plan demo-cluster.yaml demo-report.json

@@ -22,7 +22,9 @@ def write_figures(benchmark: str, rows: Figures, path: Path = FILE) -> None:
     path.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def differing(expected: dict[str, Any], found: dict[str, Any], within: dict[str, float]) -> list[str]:
+def differing(
+    expected: dict[str, Any], found: dict[str, Any], within: dict[str, float]
+) -> list[str]:
     """What is not as it was: figures named in `within` may be that part of themselves apart; others must be equal."""
     result = []
     for name, value in expected.items():
@@ -31,7 +33,9 @@ def differing(expected: dict[str, Any], found: dict[str, Any], within: dict[str,
         if allowed is None:
             same = now == value
         else:
-            same = isinstance(now, int | float) and abs(now - value) <= allowed * max(abs(now), abs(value))
+            same = isinstance(now, int | float) and abs(now - value) <= allowed * max(
+                abs(now), abs(value)
+            )
         if not same:
             result.append(f"{name}: {value} in the file, {now} now")
     return result

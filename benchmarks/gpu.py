@@ -30,11 +30,11 @@ import torch
 import typer
 import yaml
 
-from benchmarks import one_device
 from benchmarks.shapes import SHAPES
-from pipecut.compiler import Options, Sizes, compile
+from benchmarks.steps import one_device
+from pipecut.compiler import Options, SizeOverrides, compile
 from pipecut.errors import PipecutError
-from pipecut.runtime.optimizer import make_optimizer
+from pipecut.model.optimizer import make_optimizer
 from pipecut.runtime.pipeline import load_pipeline
 from pipecut.runtime.training import batches
 from pipecut.runtime.verify import verify
@@ -47,7 +47,7 @@ Save = Callable[[str, Any], None]
 
 
 @dataclass(frozen=True)
-class Part:
+class PlanModel:
     """What runs, in how many seconds at the most, and whether it can do nothing without a GPU."""
 
     run: Callable[[str, Path, Save], None]
@@ -72,7 +72,7 @@ def job_of(name: str, folder: Path, precision: str, microbatches: int = 4) -> Pa
 def on_one_rank(name: str, folder: Path, precision: str) -> Path:
     """A plan of a family with all its stages on one device."""
     plan = folder / f"plan-{name}-{precision}"
-    sizes = Sizes(stages=2, schedule="interleaved", chunks=2)
+    sizes = SizeOverrides(stages=2, schedule="interleaved", chunks=2)
     compile(job_of(name, folder, precision), "auto", plan, Options(sizes, costs="roofline"))
     return plan
 
@@ -113,16 +113,26 @@ def memory_part(device: str, folder: Path, save: Save) -> None:
             pipe.step(**batch)
             optimizer.step()
             optimizer.zero_grad()
-        measured, predicted = torch.cuda.max_memory_allocated(), max(stage.peak_bytes for stage in pipe.plan.stages)
-        save(name, {"predicted": predicted, "measured": measured, "predicted over measured": predicted / measured})
+        measured, predicted = (
+            torch.cuda.max_memory_allocated(),
+            max(stage.peak_bytes for stage in pipe.plan.stages),
+        )
+        save(
+            name,
+            {
+                "predicted": predicted,
+                "measured": measured,
+                "predicted over measured": predicted / measured,
+            },
+        )
         del pipe, optimizer, source, batch
         torch.cuda.empty_cache()
 
 
 def calibrate_part(device: str, folder: Path, save: Save) -> None:
     """Calibrate's rates beside a product of 8,192 cubed, timed here with events around twenty of them."""
-    from pipecut.compiler.calibrate import calibrate
-    from pipecut.compiler.cluster import read_cluster
+    from pipecut.compiler.calibrate.calibrate import calibrate
+    from pipecut.compiler.inputs.cluster import read_cluster
 
     calibrate(1, device, folder / "cluster.yaml")
     cluster = read_cluster(str(folder / "cluster.yaml"))
@@ -132,7 +142,14 @@ def calibrate_part(device: str, folder: Path, save: Save) -> None:
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
         rate = 2 * size**3 / product_seconds(a, b, times)
-        save(name, {"calibrate": rates[name], f"{size} cubed": rate, "calibrate over it": rates[name] / rate})
+        save(
+            name,
+            {
+                "calibrate": rates[name],
+                f"{size} cubed": rate,
+                "calibrate over it": rates[name] / rate,
+            },
+        )
 
 
 def product_seconds(a: torch.Tensor, b: torch.Tensor, times: int) -> float:
@@ -156,10 +173,17 @@ def ranks_part(ranks: int) -> Callable[[str, Path, Save], None]:
         cluster = folder / "cluster.yaml"
         cluster.write_text(shared_cluster(device, ranks))
         # Each rank sees one device, and says that it is a host of its own.
-        hosts = [{"CUDA_VISIBLE_DEVICES": "0", "LOCAL_RANK": "0", "NCCL_HOSTID": f"host-{rank}"} for rank in range(ranks)]
+        hosts = [
+            {"CUDA_VISIBLE_DEVICES": "0", "LOCAL_RANK": "0", "NCCL_HOSTID": f"host-{rank}"}
+            for rank in range(ranks)
+        ]
         for schedule, chunks in SCHEDULES.items():
             plan = folder / schedule
-            sizes = Sizes(stages=ranks * chunks, schedule=schedule, chunks=chunks if schedule == "interleaved" else None)
+            sizes = SizeOverrides(
+                stages=ranks * chunks,
+                schedule=schedule,
+                chunks=chunks if schedule == "interleaved" else None,
+            )
             try:
                 compile(job, str(cluster), plan, Options(sizes, costs="roofline"))
                 save(schedule, largest(plan, device, hosts if device == "cuda" else None))
@@ -181,37 +205,59 @@ def shared_cluster(device: str, ranks: int) -> str:
     }
     node = {"devices": {"share": ranks}, "link": "itself"}
     link = {"bandwidth": "20GB/s", "latency": "20us"}
-    text = {"name": "one-gpu", "nodes": [node], "devices": {"share": kind}, "links": {"itself": link}, "reserve": "1GiB"}
+    text = {
+        "name": "one-gpu",
+        "nodes": [node],
+        "devices": {"share": kind},
+        "links": {"itself": link},
+        "reserve": "1GiB",
+    }
     return yaml.safe_dump(text)
 
 
 def faults_part(device: str, folder: Path, save: Save) -> None:
     """Weights after a run whose rank is killed in the middle, beside those of a run that is left alone."""
-    from benchmarks.faults import weights_of
-    from benchmarks.kills import disturbed
+    from benchmarks.faults.kills import disturbed
+    from benchmarks.faults.kinds import weights_of
 
     plan = on_one_rank("GPT-2", folder, "fp32")
-    command = [sys.executable, "-m", "pipecut", "run", str(plan), "--steps", "30", "--checkpoint-every", "5", "--device", device]
-    calm = disturbed([*command, "--checkpoints", str(folder / "calm")], 1, 0, (1.0, 3.0), folder / "a")
+    command = [
+        sys.executable,
+        "-m",
+        "pipecut",
+        "run",
+        str(plan),
+        "--steps",
+        "30",
+        "--checkpoint-every",
+        "5",
+        "--device",
+        device,
+    ]
+    calm = disturbed(
+        [*command, "--checkpoints", str(folder / "calm")], 1, 0, (1.0, 3.0), folder / "a"
+    )
     killing = [*command, "--checkpoints", str(folder / "killed"), "--max-restarts", "2"]
     killed = disturbed(killing, 1, 1, (1.0, 3.0), folder / "b")
     if calm.code or killed.code:
         save("error", (calm.output + killed.output)[-2000:])
         return
     before, after = weights_of(plan, folder / "calm"), weights_of(plan, folder / "killed")
-    same = before.keys() == after.keys() and all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+    same = before.keys() == after.keys() and all(
+        torch.equal(tensor, after[name]) for name, tensor in before.items()
+    )
     save("passed", same and not killed.orphans)
     save("killed", list(killed.killed))
 
 
 PARTS = {
-    "one_device": Part(one_device_part, 240),
-    "families": Part(families_part, 180),
-    "memory": Part(memory_part, 120, needs_gpu=True),
-    "calibrate": Part(calibrate_part, 150),
-    "two_ranks": Part(ranks_part(2), 120),
-    "four_ranks": Part(ranks_part(4), 120),
-    "faults": Part(faults_part, 90),
+    "one_device": PlanModel(one_device_part, 240),
+    "families": PlanModel(families_part, 180),
+    "memory": PlanModel(memory_part, 120, needs_gpu=True),
+    "calibrate": PlanModel(calibrate_part, 150),
+    "two_ranks": PlanModel(ranks_part(2), 120),
+    "four_ranks": PlanModel(ranks_part(4), 120),
+    "faults": PlanModel(faults_part, 90),
 }
 app = typer.Typer(add_completion=False)
 
@@ -224,7 +270,17 @@ def run_part(name: str, device: str) -> Result:
     begin = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="pipecut-gpu-") as scratch:
         output = Path(scratch) / "result.json"
-        command = [sys.executable, "-m", "benchmarks.gpu", "--only", name, "--device", device, "-o", str(output)]
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.gpu",
+            "--only",
+            name,
+            "--device",
+            device,
+            "-o",
+            str(output),
+        ]
         environment = {**os.environ, "TMPDIR": scratch}
         running = subprocess.Popen(command, cwd=HERE, env=environment, start_new_session=True)
         try:
@@ -252,9 +308,15 @@ def run_here(name: str, device: str, output: Path) -> None:
 
 @app.command()
 def main(
-    parts: Annotated[list[str] | None, typer.Argument(help=f"Of {', '.join(PARTS)}; by default all.")] = None,
-    device: Annotated[str | None, typer.Option(help="cuda or cpu; by default a GPU where there is one.")] = None,
-    output: Annotated[Path, typer.Option("-o", "--output", help="JSON to write.")] = Path("gpu.json"),
+    parts: Annotated[
+        list[str] | None, typer.Argument(help=f"Of {', '.join(PARTS)}; by default all.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cuda or cpu; by default a GPU where there is one.")
+    ] = None,
+    output: Annotated[Path, typer.Option("-o", "--output", help="JSON to write.")] = Path(
+        "gpu.json"
+    ),
     only: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Run the parts one after the other; results so far are written after each."""
@@ -272,7 +334,9 @@ def main(
         results["parts"][name] = found = run_part(name, kind)
         print(f"{name}: {json.dumps(found)}", flush=True)
         output.write_text(json.dumps(results, indent=1))
-    skipped = [name for name, found in results["parts"].items() if "skipped" in found or "error" in found]
+    skipped = [
+        name for name, found in results["parts"].items() if "skipped" in found or "error" in found
+    ]
     print(f"written to {output}; not done: {', '.join(skipped) or 'nothing'}")
 
 

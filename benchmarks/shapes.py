@@ -8,7 +8,7 @@ import yaml
 from torch import nn
 
 from pipecut.compiler import profile_job
-from pipecut.compiler.calibrate import calibrate
+from pipecut.compiler.calibrate.calibrate import calibrate
 
 VOCABULARY, LENGTH = 2048, 128
 MICROBATCHES = 4
@@ -18,7 +18,13 @@ def gpt2() -> nn.Module:
     """6 layers of 192 over 2,048 tokens, head tied to the embedding."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    shape = {"n_layer": 6, "n_embd": 192, "n_head": 6, "vocab_size": VOCABULARY, "n_positions": LENGTH}
+    shape = {
+        "n_layer": 6,
+        "n_embd": 192,
+        "n_head": 6,
+        "vocab_size": VOCABULARY,
+        "n_positions": LENGTH,
+    }
     dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
     return GPT2LMHeadModel(GPT2Config(**shape, **dropout, use_cache=False, loss_type="ForCausalLM"))
 
@@ -41,15 +47,29 @@ def bert() -> nn.Module:
     """4 layers of 192 and a vocabulary of 16,384, whose head is much of the work."""
     from transformers import BertConfig, BertForMaskedLM
 
-    shape = {"num_hidden_layers": 4, "hidden_size": 192, "intermediate_size": 768, "num_attention_heads": 6, "vocab_size": 16384}
-    return BertForMaskedLM(BertConfig(**shape, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0))
+    shape = {
+        "num_hidden_layers": 4,
+        "hidden_size": 192,
+        "intermediate_size": 768,
+        "num_attention_heads": 6,
+        "vocab_size": 16384,
+    }
+    return BertForMaskedLM(
+        BertConfig(**shape, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    )
 
 
 def vit() -> nn.Module:
     """8 layers of 192, patches of 8 on 96 x 96."""
     from transformers import ViTConfig, ViTForImageClassification
 
-    shape = {"hidden_size": 192, "num_hidden_layers": 8, "num_attention_heads": 6, "intermediate_size": 768, "patch_size": 8}
+    shape = {
+        "hidden_size": 192,
+        "num_hidden_layers": 8,
+        "num_attention_heads": 6,
+        "intermediate_size": 768,
+        "patch_size": 8,
+    }
     dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     return ViTForImageClassification(ViTConfig(**shape, **dropout, image_size=96, num_labels=10))
 
@@ -62,7 +82,11 @@ class Residual(nn.Module):
         self.one = nn.Conv2d(before, after, 3, stride, 1, bias=False)
         self.two = nn.Conv2d(after, after, 3, 1, 1, bias=False)
         self.norm1, self.norm2 = nn.BatchNorm2d(after), nn.BatchNorm2d(after)
-        self.shortcut = nn.Conv2d(before, after, 1, stride, bias=False) if stride > 1 or before != after else nn.Identity()
+        self.shortcut = (
+            nn.Conv2d(before, after, 1, stride, bias=False)
+            if stride > 1 or before != after
+            else nn.Identity()
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Half the size where stride is 2."""
@@ -143,17 +167,26 @@ def tokens(microbatch: int) -> dict[str, torch.Tensor]:
 
 def patches(microbatch: int) -> dict[str, torch.Tensor]:
     """96 x 96 with classes."""
-    return {"pixel_values": torch.randn(microbatch, 3, 96, 96), "labels": torch.randint(0, 10, (microbatch,))}
+    return {
+        "pixel_values": torch.randn(microbatch, 3, 96, 96),
+        "labels": torch.randint(0, 10, (microbatch,)),
+    }
 
 
 def images(microbatch: int) -> dict[str, torch.Tensor]:
     """64 x 64 with classes."""
-    return {"image": torch.randn(microbatch, 3, 64, 64), "label": torch.randint(0, 10, (microbatch,))}
+    return {
+        "image": torch.randn(microbatch, 3, 64, 64),
+        "label": torch.randint(0, 10, (microbatch,)),
+    }
 
 
 def pictures(microbatch: int) -> dict[str, torch.Tensor]:
     """64 x 64 in and out."""
-    return {"image": torch.randn(microbatch, 3, 64, 64), "target": torch.randn(microbatch, 3, 64, 64)}
+    return {
+        "image": torch.randn(microbatch, 3, 64, 64),
+        "target": torch.randn(microbatch, 3, 64, 64),
+    }
 
 
 # Name: factory, inputs, samples a microbatch.

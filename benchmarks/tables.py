@@ -8,8 +8,8 @@ import re
 import sys
 from collections.abc import Callable
 
+from benchmarks.compiles.zoo import CONFIGURATIONS
 from benchmarks.figures import ROOT, Figures, read_figures
-from benchmarks.zoo import CONFIGURATIONS
 
 README = ROOT / "README.md"
 # Two comments around each table, which name it.
@@ -27,7 +27,9 @@ def models(rows: Figures) -> str:
         row = rows[name]
         gap = "proven optimal" if row["proven"] else f"{row['gap']:.2%}"
         seconds = f"{row['seconds']:.0f} | {row['placing']:.1f} | {row['bytes'] / 1e9:.1f} GB | {row['step_seconds']:.2f} s"
-        lines.append(f"| {name} | {configuration.gpus} | {row['operators']:,} | {seconds} | {gap} |")
+        lines.append(
+            f"| {name} | {configuration.gpus} | {row['operators']:,} | {seconds} | {gap} |"
+        )
     return "\n".join(lines)
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from pipecut.compiler import Options, Sizes, compile
-from pipecut.compiler.calibrate import calibrate
-from pipecut.compiler.partition.solver import quiet_stdout
-from pipecut.runtime.launch import launch
+from pipecut.compiler import Options, SizeOverrides, compile
+from pipecut.compiler.calibrate.calibrate import calibrate
+from pipecut.compiler.partition.program.solver import quiet_stdout
+from pipecut.runtime.launch.launch import launch
 
 TURNS, BAR = 5, 0.15
 
@@ -22,8 +22,10 @@ TURNS, BAR = 5, 0.15
 def fresh(size: int, scratch: Path) -> float:
     """Median seconds of a message of so many bytes between two new ranks."""
     with quiet_stdout():
-        launch(2, "pipecut.runtime.links", [str(scratch), "cpu", str(size)])
-    return statistics.median(seconds for one in json.loads(scratch.read_text()) for seconds in one["messages"][str(size)])
+        launch(2, "pipecut.runtime.ranks.links", [str(scratch), "cpu", str(size)])
+    return statistics.median(
+        seconds for one in json.loads(scratch.read_text()) for seconds in one["messages"][str(size)]
+    )
 
 
 def main() -> None:
@@ -32,7 +34,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         cluster, scratch = Path(folder) / "cluster.yaml", Path(folder) / "found.json"
         job = Path(__file__).parents[1] / "examples" / "demo.yaml"
-        plan = compile(job, "auto", Path(folder) / "plan", Options(Sizes(stages=2))).plan
+        plan = compile(job, "auto", Path(folder) / "plan", Options(SizeOverrides(stages=2))).plan
         size = sum(t.bytes_for(plan.batch.microbatch) for t in plan.boundaries[0].tensors)
         errors = []
         for turn in range(TURNS):
@@ -40,9 +42,13 @@ def main() -> None:
             assert link is not None
             foreseen, seconds = link.latency + size / link.bandwidth, fresh(size, scratch)
             errors.append(foreseen / seconds - 1)
-            console.print(f"turn {turn + 1}: {size:,} bytes in {seconds * 1e6:.0f} us, foreseen {foreseen * 1e6:.0f} us")
+            console.print(
+                f"turn {turn + 1}: {size:,} bytes in {seconds * 1e6:.0f} us, foreseen {foreseen * 1e6:.0f} us"
+            )
     error = statistics.median(errors)
-    console.print(f"a message of the demo's boundary is foreseen {error:+.0%} off in the median (bar {BAR:.0%})")
+    console.print(
+        f"a message of the demo's boundary is foreseen {error:+.0%} off in the median (bar {BAR:.0%})"
+    )
     sys.exit(abs(error) > BAR)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 TORCH = ("2.13.0", "2.14.1", "2.15.0")
 PYTHONS = ("python3.11", "python3.12", "python3.13")
-TESTS = ("tests/compiler", "tests/runtime/test_check.py")
+TESTS = ("tests/compiler", "tests/plan/test_check.py")
 COMPILE = ("compile", "examples/gpt2-tiny.yaml", "--stages", "2", "-o", "plan")
 
 
@@ -32,7 +32,10 @@ class Environment:
 
 def runs(name: str) -> bool:
     """Whether there is such an interpreter; a version manager's shim may be there without one."""
-    return shutil.which(name) is not None and subprocess.run([name, "-V"], capture_output=True).returncode == 0
+    return (
+        shutil.which(name) is not None
+        and subprocess.run([name, "-V"], capture_output=True).returncode == 0
+    )
 
 
 def build(environment: Environment, folder: Path, wheel: Path) -> Path:
@@ -76,13 +79,30 @@ def main() -> None:
     print("not here:", ", ".join(name for name in PYTHONS if name not in found) or "nothing")
     checkout, failed = Path.cwd(), False
     with tempfile.TemporaryDirectory() as scratch:
-        run([sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", scratch, str(checkout)])
+        run(
+            [
+                sys.executable,
+                "-m",
+                "pip",
+                "wheel",
+                "--quiet",
+                "--no-deps",
+                "-w",
+                scratch,
+                str(checkout),
+            ]
+        )
         wheel = next(Path(scratch).glob("*.whl"))
-        for environment in [Environment(python, torch) for python in pythons for torch in asked or TORCH]:
+        for environment in [
+            Environment(python, torch) for python in pythons for torch in asked or TORCH
+        ]:
             folder = Path(scratch) / "environment"
             try:
                 python = build(environment, folder, wheel)
-                print(f"{environment}: {check(python, checkout, folder)} ({versions(python)})", flush=True)
+                print(
+                    f"{environment}: {check(python, checkout, folder)} ({versions(python)})",
+                    flush=True,
+                )
             except subprocess.CalledProcessError as error:
                 failed = True
                 end = "\n".join((error.stdout + error.stderr).strip().splitlines()[-15:])

@@ -8,17 +8,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pipecut.compiler.candidate import Candidate
-from pipecut.compiler.cluster import Cluster
-from pipecut.compiler.constraints import Constraints
-from pipecut.compiler.costs import CostedGraph
-from pipecut.compiler.job import Job
-from pipecut.compiler.manifest import manifest
-from pipecut.compiler.memory import with_memory
-from pipecut.compiler.partition import Placement, Solving, partition
-from pipecut.compiler.place_evaluation import place_evaluation
-from pipecut.compiler.predict import Scheduled, schedule
-from pipecut.compiler.units import show_bytes
+from pipecut.compiler.costs.roofline import CostedGraph
+from pipecut.compiler.emit.manifest import manifest
+from pipecut.compiler.inputs.cluster import Cluster
+from pipecut.compiler.inputs.job import Job
+from pipecut.compiler.inputs.units import show_bytes
+from pipecut.compiler.partition.constraints import Constraints
+from pipecut.compiler.partition.partition import partition
+from pipecut.compiler.partition.place import SolverOptions
+from pipecut.compiler.partition.problem import Placement
+from pipecut.compiler.predict.memory import with_memory
+from pipecut.compiler.predict.step import Scheduled, schedule
+from pipecut.compiler.search.sizes import Candidate
+from pipecut.compiler.stages.place_evaluation import place_evaluation
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Problem:
     cluster: Cluster
     told: Constraints
     candidate: Candidate
-    solving: Solving
+    solving: SolverOptions
 
 
 @dataclass(frozen=True)
@@ -45,11 +47,18 @@ class Fitted:
 
 def fit(problem: Problem, notes: list[str], progress: Callable[[str], None]) -> Fitted:
     """Raises InfeasibleError when nothing fits, or nothing with what the replay needs left free."""
-    job, costed, candidate, cluster = problem.job, problem.costed, problem.candidate, problem.cluster
+    job, costed, candidate, cluster = (
+        problem.job,
+        problem.costed,
+        problem.candidate,
+        problem.cluster,
+    )
     operators = len(costed.graph.operators)
     while True:
         progress(f"placing {operators} operators on {candidate.stages} stages")
-        placement, ordered = partition(costed, cluster, job.spec, problem.told, candidate, problem.solving)
+        placement, ordered = partition(
+            costed, cluster, job.spec, problem.told, candidate, problem.solving
+        )
         progress(f"scheduling {candidate.microbatches} microbatches, {candidate.schedule}")
         scheduled = schedule(costed, ordered, placement, candidate)
         cuts, refused = place_evaluation(costed.graph, placement.stages_of, scheduled.cuts)
@@ -73,12 +82,22 @@ def _lacking(stages: list[dict[str, Any]], ranks: int) -> list[int]:
     more = []
     for rank in range(ranks):
         own = [stage for stage in stages if stage["rank"] == rank]
-        over = max(stage["peak_bytes"] + stage["outside_bytes"] - stage["device_bytes"] for stage in own)
+        over = max(
+            stage["peak_bytes"] + stage["outside_bytes"] - stage["device_bytes"] for stage in own
+        )
         spare = own[0]["capacity_bytes"] - sum(stage["memory_bytes"] for stage in own)
         more.append(max(over, spare + 1) if over > 0 else 0)
     return more
 
 
 def _raised(cluster: Cluster) -> list[str]:
-    ranks = [f"{show_bytes(cluster.reserve_of(r))} on rank {r}" for r, size in enumerate(cluster.further) if size]
-    return [f"the reserve was raised for what a step takes at its peak, to {', '.join(ranks)}"] if ranks else []
+    ranks = [
+        f"{show_bytes(cluster.reserve_of(r))} on rank {r}"
+        for r, size in enumerate(cluster.further)
+        if size
+    ]
+    return (
+        [f"the reserve was raised for what a step takes at its peak, to {', '.join(ranks)}"]
+        if ranks
+        else []
+    )

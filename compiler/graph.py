@@ -5,7 +5,7 @@ from typing import Any
 
 import networkx as nx
 
-from pipecut.runtime.plan import Constant
+from pipecut.plan.schema import Constant
 
 
 @dataclass(frozen=True)

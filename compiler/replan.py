@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from pipecut.compiler.candidate import Sizes
-from pipecut.compiler.job import AUTO
-from pipecut.compiler.pipeline import Options, compile
+from pipecut.compiler.inputs.job import AUTO
+from pipecut.compiler.passes import Options, compile
+from pipecut.compiler.search.sizes import SizeOverrides
 from pipecut.errors import InfeasibleError, UserFileError
-from pipecut.runtime.plan_folder import read_plan
+from pipecut.plan.folder import read_plan
 
 
 def replan(path: Path, lost_rank: int, progress: Callable[[str], None] = lambda _: None) -> Path:
@@ -19,17 +19,25 @@ def replan(path: Path, lost_rank: int, progress: Callable[[str], None] = lambda 
     plan = read_plan(path).plan
     source = plan.source
     if source is None:
-        raise UserFileError(f"{path} does not say which job it is of, so it cannot be planned again; compile it with pipecut")
+        raise UserFileError(
+            f"{path} does not say which job it is of, so it cannot be planned again; compile it with pipecut"
+        )
     lost = [*source.lost, source.devices[lost_rank]]
     remaining = source.available - len(lost)
     if remaining < 1:
-        raise InfeasibleError(f"{path}: rank {lost_rank} was on the last device of {source.cluster}; none remains")
+        raise InfeasibleError(
+            f"{path}: rank {lost_rank} was on the last device of {source.cluster}; none remains"
+        )
     fits = plan.ranks <= remaining
     ranks = plan.ranks // plan.replicas
     chunks = len(plan.stages) // ranks
-    stages = len(plan.stages) if fits else min(ranks, remaining) * chunks if plan.replicas == 1 else AUTO
+    stages = (
+        len(plan.stages) if fits else min(ranks, remaining) * chunks if plan.replicas == 1 else AUTO
+    )
     replicas = plan.replicas if fits or plan.replicas == 1 else AUTO
-    sizes = Sizes(stages, replicas, plan.batch.microbatch, None, plan.schedule, chunks)
-    target = path.with_name(f"{path.name.split('-without-')[0]}-without-{'-'.join(str(device) for device in lost)}")
+    sizes = SizeOverrides(stages, replicas, plan.batch.microbatch, None, plan.schedule, chunks)
+    target = path.with_name(
+        f"{path.name.split('-without-')[0]}-without-{'-'.join(str(device) for device in lost)}"
+    )
     compile(source.job, source.cluster, target, Options(sizes, lost=tuple(lost)), progress)
     return target

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 from rich.console import Console
 
-from pipecut.asked_to_end import AskedToEnd, listen, say_stopped
 from pipecut.console import bar, console, count, one_of
+from pipecut.end_at_signal import AskedToEnd, listen, say_stopped
 from pipecut.errors import PipecutError, UserFileError
 
 if TYPE_CHECKING:
     from pipecut.compiler.partition.problem import Comm
-    from pipecut.runtime.plan_folder import PlanFolder
+    from pipecut.plan.folder import PlanFolder
 
 app = typer.Typer(
     add_completion=False,
@@ -22,7 +22,12 @@ app = typer.Typer(
 )
 PROFILE_HELP = "SQLite file of measurements; by default $PIPECUT_PROFILE, or profile.sqlite in the user's cache folder."
 PlanArgument = Annotated[Path, typer.Argument(help="A plan folder, as pipecut compile makes it.")]
-TrustOption = Annotated[bool, typer.Option("--trust", help="Run the code of a plan that was not compiled here, now and later.")]
+TrustOption = Annotated[
+    bool,
+    typer.Option(
+        "--trust", help="Run the code of a plan that was not compiled here, now and later."
+    ),
+]
 
 
 def _version(wanted: bool) -> None:
@@ -35,7 +40,9 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     """Cut a PyTorch model into pipeline stages and train it: compile, look at the plan, verify, run."""
 
@@ -43,20 +50,41 @@ def options(
 @app.command()
 def compile(
     job: Annotated[Path, typer.Argument(help="The job file: model, inputs, batch, optimizer.")],
-    cluster: Annotated[str, typer.Option(help="A cluster file, a name of `pipecut specs`, or auto: this machine.")] = "auto",
-    output: Annotated[Path, typer.Option("-o", "--output", help="The plan folder to write.")] = Path("plan"),
-    stages: Annotated[str | None, typer.Option(help="Stages, or auto; by default one a device.")] = None,
-    data_parallel: Annotated[str | None, typer.Option(help="Replicas of each stage, or auto, over the job's.")] = None,
-    microbatch: Annotated[str | None, typer.Option(help="Samples a microbatch, or auto, over the job's.")] = None,
-    microbatches: Annotated[int | None, typer.Option(min=1, help="Microbatches a step, over the job's.")] = None,
-    schedule: Annotated[
-        str | None, typer.Option(help="gpipe, 1f1b, interleaved, zb-h1, v-shaped or auto, over the job's.")
+    cluster: Annotated[
+        str, typer.Option(help="A cluster file, a name of `pipecut specs`, or auto: this machine.")
+    ] = "auto",
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="The plan folder to write.")
+    ] = Path("plan"),
+    stages: Annotated[
+        str | None, typer.Option(help="Stages, or auto; by default one a device.")
     ] = None,
-    chunks: Annotated[int | None, typer.Option(min=1, help="Stages on each device, interleaved, over the job's.")] = None,
+    data_parallel: Annotated[
+        str | None, typer.Option(help="Replicas of each stage, or auto, over the job's.")
+    ] = None,
+    microbatch: Annotated[
+        str | None, typer.Option(help="Samples a microbatch, or auto, over the job's.")
+    ] = None,
+    microbatches: Annotated[
+        int | None, typer.Option(min=1, help="Microbatches a step, over the job's.")
+    ] = None,
+    schedule: Annotated[
+        str | None,
+        typer.Option(help="gpipe, 1f1b, interleaved, zb-h1, v-shaped or auto, over the job's."),
+    ] = None,
+    chunks: Annotated[
+        int | None, typer.Option(min=1, help="Stages on each device, interleaved, over the job's.")
+    ] = None,
     explain: Annotated[
-        bool, typer.Option("--explain", help="Print the candidates tried, and what more of each limit gives.")
+        bool,
+        typer.Option(
+            "--explain", help="Print the candidates tried, and what more of each limit gives."
+        ),
     ] = False,
-    costs: Annotated[str, typer.Option(help="auto (measured where profiled), roofline, profile, or measured:REPORT.")] = "auto",
+    costs: Annotated[
+        str,
+        typer.Option(help="auto (measured where profiled), roofline, profile, or measured:REPORT."),
+    ] = "auto",
     profile_file: Annotated[Path | None, typer.Option("--profile", help=PROFILE_HELP)] = None,
     solver: Annotated[str, typer.Option(help="highs or cbc.")] = "highs",
     time_limit: Annotated[float, typer.Option(min=0.1, help="Seconds for the solver.")] = 30.0,
@@ -69,22 +97,34 @@ def compile(
 
     pipecut compile job.yaml --cluster hgx-h100 --stages auto --data-parallel auto --microbatch auto --explain
     """
-    from pipecut.compiler import Options, Sizes, compile_and_explain
-    from pipecut.compiler.explained import print_explained
-    from pipecut.compiler.partition import Solving
-    from pipecut.compiler.schedules import SCHEDULES
-    from pipecut.compiler.table import print_plan
+    from pipecut.compiler import Options, SizeOverrides, compile_and_explain
+    from pipecut.compiler.partition.place import SolverOptions
+    from pipecut.compiler.schedules.registry import SCHEDULES
+    from pipecut.tables.plan import print_plan
+    from pipecut.tables.search import print_explained
 
     one_of("--schedule", schedule, (*SCHEDULES, "auto"))
     one_of("--solver", solver, ("highs", "cbc"))
     if chunks is not None and schedule not in (None, "interleaved", "auto"):
-        raise UserFileError(f"--chunks {chunks}: is for --schedule interleaved, and this is {schedule}")
+        raise UserFileError(
+            f"--chunks {chunks}: is for --schedule interleaved, and this is {schedule}"
+        )
     if microbatch is not None and microbatches is not None:
         raise UserFileError("give --microbatch or --microbatches, not both")
-    counts = count("--stages", stages), count("--data-parallel", data_parallel), count("--microbatch", microbatch)
+    counts = (
+        count("--stages", stages),
+        count("--data-parallel", data_parallel),
+        count("--microbatch", microbatch),
+    )
     if not costs.startswith("measured:"):
         one_of("--costs", costs, ("auto", "roofline", "profile", "measured:REPORT"))
-    options = Options(Sizes(*counts, microbatches, schedule, chunks), explain, costs, profile_file, Solving(solver, time_limit))
+    options = Options(
+        SizeOverrides(*counts, microbatches, schedule, chunks),
+        explain,
+        costs,
+        profile_file,
+        SolverOptions(solver, time_limit),
+    )
     progress = Console(stderr=True)
     with progress.status("starting") as status:
 
@@ -97,15 +137,23 @@ def compile(
     if explain:
         print_explained(compiled.tried, compiled.prices, console)
     print_plan(compiled.folder.plan, console)
-    console.print(f"plan written to {output}/; next: pipecut verify {output}, pipecut run {output} --steps 10")
+    console.print(
+        f"plan written to {output}/; next: pipecut verify {output}, pipecut run {output} --steps 10"
+    )
 
 
 @app.command()
 def profile(
     job: Annotated[Path, typer.Argument(help="The job file.")],
-    device: Annotated[str | None, typer.Option(help="cpu or cuda; by default a GPU where there is one.")] = None,
-    microbatch: Annotated[int | None, typer.Option(min=1, help="Samples a microbatch, over the job's.")] = None,
-    ranks: Annotated[int | None, typer.Option(min=1, help="Processes at work meanwhile; by default 2 on a CPU.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu or cuda; by default a GPU where there is one.")
+    ] = None,
+    microbatch: Annotated[
+        int | None, typer.Option(min=1, help="Samples a microbatch, over the job's.")
+    ] = None,
+    ranks: Annotated[
+        int | None, typer.Option(min=1, help="Processes at work meanwhile; by default 2 on a CPU.")
+    ] = None,
     profile_file: Annotated[Path | None, typer.Option("--profile", help=PROFILE_HELP)] = None,
 ) -> None:
     """Time a job's operators and layers on this machine, for compile to use; a second run measures only what is new.
@@ -119,19 +167,31 @@ def profile(
     one_of("--device", device, ("cpu", "cuda"))
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     with bar() as tell:
-        found = profile_job(job, place, microbatch, profile_file, tell, ranks or (1 if place.type == "cuda" else 2))
+        found = profile_job(
+            job, place, microbatch, profile_file, tell, ranks or (1 if place.type == "cuda" else 2)
+        )
     console.print(f"{found.new} measured now, {found.known} known before")
     if found.failed:
-        console.print(f"cannot run by themselves, part of their layer's time: {', '.join(found.failed)}")
+        console.print(
+            f"cannot run by themselves, part of their layer's time: {', '.join(found.failed)}"
+        )
     side = "above" if found.overstated >= 0 else "below"
-    console.print(f"single operators sum to {abs(found.overstated):.1%} {side} whole layers; plans use the layers' times")
+    console.print(
+        f"single operators sum to {abs(found.overstated):.1%} {side} whole layers; plans use the layers' times"
+    )
 
 
 @app.command()
 def calibrate(
-    output: Annotated[Path, typer.Option("-o", "--output", help="The cluster file to write.")] = Path("cluster.yaml"),
-    ranks: Annotated[int | None, typer.Option(min=1, help="Ranks that measure at once; by default GPUs, or 2.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda; by default a GPU where there is one.")] = None,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="The cluster file to write.")
+    ] = Path("cluster.yaml"),
+    ranks: Annotated[
+        int | None, typer.Option(min=1, help="Ranks that measure at once; by default GPUs, or 2.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu or cuda; by default a GPU where there is one.")
+    ] = None,
 ) -> None:
     """Measure this machine - products, memory, messages between ranks, what each operator reaches - and write its cluster file.
 
@@ -139,7 +199,7 @@ def calibrate(
     """
     import torch
 
-    from pipecut.compiler.calibrate import calibrate as calibrate_machine
+    from pipecut.compiler.calibrate.calibrate import calibrate as calibrate_machine
 
     one_of("--device", device, ("cpu", "cuda"))
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -156,15 +216,27 @@ def calibrate(
 
 @app.command()
 def solve(
-    graph: Annotated[Path, typer.Argument(help="A costed graph: the published placement format, or a plan's graph.json.")],
+    graph: Annotated[
+        Path,
+        typer.Argument(
+            help="A costed graph: the published placement format, or a plan's graph.json."
+        ),
+    ],
     devices: Annotated[int | None, typer.Option(min=1, help="Devices, over the file's.")] = None,
-    memory: Annotated[str | None, typer.Option(help="Memory of each: 16GiB, or bytes; over the file's.")] = None,
+    memory: Annotated[
+        str | None, typer.Option(help="Memory of each: 16GiB, or bytes; over the file's.")
+    ] = None,
     comm: Annotated[
         str | None,
         typer.Option(help="direct: a tensor costs its maker and each user; relay: each boundary."),
     ] = None,
     each: Annotated[
-        int, typer.Option("--stages-per-device", min=1, help="Stages on each device, in turns of one (interleaving).")
+        int,
+        typer.Option(
+            "--stages-per-device",
+            min=1,
+            help="Stages on each device, in turns of one (interleaving).",
+        ),
     ] = 1,
     time_limit: Annotated[float, typer.Option(min=0.1, help="Seconds for the solver.")] = 25.0,
     gap: Annotated[float, typer.Option(min=0.0, help="Relative gap at which to stop.")] = 1e-7,
@@ -177,7 +249,7 @@ def solve(
     """
     from rich.markup import escape
 
-    from pipecut.compiler.partition.report import print_solved, solve_file
+    from pipecut.compiler.partition.standalone.solve import print_solved, solve_file
 
     one_of("--comm", comm, ("direct", "relay"))
     one_of("--solver", solver, ("highs", "cbc"))
@@ -192,8 +264,8 @@ def solve(
 @app.command()
 def show(plan: PlanArgument) -> None:
     """Print a plan's table again."""
-    from pipecut.compiler.table import print_plan
-    from pipecut.runtime.plan_folder import read_plan
+    from pipecut.plan.folder import read_plan
+    from pipecut.tables.plan import print_plan
 
     print_plan(read_plan(plan).plan, console)
 
@@ -201,8 +273,8 @@ def show(plan: PlanArgument) -> None:
 @app.command()
 def check(plan: PlanArgument) -> None:
     """Prove a plan sound: everything placed, acyclic, no deadlock, memory fits."""
-    from pipecut.runtime.check import check as check_plan
-    from pipecut.runtime.plan_folder import read_plan
+    from pipecut.plan.check import check as check_plan
+    from pipecut.plan.folder import read_plan
 
     for line in check_plan(read_plan(plan)):
         console.print(f"ok  {line}")
@@ -211,10 +283,10 @@ def check(plan: PlanArgument) -> None:
 @app.command()
 def seal(plan: PlanArgument) -> None:
     """Make a plan whose files you edited a plan again: prove it sound as it is now, then note its files as they are."""
-    from pipecut.runtime.check import check as check_plan
-    from pipecut.runtime.plan_folder import seal as seal_plan
-    from pipecut.runtime.plan_folder import write_seal
-    from pipecut.runtime.trust import code_outside, is_trusted, trust
+    from pipecut.plan.check import check as check_plan
+    from pipecut.plan.folder import seal as seal_plan
+    from pipecut.plan.folder import write_seal
+    from pipecut.plan.trust import code_outside, is_trusted, trust
 
     folder = seal_plan(plan)
     for line in check_plan(folder):
@@ -225,7 +297,9 @@ def seal(plan: PlanArgument) -> None:
     if own:
         trust(sealed)
     else:
-        console.print("it was not compiled here; look at its code: verify and run will ask for --trust once")
+        console.print(
+            "it was not compiled here; look at its code: verify and run will ask for --trust once"
+        )
     console.print(f"{plan} is sealed; next: pipecut verify {plan}")
 
 
@@ -233,7 +307,9 @@ def seal(plan: PlanArgument) -> None:
 def verify(
     plan: PlanArgument,
     steps: Annotated[int, typer.Option(min=1, help="Optimizer steps to compare.")] = 3,
-    evaluation: Annotated[bool, typer.Option("--eval", help="Compare eval mode, too: its loss and every output.")] = False,
+    evaluation: Annotated[
+        bool, typer.Option("--eval", help="Compare eval mode, too: its loss and every output.")
+    ] = False,
     trusted: TrustOption = False,
 ) -> None:
     """Run the plan beside the unsplit model and compare loss, gradients, parameters and buffers."""
@@ -242,9 +318,13 @@ def verify(
     _ask_about(plan, trusted)
     with Console(stderr=True).status(f"running {steps} steps of the plan and of the unsplit model"):
         result = verify_plan(plan, steps, evaluation)
-    console.print(f"{result.compared} tensors compared, tolerance {result.tolerance:g} of a tensor's norm")
+    console.print(
+        f"{result.compared} tensors compared, tolerance {result.tolerance:g} of a tensor's norm"
+    )
     for kind, (value, name) in sorted(result.worst.items()):
-        console.print(f"{'ok  ' if value <= result.tolerance else 'FAIL'} {kind:10s} {value:.2e}  ({name})")
+        console.print(
+            f"{'ok  ' if value <= result.tolerance else 'FAIL'} {kind:10s} {value:.2e}  ({name})"
+        )
     if not result.passed:
         raise typer.Exit(4)
 
@@ -253,37 +333,67 @@ def verify(
 def run(
     plan: PlanArgument,
     data: Annotated[
-        str | None, typer.Option(help="module:function, an iterable of global batches; default: the job's inputs.")
+        str | None,
+        typer.Option(
+            help="module:function, an iterable of global batches; default: the job's inputs."
+        ),
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Optimizer steps.")] = 10,
     rate: Annotated[
         float | None,
-        typer.Option("--lr", help="Learning rate; default: 0.001, or the checkpoint's with --resume."),
+        typer.Option(
+            "--lr", help="Learning rate; default: 0.001, or the checkpoint's with --resume."
+        ),
     ] = None,
     clip: Annotated[
         float | None,
         typer.Option(min=0.0, help="Clip the global gradient norm; 0, the default: do not."),
     ] = None,
-    save: Annotated[Path | None, typer.Option(help="Folder for the trained weights, also on Ctrl-C.")] = None,
+    save: Annotated[
+        Path | None, typer.Option(help="Folder for the trained weights, also on Ctrl-C.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda, instead of the plan's.")] = None,
-    trace: Annotated[Path | None, typer.Option(help="Write a Chrome trace of the last step, predicted beside measured.")] = None,
-    report: Annotated[Path | None, typer.Option(help="Print predicted against measured seconds, and write them as JSON.")] = None,
-    checkpoints: Annotated[Path, typer.Option(help="Folder for checkpoints.")] = Path("checkpoints"),
-    every: Annotated[int, typer.Option("--checkpoint-every", min=0, help="Steps between checkpoints; 0: none.")] = 0,
+    trace: Annotated[
+        Path | None,
+        typer.Option(help="Write a Chrome trace of the last step, predicted beside measured."),
+    ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(help="Print predicted against measured seconds, and write them as JSON."),
+    ] = None,
+    checkpoints: Annotated[Path, typer.Option(help="Folder for checkpoints.")] = Path(
+        "checkpoints"
+    ),
+    every: Annotated[
+        int, typer.Option("--checkpoint-every", min=0, help="Steps between checkpoints; 0: none.")
+    ] = 0,
     keep: Annotated[int, typer.Option(min=1, help="Checkpoints to keep.")] = 3,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the last checkpoint, of this plan or another one of the model.")
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on from the last checkpoint, of this plan or another one of the model.",
+        ),
     ] = False,
     restarts: Annotated[
         int | None,
-        typer.Option("--max-restarts", min=0, help="Times to go on after losing a rank; 0, or 1 with --on-failure."),
+        typer.Option(
+            "--max-restarts",
+            min=0,
+            help="Times to go on after losing a rank; 0, or 1 with --on-failure.",
+        ),
     ] = None,
     on_failure: Annotated[
-        str | None, typer.Option(help="restart: the same plan again; replan: one for the devices that remain.")
+        str | None,
+        typer.Option(help="restart: the same plan again; replan: one for the devices that remain."),
     ] = None,
     stall: Annotated[
         float | None,
-        typer.Option("--stall-timeout", min=1, help="Seconds without progress until a rank is ended; default: 240."),
+        typer.Option(
+            "--stall-timeout",
+            min=1,
+            help="Seconds without progress until a rank is ended; default: 240.",
+        ),
     ] = None,
     trusted: TrustOption = False,
 ) -> None:
@@ -291,17 +401,19 @@ def run(
 
     Several machines: torchrun --nnodes 2 --nproc-per-node 8 ... -m pipecut.runtime PLAN --data ... --steps ...
     """
-    from pipecut.runtime.checkpoint_folder import home_of, refuse_earlier
-    from pipecut.runtime.devices import refuse_without_gpu
-    from pipecut.runtime.folder_lock import refuse_locked
-    from pipecut.runtime.restart import run_with_restarts
-    from pipecut.runtime.userfunction import find_function
-    from pipecut.runtime.writable import writable_file, writable_folder
+    from pipecut.model.functions import find_function
+    from pipecut.runtime.checkpoint.folder import home_of, refuse_earlier
+    from pipecut.runtime.checkpoint.lock import refuse_locked
+    from pipecut.runtime.launch.restart import run_with_restarts
+    from pipecut.runtime.ranks.devices import refuse_without_gpu
+    from pipecut.writable import writable_file, writable_folder
 
     one_of("--on-failure", on_failure, ("restart", "replan"))
     times = (1 if on_failure is not None else 0) if restarts is None else restarts
     if times and not every:
-        raise UserFileError("going on after a failure needs checkpoints; give --checkpoint-every, such as 100")
+        raise UserFileError(
+            "going on after a failure needs checkpoints; give --checkpoint-every, such as 100"
+        )
     if every and not resume:
         refuse_earlier(checkpoints)
     if every:
@@ -322,7 +434,14 @@ def run(
         # Here it is told once, on the ranks once each.
         find_function(data, map(Path, manifest.model.folders), "--data")
     arguments = ["--steps", str(steps)]
-    arguments += ["--checkpoints", str(checkpoints), "--checkpoint-every", str(every), "--keep", str(keep)]
+    arguments += [
+        "--checkpoints",
+        str(checkpoints),
+        "--checkpoint-every",
+        str(every),
+        "--keep",
+        str(keep),
+    ]
     arguments += ["--resume"] if resume else []
     for option, value in (
         ("--lr", rate),
@@ -344,21 +463,26 @@ def run(
     def tell(message: str) -> None:
         print(f"pipecut: {message}", file=sys.stderr, flush=True)
 
-    run_with_restarts(plan, arguments, times, stall, without_device if on_failure == "replan" else None, tell)
+    run_with_restarts(
+        plan, arguments, times, stall, without_device if on_failure == "replan" else None, tell
+    )
 
 
 @app.command()
 def timeline(
     plan: PlanArgument,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Chrome trace to write, for ui.perfetto.dev.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="Chrome trace to write, for ui.perfetto.dev."),
+    ] = None,
     png: Annotated[Path | None, typer.Option(help="Picture to write; needs matplotlib.")] = None,
 ) -> None:
     """Write the predicted step of a plan as a trace, a picture or both."""
-    from pipecut.runtime.check import check as check_plan
-    from pipecut.runtime.picture import draw
-    from pipecut.runtime.plan_folder import read_plan
-    from pipecut.runtime.simulate import predicted
-    from pipecut.runtime.trace_file import write_trace
+    from pipecut.plan.check import check as check_plan
+    from pipecut.plan.folder import read_plan
+    from pipecut.plan.simulate import predicted
+    from pipecut.runtime.observe.chrome_trace import write_trace
+    from pipecut.runtime.observe.picture import draw
 
     if output is None and png is None:
         raise UserFileError("say what to write: -o trace.json, --png picture.png, or both")
@@ -370,18 +494,24 @@ def timeline(
     if png is not None:
         draw(png, folder, found)
     written = " and ".join(str(path) for path in (output, png) if path is not None)
-    console.print(f"predicted step {found.step_seconds * 1e3:.1f} ms, bubble {found.bubble:.0%}; written to {written}")
+    console.print(
+        f"predicted step {found.step_seconds * 1e3:.1f} ms, bubble {found.bubble:.0%}; written to {written}"
+    )
 
 
 @app.command()
 def export(
     plan: PlanArgument,
-    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, or a folder of them: then the last one.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Safetensors file to write.")] = Path("model.safetensors"),
+    checkpoint: Annotated[
+        Path, typer.Argument(help="A checkpoint, or a folder of them: then the last one.")
+    ],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Safetensors file to write.")
+    ] = Path("model.safetensors"),
 ) -> None:
     """Write a checkpoint as the unsplit model's own state dict, which loads into it with strict=True."""
-    from pipecut.runtime.export import export as export_checkpoint
-    from pipecut.runtime.plan_folder import read_plan
+    from pipecut.plan.folder import read_plan
+    from pipecut.runtime.checkpoint.export import export as export_checkpoint
 
     count, step = export_checkpoint(read_plan(plan).plan, checkpoint, output)
     console.print(f"{count} tensors after step {step} written to {output}")
@@ -392,8 +522,8 @@ def specs() -> None:
     """List the clusters, device kinds and links that come with pipecut."""
     from rich.table import Table
 
-    from pipecut.compiler.cluster import cluster_names, library, read_cluster
-    from pipecut.compiler.units import show_bytes
+    from pipecut.compiler.inputs.cluster import cluster_names, library, read_cluster
+    from pipecut.compiler.inputs.units import show_bytes
 
     clusters = Table("cluster", "devices", title="clusters (--cluster NAME)")
     for name in cluster_names():
@@ -403,18 +533,22 @@ def specs() -> None:
     devices = Table("device", "memory", "bandwidth", "bf16", "source", title="device kinds")
     for name, kind in library().devices.items():
         rate = f"{kind.flops['bf16'] / 1e12:.0f} TFLOP/s"
-        devices.add_row(name, show_bytes(kind.memory), f"{kind.bandwidth / 1e9:.0f} GB/s", rate, kind.source)
+        devices.add_row(
+            name, show_bytes(kind.memory), f"{kind.bandwidth / 1e9:.0f} GB/s", rate, kind.source
+        )
     links = Table("link", "bandwidth", "latency", "source", title="links")
     for name, link in library().links.items():
-        links.add_row(name, f"{link.bandwidth / 1e9:.0f} GB/s", f"{link.latency * 1e6:.0f} us", link.source)
+        links.add_row(
+            name, f"{link.bandwidth / 1e9:.0f} GB/s", f"{link.latency * 1e6:.0f} us", link.source
+        )
     for table in (clusters, devices, links):
         console.print(table)
 
 
 def _ask_about(plan: Path, trusted: bool) -> "PlanFolder":
     """A plan that the user means to run: read, and asked about once where it is from elsewhere. Raises UserFileError."""
-    from pipecut.runtime.plan_folder import read_plan
-    from pipecut.runtime.trust import refuse_stranger, trust
+    from pipecut.plan.folder import read_plan
+    from pipecut.plan.trust import refuse_stranger, trust
 
     folder = read_plan(plan)
     try:

@@ -10,11 +10,15 @@ from rich.console import Console
 from pipecut.errors import UserFileError
 
 if TYPE_CHECKING:
-    from pipecut.compiler.pipeline import ProfileProgress
+    from pipecut.compiler.passes import ProfileProgress
 
 # Where there is no terminal, 80 columns would fold the tables to nothing. Names of a user's, or of a plan's, may look like
 # rich's markup, so none is read.
-console = Console(markup=False, emoji=False) if sys.stdout.isatty() else Console(width=140, markup=False, emoji=False)
+console = (
+    Console(markup=False, emoji=False)
+    if sys.stdout.isatty()
+    else Console(width=140, markup=False, emoji=False)
+)
 
 
 @contextmanager
@@ -22,7 +26,12 @@ def bar() -> Iterator["ProfileProgress"]:
     """A bar with the time left, to be told what is done."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeRemainingColumn(), TextColumn("{task.description}")
+    columns = (
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+    )
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task("starting")
 

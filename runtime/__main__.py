@@ -1,13 +1,13 @@
 """One rank of a run: `torchrun ... -m pipecut.runtime PLAN/ --data module:function --steps N`."""
 
 # ruff: noqa: E402
-from pipecut.runtime.interrupt import end_at_interrupt, raise_at_interrupt
+from pipecut.runtime.launch.interrupt import end_at_interrupt, raise_at_interrupt
 
 if __name__ == "__main__":
     # Before imports that take seconds, in which a user may press Ctrl-C.
     end_at_interrupt()
 
-from pipecut.runtime.peers import end_with_parent
+from pipecut.runtime.launch.rank_errors import end_with_parent
 
 if __name__ == "__main__":
     # Whoever started this rank may end meanwhile, too.
@@ -24,19 +24,19 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from pipecut.errors import RunError
-from pipecut.runtime.checkpoint_folder import latest
-from pipecut.runtime.last_words import INTERRUPTED, LastWords, end_now, say
+from pipecut.plan.folder import read_plan
+from pipecut.plan.simulate import predicted as predicted_timeline
+from pipecut.runtime.checkpoint.folder import latest
+from pipecut.runtime.checkpoint.stopping import STOPPED, Stopping
+from pipecut.runtime.engine.recorder import Measured, Recorder
+from pipecut.runtime.launch.last_words import INTERRUPTED, LastWords, end_now, say
+from pipecut.runtime.launch.status import State
+from pipecut.runtime.observe.chrome_trace import write_trace
+from pipecut.runtime.observe.report import lines, report_of, write_report
 from pipecut.runtime.pipeline import Pipeline, load_pipeline
-from pipecut.runtime.plan_folder import read_plan
-from pipecut.runtime.recorder import Measured, Recorder
-from pipecut.runtime.report import lines, report_of, write_report
-from pipecut.runtime.simulate import predicted as predicted_timeline
-from pipecut.runtime.status import State
-from pipecut.runtime.stopping import STOPPED, Stopping
-from pipecut.runtime.trace_file import write_trace
-from pipecut.runtime.training import Training, Wishes
-from pipecut.runtime.world import leave_world
-from pipecut.runtime.writable import writable_file, writable_folder
+from pipecut.runtime.ranks.world import leave_world
+from pipecut.runtime.training import Training, TrainingOptions
+from pipecut.writable import writable_file, writable_folder
 
 app = typer.Typer(add_completion=False)
 
@@ -44,19 +44,35 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def run(
     plan: Annotated[Path, typer.Argument(help="The plan folder.")],
-    data: Annotated[str | None, typer.Option(help="module:function, an iterable of global batches.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="module:function, an iterable of global batches.")
+    ] = None,
     steps: Annotated[int, typer.Option(min=1)] = 10,
     rate: Annotated[float | None, typer.Option("--lr", help="Learning rate.")] = None,
-    clip: Annotated[float | None, typer.Option(min=0.0, help="Global gradient norm; 0 for none.")] = None,
+    clip: Annotated[
+        float | None, typer.Option(min=0.0, help="Global gradient norm; 0 for none.")
+    ] = None,
     save: Annotated[Path | None, typer.Option(help="Folder for the trained weights.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda, instead of the plan's.")] = None,
-    trace: Annotated[Path | None, typer.Option(help="Chrome trace of the last step, predicted and measured.")] = None,
-    report: Annotated[Path | None, typer.Option(help="JSON of predicted and measured seconds; also printed.")] = None,
-    checkpoints: Annotated[Path, typer.Option(help="Folder for checkpoints.")] = Path("checkpoints"),
-    every: Annotated[int, typer.Option("--checkpoint-every", min=0, help="Steps between checkpoints; 0: none.")] = 0,
+    trace: Annotated[
+        Path | None, typer.Option(help="Chrome trace of the last step, predicted and measured.")
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="JSON of predicted and measured seconds; also printed.")
+    ] = None,
+    checkpoints: Annotated[Path, typer.Option(help="Folder for checkpoints.")] = Path(
+        "checkpoints"
+    ),
+    every: Annotated[
+        int, typer.Option("--checkpoint-every", min=0, help="Steps between checkpoints; 0: none.")
+    ] = 0,
     keep: Annotated[int, typer.Option(min=1, help="Checkpoints to keep.")] = 3,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
-    restarted: Annotated[bool, typer.Option("--restarted", help="Go on from the last checkpoint, if there is one.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the last checkpoint.")
+    ] = False,
+    restarted: Annotated[
+        bool, typer.Option("--restarted", help="Go on from the last checkpoint, if there is one.")
+    ] = False,
 ) -> None:
     """Train for some steps."""
     for folder in [save] if save is not None else []:
@@ -67,13 +83,20 @@ def run(
     # Under torchrun a host that joins again counts its own restarts anew, so that their number says nothing.
     again = restarted or os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0"
     goes_on = resume or (again and latest(checkpoints) is not None)
-    alike = {"--data": data or "none", "--steps": str(steps), "--lr": str(rate), "--clip": str(clip)}
+    alike = {
+        "--data": data or "none",
+        "--steps": str(steps),
+        "--lr": str(rate),
+        "--clip": str(clip),
+    }
     alike |= {"--checkpoint-every": str(every)}
     pipe = load_pipeline(plan, device, restoring=goes_on, alike=alike)
     if trace is not None or report is not None:
         pipe.engine.recorder = Recorder(pipe.world.device)
     LastWords(pipe.world.rank, pipe.world.status).listen()
-    training = Training(pipe, Wishes(steps, rate, clip, checkpoints, every, keep, resume, again))
+    training = Training(
+        pipe, TrainingOptions(steps, rate, clip, checkpoints, every, keep, resume, again)
+    )
     stopping = Stopping(pipe.world.rank, pipe.world.size)
     stopping.listen()
     training.run(data, plan, stopping)
@@ -104,7 +127,9 @@ def say_stopped(training: Training, save: Path | None) -> None:
     print(f"pipecut: stopped after step {steps}{kept}", file=sys.stderr, flush=True)
 
 
-def show_recorded(pipe: Pipeline, measured: Measured, path: Path, trace: Path | None, report: Path | None) -> None:
+def show_recorded(
+    pipe: Pipeline, measured: Measured, path: Path, trace: Path | None, report: Path | None
+) -> None:
     """Rank 0 gathers what every rank recorded, and writes and prints what was asked for."""
     warm = min(3, len(measured.steps) - 1)
     own = measured.steps[warm:], measured.peak_bytes
@@ -117,10 +142,20 @@ def show_recorded(pipe: Pipeline, measured: Measured, path: Path, trace: Path | 
         return
     folder = read_plan(path)
     if trace is not None:
-        write_trace(trace, folder, predicted_timeline(folder), {rank: steps[-1] for rank, steps in enumerate(everyone)})
-        print(f"trace of the last step written to {trace}; open it at https://ui.perfetto.dev", flush=True)
+        write_trace(
+            trace,
+            folder,
+            predicted_timeline(folder),
+            {rank: steps[-1] for rank, steps in enumerate(everyone)},
+        )
+        print(
+            f"trace of the last step written to {trace}; open it at https://ui.perfetto.dev",
+            flush=True,
+        )
     if report is not None:
-        found = report_of(folder, dict(enumerate(everyone)), measured.step_seconds, dict(enumerate(peaks)))
+        found = report_of(
+            folder, dict(enumerate(everyone)), measured.step_seconds, dict(enumerate(peaks))
+        )
         write_report(report, found)
         profiled = any(note.startswith("costs: measured") for note in pipe.plan.notes)
         print("\n".join(lines(found, profiled)), flush=True)

@@ -12,36 +12,36 @@ import torch.distributed as dist
 from torch import nn
 
 from pipecut.errors import RunError
-from pipecut.runtime.agreement import agree_to_start
-from pipecut.runtime.batch_input import check_tensors
-from pipecut.runtime.channels import open_channels
-from pipecut.runtime.check import check
-from pipecut.runtime.engine import Engine, Work
-from pipecut.runtime.first_values import fill, warn_of_changes
-from pipecut.runtime.forward_only import forward_only, gather_outputs
-from pipecut.runtime.last_words import LastWords
-from pipecut.runtime.masters import LossScale, Masters
-from pipecut.runtime.meeting import meet
-from pipecut.runtime.messages import Messages
-from pipecut.runtime.microbatches import checked_batch, samples_in, shape_in_batch, split
-from pipecut.runtime.outputs import Outputs
-from pipecut.runtime.peers import told
-from pipecut.runtime.plan import Plan
-from pipecut.runtime.plan_folder import PlanFolder, read_plan
-from pipecut.runtime.rendezvous import order_ranks
-from pipecut.runtime.replicas import ReplicaGradients
-from pipecut.runtime.same_batches import SameBatches, seed_alike
-from pipecut.runtime.saving import Saving
-from pipecut.runtime.shards import Rows, Shards
-from pipecut.runtime.stage import RunningStage, build_module
-from pipecut.runtime.status import State
-from pipecut.runtime.surroundings import on_own_terms
-from pipecut.runtime.tied import TiedGradients, share_tied
-from pipecut.runtime.timeouts import start_timeout
-from pipecut.runtime.transport import Transport
-from pipecut.runtime.user_changes import check_unchanged, load_values
-from pipecut.runtime.warm import needs_warming, warm
-from pipecut.runtime.world import World, join_world
+from pipecut.model.outputs import Outputs
+from pipecut.plan.check import check
+from pipecut.plan.folder import PlanFolder, read_plan
+from pipecut.plan.schema import Plan
+from pipecut.runtime.checkpoint.saving import Saving
+from pipecut.runtime.engine.batch_input import check_tensors
+from pipecut.runtime.engine.engine import Engine, Work
+from pipecut.runtime.engine.forward_only import forward_only, gather_outputs
+from pipecut.runtime.engine.messages import Messages
+from pipecut.runtime.engine.microbatches import checked_batch, samples_in, shape_in_batch, split
+from pipecut.runtime.engine.stage import RunningStage, build_module
+from pipecut.runtime.engine.surroundings import on_own_terms
+from pipecut.runtime.engine.transport import Transport
+from pipecut.runtime.engine.warm import needs_warming, warm
+from pipecut.runtime.gradients.masters import LossScale, Masters
+from pipecut.runtime.gradients.replicas import ReplicaGradients
+from pipecut.runtime.gradients.shards import Rows, Shards
+from pipecut.runtime.gradients.tied import TiedGradients, share_tied
+from pipecut.runtime.gradients.user_changes import check_unchanged, load_values
+from pipecut.runtime.launch.last_words import LastWords
+from pipecut.runtime.launch.rank_errors import told
+from pipecut.runtime.launch.status import State
+from pipecut.runtime.ranks.agreement import agree_to_start
+from pipecut.runtime.ranks.channels import open_channels
+from pipecut.runtime.ranks.first_values import fill, warn_of_changes
+from pipecut.runtime.ranks.meeting import meet
+from pipecut.runtime.ranks.rendezvous import order_ranks
+from pipecut.runtime.ranks.same_batches import SameBatches, seed_alike
+from pipecut.runtime.ranks.timeouts import start_timeout
+from pipecut.runtime.ranks.world import World, join_world
 
 
 @torch.inference_mode(False)
@@ -77,15 +77,27 @@ def load_pipeline(
 class Pipeline:
     """This rank's part of a pipelined model."""
 
-    def __init__(self, folder: PlanFolder, world: World, messages: Messages | None = None, restoring: bool = False) -> None:
+    def __init__(
+        self,
+        folder: PlanFolder,
+        world: World,
+        messages: Messages | None = None,
+        restoring: bool = False,
+    ) -> None:
         self.plan: Plan = folder.plan
         self.world = world
         mine = [s for s in self.plan.stages if s.rank == world.position]
-        self.modules = {s.index: build_module(folder.path, self.plan, s, world.device) for s in mine}
+        self.modules = {
+            s.index: build_module(folder.path, self.plan, s, world.device) for s in mine
+        }
         share_tied(self.plan, self.modules)
-        self.masters = Masters((p for m in self.modules.values() for p in m.parameters()), filled=False)
+        self.masters = Masters(
+            (p for m in self.modules.values() for p in m.parameters()), filled=False
+        )
         self.scale = LossScale(self.plan.model.precision)
-        buffers = {n: b for m in self.modules.values() for n, b in m.named_buffers(remove_duplicate=False)}
+        buffers = {
+            n: b for m in self.modules.values() for n, b in m.named_buffers(remove_duplicate=False)
+        }
         # Nothing is drawn or read where a checkpoint has it: these get their values by `restore`.
         self.unfilled = set(self._masters()) if restoring else set()
         if not restoring:
@@ -103,29 +115,55 @@ class Pipeline:
         later = any(action.kind == "W" for action in actions)
         tied = {name for one in self.plan.tied for name in one.names}
         alone = {
-            index: [p for name, p in module.named_parameters() if name not in tied] for index, module in self.modules.items()
+            index: [p for name, p in module.named_parameters() if name not in tied]
+            for index, module in self.modules.items()
         }
         replicas = ReplicaGradients(world.replicas, self.masters, self.shards, alone)
         running = [
-            RunningStage(self.plan, s, self.modules[s.index], later, self.masters, partial(replicas.made, stage=s.index))
+            RunningStage(
+                self.plan,
+                s,
+                self.modules[s.index],
+                later,
+                self.masters,
+                partial(replicas.made, stage=s.index),
+            )
             for s in mine
         ]
         # Ranks are not ready at the same time, and opening keeps each until the others come.
         world.meeting.come_together("waiting until every rank is ready", start_timeout())
         open_channels(self.plan, world, messages)
         transport = Transport(self.plan, world, messages)
-        self.engine = Engine(world.rank, actions, running, transport, self.tied, replicas, world.status)
+        self.engine = Engine(
+            world.rank, actions, running, transport, self.tied, replicas, world.status
+        )
         self.evaluated = self.plan.in_evaluation()
         self.evaluates = False
         self.evaluator = self._evaluator(Transport(self.evaluated, world, messages))
         # What the optimizer has, by the name that every plan of the model knows it by.
         self.own_parameters = list({h.names[0]: h for s in mine for h in s.parameters}.values())
         self.own_buffers = [h for s in mine for h in s.buffers]
-        self.in_stages = {n: p for m in self.modules.values() for n, p in m.named_parameters(remove_duplicate=False)}
-        self.held = {h.names[0]: self.shards.of[id(named[h.names[0]])] for s in mine for h in s.parameters}
-        self.kept_buffers = {h.names[0]: buffers[h.names[0]] for s in mine for h in s.buffers if h.persistent or h.written}
+        self.in_stages = {
+            n: p
+            for m in self.modules.values()
+            for n, p in m.named_parameters(remove_duplicate=False)
+        }
+        self.held = {
+            h.names[0]: self.shards.of[id(named[h.names[0]])] for s in mine for h in s.parameters
+        }
+        self.kept_buffers = {
+            h.names[0]: buffers[h.names[0]]
+            for s in mine
+            for h in s.buffers
+            if h.persistent or h.written
+        }
         self.saving = Saving(self)
-        own = [stage for plan in (self.plan, self.evaluated) for stage in plan.stages if stage.rank == world.position]
+        own = [
+            stage
+            for plan in (self.plan, self.evaluated)
+            for stage in plan.stages
+            if stage.rank == world.position
+        ]
         self.needed = {name for stage in own for name in stage.batch_inputs}
         self.same_batches = SameBatches(world.meeting, world.status)
         self.placeholder = nn.Parameter(torch.empty(0, device=world.device))
@@ -168,12 +206,24 @@ class Pipeline:
             for s in self.evaluated.stages
             if s.index in self.modules
         ]
-        return Engine(self.world.rank, (), stages, transport, self.tied, self.engine.replicas, self.world.status)
+        return Engine(
+            self.world.rank,
+            (),
+            stages,
+            transport,
+            self.tied,
+            self.engine.replicas,
+            self.world.status,
+        )
 
     def _masters(self) -> dict[str, nn.Parameter]:
         """What takes each parameter's gradient, by all its names."""
         of = self.masters.of
-        return {n: of[id(p)] for m in self.modules.values() for n, p in m.named_parameters(remove_duplicate=False)}
+        return {
+            n: of[id(p)]
+            for m in self.modules.values()
+            for n, p in m.named_parameters(remove_duplicate=False)
+        }
 
     def _refresh(self) -> None:
         """Bring what the optimizer changed into the stages.
@@ -209,7 +259,9 @@ class Pipeline:
         """
         self._check_evaluation()
         if not self.plan.evaluation.loss:
-            raise RunError(f"rank {self.world.rank}: the model gives no loss in eval mode; ask for its outputs with predict")
+            raise RunError(
+                f"rank {self.world.rank}: the model gives no loss in eval mode; ask for its outputs with predict"
+            )
         check_tensors(batch, f"rank {self.world.rank}", self.plan.constants)
         work = self._any_size(batch)
         self.same_batches.compare(batch, "eval_step")
@@ -230,32 +282,48 @@ class Pipeline:
         alone needs, such as labels, may be left out. Raises RunError, also where the model gives nothing else.
         """
         self._check_evaluation()
-        outputs = {tensor.name: tensor for stage in self.evaluated.stages for tensor in stage.outputs}
+        outputs = {
+            tensor.name: tensor for stage in self.evaluated.stages for tensor in stage.outputs
+        }
         if not outputs:
             raise RunError(self._nothing_to_predict())
         check_tensors(batch, f"rank {self.world.rank}", self.plan.constants)
         count = self._samples(batch)
         for tensor in self.plan.inputs:
             if tensor.optional and tensor.name not in batch:
-                batch[tensor.name] = torch.zeros(shape_in_batch(tensor, count), dtype=getattr(torch, tensor.dtype))
+                batch[tensor.name] = torch.zeros(
+                    shape_in_batch(tensor, count), dtype=getattr(torch, tensor.dtype)
+                )
         work = self._any_size(batch, by_samples=True)
         # Labels may be given to some ranks alone, since no output depends on them.
-        needed = {tensor.name: batch[tensor.name] for tensor in self.plan.inputs if not tensor.optional}
+        needed = {
+            tensor.name: batch[tensor.name] for tensor in self.plan.inputs if not tensor.optional
+        }
         self.same_batches.compare(needed, "predict")
         parts: list[dict[str, torch.Tensor]] = [{} for _ in work.samples]
         self._forward(replace(work, outputs=parts))
-        own = {name: torch.cat([part[name] for part in parts], outputs[name].samples_at) for name in (parts[0] if parts else {})}
+        own = {
+            name: torch.cat([part[name] for part in parts], outputs[name].samples_at)
+            for name in (parts[0] if parts else {})
+        }
         found = gather_outputs(self.evaluated, self.world, own, count) if everywhere else own
         self.world.status.note(State.BETWEEN)
         return Outputs(found, self.plan.evaluation.left_out)
 
     def _check_evaluation(self) -> None:
         if self.plan.evaluation.refused:
-            raise RunError(f"rank {self.world.rank}: the plan only trains: {self.plan.evaluation.refused}")
+            raise RunError(
+                f"rank {self.world.rank}: the plan only trains: {self.plan.evaluation.refused}"
+            )
 
     def _nothing_to_predict(self) -> str:
-        left_out = [f"'{name}' cannot be handed out: {reason}" for name, reason in self.plan.evaluation.left_out.items()]
-        return "; ".join(["the model returns nothing but its loss, so there is nothing to predict", *left_out])
+        left_out = [
+            f"'{name}' cannot be handed out: {reason}"
+            for name, reason in self.plan.evaluation.left_out.items()
+        ]
+        return "; ".join(
+            ["the model returns nothing but its loss, so there is nothing to predict", *left_out]
+        )
 
     def _samples(self, batch: dict[str, torch.Tensor]) -> int:
         with told(f"rank {self.world.rank}"):
@@ -263,7 +331,9 @@ class Pipeline:
 
     def _any_size(self, batch: dict[str, torch.Tensor], by_samples: bool = False) -> Work:
         share = -(-self._samples(batch) // self.plan.batch.microbatch)
-        return self._split(batch, -(-share // self.plan.replicas), any_count=True, by_samples=by_samples)
+        return self._split(
+            batch, -(-share // self.plan.replicas), any_count=True, by_samples=by_samples
+        )
 
     def _forward(self, work: Work) -> torch.Tensor | None:
         """In eval mode, leaving the training as it is."""
@@ -272,8 +342,12 @@ class Pipeline:
         self.eval()
         try:
             self._warm_evaluation()
-            with torch.random.fork_rng([self.world.device] if self.world.device.type == "cuda" else [], device_type="cuda"):
-                return self.evaluator.evaluate(work, forward_only(self.evaluated, self.world.position, len(work.samples)))
+            with torch.random.fork_rng(
+                [self.world.device] if self.world.device.type == "cuda" else [], device_type="cuda"
+            ):
+                return self.evaluator.evaluate(
+                    work, forward_only(self.evaluated, self.world.position, len(work.samples))
+                )
         finally:
             for module, before in zip(self.modules.values(), training, strict=True):
                 module.train(before)
@@ -300,7 +374,13 @@ class Pipeline:
             dist.broadcast(shared, src=self.plan.stages[-1].rank * self.plan.replicas)
         return shared
 
-    def _split(self, batch: dict[str, torch.Tensor], share: int, any_count: bool = False, by_samples: bool = False) -> Work:
+    def _split(
+        self,
+        batch: dict[str, torch.Tensor],
+        share: int,
+        any_count: bool = False,
+        by_samples: bool = False,
+    ) -> Work:
         """This replica's microbatches, at most `share`; as many as there are with `any_count`.
 
         Their parts of the loss are those of their samples, or of the terms that the plan says but for `by_samples`.
@@ -327,12 +407,18 @@ class Pipeline:
             for part, piece in zip(parts, pieces, strict=True):
                 part[name] = moved[id(piece)]
         with told(here):
-            weights = [one / count for one in samples] if by_samples else self.plan.batch.weights(batch, samples)
+            weights = (
+                [one / count for one in samples]
+                if by_samples
+                else self.plan.batch.weights(batch, samples)
+            )
         return Work(parts, samples[own], weights[own], self.world.replica * share)
 
     def _fixed(self, count: int) -> RunError:
         size = self.plan.batch.microbatch
-        return RunError(f"rank {self.world.rank}: the model fixes its batch size: {count} samples are no multiple of {size}")
+        return RunError(
+            f"rank {self.world.rank}: the model fixes its batch size: {count} samples are no multiple of {size}"
+        )
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """What an optimizer has of this rank's parameters, under their original names, each once.
@@ -354,7 +440,9 @@ class Pipeline:
         """This rank's parameters, for an optimizer."""
         own = [parameter for _, parameter in self.named_parameters()]
         # Optimizers refuse an empty list, and a stage may hold no parameter, or none that is trained.
-        return iter(own if any(parameter.requires_grad for parameter in own) else [*own, self.placeholder])
+        return iter(
+            own if any(parameter.requires_grad for parameter in own) else [*own, self.placeholder]
+        )
 
     def named_buffers(self) -> Iterator[tuple[str, torch.Tensor]]:
         """This rank's buffers under their original names."""
@@ -367,7 +455,11 @@ class Pipeline:
         With `optimizer_state: fully_shard` all ranks must ask for it together.
         """
         self._refresh()
-        return {name: tensor for module in self.modules.values() for name, tensor in module.state_dict().items()}
+        return {
+            name: tensor
+            for module in self.modules.values()
+            for name, tensor in module.state_dict().items()
+        }
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
         """Take this rank's parameters and buffers from a state dict of the original model, or of this rank. Raises RunError."""
@@ -404,7 +496,12 @@ class Pipeline:
         self.saving.finish()
 
     def restore(
-        self, folder: str | Path, optimizer: torch.optim.Optimizer | None = None, scheduler: Any = None, *, data: Any = None
+        self,
+        folder: str | Path,
+        optimizer: torch.optim.Optimizer | None = None,
+        scheduler: Any = None,
+        *,
+        data: Any = None,
     ) -> int:
         """Go on from the last checkpoint of a folder, of this plan or of another one of the model. Returns its step.
 

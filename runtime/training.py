@@ -14,16 +14,16 @@ from typing import Any
 import torch
 
 from pipecut.errors import CheckpointError, DivergedError, PeerLostError, PipecutError, RunError
-from pipecut.runtime.allocations import Allocations
-from pipecut.runtime.batch_input import check_tensors
-from pipecut.runtime.checkpoint_folder import home_of, last_finite, refuse_earlier
-from pipecut.runtime.optimizer import make_optimizer
+from pipecut.model.functions import find_function
+from pipecut.model.optimizer import make_optimizer
+from pipecut.runtime.checkpoint.folder import home_of, last_finite, refuse_earlier
+from pipecut.runtime.checkpoint.state import not_finite
+from pipecut.runtime.checkpoint.stopping import Stopping
+from pipecut.runtime.engine.batch_input import check_tensors
+from pipecut.runtime.engine.recorder import Measured
+from pipecut.runtime.launch.status import State
+from pipecut.runtime.observe.allocations import Allocations
 from pipecut.runtime.pipeline import Pipeline
-from pipecut.runtime.recorder import Measured
-from pipecut.runtime.status import State
-from pipecut.runtime.stopping import Stopping
-from pipecut.runtime.training_state import not_finite
-from pipecut.runtime.userfunction import find_function
 
 # The learning rate where none is given, and the first steps, which warm up.
 RATE, WARM = 1e-3, 3
@@ -36,7 +36,7 @@ ENDED = object()
 
 
 @dataclass(frozen=True)
-class Wishes:
+class TrainingOptions:
     """Steps in all; a folder for checkpoints, how often, how many to keep.
 
     Learning rate and gradient norm to clip to (0: none) are None where they are not given: then those
@@ -60,7 +60,7 @@ class Training:
     backward alone, the first and the last loss, and what a recorder measured."""
 
     pipe: Pipeline
-    wishes: Wishes
+    wishes: TrainingOptions
     begun: int = 0
     done: int = 0
     clip: float = 0.0
@@ -101,7 +101,11 @@ class Training:
 
     def _check_parameters(self) -> None:
         """The last step's gradients may have been no numbers though its loss was one. Raises DivergedError."""
-        named = {f"parameter/{name}": p.detach() for name, p in self.pipe.named_parameters()} if self.done else {}
+        named = (
+            {f"parameter/{name}": p.detach() for name, p in self.pipe.named_parameters()}
+            if self.done
+            else {}
+        )
         wrong = not_finite(named)
         if wrong is not None:
             raise DivergedError(
@@ -156,7 +160,9 @@ class Training:
         if self.begun >= wishes.steps:
             print(f"nothing to do: --steps {wishes.steps} counts the steps before, too", flush=True)
 
-    def _step(self, step: int, batch: dict[str, torch.Tensor], optimizer: torch.optim.Optimizer) -> None:
+    def _step(
+        self, step: int, batch: dict[str, torch.Tensor], optimizer: torch.optim.Optimizer
+    ) -> None:
         pipe, recorder = self.pipe, self.pipe.engine.recorder
         # The second step: optimizer states are there, and it is not among those that are timed.
         second = recorder is not None and self.done == 1
@@ -177,7 +183,9 @@ class Training:
         optimizer.zero_grad()
         self._note(step, value, passed, time.perf_counter() - begin, batch)
 
-    def _note(self, step: int, loss: float, passed: float, taken: float, batch: dict[str, torch.Tensor]) -> None:
+    def _note(
+        self, step: int, loss: float, passed: float, taken: float, batch: dict[str, torch.Tensor]
+    ) -> None:
         self.done += 1
         if self.done <= WARM + 1:
             # The first steps warm up; where there are no others, the last of them has to do.
@@ -202,7 +210,9 @@ class Training:
             return
         self.pipe.finish_saving()
         if not self.loud:
-            raise PeerLostError(f"rank {self.pipe.world.rank}: stopped, as rank 0 did, which says why")
+            raise PeerLostError(
+                f"rank {self.pipe.world.rank}: stopped, as rank 0 did, which says why"
+            )
         last = last_finite(self.home) if self.wishes.every else None
         kept = f"--resume goes on from {last}" if last is not None else "no checkpoint was written"
         raise DivergedError(
@@ -213,9 +223,13 @@ class Training:
     def _speed(self, batch: dict[str, torch.Tensor]) -> str:
         taken = self.times[-1]
         # Integers of one dimension are labels of samples, no tokens.
-        count = next((t.numel() for t in batch.values() if not t.is_floating_point() and t.dim() > 1), 0)
+        count = next(
+            (t.numel() for t in batch.values() if not t.is_floating_point() and t.dim() > 1), 0
+        )
         size = self.pipe.plan.batch.global_size
-        return f"{taken * 1e3:8.1f} ms  " + (f"{count / taken:9,.0f} tokens/s" if count else f"{size / taken:9.1f} samples/s")
+        return f"{taken * 1e3:8.1f} ms  " + (
+            f"{count / taken:9,.0f} tokens/s" if count else f"{size / taken:9.1f} samples/s"
+        )
 
     def _sum_up(self) -> None:
         if not self.loud or not self.times:
@@ -223,7 +237,9 @@ class Training:
         forward_backward, whole = median(self.passes) * 1e3, median(self.times) * 1e3
         self.measured.step_seconds = forward_backward / 1e3
         predicted = self.pipe.plan.prediction.step_seconds * 1e3
-        print(f"loss {self.losses[0]:.4f} before, {self.losses[-1]:.4f} after {self.wishes.steps} steps")
+        print(
+            f"loss {self.losses[0]:.4f} before, {self.losses[-1]:.4f} after {self.wishes.steps} steps"
+        )
         print(
             f"forward and backward of a step: predicted {predicted:.1f} ms, measured {forward_backward:.1f} ms; "
             f"with the optimizer {whole:.1f} ms (medians)",
@@ -231,7 +247,9 @@ class Training:
         )
 
 
-def batches(pipe: Pipeline, data: str | None, where: Path, begun: int = 0) -> Iterator[dict[str, torch.Tensor]]:
+def batches(
+    pipe: Pipeline, data: str | None, where: Path, begun: int = 0
+) -> Iterator[dict[str, torch.Tensor]]:
     """Global batches after so many: of the user's iterable, or the job's example inputs.
 
     The iterable is asked for again whenever it ends, wherever in a run that is. Those that are gone
@@ -274,7 +292,9 @@ def _examples(pipe: Pipeline, where: Path, index: int) -> Iterator[dict[str, tor
         yield batch
 
 
-def _again_and_again(pipe: Pipeline, data: str, folders: list[str]) -> Iterator[dict[str, torch.Tensor]]:
+def _again_and_again(
+    pipe: Pipeline, data: str, folders: list[str]
+) -> Iterator[dict[str, torch.Tensor]]:
     function = find_function(data, map(Path, folders), "--data")
     here = f"rank {pipe.world.rank}: --data {data}"
     batches = 0
@@ -326,16 +346,25 @@ def of_the_user(here: str) -> Iterator[None]:
 
 
 @contextmanager
-def watch_memory(pipe: Pipeline, optimizer: torch.optim.Optimizer, measured: Measured) -> Iterator[None]:
+def watch_memory(
+    pipe: Pipeline, optimizer: torch.optim.Optimizer, measured: Measured
+) -> Iterator[None]:
     """Note the bytes at the peak: the GPU's own count, or on a CPU that of all that operators allocate."""
     if pipe.world.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(pipe.world.device)
         yield
         measured.peak_bytes = torch.cuda.max_memory_allocated(pipe.world.device)
         return
-    states = [v for state in optimizer.state.values() for v in state.values() if isinstance(v, torch.Tensor)]
+    states = [
+        v
+        for state in optimizer.state.values()
+        for v in state.values()
+        if isinstance(v, torch.Tensor)
+    ]
     modules = [parameter for module in pipe.modules.values() for parameter in module.parameters()]
-    counted = Allocations([*modules, *pipe.parameters(), *(buffer for _, buffer in pipe.named_buffers()), *states])
+    counted = Allocations(
+        [*modules, *pipe.parameters(), *(buffer for _, buffer in pipe.named_buffers()), *states]
+    )
     with counted:
         yield
     measured.peak_bytes = counted.peak

@@ -4,7 +4,7 @@ Run as a module it is one rank; `verify` starts the ranks, runs the unsplit mode
 """
 
 # ruff: noqa: E402
-from pipecut.runtime.interrupt import end_at_interrupt
+from pipecut.runtime.launch.interrupt import end_at_interrupt
 
 if __name__ == "__main__":
     # Before imports that take seconds; whoever started this rank says that it was stopped.
@@ -22,23 +22,28 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from pipecut.errors import PipecutError
-from pipecut.runtime.draws import Draws
-from pipecut.runtime.launch import launch
-from pipecut.runtime.masters import LossScale, Masters
-from pipecut.runtime.microbatches import microbatches, samples_in
-from pipecut.runtime.optimizer import make_optimizer
-from pipecut.runtime.peers import end_with_parent, tell
+from pipecut.model.draws import Draws
+from pipecut.model.functions import find_function
+from pipecut.model.optimizer import make_optimizer
+from pipecut.model.precision import as_summed, cast_model
+from pipecut.model.sample_batch import sample_batch
+from pipecut.model.unsplit import WithLoss
+from pipecut.model.weights import read_weights
+from pipecut.plan.folder import read_plan
+from pipecut.plan.schema import Plan
+from pipecut.runtime.engine.microbatches import microbatches, samples_in
+from pipecut.runtime.gradients.masters import LossScale, Masters
+from pipecut.runtime.gradients.shards import divided, rows_of
+from pipecut.runtime.launch.launch import launch
+from pipecut.runtime.launch.rank_errors import end_with_parent, tell
 from pipecut.runtime.pipeline import load_pipeline
-from pipecut.runtime.plan import Plan
-from pipecut.runtime.plan_folder import read_plan
-from pipecut.runtime.precision import as_summed, cast_model
-from pipecut.runtime.sample_batch import sample_batch
-from pipecut.runtime.shards import divided, rows_of
-from pipecut.runtime.unsplit import WithLoss
-from pipecut.runtime.userfunction import find_function
-from pipecut.runtime.verify_evaluation import check_can_evaluate, evaluated_by_plan, evaluated_unsplit, wide
-from pipecut.runtime.weights import read_weights
-from pipecut.runtime.world import leave_world
+from pipecut.runtime.ranks.world import leave_world
+from pipecut.runtime.verify_evaluation import (
+    check_can_evaluate,
+    evaluated_by_plan,
+    evaluated_unsplit,
+    wide,
+)
 
 # Relative to the tensor's norm. bf16 keeps 8 bits: one rounding of a sum in another order is 2**-8.
 TOLERANCE = {"fp32": 1e-5, "bf16": 3e-2, "fp16": 4e-3}
@@ -88,23 +93,38 @@ def verify(
         worst: dict[str, tuple[float, str]] = {}
         compared = 0
         # Tensors that are plain attributes of the model's modules are buffers of the stages alone.
-        constants = {f"buffer/{n}" for s in plan.stages for h in s.buffers if not h.persistent for n in h.names}
+        constants = {
+            f"buffer/{n}"
+            for s in plan.stages
+            for h in s.buffers
+            if not h.persistent
+            for n in h.names
+        }
         for step, expected in enumerate(_unsplit(plan, steps, device, evaluation)):
             seen: set[str] = set()
             for rank in range(plan.ranks):
                 loaded = load_file(str(Path(folder) / f"{rank}-{step}.safetensors"))
-                found = {key: tensor for key, tensor in loaded.items() if key in expected or key not in constants}
+                found = {
+                    key: tensor
+                    for key, tensor in loaded.items()
+                    if key in expected or key not in constants
+                }
                 seen |= set(found)
                 compared += len(found)
                 stride = RATE if plan.optimizer in ("adam", "adamw") else 0.0
                 _compare(found, _rows(plan, rank % plan.replicas, found, expected), worst, stride)
             for key in set(expected) - seen:
                 if expected[key].numel():
-                    worst[key.split("/")[0]] = (float("inf"), f"{key.split('/', 1)[1]} is on no rank")
+                    worst[key.split("/")[0]] = (
+                        float("inf"),
+                        f"{key.split('/', 1)[1]} is on no rank",
+                    )
         return Comparison(worst, TOLERANCE[plan.model.precision], compared)
 
 
-def _rows(plan: Plan, replica: int, found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _rows(
+    plan: Plan, replica: int, found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
     """What is expected, of divided parameters the rows that the replica has."""
 
     def part(key: str, want: torch.Tensor) -> torch.Tensor:
@@ -122,7 +142,10 @@ def _all_on_gpus(plan: Plan) -> bool:
 
 
 def _compare(
-    found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], worst: dict[str, tuple[float, str]], stride: float
+    found: dict[str, torch.Tensor],
+    expected: dict[str, torch.Tensor],
+    worst: dict[str, tuple[float, str]],
+    stride: float,
 ) -> None:
     """`stride` is how far one optimizer step may move an element whatever its gradient, 0 where that has no limit."""
     largest: dict[str, float] = {}
@@ -145,7 +168,9 @@ def _compare(
             worst[kind] = value, name
 
 
-def _unsplit(plan: Plan, steps: int, device: str, evaluation: bool) -> Iterator[dict[str, torch.Tensor]]:
+def _unsplit(
+    plan: Plan, steps: int, device: str, evaluation: bool
+) -> Iterator[dict[str, torch.Tensor]]:
     """The unsplit model with gradient accumulation over the same microbatches."""
     reference = plan.model
     folders = [Path(folder) for folder in reference.folders]
@@ -205,7 +230,9 @@ def _rank(path: Path, folder: Path, steps: int, device: str, evaluation: bool) -
     for step in range(steps):
         loss = pipe.step(**sample_batch(pipe.plan.model, pipe.plan.batch.global_size, step))
         tensors = {"loss/loss": loss.float()}
-        tensors |= {f"gradient/{n}": p.grad for n, p in pipe.named_parameters() if p.grad is not None}
+        tensors |= {
+            f"gradient/{n}": p.grad for n, p in pipe.named_parameters() if p.grad is not None
+        }
         tensors = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
         optimizer.step()
         optimizer.zero_grad()

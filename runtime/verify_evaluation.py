@@ -6,12 +6,12 @@ from contextlib import contextmanager
 import torch
 
 from pipecut.errors import RunError
-from pipecut.runtime.draws import Draws
-from pipecut.runtime.microbatches import checked_batch, microbatches, samples_in
+from pipecut.model.draws import Draws
+from pipecut.model.sample_batch import sample_batch
+from pipecut.model.unsplit import WithLoss
+from pipecut.plan.schema import HALF, Plan
+from pipecut.runtime.engine.microbatches import checked_batch, microbatches, samples_in
 from pipecut.runtime.pipeline import Pipeline
-from pipecut.runtime.plan import HALF, Plan
-from pipecut.runtime.sample_batch import sample_batch
-from pipecut.runtime.unsplit import WithLoss
 
 # Batches that training does not use.
 FIRST = 50_000
@@ -20,7 +20,9 @@ FIRST = 50_000
 def check_can_evaluate(plan: Plan) -> None:
     """Raises RunError where the plan only trains."""
     if plan.evaluation.refused:
-        raise RunError(f"the plan only trains, so there is no eval mode to verify: {plan.evaluation.refused}")
+        raise RunError(
+            f"the plan only trains, so there is no eval mode to verify: {plan.evaluation.refused}"
+        )
 
 
 def evaluated_by_plan(pipe: Pipeline, step: int) -> dict[str, torch.Tensor]:
@@ -35,10 +37,14 @@ def evaluated_by_plan(pipe: Pipeline, step: int) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in found.items()}
 
 
-def evaluated_unsplit(plan: Plan, model: WithLoss, draws: Draws, step: int, device: str) -> dict[str, torch.Tensor]:
+def evaluated_unsplit(
+    plan: Plan, model: WithLoss, draws: Draws, step: int, device: str
+) -> dict[str, torch.Tensor]:
     """The same of the unsplit model; its outputs of the whole batch at once, where it takes one of any size."""
     batch = _batch(plan, step)
-    names = {tensor.name: tensor.samples_at for s in plan.in_evaluation().stages for tensor in s.outputs}
+    names = {
+        tensor.name: tensor.samples_at for s in plan.in_evaluation().stages for tensor in s.outputs
+    }
     total, parts = torch.zeros(()), microbatches(plan, batch)
     weights = plan.batch.weights(batch, [samples_in(plan, part) for part in parts])
     outputs: dict[str, list[torch.Tensor]] = {name: [] for name in names}
@@ -55,7 +61,9 @@ def evaluated_unsplit(plan: Plan, model: WithLoss, draws: Draws, step: int, devi
     joined = {name: torch.cat(own, names[name]) for name, own in outputs.items()}
     if names and plan.in_evaluation().batch.dynamic and not drew:
         with _in_eval_mode(model, plan.evaluation.loss):
-            whole = model(_moved({**checked_batch(plan, batch)[0], **plan.constants}, device))["others"]
+            whole = model(_moved({**checked_batch(plan, batch)[0], **plan.constants}, device))[
+                "others"
+            ]
         joined = {name: _expected(whole[name].cpu(), tensor) for name, tensor in joined.items()}
     found = {"eval loss/loss": total} if plan.evaluation.loss else {}
     return found | {f"output/{name}": tensor for name, tensor in _comparable(plan, joined)}
@@ -63,7 +71,9 @@ def evaluated_unsplit(plan: Plan, model: WithLoss, draws: Draws, step: int, devi
 
 def _expected(whole: torch.Tensor, parts: torch.Tensor) -> torch.Tensor:
     """The result of the whole batch; of a model that mixes samples, as a mean over them does, those of each microbatch."""
-    if whole.shape == parts.shape and not torch.allclose(wide(whole), wide(parts), rtol=1e-2, atol=1e-3):
+    if whole.shape == parts.shape and not torch.allclose(
+        wide(whole), wide(parts), rtol=1e-2, atol=1e-3
+    ):
         return parts
     return whole
 
@@ -104,11 +114,16 @@ def _batch(plan: Plan, step: int) -> dict[str, torch.Tensor]:
 
 def _comparable(plan: Plan, outputs: dict[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
     """Of half precision no integers: rounding decides which of two equals is the largest."""
-    half = plan.model.precision in ("bf16", "fp16") and any(h.dtype in HALF for s in plan.stages for h in s.parameters)
+    half = plan.model.precision in ("bf16", "fp16") and any(
+        h.dtype in HALF for s in plan.stages for h in s.parameters
+    )
     for name, tensor in outputs.items():
         if not half or tensor.is_floating_point() or tensor.is_complex():
             yield name, tensor
 
 
 def _moved(batch: dict[str, object], device: str) -> dict[str, object]:
-    return {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
+    return {
+        name: value.to(device) if isinstance(value, torch.Tensor) else value
+        for name, value in batch.items()
+    }

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 JOB = """
-model: {{factory: "tests.models:{name}"}}
-inputs: "tests.models:{inputs}"
+model: {{factory: "tests.models.core:{name}"}}
+inputs: "tests.models.core:{inputs}"
 batch: {{global: 8, microbatch: 2}}
 """
 
@@ -22,12 +22,12 @@ def own_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture
 def write_job(tmp_path: Path) -> Callable[..., Path]:
-    """Write a job file for a model of tests/models.py."""
+    """Write a job file for a model of tests/models/core.py."""
 
     def write(name: str, inputs: str, loss: str | None = None, extra: str = "") -> Path:
         path = tmp_path / f"{name}.yaml"
         text = JOB.format(name=name, inputs=inputs)
-        path.write_text(text + (f'loss: "tests.models:{loss}"\n' if loss else "") + extra)
+        path.write_text(text + (f'loss: "tests.models.core:{loss}"\n' if loss else "") + extra)
         return path
 
     return write

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipecut.runtime.local_ranks import STORE
+from pipecut.runtime.launch.local_ranks import STORE
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = """
@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 import pipecut
 from pipecut.errors import PipecutError
-from pipecut.runtime.peers import tell
+from pipecut.runtime.launch.rank_errors import tell
 
 try:
 {body}
@@ -36,7 +36,10 @@ class Ended:
 
 
 def run_ranks(
-    folder: Path, bodies: Sequence[str], seconds: float = 120, environment: dict[str, str] | None = None
+    folder: Path,
+    bodies: Sequence[str],
+    seconds: float = 120,
+    environment: dict[str, str] | None = None,
 ) -> list[Ended]:
     """Run one Python process per body, and wait for all."""
     started = []
@@ -44,7 +47,12 @@ def run_ranks(
         script = folder / f"rank_{rank}.py"
         indented = "\n".join(f"    {line}" for line in body.strip("\n").splitlines())
         script.write_text(SCRIPT.format(body=indented))
-        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": len(bodies), "LOCAL_WORLD_SIZE": len(bodies)}
+        place = {
+            "RANK": rank,
+            "LOCAL_RANK": rank,
+            "WORLD_SIZE": len(bodies),
+            "LOCAL_WORLD_SIZE": len(bodies),
+        }
         variables = {
             **os.environ,
             **{name: str(value) for name, value in place.items()},
@@ -55,6 +63,10 @@ def run_ranks(
             **(environment or {}),
         }
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        started.append(subprocess.Popen([sys.executable, str(script)], cwd=ROOT, env=variables, **pipes))  # type: ignore[call-overload]
+        started.append(
+            subprocess.Popen([sys.executable, str(script)], cwd=ROOT, env=variables, **pipes)
+        )  # type: ignore[call-overload]
     outputs = [process.communicate(timeout=seconds)[0] for process in started]
-    return [Ended(process.returncode, output) for process, output in zip(started, outputs, strict=True)]
+    return [
+        Ended(process.returncode, output) for process, output in zip(started, outputs, strict=True)
+    ]

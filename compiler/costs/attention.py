@@ -34,7 +34,9 @@ class Attention:
         given = dict(zip(names, args, strict=False)) | kwargs
         query, key, value, mask = (given.get(name) for name in names[:4])
         assert query is not None and key is not None and value is not None
-        return Attention(query, key, value, mask, given.get("dropout_p", 0.0), given.get("is_causal", False))
+        return Attention(
+            query, key, value, mask, given.get("dropout_p", 0.0), given.get("is_causal", False)
+        )
 
     @property
     def product(self) -> float:
@@ -54,10 +56,20 @@ def kernel_of(call: Attention, device_type: str) -> Kernel:
     if device_type == "cpu":
         learnt_mask = call.mask is not None and call.mask.requires_grad
         return "flash" if same_width and not call.dropout and not learnt_mask else "math"
-    if half and call.mask is None and same_width and width <= WIDEST and (square or not call.causal):
+    if (
+        half
+        and call.mask is None
+        and same_width
+        and width <= WIDEST
+        and (square or not call.causal)
+    ):
         return "flash"
     aligned = all(t.shape[-1] % (8 if half else 4) == 0 for t in tensors)
     # Heads that share keys and values: flash alone has them.
     grouped = call.query.shape[1] != call.key.shape[1]
     floating = half or call.query.dtype == torch.float32
-    return "efficient" if floating and aligned and not grouped and width == call.key.shape[-1] else "math"
+    return (
+        "efficient"
+        if floating and aligned and not grouped and width == call.key.shape[-1]
+        else "math"
+    )

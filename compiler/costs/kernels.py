@@ -39,7 +39,16 @@ class Kernels(TorchFunctionMode):
 
 def _dropout(func: Any, args: Any, kwargs: Any) -> Any:
     """A boolean mask is kept, not one of the tensor's own type."""
-    given = dict(zip(("input", "p", "training" if func is F.dropout else "train", "inplace"), args, strict=False)) | kwargs
+    given = (
+        dict(
+            zip(
+                ("input", "p", "training" if func is F.dropout else "train", "inplace"),
+                args,
+                strict=False,
+            )
+        )
+        | kwargs
+    )
     chance, trains = given.get("p", 0.5), given.get("training", given.get("train", True))
     if not trains or not 0.0 < chance < 1.0 or given.get("inplace", False):
         return func(*args, **kwargs)
@@ -68,7 +77,9 @@ class _Fused(torch.autograd.Function):
     """Flash or memory-efficient attention: keeps what it was given, its result, and one float32 a row."""
 
     @staticmethod
-    def forward(ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any) -> torch.Tensor:
+    def forward(
+        ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any
+    ) -> torch.Tensor:
         """The result is laid out sample, row, head."""
         batch, heads, rows, _ = query.shape
         result = query.new_empty(batch, rows, heads, value.shape[-1]).transpose(1, 2)

@@ -7,9 +7,9 @@ the device's memory bandwidth, plus the overhead of a launch; over the part of t
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pipecut.compiler.cluster import Cluster, Device
-from pipecut.compiler.costs.measure import Work, measure_all
+from pipecut.compiler.costs.work import Work, measure_all
 from pipecut.compiler.graph import Graph, Operator
+from pipecut.compiler.inputs.cluster import Cluster, Device
 
 # Operators that only make a view or a small integer table.
 FREE = ("getitem",)
@@ -68,15 +68,26 @@ def cost(
     costs = []
     for index, (operator, work) in enumerate(zip(graph.operators, works, strict=True)):
         forward_bytes, backward_bytes = _moved(operator, graph, storage)
-        forward_bytes, backward_bytes = forward_bytes + work.forward_inner, backward_bytes + work.backward_inner
+        forward_bytes, backward_bytes = (
+            forward_bytes + work.forward_inner,
+            backward_bytes + work.backward_inner,
+        )
         parts = {k: _part(d, operator, work) for k, d in kinds.items()}
-        forward = {k: _seconds(d, work.forward_flops, forward_bytes, precision) / parts[k][0] for k, d in kinds.items()}
+        forward = {
+            k: _seconds(d, work.forward_flops, forward_bytes, precision) / parts[k][0]
+            for k, d in kinds.items()
+        }
         backward = {k: 0.0 for k in kinds}
         if _differentiable(operator, graph):
-            backward = {k: _seconds(d, work.backward_flops, backward_bytes, precision) / parts[k][1] for k, d in kinds.items()}
+            backward = {
+                k: _seconds(d, work.backward_flops, backward_bytes, precision) / parts[k][1]
+                for k, d in kinds.items()
+            }
         forward |= {k: seconds[index][0] for k, seconds in measured.items() if k in kinds}
         backward |= {k: seconds[index][1] for k, seconds in measured.items() if k in kinds}
-        costs.append(OperatorCost(forward, backward, work.saved_own_bytes, _transient_bytes(operator, graph)))
+        costs.append(
+            OperatorCost(forward, backward, work.saved_own_bytes, _transient_bytes(operator, graph))
+        )
         _note_saved(operator, work, graph, storage, held, saved)
     return CostedGraph(graph, tuple(costs), saved, storage)
 
@@ -87,9 +98,16 @@ def device_type_of(cluster: Cluster) -> str:
 
 
 def _note_saved(
-    operator: Operator, work: Work, graph: Graph, storage: dict[str, str], held: set[str], saved: dict[str, int]
+    operator: Operator,
+    work: Work,
+    graph: Graph,
+    storage: dict[str, str],
+    held: set[str],
+    saved: dict[str, int],
 ) -> None:
-    names = [operator.inputs[i] for i in work.saved_inputs] + ([operator.name] if work.saves_output else [])
+    names = [operator.inputs[i] for i in work.saved_inputs] + (
+        [operator.name] if work.saves_output else []
+    )
     for name in names:
         root = storage.get(name, name)
         if root not in held and root in graph.values:
@@ -132,21 +150,29 @@ def _contiguous(sizes: tuple[int, ...], strides: tuple[int, ...]) -> bool:
 def _transient_bytes(operator: Operator, graph: Graph) -> int:
     result = _result_bytes(operator, graph)
     values = [graph.values[name] for name in operator.inputs if name in graph.values]
-    inwards = sum(v.bytes for v in values if v.needs_grad) if _differentiable(operator, graph) else 0
+    inwards = (
+        sum(v.bytes for v in values if v.needs_grad) if _differentiable(operator, graph) else 0
+    )
     return result + max(result, inwards)
 
 
 def _result_bytes(operator: Operator, graph: Graph) -> int:
     if operator.name in graph.values:
         return graph.values[operator.name].bytes
-    parts = [v.bytes for name, v in graph.values.items() if name.startswith(f"{operator.name}[")] if operator.target else []
+    parts = (
+        [v.bytes for name, v in graph.values.items() if name.startswith(f"{operator.name}[")]
+        if operator.target
+        else []
+    )
     return sum(parts)
 
 
 def _moved(operator: Operator, graph: Graph, storage: dict[str, str]) -> tuple[float, float]:
     """Bytes read and written forward, and backward: gradients out and in beside what was read."""
     result = graph.values.get(operator.name)
-    if operator.target in FREE or (result is not None and storage[operator.name] != operator.name and not operator.writes):
+    if operator.target in FREE or (
+        result is not None and storage[operator.name] != operator.name and not operator.writes
+    ):
         return 0.0, 0.0
     read = sum(graph.values[name].bytes for name in operator.inputs if name in graph.values)
     written = result.bytes if result is not None else read

@@ -9,17 +9,17 @@ from typing import Any
 
 from safetensors.torch import save_file
 
-from pipecut.compiler.costs import CostedGraph
-from pipecut.compiler.cut import Cut, modules_covered
-from pipecut.compiler.emit.module import write_stage
+from pipecut.compiler.costs.roofline import CostedGraph
 from pipecut.compiler.graph import Graph
-from pipecut.compiler.partition import Placement
-from pipecut.compiler.partition.files import as_data
+from pipecut.compiler.partition.problem import Placement
+from pipecut.compiler.partition.standalone.read import as_data
+from pipecut.compiler.stages.cut import Cut, modules_covered
+from pipecut.compiler.stages.source import write_stage
 from pipecut.errors import PlanError, UserFileError
-from pipecut.runtime.check import check
-from pipecut.runtime.plan import Action
-from pipecut.runtime.plan_folder import MANIFEST, file_hash, listed_files, read_plan, write_manifest
-from pipecut.runtime.trust import trust
+from pipecut.plan.check import check
+from pipecut.plan.folder import MANIFEST, file_hash, listed_files, read_plan, write_manifest
+from pipecut.plan.schema import Action
+from pipecut.plan.trust import trust
 
 
 def write_folder(
@@ -41,18 +41,25 @@ def write_folder(
         target.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     except OSError as error:
-        raise UserFileError(f"{target} cannot be written: {error.strerror}; give another -o") from None
+        raise UserFileError(
+            f"{target} cannot be written: {error.strerror}; give another -o"
+        ) from None
     try:
         _write_files(scratch, cuts, costed, placement, actions)
         files = sorted(p for p in scratch.rglob("*") if p.is_file())
-        manifest = {**manifest, "hashes": {str(p.relative_to(scratch)): file_hash(p) for p in files}}
+        manifest = {
+            **manifest,
+            "hashes": {str(p.relative_to(scratch)): file_hash(p) for p in files},
+        }
         seal = write_manifest(scratch, manifest)
         proof = check(read_plan(scratch))
         os.chmod(scratch, 0o755)
         _put_in_place(scratch, target, before)
         trust(seal)
     except OSError as error:
-        raise UserFileError(f"{target} cannot be written: {error.strerror or error}; give another -o") from None
+        raise UserFileError(
+            f"{target} cannot be written: {error.strerror or error}; give another -o"
+        ) from None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return proof
@@ -68,13 +75,23 @@ def files_of_plan(target: Path) -> set[str]:
     try:
         return {MANIFEST, *listed_files(target)}
     except (PlanError, OSError):
-        raise UserFileError(f"{target} exists and is no plan folder; give another -o, or remove it") from None
+        raise UserFileError(
+            f"{target} exists and is no plan folder; give another -o, or remove it"
+        ) from None
 
 
 def _put_in_place(scratch: Path, target: Path, before: set[str]) -> None:
     """The new files in place of the old plan's. Whatever else is in the folder stays: checkpoints, weights, notes."""
-    present = {str(p.relative_to(target)) for p in target.rglob("*") if not p.is_dir()} if target.exists() else set()
-    cached = {name for name in present if Path(name).parent.name == "__pycache__" and name.startswith("stages")}
+    present = (
+        {str(p.relative_to(target)) for p in target.rglob("*") if not p.is_dir()}
+        if target.exists()
+        else set()
+    )
+    cached = {
+        name
+        for name in present
+        if Path(name).parent.name == "__pycache__" and name.startswith("stages")
+    }
     if not present - cached - before:
         if target.exists():
             shutil.rmtree(target)
@@ -90,7 +107,11 @@ def _put_in_place(scratch: Path, target: Path, before: set[str]) -> None:
 
 
 def _write_files(
-    folder: Path, cuts: tuple[Cut, ...], costed: CostedGraph, placement: Placement, actions: list[list[Action]]
+    folder: Path,
+    cuts: tuple[Cut, ...],
+    costed: CostedGraph,
+    placement: Placement,
+    actions: list[list[Action]],
 ) -> None:
     graph = costed.graph
     stages = folder / "stages"
@@ -103,7 +124,9 @@ def _write_files(
             data = {b.names[0]: b.data.contiguous().clone() for b in one.buffers}
             save_file(data, str(stages / f"stage_{one.index}.safetensors"))
     rows = "\n".join("  - [" + ", ".join(map(str, row)) + "]" for row in actions)
-    (folder / "schedule.yaml").write_text(f"# Actions of each rank in order: KIND stage.microbatch\nranks:\n{rows}\n")
+    (folder / "schedule.yaml").write_text(
+        f"# Actions of each rank in order: KIND stage.microbatch\nranks:\n{rows}\n"
+    )
     (folder / "graph.json").write_text(json.dumps(_graph(costed, placement, cuts), indent=0))
 
 
@@ -128,30 +151,57 @@ def _graph(costed: CostedGraph, placement: Placement, cuts: tuple[Cut, ...]) -> 
             }
         )
     values = {
-        v.name: {"shape": list(v.shape), "dtype": v.dtype, "bytes": v.bytes, "needs_grad": v.needs_grad}
+        v.name: {
+            "shape": list(v.shape),
+            "dtype": v.dtype,
+            "bytes": v.bytes,
+            "needs_grad": v.needs_grad,
+        }
         for v in graph.values.values()
     }
     parameters = [
-        {"value": p.value, "names": list(p.names), "bytes": p.bytes, "trainable": p.trainable} for p in graph.parameters
+        {"value": p.value, "names": list(p.names), "bytes": p.bytes, "trainable": p.trainable}
+        for p in graph.parameters
     ]
     buffers = [{"value": b.value, "names": list(b.names)} for b in graph.buffers]
-    facts = {"loss": graph.loss, "operators": operators, "values": values, "parameters": parameters, "buffers": buffers}
+    facts = {
+        "loss": graph.loss,
+        "operators": operators,
+        "values": values,
+        "parameters": parameters,
+        "buffers": buffers,
+    }
     return {**facts, **_evaluation(graph, cuts), "problem": as_data(placement.problem)}
 
 
 def _evaluation(graph: Graph, cuts: tuple[Cut, ...]) -> dict[str, Any]:
     """The graph of eval mode with its stages, where it is one of its own."""
     own = graph.evaluation
-    stage_of = {i: one.index for one in cuts if one.evaluation is not None for i in one.evaluation.operators}
+    stage_of = {
+        i: one.index for one in cuts if one.evaluation is not None for i in one.evaluation.operators
+    }
     if own is None or not stage_of:
         return {}
     operators = [
-        {"name": o.name, "target": o.target, "module": o.module, "inputs": list(o.inputs), "stage": stage_of[index]}
+        {
+            "name": o.name,
+            "target": o.target,
+            "module": o.module,
+            "inputs": list(o.inputs),
+            "stage": stage_of[index],
+        }
         for index, o in enumerate(own.operators)
     ]
     outputs = dict(own.outputs)
     buffers = [{"value": b.value, "names": list(b.names)} for b in own.buffers]
-    return {"evaluation": {"loss": own.loss, "operators": operators, "outputs": outputs, "buffers": buffers}}
+    return {
+        "evaluation": {
+            "loss": own.loss,
+            "operators": operators,
+            "outputs": outputs,
+            "buffers": buffers,
+        }
+    }
 
 
 def _others(stages: frozenset[int]) -> dict[str, Any]:

@@ -10,59 +10,78 @@ from functools import cache
 
 import networkx as nx
 
-from pipecut.compiler.constraints import Constraints
-from pipecut.compiler.costs import CostedGraph
+from pipecut.compiler.costs.roofline import CostedGraph
 from pipecut.compiler.graph import Graph, Parameter
-from pipecut.compiler.job import JobSpec
+from pipecut.compiler.inputs.job import JobSpec
+from pipecut.compiler.partition.constraints import Constraints
 from pipecut.compiler.partition.made import made_where_used, sent_seconds, users_of
-from pipecut.compiler.partition.problem import Block, Crossing, Problem, Recompute, Shared, Slot, merge_crossings
+from pipecut.compiler.partition.problem import (
+    Block,
+    Problem,
+    Recompute,
+    Shared,
+    StageDevice,
+    TensorUse,
+    merge_crossings,
+)
 from pipecut.compiler.partition.reduce import needed_edges
-from pipecut.runtime.memory import kept_bytes
-from pipecut.runtime.plan import Held
+from pipecut.plan.memory import kept_bytes
+from pipecut.plan.schema import StageTensor
 
 
 @dataclass(frozen=True)
-class Optimizing:
+class OptimizerSpec:
     """The optimizer, and how many replicas its states and the masters are divided over."""
 
     optimizer: str
     shards: int = 1
 
     @staticmethod
-    def of(spec: JobSpec, replicas: int) -> "Optimizing":
+    def of(spec: JobSpec, replicas: int) -> "OptimizerSpec":
         """As the job says, with so many replicas."""
-        return Optimizing(spec.optimizer, replicas if spec.optimizer_state == "fully_shard" else 1)
+        return OptimizerSpec(
+            spec.optimizer, replicas if spec.optimizer_state == "fully_shard" else 1
+        )
 
 
 # A search asks for the same ones with every candidate.
 @cache
-def held_of(parameter: Parameter) -> Held:
+def held_of(parameter: Parameter) -> StageTensor:
     """A parameter as a plan has it."""
-    return Held(names=list(parameter.names), shape=list(parameter.shape), dtype=parameter.dtype, trainable=parameter.trainable)
+    return StageTensor(
+        names=list(parameter.names),
+        shape=list(parameter.shape),
+        dtype=parameter.dtype,
+        trainable=parameter.trainable,
+    )
 
 
-def fixed_bytes(parameter: Parameter, how: Optimizing) -> int:
+def fixed_bytes(parameter: Parameter, how: OptimizerSpec) -> int:
     """Of a parameter with its gradient, its master and the optimizer's states; a frozen one has none of them."""
     held = held_of(parameter)
     return kept_bytes(held, how.optimizer, how.shards) + held.gradient_bytes
 
 
 def coarsen(
-    costed: CostedGraph, slots: tuple[Slot, ...], how: Optimizing, told: Constraints, recompute: Recompute = "never"
+    costed: CostedGraph,
+    stage_devices: tuple[StageDevice, ...],
+    how: OptimizerSpec,
+    told: Constraints,
+    recompute: Recompute = "never",
 ) -> Problem:
     """The blocks stand in the topological order closest to program order."""
     graph = costed.graph
     dependencies, written = graph.dependencies(), written_storages(graph)
     fixed = {p.value: fixed_bytes(p, how) for p in graph.parameters}
-    made = made_where_used(costed, slots, told, fixed, written)
+    made = made_where_used(costed, stage_devices, told, fixed, written)
     dependencies.remove_nodes_from(made)
     groups = together(graph, written)
     _join_views(costed, dependencies, groups, told)
-    _join_sources(costed, dependencies, groups, slots, told)
+    _join_sources(costed, dependencies, groups, stage_devices, told)
     for indices in told.together:
         groups.union(*(i for i in indices if i not in made))
     members = ordered_groups(dependencies, groups)
-    return replace(_problem(costed, members, made, slots, fixed, told), recompute=recompute)
+    return replace(_problem(costed, members, made, stage_devices, fixed, told), recompute=recompute)
 
 
 def together(graph: Graph, written: dict[str, list[int]]) -> "nx.utils.UnionFind[int]":
@@ -91,11 +110,17 @@ def written_storages(graph: Graph) -> dict[str, list[int]]:
         for name in operator.writes:
             last_write[root.get(name, name)] = index
     produced = graph.producers()
-    return {name: [i for i in touch[name] if i <= last or name not in produced] for name, last in last_write.items()}
+    return {
+        name: [i for i in touch[name] if i <= last or name not in produced]
+        for name, last in last_write.items()
+    }
 
 
 def _join_views(
-    costed: CostedGraph, dependencies: "nx.DiGraph[int]", groups: "nx.utils.UnionFind[int]", told: Constraints
+    costed: CostedGraph,
+    dependencies: "nx.DiGraph[int]",
+    groups: "nx.utils.UnionFind[int]",
+    told: Constraints,
 ) -> None:
     graph = costed.graph
     made = {name: index for name, index in graph.producers().items() if index in dependencies}
@@ -104,20 +129,33 @@ def _join_views(
         if index not in dependencies:
             continue
         value = graph.values.get(operator.name)
-        free = not any(costed.costs[index].forward.values()) and costed.costs[index].saved_own_bytes == 0
+        free = (
+            not any(costed.costs[index].forward.values())
+            and costed.costs[index].saved_own_bytes == 0
+        )
         consumers = list(dependencies.successors(index))
         if value is None or (operator.name in costed.saved):
             continue
         sources = [name for name in operator.inputs if name in made]
         if free and len(sources) == 1:
             source = graph.values.get(sources[0])
-            only = dependencies.out_degree(made[sources[0]]) == 1 and sides[made[sources[0]]] == sides[index]
-            if only and source is not None and value.bytes <= source.bytes and sources == list(operator.inputs):
+            only = (
+                dependencies.out_degree(made[sources[0]]) == 1
+                and sides[made[sources[0]]] == sides[index]
+            )
+            if (
+                only
+                and source is not None
+                and value.bytes <= source.bytes
+                and sources == list(operator.inputs)
+            ):
                 groups.union(made[sources[0]], index)
                 continue
         if not operator.inputs or free:
             beside = len(consumers) == 1 and sides[consumers[0]] == sides[index]
-            if beside and all(graph.values[n].bytes <= value.bytes for n in sources if n in graph.values):
+            if beside and all(
+                graph.values[n].bytes <= value.bytes for n in sources if n in graph.values
+            ):
                 groups.union(index, consumers[0])
 
 
@@ -134,7 +172,7 @@ def _join_sources(
     costed: CostedGraph,
     dependencies: "nx.DiGraph[int]",
     groups: "nx.utils.UnionFind[int]",
-    slots: tuple[Slot, ...],
+    stage_devices: tuple[StageDevice, ...],
     told: Constraints,
 ) -> None:
     """What needs nothing that stands on a stage joins its only user, where it takes no longer than to send its result.
@@ -143,21 +181,29 @@ def _join_sources(
     """
     graph, sides = costed.graph, _sides(told)
     held = {p.value for p in graph.parameters} | {name for name, _ in graph.batch_inputs}
-    kinds = {slot.kind for slot in slots}
+    kinds = {slot.kind for slot in stage_devices}
     for index in dependencies:
         operator, consumers = graph.operators[index], list(dependencies.successors(index))
-        alone = dependencies.in_degree(index) == 0 and len(consumers) == 1 and not held & set(operator.inputs)
+        alone = (
+            dependencies.in_degree(index) == 0
+            and len(consumers) == 1
+            and not held & set(operator.inputs)
+        )
         if alone and operator.name in graph.values and sides[consumers[0]] == sides[index]:
-            sent = sent_seconds(graph.values[operator.name], slots)
+            sent = sent_seconds(graph.values[operator.name], stage_devices)
             if max(costed.seconds(index, kind) for kind in kinds) <= sent:
                 groups.union(index, consumers[0])
 
 
-def ordered_groups(dependencies: "nx.DiGraph[int]", groups: "nx.utils.UnionFind[int]") -> list[list[int]]:
+def ordered_groups(
+    dependencies: "nx.DiGraph[int]", groups: "nx.utils.UnionFind[int]"
+) -> list[list[int]]:
     """Groups without cycles between them, in the topological order closest to program order."""
     between: nx.DiGraph[int] = nx.DiGraph()
     between.add_nodes_from(groups[index] for index in dependencies)
-    between.add_edges_from((groups[u], groups[v]) for u, v in dependencies.edges if groups[u] != groups[v])
+    between.add_edges_from(
+        (groups[u], groups[v]) for u, v in dependencies.edges if groups[u] != groups[v]
+    )
     condensed = nx.condensation(between)
     members: dict[int, list[int]] = defaultdict(list)
     for index in sorted(dependencies):
@@ -170,14 +216,14 @@ def _problem(
     costed: CostedGraph,
     members: list[list[int]],
     made: frozenset[int],
-    slots: tuple[Slot, ...],
+    stage_devices: tuple[StageDevice, ...],
     fixed: dict[str, int],
     told: Constraints,
 ) -> Problem:
     """`made` are the operators that stages run for themselves, `fixed` the bytes of each parameter."""
     graph = costed.graph
     group_of = {index: at for at, group in enumerate(members) for index in group}
-    kinds = sorted({slot.kind for slot in slots})
+    kinds = sorted({slot.kind for slot in stage_devices})
     users = users_of(graph, made, group_of)
     uses: dict[str, set[int]] = defaultdict(set)
     for index, operator in enumerate(graph.operators):
@@ -194,19 +240,31 @@ def _problem(
         if consumers and name in graph.values:
             value = graph.values[name]
             back = value.bytes if value.needs_grad else 0
-            crossings.append(Crossing(name, source, consumers, value.bytes, back, 1 + value.needs_grad))
-    shared = [Shared(p.names[0], fixed[p.value], tuple(sorted(uses[p.value])) or (0,)) for p in graph.parameters]
+            crossings.append(
+                TensorUse(name, source, consumers, value.bytes, back, 1 + value.needs_grad)
+            )
+    shared = [
+        Shared(p.names[0], fixed[p.value], tuple(sorted(uses[p.value])) or (0,))
+        for p in graph.parameters
+    ]
     splits = set()
     for module in told.before:
         inside = set(module)
-        needs = {(producers[n], index) for index in inside - made for n in graph.operators[index].inputs if n in producers}
-        splits |= {(group_of[source], group_of[index]) for source, index in needs if source not in inside}
+        needs = {
+            (producers[n], index)
+            for index in inside - made
+            for n in graph.operators[index].inputs
+            if n in producers
+        }
+        splits |= {
+            (group_of[source], group_of[index]) for source, index in needs if source not in inside
+        }
     return Problem(
         blocks,
         needed_edges(edges, len(blocks)),
         merge_crossings(tuple(crossings)),
         (*shared, *_made(costed, users, kinds)),
-        slots,
+        stage_devices,
         pins=tuple(sorted({(group_of[index], stage) for index, stage in told.pins})),
         splits=tuple(sorted(splits)),
         made=tuple(sorted(made)),
@@ -214,7 +272,10 @@ def _problem(
 
 
 def _blocks(
-    costed: CostedGraph, members: list[list[int]], users: dict[int, frozenset[int]], kinds: list[str]
+    costed: CostedGraph,
+    members: list[list[int]],
+    users: dict[int, frozenset[int]],
+    kinds: list[str],
 ) -> tuple[Block, ...]:
     # A stage has what it makes for a moment where it has what uses it.
     transient: dict[int, int] = defaultdict(int)
@@ -234,7 +295,10 @@ def _blocks(
 
 
 def _saved_bytes(costed: CostedGraph, index: int) -> int:
-    return costed.saved.get(costed.graph.operators[index].name, 0) + costed.costs[index].saved_own_bytes
+    return (
+        costed.saved.get(costed.graph.operators[index].name, 0)
+        + costed.costs[index].saved_own_bytes
+    )
 
 
 def _made(costed: CostedGraph, users: dict[int, frozenset[int]], kinds: list[str]) -> list[Shared]:

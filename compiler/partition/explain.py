@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-from pipecut.compiler.partition.chain import chain_cuts
+from pipecut.compiler.inputs.units import show_bytes
+from pipecut.compiler.partition.chain.chain import chain_cuts
+from pipecut.compiler.partition.chain.windows import received_bytes
 from pipecut.compiler.partition.problem import Problem, memory, parameters_of_blocks
-from pipecut.compiler.partition.room import received_bytes
-from pipecut.compiler.units import show_bytes
 from pipecut.errors import InfeasibleError
 
 # Microbatches in flight on each stage, for a number of stages.
@@ -15,7 +15,7 @@ Flights = Callable[[int], tuple[int, ...]]
 
 def explain(problem: Problem, proven: bool, flights: Flights) -> InfeasibleError:
     """Name the stage and the limit that binds, the least memory and the fewest stages that would do."""
-    count = len(problem.slots)
+    count = len(problem.stage_devices)
     if len(problem.blocks) < count:
         return InfeasibleError(
             f"{count} stages asked for, but the model has only {len(problem.blocks)} parts that a cut may separate; "
@@ -31,14 +31,22 @@ def explain(problem: Problem, proven: bool, flights: Flights) -> InfeasibleError
     grown = _filled(problem, scale)
     assert grown is not None
     # The bytes it needs at the least.
-    used = memory(replace(problem, recompute="always") if problem.recompute == "auto" else problem, grown)
-    stage = max(range(count), key=lambda s: used[s] / max(problem.slots[s].capacity, 1))
-    slot = problem.slots[stage]
+    used = memory(
+        replace(problem, recompute="always") if problem.recompute == "auto" else problem, grown
+    )
+    stage = max(range(count), key=lambda s: used[s] / max(problem.stage_devices[s].capacity, 1))
+    slot = problem.stage_devices[stage]
     fixed = sum(p.bytes for p in problem.shared if any(grown[u] == stage for u in p.users))
     activations = used[stage] - fixed
-    binds = "parameters, gradients and optimizer states" if fixed > activations else "saved activations in flight"
+    binds = (
+        "parameters, gradients and optimizer states"
+        if fixed > activations
+        else "saved activations in flight"
+    )
     fewest = _fewest_stages(problem, flights)
-    more = f"{fewest} stages of this kind" if fewest else "no number of stages up to 256 of this kind"
+    more = (
+        f"{fewest} stages of this kind" if fewest else "no number of stages up to 256 of this kind"
+    )
     again = "" if problem.recompute != "never" else ", or recompute: auto in the job file"
     certainty = "no placement fits" if proven else "no placement was found that fits"
     return InfeasibleError(
@@ -62,9 +70,12 @@ def _least_scale(problem: Problem) -> float:
 
 
 def _fewest_stages(problem: Problem, flights: Flights) -> int | None:
-    for count in range(len(problem.slots) + 1, min(len(problem.blocks), 256) + 1):
-        slots = tuple(replace(problem.slots[min(s, len(problem.slots) - 1)], in_flight=n) for s, n in enumerate(flights(count)))
-        if _filled(replace(problem, slots=slots), 1.0) is not None:
+    for count in range(len(problem.stage_devices) + 1, min(len(problem.blocks), 256) + 1):
+        stage_devices = tuple(
+            replace(problem.stage_devices[min(s, len(problem.stage_devices) - 1)], in_flight=n)
+            for s, n in enumerate(flights(count))
+        )
+        if _filled(replace(problem, stage_devices=stage_devices), 1.0) is not None:
             return count
     return None
 
@@ -80,16 +91,23 @@ def _filled(problem: Problem, scale: float) -> list[int] | None:
     stage, held, fixed, saved, received, transient = 0, set[int](), 0.0, 0.0, 0.0, 0.0
     for v, block in enumerate(problem.blocks):
         while True:
-            slot = problem.slots[stage]
+            slot = problem.stage_devices[stage]
             saving = slot.saving(problem.recompute != "never")
             more = sum(problem.shared[p].held(saving) for p in users[v] if p not in held)
             peak = max(transient, block.transient_bytes)
             flying = saving * (saved + block.saved_bytes) + slot.in_flight * received
             if fixed + more + flying + peak <= max(slot.capacity, 1) * scale:
                 break
-            if stage + 1 == len(problem.slots):
+            if stage + 1 == len(problem.stage_devices):
                 return None
-            stage, held, fixed, saved, received, transient = stage + 1, set(), 0.0, 0.0, float(across[v]), 0.0
+            stage, held, fixed, saved, received, transient = (
+                stage + 1,
+                set(),
+                0.0,
+                0.0,
+                float(across[v]),
+                0.0,
+            )
         held.update(users[v])
         fixed, saved, transient = fixed + more, saved + block.saved_bytes, peak
         stages.append(stage)

@@ -9,24 +9,28 @@ from collections.abc import Iterable, Iterator
 
 import torch
 
-from pipecut.compiler.constraints import Constraints
-from pipecut.compiler.costs import CostedGraph
-from pipecut.compiler.costs.measure import resolve
+from pipecut.compiler.costs.roofline import CostedGraph
+from pipecut.compiler.costs.work import resolve
 from pipecut.compiler.graph import Graph, Operator, Value
-from pipecut.compiler.partition.problem import Slot
+from pipecut.compiler.partition.constraints import Constraints
+from pipecut.compiler.partition.problem import StageDevice
 
 # Of the seconds of an even stage: what is made in less is not worth a message, whose host side and buffers are not counted.
 NEGLIGIBLE = 0.01
 
 
 def made_where_used(
-    costed: CostedGraph, slots: tuple[Slot, ...], told: Constraints, fixed: dict[str, int], touched: dict[str, list[int]]
+    costed: CostedGraph,
+    stage_devices: tuple[StageDevice, ...],
+    told: Constraints,
+    fixed: dict[str, int],
+    touched: dict[str, list[int]],
 ) -> frozenset[int]:
     """Operators that stages run for themselves.
 
     `fixed` has each parameter's bytes with gradient and states, `touched` the operators of each storage that is written.
     """
-    if len(slots) < 2:
+    if len(stage_devices) < 2:
         return frozenset()
     graph = costed.graph
     free = _free(graph, {index for index, _ in told.pins}, touched)
@@ -36,7 +40,11 @@ def made_where_used(
     chosen: set[int] = set()
     for index in sorted(free):
         name = graph.operators[index].name
-        if index not in chosen and name in graph.values and _cheaper(costed, slots, name, needs.of(index), fixed):
+        if (
+            index not in chosen
+            and name in graph.values
+            and _cheaper(costed, stage_devices, name, needs.of(index), fixed)
+        ):
             chosen |= needs.of(index)
     # Parts of a result that has several belong to it.
     whole = {graph.operators[index].name for index in chosen}
@@ -70,7 +78,13 @@ def _free(graph: Graph, pinned: set[int], touched: dict[str, list[int]]) -> set[
             else:
                 free.add(index)
         # What is written is written wherever it is made, or nowhere but on one stage.
-        mixed = {i for indices in touched.values() if not free.issuperset(indices) for i in indices if i in free}
+        mixed = {
+            i
+            for indices in touched.values()
+            if not free.issuperset(indices)
+            for i in indices
+            if i in free
+        }
         if not mixed:
             return free
         barred |= mixed
@@ -106,29 +120,44 @@ class _Needs:
         return self.known[index]
 
     def _directly(self, index: int) -> Iterator[int]:
-        yield from (self.made[name] for name in self.graph.operators[index].inputs if name in self.made)
+        yield from (
+            self.made[name] for name in self.graph.operators[index].inputs if name in self.made
+        )
         yield from self.together.get(index, ())
 
 
-def _cheaper(costed: CostedGraph, slots: tuple[Slot, ...], name: str, needed: Iterable[int], fixed: dict[str, int]) -> bool:
+def _cheaper(
+    costed: CostedGraph,
+    stage_devices: tuple[StageDevice, ...],
+    name: str,
+    needed: Iterable[int],
+    fixed: dict[str, int],
+) -> bool:
     """Whether to make a tensor takes no longer than to send it over the fastest link, and its parameters no more room."""
     graph, value = costed.graph, costed.graph.values[name]
-    kinds = {slot.kind for slot in slots}
+    kinds = {slot.kind for slot in stage_devices}
     made = max(sum(costed.seconds(i, kind) for i in needed) for kind in kinds)
-    sent = sent_seconds(value, slots)
-    stage = min(sum(costed.seconds(i, kind) for i in range(len(graph.operators))) for kind in kinds) / len(slots)
+    sent = sent_seconds(value, stage_devices)
+    stage = min(
+        sum(costed.seconds(i, kind) for i in range(len(graph.operators))) for kind in kinds
+    ) / len(stage_devices)
     parameters = {name for i in needed for name in graph.operators[i].inputs if name in fixed}
-    room = value.bytes * max(slot.in_flight for slot in slots)
+    room = value.bytes * max(slot.in_flight for slot in stage_devices)
     return made <= max(sent, NEGLIGIBLE * stage) and sum(fixed[p] for p in parameters) <= room
 
 
-def sent_seconds(value: Value, slots: tuple[Slot, ...]) -> float:
+def sent_seconds(value: Value, stage_devices: tuple[StageDevice, ...]) -> float:
     """Of a tensor, and its gradient, over the fastest link that has anything to send."""
     ways = 1 + value.needs_grad
-    return min((ways * (value.bytes / slot.bandwidth + slot.latency) for slot in slots[:-1]), default=0.0)
+    return min(
+        (ways * (value.bytes / slot.bandwidth + slot.latency) for slot in stage_devices[:-1]),
+        default=0.0,
+    )
 
 
-def users_of(graph: Graph, made: frozenset[int], block_of: dict[int, int]) -> dict[int, frozenset[int]]:
+def users_of(
+    graph: Graph, made: frozenset[int], block_of: dict[int, int]
+) -> dict[int, frozenset[int]]:
     """Of every operator that stages run for themselves, the blocks that need it."""
     producers = graph.producers()
     found: dict[int, set[int]] = {index: set() for index in made}

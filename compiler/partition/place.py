@@ -11,15 +11,22 @@ from dataclasses import dataclass, replace
 
 import networkx as nx
 
-from pipecut.compiler.partition.bounds import memory_bound, work_bound
-from pipecut.compiler.partition.chain import chain_cuts
-from pipecut.compiler.partition.closure_bound import closure_bound
+from pipecut.compiler.partition.bounds.closure import closure_bound
+from pipecut.compiler.partition.bounds.linear import memory_bound, work_bound
+from pipecut.compiler.partition.break_ties import break_ties
+from pipecut.compiler.partition.chain.chain import chain_cuts
 from pipecut.compiler.partition.explain import Flights, explain
-from pipecut.compiler.partition.problem import Certificate, Problem, bottleneck, contract, evenly_shared, fits
-from pipecut.compiler.partition.program import build, start_values
+from pipecut.compiler.partition.problem import (
+    Certificate,
+    Problem,
+    bottleneck,
+    contract,
+    evenly_shared,
+    fits,
+)
+from pipecut.compiler.partition.program.program import build, start_values
+from pipecut.compiler.partition.program.solver import Solution, solve
 from pipecut.compiler.partition.reduce import around_cuts, depth_first_order, expand, lossless
-from pipecut.compiler.partition.solver import Solution, solve
-from pipecut.compiler.partition.ties import settle
 from pipecut.errors import InfeasibleError
 
 # Beyond this many block-stage pairs the program is too slow to be worth its proof.
@@ -35,7 +42,7 @@ PROVEN = 1e-6
 
 
 @dataclass(frozen=True)
-class Solving:
+class SolverOptions:
     """highs or cbc, its time limit in seconds, and the relative gap at which it may stop.
 
     A `rule` gives each block's stage instead of all that: what others do, to compare with.
@@ -47,14 +54,25 @@ class Solving:
     rule: Callable[[Problem], list[int]] | None = None
 
 
-def place(problem: Problem, solving: Solving, flights: Flights) -> tuple[list[int], Certificate]:
+def place(
+    problem: Problem, solving: SolverOptions, flights: Flights
+) -> tuple[list[int], Certificate]:
     """Stage of each block and the certificate. Raises InfeasibleError."""
     begin = time.perf_counter()
     if solving.rule is not None:
         ruled = solving.rule(problem)
         if not fits(problem, ruled):
-            raise InfeasibleError(f"{solving.rule.__name__.replace('_', ' ')}: what it puts on some device does not fit there")
-        return ruled, Certificate(bottleneck(problem, ruled), 0.0, 1.0, False, solving.rule.__name__, time.perf_counter() - begin)
+            raise InfeasibleError(
+                f"{solving.rule.__name__.replace('_', ' ')}: what it puts on some device does not fit there"
+            )
+        return ruled, Certificate(
+            bottleneck(problem, ruled),
+            0.0,
+            1.0,
+            False,
+            solving.rule.__name__,
+            time.perf_counter() - begin,
+        )
     gap = solving.gap
     small, members = lossless(problem)
     bound, name = work_bound(small), "chain over a topological order"
@@ -72,23 +90,29 @@ def place(problem: Problem, solving: Solving, flights: Flights) -> tuple[list[in
     infeasible = bound == float("inf")
     if not infeasible and (best is None or least - bound > gap * least):
         left = max(0.1, solving.time_limit - (time.perf_counter() - begin))
-        pairs = len(small.blocks) * len(small.slots)
+        pairs = len(small.blocks) * len(small.stage_devices)
         certified = small.comm == "relay" and least - bound <= GOOD_ENOUGH * least
         if pairs <= (WORTH_PROVING if certified else LARGEST_PROGRAM):
             found = _solve(small, best, solving.solver, left, gap)
             bound, name, infeasible = max(bound, found.bound), found.name, found.infeasible
             candidates += [found.stages] if found.stages is not None else []
         elif best is not None and least - bound > GOOD_ENOUGH * least:
-            merged, groups = around_cuts(small, best, AROUND_CUTS // len(small.slots))
+            merged, groups = around_cuts(small, best, AROUND_CUTS // len(small.stage_devices))
             start = [best[group[0]] for group in groups]
             found = _solve(merged, start, solving.solver, min(left, AROUND_SECONDS), gap)
             name = f"{name}, {found.name} around its cuts"
-            candidates += [expand(found.stages, groups, len(small.blocks))] if found.stages is not None else []
+            candidates += (
+                [expand(found.stages, groups, len(small.blocks))]
+                if found.stages is not None
+                else []
+            )
     candidates = [c for c in candidates if fits(small, c)]
     if not candidates:
         raise explain(problem, infeasible, flights)
     left = solving.time_limit - (time.perf_counter() - begin)
-    stages = settle(small, min(candidates, key=lambda c: bottleneck(small, c)), solving.solver, left)
+    stages = break_ties(
+        small, min(candidates, key=lambda c: bottleneck(small, c)), solving.solver, left
+    )
     stages = expand(stages, members, len(problem.blocks))
     objective = bottleneck(problem, stages)
     bound = min(bound, objective)
@@ -131,18 +155,38 @@ def _chains_of_devices(problem: Problem) -> list[list[int] | None]:
     if problem.comm == "direct" and not problem.pins:
         first = tuple(dict.fromkeys(problem.devices))
         if problem.devices[: len(first)] == first:
-            results.append(chain_cuts(replace(problem, devices=(), slots=problem.slots[: len(first)])))
+            results.append(
+                chain_cuts(
+                    replace(problem, devices=(), stage_devices=problem.stage_devices[: len(first)])
+                )
+            )
     return results
 
 
-def _solve(problem: Problem, start: list[int] | None, solver: str, time_limit: float, gap: float) -> Solution:
+def _solve(
+    problem: Problem, start: list[int] | None, solver: str, time_limit: float, gap: float
+) -> Solution:
     begin = time.perf_counter()
     most = bottleneck(problem, start) * (1 + PROVEN) if start is not None else float("inf")
     program = build(problem, most)
     values = start_values(problem, program, start) if start is not None else None
-    found = solve(program, len(problem.blocks), len(problem.slots), values, solver, time_limit, gap)
-    if values is None or found.stages is None or bottleneck(problem, found.stages) <= found.objective * (1 + 1e-6):
+    found = solve(
+        program, len(problem.blocks), len(problem.stage_devices), values, solver, time_limit, gap
+    )
+    if (
+        values is None
+        or found.stages is None
+        or bottleneck(problem, found.stages) <= found.objective * (1 + 1e-6)
+    ):
         return found
     # HiGHS 1.16 takes some starts through its presolve wrongly, and then ends below what its own solution costs.
     left = max(0.1, time_limit - (time.perf_counter() - begin))
-    return solve(build(problem, most), len(problem.blocks), len(problem.slots), None, solver, left, gap)
+    return solve(
+        build(problem, most),
+        len(problem.blocks),
+        len(problem.stage_devices),
+        None,
+        solver,
+        left,
+        gap,
+    )

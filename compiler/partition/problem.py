@@ -24,7 +24,7 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Crossing:
+class TensorUse:
     """A tensor that may cross boundaries: from its block to blocks that use it. Bytes and messages a microbatch."""
 
     name: str
@@ -60,7 +60,7 @@ class Shared:
 
 
 @dataclass(frozen=True)
-class Slot:
+class StageDevice:
     """One stage's place: device kind, bytes of capacity less reserve, microbatches in flight, the link to the next."""
 
     kind: str
@@ -93,9 +93,9 @@ class Problem:
 
     blocks: tuple[Block, ...]
     edges: frozenset[tuple[int, int]]
-    crossings: tuple[Crossing, ...]
+    crossings: tuple[TensorUse, ...]
     shared: tuple[Shared, ...]
-    slots: tuple[Slot, ...]
+    stage_devices: tuple[StageDevice, ...]
     comm: Comm = "relay"
     pins: tuple[tuple[int, int], ...] = ()
     splits: tuple[tuple[int, int], ...] = ()
@@ -106,7 +106,7 @@ class Problem:
     @property
     def device_of(self) -> tuple[int, ...]:
         """The device of each stage."""
-        return self.devices or tuple(range(len(self.slots)))
+        return self.devices or tuple(range(len(self.stage_devices)))
 
 
 @dataclass(frozen=True)
@@ -135,22 +135,26 @@ class Placement:
     problem: Problem
 
 
-def transfer_seconds(problem: Problem, crossing: Crossing, slot: int) -> float:
+def transfer_seconds(problem: Problem, crossing: TensorUse, slot: int) -> float:
     """Seconds a stage spends on a tensor and its gradient over its link."""
-    link = problem.slots[slot]
-    return (crossing.forward_bytes + crossing.backward_bytes) / link.bandwidth + crossing.messages * link.latency
+    link = problem.stage_devices[slot]
+    return (
+        crossing.forward_bytes + crossing.backward_bytes
+    ) / link.bandwidth + crossing.messages * link.latency
 
 
 def loads(problem: Problem, stages: list[int]) -> list[float]:
     """Seconds of each stage: its blocks, what it recomputes, and its transfers, not overlapped."""
-    result = [0.0] * len(problem.slots)
+    result = [0.0] * len(problem.stage_devices)
     again = recomputed(problem, stages)
     for block, stage in zip(problem.blocks, stages, strict=True):
-        kind = problem.slots[stage].kind
-        result[stage] += block.seconds[kind] + (block.forward.get(kind, 0.0) if again[stage] else 0.0)
+        kind = problem.stage_devices[stage].kind
+        result[stage] += block.seconds[kind] + (
+            block.forward.get(kind, 0.0) if again[stage] else 0.0
+        )
     for shared in problem.shared:
         for stage in {stages[user] for user in shared.users} if shared.seconds else ():
-            result[stage] += shared.work(problem.slots[stage].kind, again[stage])
+            result[stage] += shared.work(problem.stage_devices[stage].kind, again[stage])
     device_of = problem.device_of
     for crossing in problem.crossings:
         own, using = stages[crossing.source], {stages[c] for c in crossing.consumers}
@@ -168,7 +172,9 @@ def loads(problem: Problem, stages: list[int]) -> list[float]:
 def _ends(device_of: tuple[int, ...], own: int, using: Iterable[int]) -> list[int]:
     """The device that makes a tensor and each other one that uses it, by their first stages; none when no other does."""
     others = {device_of[stage] for stage in using} - {device_of[own]}
-    return [device_of.index(device) for device in (device_of[own], *sorted(others))] if others else []
+    return (
+        [device_of.index(device) for device in (device_of[own], *sorted(others))] if others else []
+    )
 
 
 def moved_bytes(problem: Problem, stages: list[int]) -> float:
@@ -206,14 +212,19 @@ class Usage:
     received: float
     transient: int
 
-    def peak(self, slot: Slot, recompute: bool) -> float:
+    def peak(self, slot: StageDevice, recompute: bool) -> float:
         """Bytes at the peak of a step, without the reserve."""
-        return self.fixed + slot.saving(recompute) * self.saved + slot.in_flight * self.received + self.transient
+        return (
+            self.fixed
+            + slot.saving(recompute) * self.saved
+            + slot.in_flight * self.received
+            + self.transient
+        )
 
 
 def usage(problem: Problem, stages: list[int]) -> list[Usage]:
     """What each stage holds."""
-    count = len(problem.slots)
+    count = len(problem.stage_devices)
     saved, received, transient, fixed = [0.0] * count, [0.0] * count, [0] * count, [0] * count
     for block, stage in zip(problem.blocks, stages, strict=True):
         saved[stage] += block.saved_bytes
@@ -221,7 +232,9 @@ def usage(problem: Problem, stages: list[int]) -> list[Usage]:
     for crossing in problem.crossings:
         own, using = stages[crossing.source], {stages[c] for c in crossing.consumers}
         relayed = {*range(own + 1, max(own, *using) + 1), *range(min(own, *using), own)}
-        for stage in _ends(problem.device_of, own, using)[1:] if problem.comm == "direct" else relayed:
+        for stage in (
+            _ends(problem.device_of, own, using)[1:] if problem.comm == "direct" else relayed
+        ):
             received[stage] += crossing.forward_bytes
     for shared in problem.shared:
         for stage in {stages[user] for user in shared.users}:
@@ -233,25 +246,35 @@ def usage(problem: Problem, stages: list[int]) -> list[Usage]:
 def memory(problem: Problem, stages: list[int]) -> list[int]:
     """Peak bytes of each stage, without the reserve."""
     again = recomputed(problem, stages)
-    return [round(u.peak(s, r)) for u, s, r in zip(usage(problem, stages), problem.slots, again, strict=True)]
+    return [
+        round(u.peak(s, r))
+        for u, s, r in zip(usage(problem, stages), problem.stage_devices, again, strict=True)
+    ]
 
 
 def recomputed(problem: Problem, stages: list[int]) -> list[bool]:
     """Which stages recompute: those of devices that do not fit otherwise, or all, as the problem says."""
     if problem.recompute != "auto":
-        return [problem.recompute == "always"] * len(problem.slots)
+        return [problem.recompute == "always"] * len(problem.stage_devices)
     peaks = device_bytes(problem, stages, recompute=False)
-    capacity = dict(zip(problem.device_of, (slot.capacity for slot in problem.slots), strict=True))
+    capacity = dict(
+        zip(problem.device_of, (slot.capacity for slot in problem.stage_devices), strict=True)
+    )
     return [peaks[device] > capacity[device] for device in problem.device_of]
 
 
 def device_bytes(problem: Problem, stages: list[int], recompute: bool) -> dict[int, float]:
     """Peak bytes of each device: its stages at once, of their transients the largest."""
     used = usage(problem, stages)
-    peaks = [u.peak(slot, recompute) - u.transient for u, slot in zip(used, problem.slots, strict=True)]
+    peaks = [
+        u.peak(slot, recompute) - u.transient
+        for u, slot in zip(used, problem.stage_devices, strict=True)
+    ]
     result = by_device(problem, peaks)
     for device in result:
-        result[device] += max(u.transient for u, d in zip(used, problem.device_of, strict=True) if d == device)
+        result[device] += max(
+            u.transient for u, d in zip(used, problem.device_of, strict=True) if d == device
+        )
     return result
 
 
@@ -259,8 +282,11 @@ def evenly_shared(problem: Problem) -> Problem:
     """Each stage on its own device, which has its share of the memory of the device that stages are on together."""
     count = Counter(problem.device_of)
     shares = [count[device] for device in problem.device_of]
-    slots = tuple(replace(slot, capacity=slot.capacity // share) for slot, share in zip(problem.slots, shares, strict=True))
-    return replace(problem, slots=slots, devices=())
+    stage_devices = tuple(
+        replace(slot, capacity=slot.capacity // share)
+        for slot, share in zip(problem.stage_devices, shares, strict=True)
+    )
+    return replace(problem, stage_devices=stage_devices, devices=())
 
 
 def ways(problem: Problem) -> tuple[bool, ...]:
@@ -279,15 +305,20 @@ def parameters_of_blocks(problem: Problem) -> list[list[int]]:
 
 def fits(problem: Problem, stages: list[int]) -> bool:
     """Whether every device keeps within its capacity, and every block where it was told to be."""
-    obeyed = all(stages[v] == s for v, s in problem.pins) and all(stages[u] < stages[v] for u, v in problem.splits)
+    obeyed = all(stages[v] == s for v, s in problem.pins) and all(
+        stages[u] < stages[v] for u, v in problem.splits
+    )
     least = device_bytes(problem, stages, recompute=problem.recompute != "never")
-    return obeyed and all(least[d] <= slot.capacity for d, slot in zip(problem.device_of, problem.slots, strict=True))
+    return obeyed and all(
+        least[d] <= slot.capacity
+        for d, slot in zip(problem.device_of, problem.stage_devices, strict=True)
+    )
 
 
 def contract(problem: Problem, members: list[list[int]]) -> Problem:
     """Groups of blocks as one block each. `members` must stand in a topological order of the groups."""
     group_of = {block: at for at, group in enumerate(members) for block in group}
-    kinds = sorted({slot.kind for slot in problem.slots})
+    kinds = sorted({slot.kind for slot in problem.stage_devices})
     blocks = tuple(
         Block(
             tuple(sorted(i for v in group for i in problem.blocks[v].operators)),
@@ -303,8 +334,12 @@ def contract(problem: Problem, members: list[list[int]]) -> Problem:
         for c in problem.crossings
         if (using := tuple(sorted({group_of[v] for v in c.consumers} - {group_of[c.source]})))
     )
-    edges = frozenset((group_of[u], group_of[v]) for u, v in problem.edges if group_of[u] != group_of[v])
-    shared = tuple(replace(s, users=tuple(sorted({group_of[v] for v in s.users}))) for s in problem.shared)
+    edges = frozenset(
+        (group_of[u], group_of[v]) for u, v in problem.edges if group_of[u] != group_of[v]
+    )
+    shared = tuple(
+        replace(s, users=tuple(sorted({group_of[v] for v in s.users}))) for s in problem.shared
+    )
     return replace(
         problem,
         blocks=blocks,
@@ -316,9 +351,9 @@ def contract(problem: Problem, members: list[list[int]]) -> Problem:
     )
 
 
-def merge_crossings(crossings: tuple[Crossing, ...]) -> tuple[Crossing, ...]:
+def merge_crossings(crossings: tuple[TensorUse, ...]) -> tuple[TensorUse, ...]:
     """Tensors with the same source and consumers as one: they always cross together."""
-    merged: dict[tuple[int, tuple[int, ...]], Crossing] = {}
+    merged: dict[tuple[int, tuple[int, ...]], TensorUse] = {}
     for c in crossings:
         key = c.source, c.consumers
         if key in merged:

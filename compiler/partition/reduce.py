@@ -23,7 +23,12 @@ def lossless(problem: Problem) -> tuple[Problem, list[list[int]]]:
     members = [[v] for v in range(len(problem.blocks))]
     everything = memory(problem, [0] * len(problem.blocks))[0]
     told = problem.pins or problem.splits or any(shared.seconds for shared in problem.shared)
-    if problem.comm != "direct" or len(set(problem.slots)) > 1 or everything > problem.slots[0].capacity or told:
+    if (
+        problem.comm != "direct"
+        or len(set(problem.stage_devices)) > 1
+        or everything > problem.stage_devices[0].capacity
+        or told
+    ):
         return problem, members
     while True:
         groups = _pairs(problem)
@@ -35,7 +40,7 @@ def lossless(problem: Problem) -> tuple[Problem, list[list[int]]]:
 
 def _pairs(problem: Problem) -> list[list[int]]:
     """Blocks that may join, in a topological order of the groups; disjoint pairs only, so that each proof stands alone."""
-    kind = problem.slots[0].kind
+    kind = problem.stage_devices[0].kind
     out: dict[int, list[int]] = defaultdict(list)
     into: dict[int, list[int]] = defaultdict(list)
     for t, crossing in enumerate(problem.crossings):
@@ -59,7 +64,11 @@ def _pairs(problem: Problem) -> list[list[int]]:
         inputs = sum(cost[i] for i in into[u])
         outputs = sum(cost[o] for o in out[v])
         forward = cost[t] >= problem.blocks[u].seconds[kind] + inputs
-        backward = into[v] == [t] and preceding[v] == [u] and cost[t] >= problem.blocks[v].seconds[kind] + outputs
+        backward = (
+            into[v] == [t]
+            and preceding[v] == [u]
+            and cost[t] >= problem.blocks[v].seconds[kind] + outputs
+        )
         if forward or backward:
             partner[u], partner[v] = v, u
     alone_or_first = (u for u in range(len(problem.blocks)) if u <= partner.get(u, u))
@@ -71,7 +80,9 @@ def ordered(problem: Problem, groups: list[list[int]]) -> list[list[int]]:
     group_of = {v: at for at, group in enumerate(groups) for v in group}
     between: nx.DiGraph[int] = nx.DiGraph()
     between.add_nodes_from(range(len(groups)))
-    between.add_edges_from((group_of[u], group_of[v]) for u, v in problem.edges if group_of[u] != group_of[v])
+    between.add_edges_from(
+        (group_of[u], group_of[v]) for u, v in problem.edges if group_of[u] != group_of[v]
+    )
     condensed = nx.condensation(between)
     members: dict[int, list[int]] = defaultdict(list)
     for at, group in enumerate(groups):
@@ -121,10 +132,10 @@ def around_cuts(problem: Problem, stages: list[int], limit: int) -> tuple[Proble
 
     Lossy: the result's bound holds for itself only.
     """
-    near = max(2, limit // (3 * len(problem.slots)))
+    near = max(2, limit // (3 * len(problem.stage_devices)))
     groups: list[list[int]] = []
     order = sorted(range(len(problem.blocks)), key=lambda v: (stages[v], v))
-    for stage in range(len(problem.slots)):
+    for stage in range(len(problem.stage_devices)):
         own = [v for v in order if stages[v] == stage]
         if len(own) <= 2 * near:
             groups += [[v] for v in own]

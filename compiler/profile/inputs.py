@@ -9,7 +9,9 @@ ROWS = ("aten.embedding", "aten.index_select", "aten.index.Tensor", "aten.index_
 CLASSES = ("aten.cross_entropy_loss", "aten.nll_loss")
 
 
-def random_inputs(operator: Operator, graph: Graph, device: torch.device, seed: int) -> dict[str, torch.Tensor]:
+def random_inputs(
+    operator: Operator, graph: Graph, device: torch.device, seed: int
+) -> dict[str, torch.Tensor]:
     """A tensor for each input, with its sizes, strides and dtype; leaves that need gradients where the graph's do."""
     generator = torch.Generator(device="cpu").manual_seed(seed)
     first = graph.values[operator.inputs[0]] if operator.inputs else None
@@ -20,7 +22,9 @@ def random_inputs(operator: Operator, graph: Graph, device: torch.device, seed: 
         if operator.target.startswith("aten._grouped_mm") and position == 2:
             rows = graph.values[operator.inputs[0]].sizes[0]
             tensor = torch.linspace(0, rows, value.sizes[0] + 1, device=device)[1:].to(tensor.dtype)
-        tensors[name] = tensor.requires_grad_() if value.needs_grad and tensor.is_floating_point() else tensor
+        tensors[name] = (
+            tensor.requires_grad_() if value.needs_grad and tensor.is_floating_point() else tensor
+        )
     return tensors
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from pipecut.compiler.costs.measure import concrete, identity, resolve
+from pipecut.compiler.costs.work import concrete, identity, resolve
 from pipecut.compiler.graph import Graph, Operator
 from pipecut.compiler.profile.inputs import random_inputs
 from pipecut.compiler.profile.store import key_of
@@ -21,17 +21,24 @@ def operator_key(operator: Operator, graph: Graph, microbatch: int) -> str:
     return key_of(("operator", microbatch, identity(operator, graph)))
 
 
-def time_operator(operator: Operator, graph: Graph, microbatch: int, device: torch.device) -> Timed | None:
+def time_operator(
+    operator: Operator, graph: Graph, microbatch: int, device: torch.device
+) -> Timed | None:
     """Forward and backward; None where it cannot run by itself, or is nothing."""
     if operator.target == "getitem" or any(name not in graph.values for name in operator.inputs):
         return None
     function = resolve(operator.target)
     held = {parameter.value for parameter in graph.parameters}
     try:
-        sets = [random_inputs(operator, graph, device, seed) for seed in range(_copies(operator, graph, held))]
+        sets = [
+            random_inputs(operator, graph, device, seed)
+            for seed in range(_copies(operator, graph, held))
+        ]
         grad = any(t.requires_grad for t in sets[0].values())
         # Autograd refuses a write to a leaf.
-        grad = grad and not any(sets[0][name].requires_grad for name in operator.writes if name in sets[0])
+        grad = grad and not any(
+            sets[0][name].requires_grad for name in operator.writes if name in sets[0]
+        )
         calls = [_call(function, operator, tensors, microbatch) for tensors in sets]
         turn = iter(range(10**9))
 
@@ -47,7 +54,11 @@ def time_operator(operator: Operator, graph: Graph, microbatch: int, device: tor
                 return calls[at]()
 
         def backward(outputs: Any) -> None:
-            wanted = [o for o in (outputs if isinstance(outputs, list | tuple) else [outputs]) if o.requires_grad]
+            wanted = [
+                o
+                for o in (outputs if isinstance(outputs, list | tuple) else [outputs])
+                if o.requires_grad
+            ]
             if wanted:
                 torch.autograd.backward(wanted, [torch.ones_like(o) for o in wanted])
 
@@ -61,7 +72,9 @@ def _copies(operator: Operator, graph: Graph, held: set[str]) -> int:
     return min(COPIES, 1 + COLD // size) if size else 1
 
 
-def _call(function: Any, operator: Operator, tensors: dict[str, torch.Tensor], microbatch: int) -> Callable[[], Any]:
+def _call(
+    function: Any, operator: Operator, tensors: dict[str, torch.Tensor], microbatch: int
+) -> Callable[[], Any]:
     device = next((t.device for t in tensors.values()), torch.device("cpu"))
     args = concrete(operator.args, tensors, microbatch, device)
     kwargs = {name: concrete(value, tensors, microbatch, device) for name, value in operator.kwargs}

@@ -58,7 +58,9 @@ class Store:
             finally:
                 connection.close()
         except (sqlite3.Error, OSError, ValueError) as error:
-            raise UserFileError(f"{self.path}: cannot be used as a profile: {error}; remove it, or give another") from None
+            raise UserFileError(
+                f"{self.path}: cannot be used as a profile: {error}; remove it, or give another"
+            ) from None
 
     def read(self) -> dict[str, Timed]:
         """Everything measured, by key. Empty where there is no file."""
@@ -66,12 +68,24 @@ class Store:
             return {}
         with self._open() as connection:
             rows = connection.execute(
-                "select key, forward, backward, spread, runs from measured where kind = ? and torch = ?", (self.kind, self.torch)
+                "select key, forward, backward, spread, runs from measured where kind = ? and torch = ?",
+                (self.kind, self.torch),
             )
             return {key: _timed(key, *rest) for key, *rest in rows}
 
     def write(self, key: str, what: str, timed: Timed) -> None:
         """Keep one measurement at once, so that an interrupted run loses nothing."""
         with self._open() as connection:
-            row = self.kind, self.torch, key, what, timed.forward, timed.backward, timed.spread, timed.runs
-            connection.execute("insert or replace into measured values (?, ?, ?, ?, ?, ?, ?, ?)", row)
+            row = (
+                self.kind,
+                self.torch,
+                key,
+                what,
+                timed.forward,
+                timed.backward,
+                timed.spread,
+                timed.runs,
+            )
+            connection.execute(
+                "insert or replace into measured values (?, ?, ?, ?, ?, ?, ?, ?)", row
+            )

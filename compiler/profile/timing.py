@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import torch
 
-from pipecut.runtime.links import flush_cache
+from pipecut.runtime.ranks.links import flush_cache
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -29,7 +29,10 @@ class Timed:
 
 
 def time_passes(
-    prepare: Callable[[], T], forward: Callable[[T], S], backward: Callable[[S], None] | None, device: torch.device
+    prepare: Callable[[], T],
+    forward: Callable[[T], S],
+    backward: Callable[[S], None] | None,
+    device: torch.device,
 ) -> Timed:
     """Run all in turn; `forward` gets what `prepare` returned, whose time is not counted, and `backward` what `forward` did."""
     if device.type == "cuda":
@@ -48,7 +51,10 @@ def time_passes(
 
 
 def _time_queued(
-    prepare: Callable[[], T], forward: Callable[[T], S], backward: Callable[[S], None] | None, device: torch.device
+    prepare: Callable[[], T],
+    forward: Callable[[T], S],
+    backward: Callable[[S], None] | None,
+    device: torch.device,
 ) -> Timed:
     """On a GPU, between events around launches that are queued, so that the host's own time is in none of it.
 
@@ -71,7 +77,10 @@ def _time_queued(
             end.record()
             marks.append((start, middle, end))
         torch.cuda.synchronize(device)
-        found += [(a.elapsed_time(b) / 1e3, b.elapsed_time(c) / 1e3 if backward is not None else 0.0) for a, b, c in marks]
+        found += [
+            (a.elapsed_time(b) / 1e3, b.elapsed_time(c) / 1e3 if backward is not None else 0.0)
+            for a, b, c in marks
+        ]
     return medians(found)
 
 
@@ -90,7 +99,11 @@ def enough(totals: list[float], begin: float, seconds: float) -> bool:
     """Whether the runs so far hold still, or took the `seconds` they may since `begin`. The first one warms up."""
     if len(totals) <= FEWEST:
         return False
-    return len(totals) >= MOST or _spread(totals[1:]) <= SPREAD or time.perf_counter() - begin > seconds
+    return (
+        len(totals) >= MOST
+        or _spread(totals[1:]) <= SPREAD
+        or time.perf_counter() - begin > seconds
+    )
 
 
 def _spread(totals: list[float]) -> float:

@@ -18,6 +18,8 @@ def interleaved(rank: int, ranks: int, microbatches: int, chunks: int) -> list[C
     # Where the last group is not full, the order is that of a full one less what is not there: so nothing can wait in a circle.
     groups = [range(first, first + ranks) for first in range(0, microbatches, ranks)]
     forward = [(c * ranks + rank, m) for group in groups for c in range(chunks) for m in group]
-    backward = [(c * ranks + rank, m) for group in groups for c in reversed(range(chunks)) for m in group]
+    backward = [
+        (c * ranks + rank, m) for group in groups for c in reversed(range(chunks)) for m in group
+    ]
     order = alternating(forward, backward, 2 * (ranks - rank - 1) + (chunks - 1) * ranks, "B")
     return [(kind, stage, m) for kind, stage, m in order if m < microbatches]

@@ -15,7 +15,7 @@ posts the receive. So
 from collections.abc import Collection, Sequence
 
 from pipecut.compiler.schedules.order import Compute, start_times
-from pipecut.runtime.plan import Action
+from pipecut.plan.schema import Action
 
 # A unit of time. What is less breaks ties: a stage is slower than the one whose messages it gets,
 # forward and backward, so that where both compute at once the receive is posted ahead.
@@ -26,7 +26,7 @@ Key = tuple[int, int, int, str, int]
 
 def lower(
     orders: Sequence[Sequence[Compute]],
-    rank_of: Sequence[int],
+    pipeline_rank_of: Sequence[int],
     forward: Collection[int],
     backward: Collection[int],
     reduce: bool,
@@ -37,10 +37,12 @@ def lower(
     between stages of one rank nothing is sent. `reduce` says that gradients are summed over ranks at
     the end.
     """
-    stages = len(rank_of)
+    stages = len(pipeline_rank_of)
 
     def seconds(kind: str, stage: int) -> int:
-        return {"F": UNIT + stage, "W": UNIT}.get(kind, (2 if kind == "B" else 1) * UNIT + stages - stage)
+        return {"F": UNIT + stage, "W": UNIT}.get(
+            kind, (2 if kind == "B" else 1) * UNIT + stages - stage
+        )
 
     starts = start_times(orders, stages, seconds)
     rows: list[list[tuple[Key, Action]]] = [[] for _ in orders]
@@ -48,11 +50,21 @@ def lower(
         for kind, stage, m in order:
             end = starts[kind, stage, m] + seconds(kind, stage)
             rows[rank].append(((end, 0, stage, kind, m), Action(kind, stage, m)))
-            way, boundary, carrying = ("F", stage, forward) if kind == "F" else ("B", stage - 1, backward)
-            if kind == "W" or boundary not in carrying or rank_of[boundary] == rank_of[boundary + 1]:
+            way, boundary, carrying = (
+                ("F", stage, forward) if kind == "F" else ("B", stage - 1, backward)
+            )
+            if (
+                kind == "W"
+                or boundary not in carrying
+                or pipeline_rank_of[boundary] == pipeline_rank_of[boundary + 1]
+            ):
                 continue
             other, key = stage + (1 if way == "F" else -1), (end, 1, boundary, way, m)
             rows[rank].append((key, Action(f"SEND_{way}", stage, m)))
-            rows[rank_of[other]].append((key, Action(f"RECV_{way}", other, m)))
+            rows[pipeline_rank_of[other]].append((key, Action(f"RECV_{way}", other, m)))
     actions = [[action for _, action in sorted(row, key=lambda entry: entry[0])] for row in rows]
-    return [[*row, Action("REDUCE", rank, 0)] for rank, row in enumerate(actions)] if reduce else actions
+    return (
+        [[*row, Action("REDUCE", rank, 0)] for rank, row in enumerate(actions)]
+        if reduce
+        else actions
+    )

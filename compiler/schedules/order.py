@@ -6,7 +6,9 @@ from collections.abc import Callable, Sequence
 Compute = tuple[str, int, int]
 
 
-def alternating(forward: Sequence[tuple[int, int]], backward: Sequence[tuple[int, int]], ahead: int, kind: str) -> list[Compute]:
+def alternating(
+    forward: Sequence[tuple[int, int]], backward: Sequence[tuple[int, int]], ahead: int, kind: str
+) -> list[Compute]:
     """Forwards `ahead` of the first backward, then one of each in turns, and the backwards that are left."""
     warm = min(ahead, len(forward))
     order: list[Compute] = [("F", *one) for one in forward[:warm]]

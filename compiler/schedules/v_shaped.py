@@ -56,13 +56,19 @@ def _run(ranks: int, microbatches: int) -> tuple[tuple[Compute, ...], ...]:
     return tuple(map(tuple, orders))
 
 
-def _ready(rank: int, last: int, microbatches: int, done: set[Compute], forward: list[int], back: list[int]) -> list[Compute]:
+def _ready(
+    rank: int, last: int, microbatches: int, done: set[Compute], forward: list[int], back: list[int]
+) -> list[Compute]:
     """What can run now, the most pressing first."""
     here = (last - rank, rank)
     found: list[Compute] = []
     for stage in here:
         m = back[stage]
-        if m < microbatches and ("F", stage, m) in done and (stage == last or ("I", stage + 1, m) in done):
+        if (
+            m < microbatches
+            and ("F", stage, m) in done
+            and (stage == last or ("I", stage + 1, m) in done)
+        ):
             found.append(("I", stage, m))
     found.sort(key=lambda one: (one[2], -one[1]))
     for stage in here:

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.compiles.models import EXAMPLES, changes, compiled
+from benchmarks.compiles.zoo import CONFIGURATIONS
 from benchmarks.figures import ROOT, differing, read_figures, write_figures
-from benchmarks.models import EXAMPLES, changes, compiled
 from benchmarks.tables import README, with_tables
-from benchmarks.zoo import CONFIGURATIONS
 
 
 def test_the_tables_of_readme_are_made_from_the_figures() -> None:
@@ -22,7 +22,10 @@ def test_every_example_has_its_figures() -> None:
     assert known == {*EXAMPLES, *rows}
     measured = set(read_figures()["models"])
     assert measured <= {*EXAMPLES, *CONFIGURATIONS}
-    assert measured >= {*EXAMPLES, *(name for name, row in CONFIGURATIONS.items() if isinstance(row.job, str))}
+    assert measured >= {
+        *EXAMPLES,
+        *(name for name, row in CONFIGURATIONS.items() if isinstance(row.job, str)),
+    }
 
 
 @pytest.mark.parametrize(
@@ -30,7 +33,11 @@ def test_every_example_has_its_figures() -> None:
     [
         "gpt2-tiny.yaml",
         pytest.param("demo.yaml", marks=pytest.mark.slow),
-        *(pytest.param(name, marks=pytest.mark.slow) for name in CONFIGURATIONS if name in read_figures()["models"]),
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in CONFIGURATIONS
+            if name in read_figures()["models"]
+        ),
     ],
 )
 def test_compiling_gives_what_the_file_says(name: str) -> None:
@@ -39,7 +46,9 @@ def test_compiling_gives_what_the_file_says(name: str) -> None:
 
 def test_a_figure_that_changed_is_named() -> None:
     expected = {"stages": 2, "step_seconds": 1.0, "proven": True}
-    assert not differing(expected, {"stages": 2, "step_seconds": 1.005, "proven": True}, {"step_seconds": 0.01})
+    assert not differing(
+        expected, {"stages": 2, "step_seconds": 1.005, "proven": True}, {"step_seconds": 0.01}
+    )
     found = differing(expected, {"stages": 3, "step_seconds": 1.1}, {"step_seconds": 0.01})
     assert [text.split(":")[0] for text in found] == ["stages", "step_seconds", "proven"]
 

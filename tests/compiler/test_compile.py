@@ -10,9 +10,9 @@ import yaml
 from typer.testing import CliRunner
 
 from pipecut.cli import app
-from pipecut.compiler import Options, Sizes, compile
+from pipecut.compiler import Options, SizeOverrides, compile
 from pipecut.errors import InfeasibleError, PlanError, UserFileError
-from pipecut.runtime.plan_folder import read_plan
+from pipecut.plan.folder import read_plan
 
 SMALL = """name: tiny
 nodes:
@@ -25,8 +25,15 @@ devices:
 def test_infeasible_names_stage_limit_and_remedy(write_job: Any, tmp_path: Path) -> None:
     cluster = tmp_path / "cluster.yaml"
     cluster.write_text(SMALL.format(memory="40KB"))
-    with pytest.raises(InfeasibleError, match=r"memory binds on stage \d.*What would do: .* a device.*stages") as caught:
-        compile(write_job("mlp", "vectors"), str(cluster), tmp_path / "plan", Options(Sizes(stages=2)))
+    with pytest.raises(
+        InfeasibleError, match=r"memory binds on stage \d.*What would do: .* a device.*stages"
+    ) as caught:
+        compile(
+            write_job("mlp", "vectors"),
+            str(cluster),
+            tmp_path / "plan",
+            Options(SizeOverrides(stages=2)),
+        )
     assert caught.value.exit_code == 3
     assert not (tmp_path / "plan").exists()
 
@@ -34,30 +41,43 @@ def test_infeasible_names_stage_limit_and_remedy(write_job: Any, tmp_path: Path)
 def test_memory_limits_move_the_cut(write_job: Any, tmp_path: Path) -> None:
     cluster = tmp_path / "cluster.yaml"
     cluster.write_text(SMALL.format(memory="1GB"))
-    plan = compile(write_job("mlp", "vectors"), str(cluster), tmp_path / "plan", Options(Sizes(stages=2))).plan
+    plan = compile(
+        write_job("mlp", "vectors"),
+        str(cluster),
+        tmp_path / "plan",
+        Options(SizeOverrides(stages=2)),
+    ).plan
     assert all(stage.memory_bytes <= stage.capacity_bytes for stage in plan.stages)
     assert plan.certificate.proven
 
 
 def test_stage_modules_stand_alone_and_keep_the_names(write_job: Any, tmp_path: Path) -> None:
-    compile(write_job("mlp", "vectors"), "auto", tmp_path / "plan", Options(Sizes(stages=3)))
+    compile(
+        write_job("mlp", "vectors"), "auto", tmp_path / "plan", Options(SizeOverrides(stages=3))
+    )
     names: set[str] = set()
     for index in range(3):
         source = (tmp_path / "plan" / "stages" / f"stage_{index}.py").read_text()
         assert "pipecut" not in source
         code = f"import stage_{index} as m; print('\\n'.join(m.Stage{index}().state_dict()))"
         run = subprocess.run(
-            [sys.executable, "-c", code], cwd=tmp_path / "plan" / "stages", capture_output=True, text=True, check=True
+            [sys.executable, "-c", code],
+            cwd=tmp_path / "plan" / "stages",
+            capture_output=True,
+            text=True,
+            check=True,
         )
         names |= set(run.stdout.split())
-    from tests.models import mlp
+    from tests.models.core import mlp
 
     assert names == set(mlp().state_dict())
 
 
 @pytest.mark.parametrize("name", ["stages/stage_0.py", "schedule.yaml", "graph.json", "plan.yaml"])
 def test_an_edited_plan_is_refused(name: str, write_job: Any, tmp_path: Path) -> None:
-    compile(write_job("mlp", "vectors"), "auto", tmp_path / "plan", Options(Sizes(stages=2)))
+    compile(
+        write_job("mlp", "vectors"), "auto", tmp_path / "plan", Options(SizeOverrides(stages=2))
+    )
     file = tmp_path / "plan" / name
     file.write_text(file.read_text().replace("layers", "levels") + "\n# edited\nx: 1\n")
     with pytest.raises(PlanError, match="edited"):
@@ -65,7 +85,9 @@ def test_an_edited_plan_is_refused(name: str, write_job: Any, tmp_path: Path) ->
 
 
 def test_a_plan_of_another_version_is_refused(write_job: Any, tmp_path: Path) -> None:
-    compile(write_job("mlp", "vectors"), "auto", tmp_path / "plan", Options(Sizes(stages=2)))
+    compile(
+        write_job("mlp", "vectors"), "auto", tmp_path / "plan", Options(SizeOverrides(stages=2))
+    )
     manifest = tmp_path / "plan" / "plan.yaml"
     data = yaml.safe_load(manifest.read_text())
     manifest.write_text(yaml.safe_dump({**data, "version": 99}))
@@ -77,13 +99,20 @@ def test_a_folder_that_is_no_plan_is_not_overwritten(write_job: Any, tmp_path: P
     (tmp_path / "plan").mkdir()
     (tmp_path / "plan" / "thesis.txt").write_text("mine")
     with pytest.raises(UserFileError, match="no plan folder"):
-        compile(write_job("mlp", "vectors"), "auto", tmp_path / "plan", Options(Sizes(stages=2)))
+        compile(
+            write_job("mlp", "vectors"), "auto", tmp_path / "plan", Options(SizeOverrides(stages=2))
+        )
     assert (tmp_path / "plan" / "thesis.txt").read_text() == "mine"
 
 
 def test_an_edited_plan_is_sealed_once_it_is_proven(write_job: Any, tmp_path: Path) -> None:
-    compile(write_job("mlp", "vectors"), "auto", tmp_path / "plan", Options(Sizes(stages=2)))
-    stage, schedule = tmp_path / "plan" / "stages" / "stage_0.py", tmp_path / "plan" / "schedule.yaml"
+    compile(
+        write_job("mlp", "vectors"), "auto", tmp_path / "plan", Options(SizeOverrides(stages=2))
+    )
+    stage, schedule = (
+        tmp_path / "plan" / "stages" / "stage_0.py",
+        tmp_path / "plan" / "schedule.yaml",
+    )
     stage.write_text(stage.read_text() + "\n# mine\n")
     assert CliRunner().invoke(app, ["seal", str(tmp_path / "plan")]).exit_code == 0
     assert read_plan(tmp_path / "plan").plan.hashes["stages/stage_0.py"]

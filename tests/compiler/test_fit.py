@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from pipecut.compiler import Options, Sizes, compile
+from pipecut.compiler import Options, SizeOverrides, compile
 from pipecut.compiler.fit import _lacking
 
 CLUSTER = """name: unlike
@@ -19,8 +19,16 @@ links:
 """
 
 
-def row(rank: int, counted: int, peak: int, capacity: int = 100, reserve: int = 10) -> dict[str, Any]:
-    own = {"rank": rank, "memory_bytes": counted, "peak_bytes": peak, "capacity_bytes": capacity, "outside_bytes": 0}
+def row(
+    rank: int, counted: int, peak: int, capacity: int = 100, reserve: int = 10
+) -> dict[str, Any]:
+    own = {
+        "rank": rank,
+        "memory_bytes": counted,
+        "peak_bytes": peak,
+        "capacity_bytes": capacity,
+        "outside_bytes": 0,
+    }
     return {**own, "device_bytes": capacity + reserve}
 
 
@@ -42,7 +50,7 @@ def test_only_ranks_that_are_over_leave_more_and_enough_to_move_the_placement(
 
 
 def test_the_other_devices_keep_their_room(write_job: Any, slow_cores: str, tmp_path: Path) -> None:
-    job, options = write_job("mlp", "vectors"), Options(Sizes(stages=2))
+    job, options = write_job("mlp", "vectors"), Options(SizeOverrides(stages=2))
     first = compile(job, slow_cores, tmp_path / "roomy", options).plan.stages[0]
     assert first.peak_bytes > first.memory_bytes
     cluster = tmp_path / "unlike.yaml"
@@ -51,5 +59,9 @@ def test_the_other_devices_keep_their_room(write_job: Any, slow_cores: str, tmp_
     plan = compile(job, str(cluster), tmp_path / "tight", options, said.append).plan
     assert all(s.peak_bytes <= s.device_bytes for s in plan.stages)
     assert plan.stages[1].capacity_bytes == 2**32
-    assert any("on rank 0" in note and "rank 1" not in note for note in plan.notes if "the reserve was raised" in note)
+    assert any(
+        "on rank 0" in note and "rank 1" not in note
+        for note in plan.notes
+        if "the reserve was raised" in note
+    )
     assert sum(text.startswith("placing") for text in said) == 2

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pipecut.compiler import Options, Sizes, compile
+from pipecut.compiler import Options, SizeOverrides, compile
 from pipecut.errors import TraceError
 
 ROOT = Path(__file__).parents[2]
@@ -19,7 +19,7 @@ import sys
 import torch
 import pipecut
 from pipecut.errors import PipecutError
-from tests.models import vectors
+from tests.models.core import vectors
 
 try:
     pipe = pipecut.load(sys.argv[1])
@@ -34,17 +34,32 @@ except PipecutError as error:
 def torchrun(tmp_path: Path, plan: Path, ranks: int, body: str) -> tuple[int, str, float]:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT.format(body=body))
-    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={ranks}", "--rdzv-backend=c10d"]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        f"--nproc-per-node={ranks}",
+        "--rdzv-backend=c10d",
+    ]
     command += ["--rdzv-endpoint=127.0.0.1:0", "--local-addr=127.0.0.1", str(script), str(plan)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+        "GLOO_SOCKET_IFNAME": "lo",
+    }
     begin = time.monotonic()
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
+    )
     return done.returncode, done.stdout + done.stderr, time.monotonic() - begin
 
 
 @pytest.fixture
 def plan(write_job: Any, tmp_path: Path) -> Path:
-    compile(write_job("mlp", "vectors"), "auto", tmp_path / "plan", Options(Sizes(stages=2)))
+    compile(
+        write_job("mlp", "vectors"), "auto", tmp_path / "plan", Options(SizeOverrides(stages=2))
+    )
     return tmp_path / "plan"
 
 
@@ -52,7 +67,9 @@ def test_a_wrong_batch_shape_is_told_and_ends_every_rank(plan: Path, tmp_path: P
     body = "pipe.step(x=torch.randn(8, 31), target=torch.randn(8, 32)) if pipe.world.rank == 0 else pipe.step(**vectors(8))"
     code, output, seconds = torchrun(tmp_path, plan, 2, body)
     assert code != 0 and seconds < 60
-    assert "rank 0: input 'x' is torch.float32[8, 31], the plan takes torch.float32[8, 32]" in output
+    assert (
+        "rank 0: input 'x' is torch.float32[8, 31], the plan takes torch.float32[8, 32]" in output
+    )
 
 
 def test_a_missing_rank_is_told(plan: Path, tmp_path: Path) -> None:
@@ -61,10 +78,19 @@ def test_a_missing_rank_is_told(plan: Path, tmp_path: Path) -> None:
     assert "the plan has 2 ranks but 1 was started" in output
 
 
-@pytest.mark.parametrize(("stages", "extra"), [(2, ""), (1, "data_parallel: 2\noptimizer_state: fully_shard\n")])
-def test_a_user_loop_accumulates_and_clips_by_the_global_norm(stages: int, extra: str, write_job: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("stages", "extra"), [(2, ""), (1, "data_parallel: 2\noptimizer_state: fully_shard\n")]
+)
+def test_a_user_loop_accumulates_and_clips_by_the_global_norm(
+    stages: int, extra: str, write_job: Any, tmp_path: Path
+) -> None:
     plan = tmp_path / "plan"
-    compile(write_job("mlp", "vectors", extra=extra), "auto", plan, Options(Sizes(stages=stages)))
+    compile(
+        write_job("mlp", "vectors", extra=extra),
+        "auto",
+        plan,
+        Options(SizeOverrides(stages=stages)),
+    )
     body = """
     optimizer = torch.optim.SGD(pipe.parameters(), lr=0.1)
     torch.manual_seed(1)
@@ -72,7 +98,7 @@ def test_a_user_loop_accumulates_and_clips_by_the_global_norm(stages: int, extra
     first = pipe.step(**batch)
     pipe.step(**batch)
     norm = pipe.clip_grad_norm_(0.01)
-    from tests.models import mlp
+    from tests.models.core import mlp
     torch.manual_seed(0)
     model = mlp()
     for part in zip(*(t.split(2) for t in batch.values())):
@@ -93,13 +119,14 @@ def test_a_user_loop_accumulates_and_clips_by_the_global_norm(stages: int, extra
 
 
 @pytest.mark.parametrize(
-    ("schedule", "stages"), [("1f1b", 2), pytest.param("interleaved", 4, marks=pytest.mark.slow), ("v-shaped", 4)]
+    ("schedule", "stages"),
+    [("1f1b", 2), pytest.param("interleaved", 4, marks=pytest.mark.slow), ("v-shaped", 4)],
 )
 def test_evaluation_takes_any_batch_and_changes_nothing(
     schedule: str, stages: int, write_job: Any, slow_cores: str, tmp_path: Path
 ) -> None:
     body = """
-    from tests.models import images, resnet
+    from tests.models.core import images, resnet
     torch.manual_seed(1)
     before = {name: buffer.clone() for name, buffer in pipe.named_buffers()}
     for size in (1, 7, 20):
@@ -118,14 +145,21 @@ def test_evaluation_takes_any_batch_and_changes_nothing(
     pipe.step(**images(8))
 """
     plan = tmp_path / "plan"
-    compile(write_job("resnet", "images"), slow_cores, plan, Options(Sizes(stages=stages, schedule=schedule)))
+    compile(
+        write_job("resnet", "images"),
+        slow_cores,
+        plan,
+        Options(SizeOverrides(stages=stages, schedule=schedule)),
+    )
     code, output, _ = torchrun(tmp_path, plan, 2, body)
     assert code == 0 and output.count("done") == 2, output
 
 
-def test_tokens_weigh_as_in_the_whole_batch(write_job: Any, slow_cores: str, tmp_path: Path) -> None:
+def test_tokens_weigh_as_in_the_whole_batch(
+    write_job: Any, slow_cores: str, tmp_path: Path
+) -> None:
     body = """
-    from tests.models import bert, bert_inputs
+    from tests.models.core import bert, bert_inputs
     torch.manual_seed(1)
     batch = bert_inputs(7)
     batch["labels"][:, 3:] = torch.where(torch.rand(7, 13) < 0.6, -100, batch["labels"][:, 3:])
@@ -143,26 +177,41 @@ def test_tokens_weigh_as_in_the_whole_batch(write_job: Any, slow_cores: str, tmp
     pipe.step(**batch)
 """
     plan = tmp_path / "plan"
-    compile(write_job("bert", "bert_inputs", extra="reduction: tokens\n"), slow_cores, plan, Options(Sizes(stages=2)))
+    compile(
+        write_job("bert", "bert_inputs", extra="reduction: tokens\n"),
+        slow_cores,
+        plan,
+        Options(SizeOverrides(stages=2)),
+    )
     code, output, _ = torchrun(tmp_path, plan, 2, body)
     assert code != 0 and output.count("done") == 2, output
     assert "no label of microbatch 1 counts" in output
 
 
-def test_a_loss_whose_terms_are_not_known_is_refused(write_job: Any, slow_cores: str, tmp_path: Path) -> None:
+def test_a_loss_whose_terms_are_not_known_is_refused(
+    write_job: Any, slow_cores: str, tmp_path: Path
+) -> None:
     with pytest.raises(TraceError, match="no plain cross entropy"):
-        compile(write_job("mlp", "vectors", extra="reduction: tokens\n"), slow_cores, tmp_path / "plan", Options(Sizes(stages=2)))
+        compile(
+            write_job("mlp", "vectors", extra="reduction: tokens\n"),
+            slow_cores,
+            tmp_path / "plan",
+            Options(SizeOverrides(stages=2)),
+        )
 
 
 @pytest.mark.parametrize(
     ("model", "inputs", "extra"),
-    [("t5", "tokens", ""), pytest.param("bert", "bert_inputs", "data_parallel: 2\n", marks=pytest.mark.slow)],
+    [
+        ("t5", "tokens", ""),
+        pytest.param("bert", "bert_inputs", "data_parallel: 2\n", marks=pytest.mark.slow),
+    ],
 )
 def test_predictions_are_the_models_own_outputs_without_labels(
     model: str, inputs: str, extra: str, write_job: Any, slow_cores: str, tmp_path: Path
 ) -> None:
     body = f"""
-    from tests import models
+    from tests.models.core import core as models
     for size in (3, 9):
         torch.manual_seed(size)
         batch = models.{inputs}(size)
@@ -182,12 +231,16 @@ def test_predictions_are_the_models_own_outputs_without_labels(
     assert not any(g is not None for g in gradients)
 """
     plan = tmp_path / "plan"
-    compile(write_job(model, inputs, extra=extra), slow_cores, plan, Options(Sizes(stages=2)))
+    compile(
+        write_job(model, inputs, extra=extra), slow_cores, plan, Options(SizeOverrides(stages=2))
+    )
     ranks = 4 if extra else 2
     code, output, _ = torchrun(tmp_path, plan, ranks, body)
     assert code == 0 and output.count("done") == ranks, output
 
 
-def test_a_model_that_gives_its_loss_alone_has_nothing_to_predict(plan: Path, tmp_path: Path) -> None:
+def test_a_model_that_gives_its_loss_alone_has_nothing_to_predict(
+    plan: Path, tmp_path: Path
+) -> None:
     code, output, _ = torchrun(tmp_path, plan, 2, "pipe.predict(**vectors(8))")
     assert code != 0 and "nothing to predict" in output

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from pipecut.compiler import Options, Sizes, compile
-from pipecut.compiler.partition import Solving
+from pipecut.compiler import Options, SizeOverrides, compile
+from pipecut.compiler.partition.place import SolverOptions
 from pipecut.errors import UserFileError
 from pipecut.runtime.verify import verify
 
@@ -53,7 +53,12 @@ def test_split_model_computes_what_the_unsplit_one_does(
     inputs, loss = FAMILIES[family]
     job = write_job(family, inputs, loss)
     plan = compile(
-        job, slow_cores, tmp_path / "plan", Options(Sizes(stages=stages, schedule=schedule), solving=Solving(time_limit=5))
+        job,
+        slow_cores,
+        tmp_path / "plan",
+        Options(
+            SizeOverrides(stages=stages, schedule=schedule), solving=SolverOptions(time_limit=5)
+        ),
     ).plan
     loads = [stage.load_seconds for stage in plan.stages]
     assert min(loads) > max(loads) / 10, f"a plan that leaves a stage idle proves little: {loads}"
@@ -63,8 +68,19 @@ def test_split_model_computes_what_the_unsplit_one_does(
 
 
 # Stages, and stages a rank, of each schedule, with recompute and replicas; the matrix above has two of them without.
-SCHEDULES = {"1f1b": (3, 1), "gpipe": (3, 1), "interleaved": (4, 2), "zb-h1": (3, 1), "v-shaped": (4, 2)}
-QUICK_CELLS = {("gpt2", "interleaved", ""), ("bert", "zb-h1", ""), ("resnet", "v-shaped", ""), ("mlp", "v-shaped", "recompute")}
+SCHEDULES = {
+    "1f1b": (3, 1),
+    "gpipe": (3, 1),
+    "interleaved": (4, 2),
+    "zb-h1": (3, 1),
+    "v-shaped": (4, 2),
+}
+QUICK_CELLS = {
+    ("gpt2", "interleaved", ""),
+    ("bert", "zb-h1", ""),
+    ("resnet", "v-shaped", ""),
+    ("mlp", "v-shaped", "recompute"),
+}
 EXTRAS = {
     "": "",
     "recompute": "recompute: always\n",
@@ -75,7 +91,8 @@ REPLICATED = ("replicas", "shards")
 CELLS = [
     pytest.param(*cell, marks=() if cell in QUICK_CELLS else pytest.mark.slow)
     for cell in [(f, s, e) for f in FAMILIES for s in SCHEDULES for e in EXTRAS]
-    if (cell[2] or cell[1] not in ("1f1b", "gpipe")) and (cell[2] not in REPLICATED or cell[0] != "resnet")
+    if (cell[2] or cell[1] not in ("1f1b", "gpipe"))
+    and (cell[2] not in REPLICATED or cell[0] != "resnet")
 ]
 
 
@@ -88,8 +105,10 @@ def test_every_schedule_computes_what_the_unsplit_model_does(
     # Four devices for two replicas of a pipeline of two.
     stages = 2 * chunks if extra in REPLICATED else stages
     job = write_job(family, inputs, loss, EXTRAS[extra])
-    sizes = Sizes(stages=stages, schedule=schedule, chunks=chunks)
-    plan = compile(job, slow_cores, tmp_path / "plan", Options(sizes, solving=Solving(time_limit=5))).plan
+    sizes = SizeOverrides(stages=stages, schedule=schedule, chunks=chunks)
+    plan = compile(
+        job, slow_cores, tmp_path / "plan", Options(sizes, solving=SolverOptions(time_limit=5))
+    ).plan
     assert plan.ranks == stages // chunks * (2 if extra in REPLICATED else 1)
     assert all(stage.recompute == (extra == "recompute") for stage in plan.stages)
     loads = [stage.load_seconds for stage in plan.stages]
@@ -99,25 +118,34 @@ def test_every_schedule_computes_what_the_unsplit_model_does(
 
 
 @pytest.mark.parametrize("model", sorted(ODD))
-def test_an_odd_model_computes_what_it_does_unsplit(model: str, write_job: Any, slow_cores: str, tmp_path: Path) -> None:
-    compile(write_job(model, ODD[model]), slow_cores, tmp_path / "plan", Options(Sizes(stages=3)))
+def test_an_odd_model_computes_what_it_does_unsplit(
+    model: str, write_job: Any, slow_cores: str, tmp_path: Path
+) -> None:
+    compile(
+        write_job(model, ODD[model]),
+        slow_cores,
+        tmp_path / "plan",
+        Options(SizeOverrides(stages=3)),
+    )
     result = verify(tmp_path / "plan", steps=2, evaluation=True)
     assert result.passed, result.worst
 
 
-@pytest.mark.parametrize(("model", "inputs"), [("gpt2", "tokens"), ("resnet", "images"), ("parametrized", "vectors")])
+@pytest.mark.parametrize(
+    ("model", "inputs"), [("gpt2", "tokens"), ("resnet", "images"), ("parametrized", "vectors")]
+)
 def test_a_model_that_recomputes_computes_what_it_does_unsplit(
     model: str, inputs: str, write_job: Any, slow_cores: str, tmp_path: Path
 ) -> None:
     job = write_job(model, inputs, extra="recompute: always\n")
-    plan = compile(job, slow_cores, tmp_path / "plan", Options(Sizes(stages=3))).plan
+    plan = compile(job, slow_cores, tmp_path / "plan", Options(SizeOverrides(stages=3))).plan
     assert all(stage.recompute for stage in plan.stages)
     result = verify(tmp_path / "plan", steps=2)
     assert result.passed, result.worst
 
 
 def test_one_rank_may_have_every_stage(write_job: Any, slow_cores: str, tmp_path: Path) -> None:
-    sizes = Sizes(stages=4, schedule="interleaved", chunks=4)
+    sizes = SizeOverrides(stages=4, schedule="interleaved", chunks=4)
     plan = compile(write_job("gpt2", "tokens"), slow_cores, tmp_path / "plan", Options(sizes)).plan
     assert plan.ranks == 1 and plan.tied
     result = verify(tmp_path / "plan", steps=2)
@@ -128,27 +156,48 @@ def test_one_rank_may_have_every_stage(write_job: Any, slow_cores: str, tmp_path
     ("model", "schedule", "extra"),
     [
         ("t5", "1f1b", "optimizer_state: fully_shard\n"),
-        pytest.param("gpt2", "gpipe", "optimizer_state: fully_shard\nprecision: bf16\n", marks=pytest.mark.slow),
-        pytest.param("gpt2", "1f1b", "optimizer_state: fully_shard\nprecision: fp16\n", marks=pytest.mark.slow),
-        pytest.param("llama", "1f1b", "optimizer_state: fully_shard\ncompile: inductor\n", marks=pytest.mark.slow),
+        pytest.param(
+            "gpt2",
+            "gpipe",
+            "optimizer_state: fully_shard\nprecision: bf16\n",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "gpt2",
+            "1f1b",
+            "optimizer_state: fully_shard\nprecision: fp16\n",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "llama",
+            "1f1b",
+            "optimizer_state: fully_shard\ncompile: inductor\n",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_replicas_compute_what_the_unsplit_model_does(
     model: str, schedule: str, extra: str, write_job: Any, slow_cores: str, tmp_path: Path
 ) -> None:
     job = write_job(model, "tokens", extra=f"data_parallel: 2\n{extra}")
-    plan = compile(job, slow_cores, tmp_path / "plan", Options(Sizes(stages=2, schedule=schedule))).plan
+    plan = compile(
+        job, slow_cores, tmp_path / "plan", Options(SizeOverrides(stages=2, schedule=schedule))
+    ).plan
     assert plan.ranks == 4 and plan.microbatches == 2
     result = verify(tmp_path / "plan", steps=2)
     assert result.passed, result.worst
 
 
-@pytest.mark.parametrize(("schedule", "stages", "extra"), [("1f1b", 3, "recompute: always\n"), ("v-shaped", 4, "")])
+@pytest.mark.parametrize(
+    ("schedule", "stages", "extra"), [("1f1b", 3, "recompute: always\n"), ("v-shaped", 4, "")]
+)
 def test_dropout_is_that_of_the_unsplit_model_whoever_runs_it(
     schedule: str, stages: int, extra: str, write_job: Any, slow_cores: str, tmp_path: Path
 ) -> None:
     job = write_job("dropping", "vectors", extra=extra)
-    plan = compile(job, slow_cores, tmp_path / "plan", Options(Sizes(stages=stages, schedule=schedule))).plan
+    plan = compile(
+        job, slow_cores, tmp_path / "plan", Options(SizeOverrides(stages=stages, schedule=schedule))
+    ).plan
     assert sorted(number for stage in plan.stages for number in stage.dropouts) == list(range(10))
     result = verify(tmp_path / "plan", steps=2)
     assert result.passed, result.worst
@@ -158,11 +207,17 @@ def test_dropout_is_that_of_the_unsplit_model_whoever_runs_it(
     ("model", "inputs", "args", "extra", "schedule"),
     [
         ("noisy", "vectors", "", "data_parallel: 2\n", "1f1b"),
-        pytest.param("noisy", "vectors", "", "recompute: always\n", "zb-h1", marks=pytest.mark.slow),
+        pytest.param(
+            "noisy", "vectors", "", "recompute: always\n", "zb-h1", marks=pytest.mark.slow
+        ),
         pytest.param("encoder", "sequences", "", "", "1f1b", marks=pytest.mark.slow),
         ("encoder", "sequences", "reentrant: true", "", "gpipe"),
-        pytest.param("encoder", "sequences", "reentrant: false", "", "1f1b", marks=pytest.mark.slow),
-        pytest.param("recurrent", "sequences", "", "recompute: always\n", "1f1b", marks=pytest.mark.slow),
+        pytest.param(
+            "encoder", "sequences", "reentrant: false", "", "1f1b", marks=pytest.mark.slow
+        ),
+        pytest.param(
+            "recurrent", "sequences", "", "recompute: always\n", "1f1b", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_every_random_draw_is_that_of_the_unsplit_model(
@@ -176,10 +231,10 @@ def test_every_random_draw_is_that_of_the_unsplit_model(
 ) -> None:
     job = tmp_path / "job.yaml"
     job.write_text(
-        f'model: {{factory: "tests.models_numerics:{model}", args: {{{args}}}}}\n'
-        f'inputs: "tests.models_numerics:{inputs}"\nbatch: {{global: 8, microbatch: 2}}\n{extra}'
+        f'model: {{factory: "tests.models.numerics:{model}", args: {{{args}}}}}\n'
+        f'inputs: "tests.models.numerics:{inputs}"\nbatch: {{global: 8, microbatch: 2}}\n{extra}'
     )
-    compile(job, slow_cores, tmp_path / "plan", Options(Sizes(stages=2, schedule=schedule)))
+    compile(job, slow_cores, tmp_path / "plan", Options(SizeOverrides(stages=2, schedule=schedule)))
     result = verify(tmp_path / "plan", steps=2)
     assert result.passed, result.worst
 
@@ -196,7 +251,7 @@ def test_half_precision_has_masters_and_scaled_losses_as_unsplit(
     family: str, precision: str, schedule: str, write_job: Any, slow_cores: str, tmp_path: Path
 ) -> None:
     job = write_job(family, FAMILIES[family][0], extra=f"precision: {precision}\n")
-    compile(job, slow_cores, tmp_path / "plan", Options(Sizes(stages=2, schedule=schedule)))
+    compile(job, slow_cores, tmp_path / "plan", Options(SizeOverrides(stages=2, schedule=schedule)))
     result = verify(tmp_path / "plan", steps=3)
     assert result.passed, result.worst
 
@@ -207,43 +262,52 @@ def test_compiled_stages_compute_what_the_unsplit_model_does(
     family: str, write_job: Any, slow_cores: str, tmp_path: Path
 ) -> None:
     job = write_job(family, FAMILIES[family][0], extra="compile: inductor\n")
-    compile(job, slow_cores, tmp_path / "plan", Options(Sizes(stages=2)))
+    compile(job, slow_cores, tmp_path / "plan", Options(SizeOverrides(stages=2)))
     result = verify(tmp_path / "plan", steps=2)
     assert result.passed, result.worst
     with pytest.raises(UserFileError, match="compiled stages do not allow"):
-        compile(job, slow_cores, tmp_path / "split", Options(Sizes(stages=2, schedule="zb-h1")))
+        compile(
+            job, slow_cores, tmp_path / "split", Options(SizeOverrides(stages=2, schedule="zb-h1"))
+        )
 
 
-def test_replicas_that_would_drift_apart_are_refused(write_job: Any, slow_cores: str, tmp_path: Path) -> None:
+def test_replicas_that_would_drift_apart_are_refused(
+    write_job: Any, slow_cores: str, tmp_path: Path
+) -> None:
     job = write_job("resnet", "images", extra="data_parallel: 2\n")
     with pytest.raises(UserFileError, match="BatchNorm"):
-        compile(job, slow_cores, tmp_path / "plan", Options(Sizes(stages=2)))
+        compile(job, slow_cores, tmp_path / "plan", Options(SizeOverrides(stages=2)))
 
 
 def test_weights_come_from_safetensors_by_name(write_job: Any, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
-    from tests.models import mlp
+    from tests.models.core import mlp
 
     weights = {name: tensor * 2 for name, tensor in mlp().state_dict().items()}
     save_file(weights, str(tmp_path / "given.safetensors"))
     job = write_job("mlp", "vectors", extra="weights: given.safetensors\n")
-    compile(job, "auto", tmp_path / "plan", Options(Sizes(stages=2)))
+    compile(job, "auto", tmp_path / "plan", Options(SizeOverrides(stages=2)))
     result = verify(tmp_path / "plan", steps=1)
     assert result.passed, result.worst
     name = "layers.5.0.bias"
-    save_file({n: t for n, t in load_file(str(tmp_path / "given.safetensors")).items() if n != name}, str(tmp_path / "less"))
+    save_file(
+        {n: t for n, t in load_file(str(tmp_path / "given.safetensors")).items() if n != name},
+        str(tmp_path / "less"),
+    )
     (tmp_path / "less").rename(tmp_path / "given.safetensors")
     with pytest.raises(UserFileError, match=name):
-        compile(job, "auto", tmp_path / "plan", Options(Sizes(stages=2)))
+        compile(job, "auto", tmp_path / "plan", Options(SizeOverrides(stages=2)))
 
 
 def test_a_damaged_gradient_fails_the_comparison(write_job: Any, tmp_path: Path) -> None:
     import json
 
-    from pipecut.runtime.plan_folder import file_hash, seal_of
+    from pipecut.plan.folder import file_hash, seal_of
 
-    compile(write_job("mlp", "vectors"), "auto", tmp_path / "plan", Options(Sizes(stages=2)))
+    compile(
+        write_job("mlp", "vectors"), "auto", tmp_path / "plan", Options(SizeOverrides(stages=2))
+    )
     source = tmp_path / "plan" / "stages" / "stage_0.py"
     text = source.read_text()
     assert "torch.tanh(" in text

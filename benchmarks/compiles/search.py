@@ -1,0 +1,36 @@
+"""The search for the shortest step: Llama-3-70B's configuration on 64 GPUs, everything open, with the prices of the limits."""
+
+import tempfile
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from pipecut.compiler import Options, SizeOverrides, compile_and_explain
+from pipecut.tables.search import print_explained
+
+# The bar, for the whole compile.
+SECONDS = 120.0
+
+
+def main() -> None:
+    """Print the candidates and whether the bar is met."""
+    job = Path(__file__).parents[2] / "examples" / "llama-70b.yaml"
+    options = Options(
+        SizeOverrides(stages=0, replicas=0, microbatch=0, schedule="auto"), explain=True
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        begin = time.perf_counter()
+        compiled = compile_and_explain(
+            job, "hgx-h100-x8", Path(folder) / "plan", options, lambda _: None
+        )
+        seconds = time.perf_counter() - begin
+    console = Console(width=150)
+    print_explained(compiled.tried, compiled.prices, console)
+    console.print(
+        f"{len(compiled.tried)} candidates, whole compile {seconds:.0f} s; bar ({SECONDS:.0f} s) met: {seconds < SECONDS}"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""Names of the user's model and batch as they may stand in Python source."""
+
+import builtins
+import json
+import keyword
+import re
+from collections.abc import Iterable, Mapping
+
+# What a stage file's forward uses itself; keywords and builtins are left alone beside them.
+RESERVED = {"self", "batch", "device", "outputs", "torch", "F", "math", "nn"}
+
+
+def local_names(inputs: Mapping[str, str], values: Iterable[str]) -> dict[str, str]:
+    """Value -> its variable, no two alike. `inputs` have the user's names for their values and choose first."""
+    chosen: dict[str, str] = {}
+    taken: set[str] = set()
+    for value, wanted in [*inputs.items(), *((value, value) for value in values)]:
+        if value in chosen:
+            continue
+        name = identifier(wanted)
+        while name in taken:
+            name += "_"
+        taken.add(name)
+        chosen[value] = name
+    return chosen
+
+
+def identifier(text: str) -> str:
+    """The closest Python identifier in ASCII that means nothing else in a stage file."""
+    name = re.sub(r"\W", "_", text, flags=re.ASCII) or "_"
+    name = f"_{name}" if name[0].isdigit() else name
+    illegal = keyword.iskeyword(name) or name in RESERVED or hasattr(builtins, name)
+    return f"{name}_" if illegal else name
+
+
+def quoted(text: str) -> str:
+    """The text as a string literal, in double quotes where nothing in it is invisible."""
+    return json.dumps(text, ensure_ascii=False) if text.isprintable() else repr(text)
+
+
+def member(name: str) -> str:
+    """Access to a part of a module: `.weight`, `[0]`, or its quoted name where that is no attribute's."""
+    # Python changes names with two leading underscores in a class, and letters outside ASCII to their common form.
+    if (
+        name.isidentifier()
+        and name.isascii()
+        and not keyword.iskeyword(name)
+        and not name.startswith("__")
+    ):
+        return f".{name}"
+    number = name.isascii() and name.isdigit() and str(int(name)) == name
+    return f"[{name if number else quoted(name)}]"
+
+
+def in_docstring(text: str) -> str:
+    """The text on one line, unable to end a docstring."""
+    return in_comment(text).replace("\\", "\\\\").replace('"', '\\"')
+
+
+def in_comment(text: str) -> str:
+    """The text on one line, with escapes for what is invisible."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)

@@ -1,0 +1,127 @@
+"""What a traced model may draw at random: operators whose seeds the runtime sets, and nothing behind the tracer's back."""
+
+import pkgutil
+import random
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest import mock
+
+import numpy
+import torch
+from torch import fx
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._pytree import tree_map
+
+from pipecut.compiler.graph import Graph, Operator
+from pipecut.compiler.trace.mode_reads import TRACER
+from pipecut.errors import TraceError, UserFileError
+from pipecut.model.draws import CountDraws, may_draw
+
+SEEDING = (
+    *("torch.manual_seed", "torch.random.manual_seed", "torch.seed"),
+    *("torch.cuda.manual_seed", "torch.cuda.manual_seed_all"),
+    *("torch.set_rng_state", "torch.random.set_rng_state"),
+    *("torch.cuda.set_rng_state", "torch.cuda.set_rng_state_all"),
+)
+# Between layers of these, cuDNN drops by a state of its own.
+RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
+
+
+def count_draws(node: fx.Node, number: Callable[[Any], int]) -> int:
+    """How often a node of an exported program takes random numbers, tried on fake tensors.
+
+    `number` says what a symbolic size is for one microbatch.
+    """
+    if not (isinstance(node.target, torch._ops.OpOverload) and may_draw(node.target)):
+        return 0
+    with FakeTensorMode():
+        given = fx.node.map_arg((node.args, dict(node.kwargs)), lambda n: n.meta["val"])
+        args, kwargs = tree_map(lambda leaf: _sized(leaf, number), given)
+        with CountDraws() as counting:
+            node.target(*args, **kwargs)
+    return int(counting.count)
+
+
+def _sized(value: Any, number: Callable[[Any], int]) -> Any:
+    """A tensor or size for one microbatch: some kernels take no symbolic sizes."""
+    if isinstance(value, torch.SymInt):
+        return number(value)
+    if not isinstance(value, torch.Tensor):
+        return value
+    return torch.empty_strided(
+        [*map(number, value.shape)], [*map(number, value.stride())], dtype=value.dtype
+    )
+
+
+@contextmanager
+def only_operators_draw() -> Iterator[None]:
+    """Raises TraceError when the model draws other random numbers than torch's operators do, or seeds them.
+
+    What it drew while it was traced would be a constant of the plan.
+    """
+
+    def refusing(original: Callable[..., Any]) -> Callable[..., Any]:
+        def refuse(*args: Any, **kwargs: Any) -> Any:
+            # The tracer puts back the state that it found.
+            if sys._getframe(1).f_code.co_filename.startswith(TRACER):
+                return original(*args, **kwargs)
+            raise seeded
+
+        seeded = TraceError(
+            "the model seeds torch's random numbers, or sets their state, in its forward, which a plan cannot do: "
+            "its operators are seeded by the job's seed, the step and the microbatch; "
+            "draw what is to stay the same once, in __init__, and register it as a buffer"
+        )
+        return refuse
+
+    python, of_numpy = random.getstate(), numpy.random.get_state()
+    with ExitStack() as stack:
+        for name in SEEDING:
+            stack.enter_context(mock.patch(name, refusing(pkgutil.resolve_name(name))))
+        yield
+    for library, differs in (
+        ("random", random.getstate() != python),
+        ("numpy.random", not _equal(numpy.random.get_state(), of_numpy)),
+    ):
+        if differs:
+            raise TraceError(
+                f"the model's forward draws from Python's {library}, and a plan would keep the "
+                "numbers that it drew while it was traced; draw with torch's operators, "
+                "such as torch.rand, or once in __init__"
+            )
+
+
+def _equal(one: Any, other: Any) -> bool:
+    return all(numpy.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def refuse_randomness(graph: Graph, compiled: str | None, on_gpu: bool) -> None:
+    """Raises UserFileError where operators would draw other numbers than the unsplit model's.
+
+    `compiled` is where the job says that stages are compiled, None where it does not.
+    """
+    both = (*graph.operators, *(graph.evaluation.operators if graph.evaluation else ()))
+    drawing = [operator for operator in both if operator.draws]
+    if drawing and compiled is not None:
+        raise UserFileError(
+            f"{compiled}: {_told(drawing)}, and compiled code draws other numbers than the "
+            "unsplit model; use compile: eager, or build the model without it (dropout 0)"
+        )
+    recurrent = [operator for operator in drawing if _short(operator) in RECURRENT]
+    if recurrent and on_gpu:
+        raise UserFileError(
+            f"{_told(recurrent)}: on a GPU cuDNN drops by a state of its own, which no seed sets; "
+            "build it with dropout=0, and put nn.Dropout between single layers"
+        )
+
+
+def _told(operators: list[Operator]) -> str:
+    first = operators[0]
+    others = f" and {len(operators) - 1} more" if len(operators) > 1 else ""
+    return f"{_short(first)} of {first.module or 'the model'}{first.source}{others} draws random numbers"
+
+
+def _short(operator: Operator) -> str:
+    return operator.target.split(".")[-2] if operator.target.count(".") else operator.target

@@ -1,0 +1,97 @@
+"""What a traced model must have to become a plan: a loss that trains something, and tensors that a plan can carry."""
+
+from dataclasses import replace
+
+from pipecut.compiler.graph import Graph, Operator
+from pipecut.errors import TraceError
+from pipecut.plan.schema import ITEM_BYTES
+
+# What safetensors has no name for.
+NOT_STORED = ("complex128",)
+# Names in a note before the rest is only counted.
+SHOWN = 3
+
+
+def checked(graph: Graph) -> Graph:
+    """The graph, with a note on trained parameters that get no gradient. Raises TraceError, by name, for what cannot be."""
+    _refuse_dtypes(graph)
+    _refuse_no_gradient(graph)
+    idle = _without_gradient(graph)
+    if not idle:
+        return graph
+    names = ", ".join(idle[:SHOWN]) + (
+        f" and {len(idle) - SHOWN} more" if len(idle) > SHOWN else ""
+    )
+    note = f"no gradient reaches these trained parameters, as in the unsplit model: {names}"
+    return replace(graph, notes=(*graph.notes, note))
+
+
+def _refuse_dtypes(graph: Graph) -> None:
+    for parameter in graph.parameters:
+        _refuse_dtype(f"parameter '{parameter.names[0]}'", parameter.dtype)
+    for buffer in graph.buffers:
+        dtype = str(buffer.data.dtype).removeprefix("torch.")
+        _refuse_dtype(f"buffer '{buffer.names[0]}'", dtype)
+        if dtype in NOT_STORED:
+            raise TraceError(
+                f"buffer '{buffer.names[0]}' is {dtype}, which safetensors cannot hold; "
+                "make it complex64, or keep real and imaginary part as two buffers"
+            )
+    for operator in graph.operators:
+        value = graph.values.get(operator.name)
+        if value is not None:
+            _refuse_dtype(
+                f"the result of {operator.target} in {operator.module or 'the model'}{operator.source}",
+                value.dtype,
+            )
+
+
+def _refuse_dtype(what: str, dtype: str) -> None:
+    if dtype not in ITEM_BYTES:
+        raise TraceError(
+            f"{what} is {dtype}, which a plan cannot carry; it knows {', '.join(ITEM_BYTES)}"
+        )
+
+
+def _refuse_no_gradient(graph: Graph) -> None:
+    if graph.values[graph.loss].needs_grad:
+        return
+    trained = [parameter for parameter in graph.parameters if parameter.trainable]
+    if not trained:
+        raise TraceError(
+            "no parameter of the model needs a gradient, so there is nothing to train; set requires_grad on some"
+        )
+    last = _where_gradients_end(graph)
+    place = (
+        f"; the last place where one is lost is {last.target} of {last.module or 'the model'}{last.source}"
+        if last
+        else ""
+    )
+    raise TraceError(
+        "the loss needs no gradient, so nothing would be trained: it depends on trained parameters only through .detach(), "
+        f"torch.no_grad() or integers, or on none{place}"
+    )
+
+
+def _where_gradients_end(graph: Graph) -> Operator | None:
+    """The last operator before the loss whose inputs need a gradient and whose result does not."""
+    needed = {graph.loss}
+    for operator in reversed(graph.operators):
+        if operator.name in needed:
+            if any(
+                graph.values[name].needs_grad for name in operator.inputs if name in graph.values
+            ):
+                return operator
+            needed |= set(operator.inputs)
+    return None
+
+
+def _without_gradient(graph: Graph) -> list[str]:
+    """Trained parameters from which no operator's gradient comes."""
+    used = {
+        name
+        for operator in graph.operators
+        if operator.name not in graph.values or graph.values[operator.name].needs_grad
+        for name in operator.inputs
+    }
+    return [p.names[0] for p in graph.parameters if p.trainable and p.value not in used]

@@ -1,0 +1,75 @@
+"""`module:function`, looked up from the current folder, the YAML file's folder, then what is installed."""
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pipecut.errors import PipecutError, UserFileError
+
+PIPECUT, PYTHON = f"{Path(__file__).parents[1]}{os.sep}", f"{Path(os.__file__).parent}{os.sep}"
+
+
+def find_function(name: str, folders: Iterable[Path], where: str) -> Callable[..., Any]:
+    """The function, imported. Raises UserFileError that says which half was not found."""
+    module_name, _, function_name = name.partition(":")
+    places = list(dict.fromkeys([str(Path.cwd()), *map(str, folders)]))
+    for place in reversed(places):
+        if place not in sys.path:
+            sys.path.insert(0, place)
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise UserFileError(
+            f"{where}: cannot import '{module_name}' of '{name}': {error}; looked in {', '.join(places)} and what is installed"
+        ) from None
+    except (Exception, SystemExit) as error:
+        raise UserFileError(
+            f"{where}: importing '{module_name}' failed: {type(error).__name__}: {error}"
+        ) from error
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        raise UserFileError(f"{where}: module '{module_name}' has no function '{function_name}'")
+    return function  # type: ignore[no-any-return]
+
+
+@contextmanager
+def calling(what: str) -> Iterator[None]:
+    """Around a call of the user's code: whatever it raises becomes a UserFileError that names `what`, file and line."""
+    try:
+        yield
+    except PipecutError:
+        raise
+    except (Exception, SystemExit) as error:
+        at = user_frame(error)
+        raise UserFileError(
+            f"{what} failed{at and f' at {at}'}: {type(error).__name__}: {' '.join(str(error).split())}"
+        ) from error
+
+
+def user_frame(error: BaseException) -> str:
+    """file:line of the user's code closest to where an error was raised; empty where there is none."""
+    place, walk = "", error.__traceback__
+    while walk is not None:
+        path = walk.tb_frame.f_code.co_filename
+        place = place if is_machinery(path) else f"{path}:{walk.tb_lineno}"
+        walk = walk.tb_next
+    return place
+
+
+def is_machinery(path: str) -> bool:
+    """Whether a file is pipecut's, torch's, Python's own, or none at all."""
+    torch = sys.modules.get("torch")
+    folders = [
+        PIPECUT,
+        *(
+            [f"{Path(torch.__file__).parent}{os.sep}"]
+            if torch is not None and torch.__file__
+            else []
+        ),
+    ]
+    of_python = path.startswith(PYTHON) and not path.startswith(f"{PYTHON}site-packages{os.sep}")
+    return path.startswith((*folders, "<")) or of_python

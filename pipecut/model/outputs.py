@@ -1,0 +1,86 @@
+"""What a model returns beside its loss, as tensors by name: `logits`, `hidden_states.0`, `output.1`."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+
+from pipecut.errors import RunError
+
+
+class Outputs(dict[str, torch.Tensor]):
+    """Outputs by name; a name that cannot be handed out says why."""
+
+    def __init__(self, tensors: Mapping[str, torch.Tensor], left_out: Mapping[str, str]) -> None:
+        super().__init__(tensors)
+        self.left_out = left_out
+
+    def __missing__(self, name: str) -> torch.Tensor:
+        if name in self.left_out:
+            raise RunError(
+                f"the model's output '{name}' cannot be handed out: {self.left_out[name]}"
+            )
+        raise KeyError(name)
+
+
+def outputs_of(
+    output: Any, loss: torch.Tensor | None
+) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Every tensor in a model's result but the loss, by name; and by name too, why the rest is not among them.
+
+    A tensor by itself is `output`; members of a tuple are `output.0`, those of a dict have their own names.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    left_out: dict[str, str] = {}
+
+    def walk(name: str, value: Any) -> None:
+        if value is None or value is loss:
+            return
+        members = _members(value)
+        if isinstance(value, torch.Tensor):
+            tensors[name] = value
+        elif members is not None:
+            for part, member in members:
+                walk(f"{name}.{part}", member)
+        elif isinstance(value, bool | int | float | str):
+            left_out[name] = f"it is {value!r} whatever the batch, no tensor"
+        else:
+            left_out[name] = (
+                f"it is a {type(value).__name__}; have the model return the tensors in it"
+            )
+
+    members = _members(output)
+    if members is None and not isinstance(output, torch.Tensor) and hasattr(output, "__dict__"):
+        members = iter(vars(output).items())
+    if members is None or isinstance(output, list | tuple) and not hasattr(output, "_fields"):
+        walk("output", output)
+        return tensors, left_out
+    for part, member in members:
+        walk(part, member)
+    return tensors, left_out
+
+
+def loss_in(output: Any) -> torch.Tensor | None:
+    """The scalar that a model's result is, or has as `loss`, or first in a tuple."""
+    found = output
+    if isinstance(output, Mapping):
+        found = output.get("loss")
+    elif isinstance(output, list | tuple) and not hasattr(output, "loss"):
+        found = output[0] if output else None
+    elif not isinstance(output, torch.Tensor):
+        found = getattr(output, "loss", None)
+    return found if isinstance(found, torch.Tensor) and found.dim() == 0 else None
+
+
+def _members(value: Any) -> Iterator[tuple[str, Any]] | None:
+    """Names and members of what a result is made of; None where it is not a structure that is known."""
+    if isinstance(value, Mapping):
+        return ((str(key), member) for key, member in value.items())
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return zip(value._fields, value, strict=True)
+    if isinstance(value, list | tuple):
+        return ((str(index), member) for index, member in enumerate(value))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return ((field.name, getattr(value, field.name)) for field in dataclasses.fields(value))
+    return None

@@ -1,0 +1,16 @@
+"""An example batch, the same wherever it is made."""
+
+from pathlib import Path
+
+import torch
+
+from pipecut.model.functions import find_function
+from pipecut.plan.schema import ModelRef
+
+
+def sample_batch(model: ModelRef, size: int, step: int) -> dict[str, torch.Tensor]:
+    """The same batch for every rank and the unsplit model."""
+    inputs = find_function(model.inputs, map(Path, model.folders), "plan.yaml")
+    torch.manual_seed(10_000 + step)
+    batch: dict[str, torch.Tensor] = inputs(size)
+    return batch

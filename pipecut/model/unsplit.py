@@ -1,0 +1,130 @@
+"""The user's model as one module from batch to loss: what is traced, and what a run is compared with."""
+
+import inspect
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+
+from pipecut.errors import TraceError
+from pipecut.model.outputs import loss_in, outputs_of
+
+Loss = Callable[[Any, dict[str, torch.Tensor]], torch.Tensor]
+# Parameters of a function that take whatever they are called with.
+ANY_NAME = inspect.Parameter.VAR_KEYWORD
+NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+
+class Reasons:
+    """What a traced module notes: its attributes are as they were once it is traced."""
+
+    def __init__(self) -> None:
+        self.now: dict[str, str] = {}
+
+
+class WithLoss(nn.Module):
+    """Calls `model(**batch)` and finds the loss in its result.
+
+    With a loss function of its own, the model is called with those parts of the batch alone that its forward takes.
+    """
+
+    def __init__(self, model: nn.Module, loss: Loss | None) -> None:
+        super().__init__()
+        self.model = model
+        self.loss = loss
+        self.takes = names_taken(model) if loss is not None else None
+        self.around: Callable[[], AbstractContextManager[Any]] = nullcontext
+        self.inside: Callable[[], AbstractContextManager[Any]] = nullcontext
+        self.traced = False
+        # In eval mode a model may have no loss. While it is traced: why some results are no outputs.
+        self.has_loss = True
+        self.left_out = Reasons()
+        # While it is traced: the user's name of each tensor, and what else is in a batch.
+        self.names: dict[str, str] = {}
+        self.constants: dict[str, Any] = {}
+        # Each two buffers that share memory, by name.
+        self.sharing_buffers: tuple[tuple[str, str], ...] = ()
+
+    def forward(self, batch: dict[str, Any]) -> Any:
+        """A scalar loss; while it is traced, with the model's other results by name. Raises TraceError when there is none."""
+        batch = {
+            self.names.get(name, name): value for name, value in batch.items()
+        } | self.constants
+        with self.around(), self.inside():
+            given = {
+                name: value
+                for name, value in batch.items()
+                if self.takes is None or name in self.takes
+            }
+            output = self.model(**given)
+            loss = self._loss(output, batch) if self.has_loss else None
+        if not self.traced:
+            return loss
+        others, self.left_out.now = outputs_of(output, loss)
+        return {"loss": [] if loss is None else [loss], "others": others}
+
+    def _loss(self, output: Any, batch: dict[str, Any]) -> torch.Tensor:
+        loss = self.loss(output, batch) if self.loss is not None else _loss_in(output)
+        _check_loss(loss, self.loss)
+        return loss
+
+
+def names_taken(model: nn.Module) -> frozenset[str] | None:
+    """Names that the model's forward takes; None where it takes any, or does not say."""
+    try:
+        parameters = inspect.signature(model.forward).parameters.values()
+    except (TypeError, ValueError):
+        return None
+    if any(parameter.kind == ANY_NAME for parameter in parameters):
+        return None
+    return frozenset(parameter.name for parameter in parameters if parameter.kind in NAMED)
+
+
+def names_needed(model: nn.Module) -> tuple[str, ...]:
+    """Names without which the model's forward cannot be called."""
+    try:
+        parameters = inspect.signature(model.forward).parameters.values()
+    except (TypeError, ValueError):
+        return ()
+    variable = (ANY_NAME, inspect.Parameter.VAR_POSITIONAL)
+    return tuple(p.name for p in parameters if p.default is p.empty and p.kind not in variable)
+
+
+def _loss_in(output: Any) -> Any:
+    found = loss_in(output)
+    if found is None:
+        raise TraceError(
+            "the model's result is not a scalar loss and has none as .loss or ['loss']; "
+            "return one, pass labels in inputs, or name a function with loss: in the job file"
+        )
+    return found
+
+
+def _check_loss(loss: Any, function: Loss | None) -> None:
+    """Raises TraceError for what backward cannot begin at."""
+    source = (
+        f"loss: {function.__module__}:{function.__name__} returns"
+        if function is not None
+        else "the model's loss is"
+    )
+    if not isinstance(loss, torch.Tensor):
+        raise TraceError(
+            f"{source} a {type(loss).__name__}; it must be a scalar tensor, so leave out .item() and float()"
+        )
+    if loss.dim() != 0:
+        shape = [size if isinstance(size, int) else "batch" for size in loss.shape]
+        raise TraceError(
+            f"{source} a tensor of shape {shape}; it must be a scalar, as .mean() gives it".replace(
+                "'", ""
+            )
+        )
+    if not loss.is_floating_point():
+        kind = str(loss.dtype).removeprefix("torch.")
+        remedy = (
+            "take its real part"
+            if loss.is_complex()
+            else "an integer has no gradient: compute it in floating point"
+        )
+        raise TraceError(f"{source} {kind}; it must be a real floating number: {remedy}")

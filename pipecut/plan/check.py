@@ -1,0 +1,316 @@
+"""The independent checker: proves a plan before its first step, knowing neither solver nor schedule generator.
+
+What messages must stand is in deadlock.py.
+"""
+
+from collections import defaultdict
+from typing import Any
+
+from pipecut.errors import PlanError
+from pipecut.plan.deadlock import Rows, Traffic, check_opening, check_order, check_steps
+from pipecut.plan.folder import PlanFolder
+from pipecut.plan.memory import STATES, outside_bytes, peak_of
+from pipecut.plan.schema import HALF, Action, Plan
+from pipecut.runtime.engine.forward_only import forward_only
+from pipecut.runtime.ranks.channels import channels, groups_of
+
+
+def check(folder: PlanFolder) -> list[str]:
+    """What was proven, a line each. Raises PlanError with the first thing that does not hold."""
+    plan, graph = folder.plan, folder.graph
+    _known(plan, graph)
+    return [
+        _placed(plan, graph),
+        _flows(plan, graph),
+        _computes_everything(plan, folder.actions),
+        _ordered(plan, folder.actions),
+        _no_deadlock(plan, folder.actions),
+        _memory_fits(plan, graph, folder.actions),
+        _evaluates(plan, graph),
+    ]
+
+
+def stages_of(operator: dict[str, Any]) -> list[int]:
+    """The stages that run an operator of graph.json: several make for themselves what depends on no input."""
+    return operator.get("stages") or [operator["stage"]]
+
+
+def _known(plan: Plan, graph: dict[str, Any]) -> None:
+    """What the plan names, the graph has."""
+    parameters = {entry["names"][0] for entry in graph["parameters"]}
+    if plan.optimizer not in STATES:
+        raise PlanError(f"the optimizer '{plan.optimizer}' is none of {', '.join(STATES)}")
+    for stage in plan.stages:
+        unknown = [h.names[0] for h in stage.parameters if h.names[0] not in parameters]
+        unknown += [name for name in (*stage.receives, *stage.sends) if name not in graph["values"]]
+        unknown += [
+            name
+            for name in stage.batch_inputs
+            if name not in {tensor.name for tensor in plan.inputs}
+        ]
+        if unknown:
+            raise PlanError(
+                f"stage {stage.index} has '{unknown[0]}', which the graph does not; compile again"
+            )
+    for tied in plan.tied:
+        if any(
+            tied.names[0] not in {h.names[0] for h in plan.stages[s].parameters}
+            for s in tied.stages
+        ):
+            raise PlanError(
+                f"tied parameter {tied.names[0]} is not on all of the stages {tied.stages}; compile again"
+            )
+
+
+def _placed(plan: Plan, graph: dict[str, Any]) -> str:
+    count = len(plan.stages)
+    for operator in graph["operators"]:
+        on = stages_of(operator)
+        if not on or any(not isinstance(stage, int) or not 0 <= stage < count for stage in on):
+            raise PlanError(f"operator {operator['name']} ({operator['module']}) is on no stage")
+    held = [{n for h in (*s.parameters, *s.buffers) for n in h.names} for s in plan.stages]
+    stages_using: dict[str, set[int]] = defaultdict(set)
+    for operator in graph["operators"]:
+        for name in operator["inputs"]:
+            stages_using[name].update(stages_of(operator))
+    tied = {name: set(t.stages) for t in plan.tied for name in t.names}
+    for entry in (*graph["parameters"], *graph["buffers"]):
+        name = entry["names"][0]
+        holders = {s for s in range(count) if name in held[s]}
+        if not holders:
+            raise PlanError(f"parameter or buffer {name} is on no stage")
+        missing = stages_using[entry["value"]] - holders
+        if missing:
+            raise PlanError(f"stage {min(missing)} uses {name} but does not hold it")
+        if entry.get("trainable") and len(holders) > 1 and tied.get(name) != holders:
+            raise PlanError(
+                f"{name} is on stages {sorted(holders)} but its gradients are not summed over them"
+            )
+    return f"{len(graph['operators'])} operators, {len(graph['parameters'])} parameters, {len(graph['buffers'])} buffers placed"
+
+
+def _flows(plan: Plan, graph: dict[str, Any]) -> str:
+    """Values go forward only, and over every boundary between where they are made and used."""
+    made = {operator["name"]: stages_of(operator) for operator in graph["operators"]}
+    over = {b.left: {t.name for t in b.tensors} for b in plan.boundaries}
+    for operator in graph["operators"]:
+        for name, stage in (
+            (name, stage) for name in operator["inputs"] for stage in stages_of(operator)
+        ):
+            # Where the stage does not make it, it comes from the first that does.
+            source = min(made.get(name, [stage]))
+            if stage in made.get(name, [stage]):
+                continue
+            if source > stage:
+                raise PlanError(
+                    f"{operator['name']} on stage {stage} uses {name} of later stage {source}"
+                )
+            for left in range(source, stage):
+                if name not in over.get(left, set()):
+                    raise PlanError(
+                        f"{name} is needed on stage {stage} but does not cross {left} -> {left + 1}"
+                    )
+    for left, names in over.items():
+        if set(plan.stages[left].sends) != names or set(plan.stages[left + 1].receives) != names:
+            raise PlanError(
+                f"stages {left} and {left + 1} disagree about what crosses between them"
+            )
+    tensors = {t.name for b in plan.boundaries for t in b.tensors}
+    return f"the stage graph is acyclic; {len(tensors)} tensors cross {len(over)} boundaries"
+
+
+def _computes_everything(plan: Plan, actions: tuple[tuple[Action, ...], ...]) -> str:
+    if plan.replicas < 1 or (
+        plan.replicas > 1 and any(held.written for s in plan.stages for held in s.buffers)
+    ):
+        raise PlanError(
+            f"{plan.replicas} replicas of stages that change their buffers would drift apart; compile again"
+        )
+    if len(actions) != len({s.rank for s in plan.stages}):
+        raise PlanError(
+            f"schedule.yaml has {len(actions)} ranks, the plan {len({s.rank for s in plan.stages})}"
+        )
+    total = 0
+    for stage in plan.stages:
+        split = any(a.kind == "W" and a.stage == stage.index for a in actions[stage.rank])
+        for kind in ("F", "I", "W") if split else ("F", "B"):
+            done = [
+                a.microbatch
+                for a in actions[stage.rank]
+                if a.kind == kind and a.stage == stage.index
+            ]
+            # Counted first: a plan may name more microbatches than a list of them has room for.
+            if len(done) != plan.microbatches or sorted(done) != list(range(plan.microbatches)):
+                raise PlanError(
+                    f"stage {stage.index}: {kind} does not run once for each of {plan.microbatches} microbatches"
+                )
+            total += len(done)
+        other = {"B"} if split else {"I", "W"}
+        if any(a.kind in other and a.stage == stage.index for a in actions[stage.rank]):
+            raise PlanError(f"stage {stage.index}: some backwards are split and some are not")
+    if (plan.tied or plan.replicas > 1) and any(
+        row.count(Action("REDUCE", rank, 0)) != 1 for rank, row in enumerate(actions)
+    ):
+        raise PlanError("tied parameters and replicas need one REDUCE on every rank")
+    if any(Action("REDUCE", rank, 0) in row[:-1] for rank, row in enumerate(actions)):
+        raise PlanError(
+            "REDUCE is the last of a rank's actions: gradients that come later would not be summed; compile again"
+        )
+    return f"{total} forward and backward actions, each once"
+
+
+def _ordered(plan: Plan, actions: Rows) -> str:
+    messages = check_order(Traffic.of(plan), actions)
+    return (
+        f"every one of {messages} sends meets its receive, in one order on both ends of its channel"
+    )
+
+
+def _no_deadlock(plan: Plan, actions: Rows) -> str:
+    """Of a step, and of forward alone, which evaluates. Channels are opened before, all of them, and that cannot deadlock."""
+    groups = groups_of(plan)
+    check_opening(
+        {r: [group.ranks for group in groups if r in group.ranks] for r in range(plan.ranks)}
+    )
+    opened, evaluated = channels(plan), plan.in_evaluation()
+    alone = [
+        [forward_only(evaluated, p, count) for p in range(len(actions))]
+        for count in (1, plan.microbatches)
+    ]
+    for rows in (actions, *alone):
+        traffic = Traffic.of(plan if rows is actions else evaluated)
+        check_order(traffic, rows)
+        for occupied in (False, True):
+            check_steps(traffic, rows, opened, occupied)
+    return f"{len(groups)} groups open one after the other; no deadlock under rendezvous, nor where messages occupy their ranks"
+
+
+def _evaluates(plan: Plan, graph: dict[str, Any]) -> str:
+    """In eval mode, too, every stage has what it uses, and values go forward alone."""
+    if plan.evaluation.refused:
+        return f"the plan only trains: {plan.evaluation.refused}"
+    evaluated, own = plan.in_evaluation(), graph
+    if plan.evaluation.stages:
+        if graph.get("evaluation") is None:
+            raise PlanError(
+                "the plan has stages of eval mode, but the graph no operators of it; compile again"
+            )
+        own = graph["evaluation"]
+        _held_in_evaluation(plan, graph, own)
+        _flows(evaluated, own)
+    made = {operator["name"]: operator["stage"] for operator in own["operators"]}
+    for stage in evaluated.stages:
+        for tensor in stage.outputs:
+            value = own.get("outputs", {}).get(tensor.name)
+            if plan.evaluation.stages and made.get(value) != stage.index:
+                raise PlanError(
+                    f"stage {stage.index} does not make the output '{tensor.name}'; compile again"
+                )
+    names = [tensor.name for stage in evaluated.stages for tensor in stage.outputs]
+    what = (
+        f"{len(own['operators'])} operators of its own"
+        if plan.evaluation.stages
+        else "the same operators"
+    )
+    return f"eval mode runs {what} and gives {len(names)} outputs"
+
+
+def _held_in_evaluation(plan: Plan, graph: dict[str, Any], own: dict[str, Any]) -> None:
+    held = [{name for h in (*s.parameters, *s.buffers) for name in h.names} for s in plan.stages]
+    names = {entry["value"]: entry["names"][0] for entry in (*graph["parameters"], *own["buffers"])}
+    given = {tensor.name for tensor in plan.inputs}
+    for stage in plan.evaluation.stages:
+        unknown = [name for name in stage.batch_inputs if name not in given]
+        if unknown:
+            raise PlanError(
+                f"eval mode takes '{unknown[0]}', which is no input of the plan; compile again"
+            )
+    for operator in own["operators"]:
+        if not 0 <= operator["stage"] < len(plan.stages):
+            raise PlanError(f"operator {operator['name']} of eval mode is on no stage")
+        lacking = [
+            names[n]
+            for n in operator["inputs"]
+            if n in names and names[n] not in held[operator["stage"]]
+        ]
+        if lacking:
+            raise PlanError(
+                f"in eval mode stage {operator['stage']} uses {lacking[0]} but does not hold it"
+            )
+    last = {operator["name"]: operator["stage"] for operator in own["operators"]}.get(own["loss"])
+    if plan.evaluation.loss and last is None:
+        raise PlanError("no operator of eval mode makes the loss; compile again")
+    if plan.evaluation.loss and any(
+        own["loss"] not in stage.sends for stage in plan.evaluation.stages[last or 0 : -1]
+    ):
+        raise PlanError("the loss of eval mode does not reach the last stage; compile again")
+
+
+def _memory_fits(plan: Plan, graph: dict[str, Any], actions: tuple[tuple[Action, ...], ...]) -> str:
+    states = STATES[plan.optimizer]
+    worst = 0.0
+    together: dict[int, tuple[float, float]] = {}
+    sizes = {entry["names"][0]: entry["bytes"] for entry in graph["parameters"]}
+    for stage in plan.stages:
+        fixed = 0.0
+        for h in stage.parameters:
+            # Weight, gradient and states; of half precision the last two, and a master, are float32.
+            size, wide, stepped = sizes[h.names[0]], 2 if h.dtype in HALF else 1, 1.0
+            if plan.optimizer_state == "fully_shard" and h.shape and h.shape[0] >= plan.replicas:
+                # The replica that has most of it.
+                stepped = -(-h.shape[0] // plan.replicas) / h.shape[0]
+            fixed += (
+                size * (1 + wide * (1 + stepped * (states + wide - 1))) if h.trainable else size
+            )
+        own = [o for o in graph["operators"] if stage.index in stages_of(o)]
+        received = sum(graph["values"][name]["bytes"] for name in stage.receives)
+        saved = sum(o["saved_bytes"] for o in own)
+        transient = max((o["transient_bytes"] for o in own), default=0)
+        live = peak = 0
+        for action in actions[stage.rank]:
+            if action.stage == stage.index and action.kind in ("F", "B", "W"):
+                live += 1 if action.kind == "F" else -1
+                peak = max(peak, live)
+        # A stage that recomputes saves one microbatch at a time.
+        need = (
+            fixed
+            + (min(1, peak) if stage.recompute else peak) * saved
+            + peak * received
+            + transient
+        )
+        if need > stage.capacity_bytes:
+            raise PlanError(
+                f"rank {stage.rank}, stage {stage.index}: needs {need} bytes of {stage.capacity_bytes}"
+            )
+        if need > stage.memory_bytes:
+            raise PlanError(
+                f"stage {stage.index}: the plan says {stage.memory_bytes} bytes, the schedule needs {need}"
+            )
+        before, largest = together.get(stage.rank, (0.0, 0.0))
+        together[stage.rank] = before + need - transient, max(largest, transient)
+        on_rank = sum(together[stage.rank])
+        if on_rank > stage.capacity_bytes:
+            raise PlanError(
+                f"rank {stage.rank}: its stages need {on_rank:.0f} bytes of {stage.capacity_bytes}"
+            )
+        worst = max(worst, on_rank / max(stage.capacity_bytes, 1))
+    for position in range(len(actions)):
+        peak = peak_of(plan, actions[position], position)
+        stage = next(s for s in plan.stages if s.rank == position)
+        if peak != stage.peak_bytes:
+            raise PlanError(
+                f"rank {position}: the plan says {stage.peak_bytes} bytes at the peak, its passes take {peak}"
+            )
+        outside = outside_bytes(plan, position)
+        if outside > stage.outside_bytes:
+            raise PlanError(
+                f"rank {position}: the plan says that context and communicators take {stage.outside_bytes} bytes, "
+                f"they take {outside}; compile again"
+            )
+        if peak + stage.outside_bytes > stage.device_bytes:
+            raise PlanError(
+                f"rank {position}: a step takes {peak} bytes at its peak, beside {stage.outside_bytes} of context and "
+                f"communicators, and {stage.device} has {stage.device_bytes}; "
+                "set a larger reserve in the cluster file, or a smaller microbatch"
+            )
+    return f"memory fits on every rank at every moment (at most {worst:.0%} of capacity)"

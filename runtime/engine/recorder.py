@@ -1,0 +1,74 @@
+"""What really happened in a step, action by action."""
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True)
+class Record:
+    """Seconds on this machine's clock. `kind` is F, B, I, W, WAIT (for what F or B needs), SEND or REDUCE."""
+
+    kind: str
+    stage: int
+    microbatch: int
+    start: float
+    end: float
+
+
+# Steps whose records are kept: the first ones, which warm up, and the last ones.
+FIRST, LAST = 3, 100
+
+
+@dataclass
+class Measured:
+    """What a run measures on one rank: records by step, the median step's seconds, bytes at the peak."""
+
+    steps: list[list[Record]] = field(default_factory=list)
+    step_seconds: float = 0.0
+    peak_bytes: int = 0
+
+    def add(self, records: list[Record]) -> None:
+        """Those of one more step, of which the first and the last ones are kept."""
+        self.steps.append(records)
+        if len(self.steps) > FIRST + LAST:
+            del self.steps[FIRST]
+
+
+class Recorder:
+    """Marks are events on the GPU's stream, or the clock; they are read once, after the step."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.marks: list[tuple[str, int, int, Any, Any]] = []
+        self.base: tuple[Any, float] = self.now(), time.perf_counter()
+
+    def now(self) -> Any:
+        """A mark of this moment."""
+        if self.device.type != "cuda":
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record()
+        return event
+
+    def add(self, kind: str, stage: int, microbatch: int, start: Any, end: Any) -> None:
+        """Note what lies between two marks."""
+        self.marks.append((kind, stage, microbatch, start, end))
+
+    def take(self) -> list[Record]:
+        """Everything since the last time."""
+        marks, self.marks = self.marks, []
+        if self.device.type != "cuda":
+            return [Record(*mark) for mark in marks]
+        torch.cuda.synchronize(self.device)
+        event, clock = self.base
+
+        def seconds(mark: Any) -> float:
+            return clock + float(event.elapsed_time(mark)) / 1e3
+
+        return [
+            Record(kind, stage, m, seconds(start), seconds(end))
+            for kind, stage, m, start, end in marks
+        ]

@@ -1,0 +1,113 @@
+"""What each rank is doing, in a file that outlives it: who started the ranks reads it when one ends or all stand still."""
+
+import mmap
+import os
+import struct
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+
+from pipecut.plan.schema import KINDS, Action
+
+# The folder of the files, set by whoever starts the ranks.
+FOLDER = "PIPECUT_STATUS"
+# pid, state, step, kind of action, stage, microbatch, seconds of the machine's clock since it began.
+LAYOUT = struct.Struct("<qqqqqqd")
+
+
+class State(IntEnum):
+    """Of a rank. What it waits for, another rank has to do. STARTING and SAVING have their own limits."""
+
+    STARTING, BETWEEN, COMPUTING, WAITING, ENDED, SAVING, COMPARING = range(7)
+
+
+@dataclass(frozen=True)
+class RankStatus:
+    """A rank's process and what it does, of which step (from 1) and action, since when on the machine's clock."""
+
+    pid: int
+    state: State
+    step: int
+    action: Action
+    since: float
+
+    def __str__(self) -> str:
+        if self.state is State.STARTING:
+            return "while it was starting"
+        if self.state is State.ENDED:
+            return "after its last step"
+        if self.state is State.SAVING:
+            return f"while saving a checkpoint after step {self.step - 1}"
+        if self.state is State.BETWEEN:
+            return (
+                f"before step {self.step}"
+                if self.step == 1
+                else f"between steps {self.step - 1} and {self.step}"
+            )
+        if self.state is State.COMPARING:
+            return f"before step {self.step}, waiting for the batches of other ranks"
+        a = self.action
+        if a.kind == "REDUCE" and self.state is State.WAITING:
+            return f"in step {self.step}, at its end, waiting for other ranks"
+        waiting = "waiting for what it needs for " if self.state is State.WAITING else ""
+        return f"in step {self.step}, {waiting}action '{a}' (stage {a.stage}, microbatch {a.microbatch})"
+
+
+class Status:
+    """This rank's file; without a folder nothing is noted."""
+
+    def __init__(self, rank: int) -> None:
+        folder = os.environ.get(FOLDER)
+        self.memory: mmap.mmap | bytearray = bytearray(LAYOUT.size)
+        if folder is not None:
+            with _file(Path(folder), rank).open("w+b") as file:
+                file.truncate(LAYOUT.size)
+                self.memory = mmap.mmap(file.fileno(), LAYOUT.size)
+        self.pid, self.step = os.getpid(), 1
+        self.note(State.STARTING)
+
+    def note(self, state: State, action: Action | None = None) -> None:
+        """Note what begins now."""
+        self.state, self.action, self.since = state, action, time.monotonic()
+        kind, stage, microbatch = (
+            (KINDS.index(action.kind), action.stage, action.microbatch) if action else (0, 0, 0)
+        )
+        LAYOUT.pack_into(
+            self.memory, 0, self.pid, state, self.step, kind, stage, microbatch, time.monotonic()
+        )
+
+    def doing(self) -> RankStatus:
+        """What this rank does now."""
+        action = self.action or Action(KINDS[0], 0, 0)
+        return RankStatus(self.pid, self.state, self.step, action, time.monotonic())
+
+    @contextmanager
+    def during(self, state: State) -> Iterator[None]:
+        """Note a state for as long as something takes, such as SAVING; afterwards the one before, begun anew."""
+        before = self.state, self.action
+        self.note(state)
+        try:
+            yield
+        finally:
+            self.note(*before)
+
+
+def read_status(folder: Path, rank: int) -> RankStatus | None:
+    """What a rank does or did last; None when it has not come so far as to say."""
+    try:
+        content = _file(folder, rank).read_bytes()
+        pid, state, step, kind, stage, microbatch, since = LAYOUT.unpack(content)
+    except (OSError, struct.error):
+        return None
+    return (
+        RankStatus(pid, State(state), step, Action(KINDS[kind], stage, microbatch), since)
+        if pid
+        else None
+    )
+
+
+def _file(folder: Path, rank: int) -> Path:
+    return folder / f"rank_{rank}"

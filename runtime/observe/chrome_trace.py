@@ -1,0 +1,90 @@
+"""A step as a Chrome trace, which Perfetto opens: for every rank a predicted lane and a measured one."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipecut.plan.folder import PlanFolder
+from pipecut.plan.memory import memory_curves
+from pipecut.plan.simulate import Timeline
+from pipecut.runtime.engine.recorder import Record
+
+PREDICTED, MEASURED = 0, 1
+
+
+def trace_events(
+    folder: PlanFolder, timeline: Timeline, measured: Mapping[int, Sequence[Record]]
+) -> list[dict[str, Any]]:
+    """Times in microseconds; measured ones begin where the first rank does. Ranks are processes, lanes threads.
+
+    Each rank has a counter of the memory that is predicted.
+    """
+    plan = folder.plan
+    modules = {stage.index: ", ".join(stage.modules) for stage in plan.stages}
+    events: list[dict[str, Any]] = []
+    for rank in range(plan.ranks):
+        events.append(
+            {"ph": "M", "name": "process_name", "pid": rank, "args": {"name": f"rank {rank}"}}
+        )
+        for lane, name in ((PREDICTED, "predicted"), (MEASURED, "measured")):
+            events.append(
+                {"ph": "M", "name": "thread_name", "pid": rank, "tid": lane, "args": {"name": name}}
+            )
+    for one in timeline.events:
+        if one.action.kind.startswith("SEND"):
+            continue
+        for replica in range(plan.replicas):
+            span = one.start, one.end - one.start
+            where = one.rank * plan.replicas + replica, PREDICTED
+            events.append(
+                _event(
+                    one.action.kind, one.action.stage, one.action.microbatch, span, where, modules
+                )
+            )
+    for position, curve in enumerate(memory_curves(folder, timeline)):
+        for replica in range(plan.replicas):
+            counter: dict[str, Any] = {
+                "ph": "C",
+                "name": "predicted memory",
+                "pid": position * plan.replicas + replica,
+            }
+            events += [
+                {**counter, "ts": seconds * 1e6, "args": {"MiB": round(size / 2**20, 3)}}
+                for seconds, size in curve
+            ]
+    origin = min((record.start for records in measured.values() for record in records), default=0.0)
+    for rank, records in measured.items():
+        for record in records:
+            span = record.start - origin, record.end - record.start
+            events.append(
+                _event(
+                    record.kind, record.stage, record.microbatch, span, (rank, MEASURED), modules
+                )
+            )
+    return events
+
+
+def _event(
+    kind: str,
+    stage: int,
+    microbatch: int,
+    span: tuple[float, float],
+    where: tuple[int, int],
+    modules: dict[int, str],
+) -> dict[str, Any]:
+    label = kind if kind == "REDUCE" else f"{kind} {stage}.{microbatch}"
+    times = {"ts": span[0] * 1e6, "dur": span[1] * 1e6, "pid": where[0], "tid": where[1]}
+    about = {"stage": stage, "microbatch": microbatch, "modules": modules[stage]}
+    return {"ph": "X", "name": label, "cat": kind, **times, "args": about}
+
+
+def write_trace(
+    path: Path, folder: PlanFolder, timeline: Timeline, measured: Mapping[int, Sequence[Record]]
+) -> None:
+    """One JSON file."""
+    path.write_text(
+        json.dumps(
+            {"traceEvents": trace_events(folder, timeline, measured), "displayTimeUnit": "ms"}
+        )
+    )

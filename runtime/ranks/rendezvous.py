@@ -1,0 +1,188 @@
+"""How the ranks of a run find each other: over a file on one machine, over torchrun's store on several.
+
+What several hosts expose: torchrun's own store listens on all interfaces of the first host, and whoever reaches it
+can end or take over the run (see docs/several-machines.md). The store that rank 0 opens here, where torchrun does
+not share its own, listens on MASTER_ADDR alone. Nothing that a store holds is unpickled here.
+"""
+
+import os
+import socket
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from torch._C._distributed_c10d import FileStore, HashStore, PrefixStore, Store, TCPStore
+
+from pipecut.errors import RunError, UserFileError
+from pipecut.runtime.launch.local_ranks import STORE
+from pipecut.runtime.ranks.devices import ranks_by_host
+from pipecut.runtime.ranks.roll_call import Roll, call_roll
+from pipecut.runtime.ranks.timeouts import transfer_timeout
+
+# A file with a host a line, or hosts with commas between, in the order of the plan's nodes.
+HOSTS = "PIPECUT_HOSTS"
+
+# Seconds in which a store that is there answers, and takes connections.
+SOON, CONNECT = 10.0, 60.0
+
+
+@dataclass
+class Found:
+    """The store of this process's ranks and what each said that it is, once they found each other.
+
+    `joined` counts the process groups of all ranks: each begins with keys that no earlier one left.
+    """
+
+    store: Store | None = None
+    roll: Roll | None = None
+    joined: int = 0
+    ordered: bool = False
+
+
+_found = Found()
+
+
+def number_in_environment(name: str, default: int) -> int:
+    """RANK, WORLD_SIZE and the like. Raises UserFileError where it is no number from 0."""
+    text = os.environ.get(name, str(default))
+    if not text.isdigit():
+        raise UserFileError(f"{name}={text} in the environment: must be a number; torchrun sets it")
+    return int(text)
+
+
+def find_ranks(rank: int, size: int, limit: timedelta) -> Store:
+    """The store that all ranks reach, found once a process: a file on one machine, else torchrun's.
+
+    Raises RunError when it cannot be reached or a rank does not come within the limit.
+    """
+    try:
+        if dist.is_initialized():
+            return dist.distributed_c10d._get_default_store()
+        if _found.store is not None:
+            return _found.store
+        path = os.environ.get(STORE)
+        if size == 1:
+            _found.store = HashStore()
+        elif path is not None:
+            _found.store = FileStore(path, size)
+        else:
+            store = _network_store(rank, size, limit)
+            _found.roll = call_roll(store, rank, size, own_facts(), limit.total_seconds())
+            _found.store = PrefixStore(f"attempt/{_found.roll.attempt}", store)
+    except (dist.DistError, RuntimeError, ValueError, OSError) as error:
+        raise RunError(
+            f"rank {rank}: the {size} ranks cannot find each other: {_first_line(error)}"
+        ) from None
+    return _found.store
+
+
+def roll() -> Roll | None:
+    """What each rank said that it is; None where all are of this machine, or have not found each other."""
+    return _found.roll
+
+
+def order_ranks(limit: timedelta) -> None:
+    """Number this run's ranks by PIPECUT_HOSTS, where it is set, and put this process's into the environment.
+
+    PIPECUT_HOSTS is a file with a host a line, or the hosts with commas between: ranks count them in this order,
+    whatever order torchrun's rendezvous made. Raises RunError where a host is missing or is not listed.
+    """
+    text = os.environ.get(HOSTS)
+    rank, size = number_in_environment("RANK", 0), number_in_environment("WORLD_SIZE", 1)
+    if text is None or size == 1 or os.environ.get(STORE) is not None or _found.ordered:
+        return
+    wanted = Path(text).read_text().split() if Path(text).is_file() else text.split(",")
+    find_ranks(rank, size, limit)
+    if _found.roll is None:
+        raise RunError(
+            f"{HOSTS} is set, but the process group was made before pipecut.load; load first"
+        )
+    hosts = [_listed(str(fact["host"]), wanted) for fact in _found.roll.facts]
+    ranks = ranks_by_host(hosts, wanted)
+    os.environ["RANK"], _found.ordered = str(ranks[rank]), True
+    facts = [
+        fact for _, fact in sorted(zip(ranks, _found.roll.facts, strict=True), key=lambda p: p[0])
+    ]
+    _found.roll = Roll(_found.roll.attempt, tuple(facts))
+
+
+def _listed(host: str, wanted: Sequence[str]) -> str:
+    """A host as the user wrote it: with its domain or without."""
+    return next((name for name in wanted if name.split(".")[0] == host.split(".")[0]), host)
+
+
+def own_facts() -> dict[str, Any]:
+    """What other ranks and messages need to know of this process."""
+    return {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "node": number_in_environment("GROUP_RANK", 0),
+        "local": number_in_environment("LOCAL_RANK", 0),
+    }
+
+
+def second_store() -> Store | None:
+    """Another connection to the store of this attempt, for a thread: the first may be waiting for something.
+
+    None where all ranks are of this machine.
+    """
+    if _found.roll is None:
+        return None
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    limit = timedelta(seconds=SOON)
+    store = TCPStore(address, port, is_master=False, timeout=limit, wait_for_workers=False)
+    return PrefixStore(f"pipecut/attempt/{_found.roll.attempt}/alive", store)
+
+
+def _network_store(rank: int, size: int, limit: timedelta) -> Store:
+    address, port = os.environ.get("MASTER_ADDR"), number_in_environment("MASTER_PORT", 0)
+    if not address or not port:
+        raise UserFileError(
+            f"WORLD_SIZE={size}, but MASTER_ADDR and MASTER_PORT are not set: start it with torchrun, or "
+            "on one machine with pipecut run"
+        )
+    shared = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    host = rank == 0 and not shared
+    listening = _listen(address, port) if host else None
+    store = TCPStore(
+        address,
+        port,
+        size,
+        is_master=host,
+        # torchrun's own store is there already, or is gone.
+        timeout=min(limit, timedelta(seconds=CONNECT)) if shared else limit,
+        wait_for_workers=False,
+        master_listen_fd=listening,
+    )
+    store.set_timeout(transfer_timeout())
+    return PrefixStore("pipecut", store)
+
+
+def _listen(address: str, port: int) -> int | None:
+    """A socket on the one interface that has this address; None where no interface of this host has it."""
+    with suppress(OSError):
+        family, _, _, _, place = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
+        listening = socket.create_server(place[:2], family=family, backlog=4096)
+        # The store has it from here on.
+        return listening.detach()
+    return None
+
+
+def join_ranks(backend: str, store: Store, rank: int, size: int, limit: timedelta) -> None:
+    """Make the process group of all ranks. Raises RunError where they do not all come."""
+    _found.joined += 1
+    own = PrefixStore(f"group/{_found.joined}", store)
+    try:
+        dist.init_process_group(backend, store=own, rank=rank, world_size=size, timeout=limit)
+    except (dist.DistError, RuntimeError, ValueError) as error:
+        raise RunError(
+            f"rank {rank}: the {size} ranks did not all come within {limit}: {_first_line(error)}"
+        ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

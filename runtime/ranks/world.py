@@ -1,0 +1,171 @@
+"""This process's place among the ranks, and its device."""
+
+import atexit
+import gc
+import os
+import socket
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch._C._distributed_c10d import Store
+
+from pipecut.errors import PeerLostError, RunError
+from pipecut.plan.schema import Plan
+from pipecut.runtime.launch.heartbeat import Heartbeat, begin_heartbeat
+from pipecut.runtime.launch.last_words import LastWords, end_now, say, within
+from pipecut.runtime.launch.status import State, Status
+from pipecut.runtime.ranks.devices import (
+    LocalDevice,
+    device_type,
+    local_index,
+    refuse_lost,
+    refuse_other_device,
+    refuse_shared,
+    split_nodes,
+)
+from pipecut.runtime.ranks.keep_memory import keep_memory
+from pipecut.runtime.ranks.meeting import Meeting, meet
+from pipecut.runtime.ranks.rendezvous import (
+    find_ranks,
+    join_ranks,
+    number_in_environment,
+    roll,
+    second_store,
+)
+from pipecut.runtime.ranks.roll_call import hosts_of
+from pipecut.runtime.ranks.timeouts import start_timeout, transfer_timeout
+
+
+@dataclass
+class World:
+    """Rank, device, and the process groups that `open_channels` makes.
+
+    `position` is the rank's place in the pipeline of its own replica. `channels` has a group per rank
+    that sends and rank that receives, `tied` one per set of ranks that share parameters, `peers` is
+    that of the same stages in other replicas.
+    """
+
+    rank: int
+    size: int
+    position: int
+    replica: int
+    replicas: int
+    device: torch.device
+    status: Status
+    channels: dict[tuple[int, int], dist.ProcessGroup] = field(default_factory=dict)
+    tied: dict[tuple[int, ...], dist.ProcessGroup] = field(default_factory=dict)
+    peers: dist.ProcessGroup | None = None
+    meeting: Meeting = field(default_factory=lambda: Meeting(0, 1))
+    heartbeat: Heartbeat | None = None
+
+    def rank_at(self, position: int) -> int:
+        """The rank at another place in the pipeline of this replica."""
+        return position * self.replicas + self.replica
+
+
+def join_world(plan: Plan, device: str | None, meeting: Meeting | None = None) -> World:
+    """Join the other ranks. Raises RunError when their number is not the plan's or one does not come."""
+    size, limit = plan.ranks, transfer_timeout()
+    rank, given = number_in_environment("RANK", 0), number_in_environment("WORLD_SIZE", 1)
+    if given != size:
+        raise RunError(
+            f"rank {rank}: the plan has {size} ranks but {given} {'was' if given == 1 else 'were'} started; "
+            f"start it with: torchrun --nproc-per-node {size} ... or pipecut run"
+        )
+    position, replica = divmod(rank, plan.replicas)
+    status = Status(rank)
+    if size > 1:
+        # Other ranks wait for this one, also in a loop of the user's own.
+        LastWords(rank, status).listen()
+    kind = device_type(plan, device)
+    place = _device(plan, rank, kind, check=device is None)
+    if size > 1 and not dist.is_initialized():
+        store = find_ranks(rank, size, timedelta(seconds=start_timeout()))
+        _refuse_shared_gpus(store, rank, size, place)
+        _warn_of_hosts(plan, rank)
+        join_ranks("nccl" if place.type == "cuda" else "gloo", store, rank, size, limit)
+    heartbeat = begin_heartbeat(second_store(), rank, roll(), status)
+    world = World(
+        rank, size, position, replica, plan.replicas, place, status, meeting=meeting or meet()
+    )
+    world.heartbeat = heartbeat
+    atexit.register(leave_world, world)
+    return world
+
+
+def _device(plan: Plan, rank: int, kind: str, check: bool) -> torch.device:
+    """This rank's device; with `check` it must be what the plan has there. Raises RunError."""
+    if kind == "cpu":
+        beside = number_in_environment("LOCAL_WORLD_SIZE", 1)
+        keep_memory()
+        if "OMP_NUM_THREADS" not in os.environ or beside > 1:
+            torch.set_num_threads(max(1, (os.cpu_count() or 1) // beside))
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        stage = next(stage for stage in plan.stages if stage.rank == rank // plan.replicas)
+        asked = f"the plan places it on a {stage.device}" if check else "--device cuda asks for one"
+        raise RunError(
+            f"rank {rank}: {asked}, but this machine has no GPU; "
+            "compile with --cluster auto, or try the plan on CPU ranks with --device cpu"
+        )
+    if check:
+        refuse_lost(plan, os.environ)
+    index = local_index(os.environ, torch.cuda.device_count())
+    properties = torch.cuda.get_device_properties(index)
+    if check:
+        refuse_other_device(plan, rank, LocalDevice(properties.name, properties.total_memory))
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)
+
+
+def _refuse_shared_gpus(store: Store, rank: int, size: int, device: torch.device) -> None:
+    """Where processes see one GPU each, nothing but its identity tells whether two have the same."""
+    if device.type != "cuda" or size == 1:
+        return
+    identity = str(getattr(torch.cuda.get_device_properties(device), "uuid", f"{os.getpid()}"))
+    store.set(f"device/{rank}", f"{identity} of {socket.gethostname()}")
+    refuse_shared([store.get(f"device/{other}").decode() for other in range(size)])
+
+
+def _warn_of_hosts(plan: Plan, rank: int) -> None:
+    """Say once what of the hosts is not as the plan has it, or keeps a lost host from coming back."""
+    everyone = roll()
+    if everyone is None or rank:
+        return
+    hosts = hosts_of(everyone.facts)
+    split = split_nodes(plan, hosts)
+    if split is not None:
+        say(f"pipecut: warning: {split}")
+    restarts = os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0"
+    if (
+        len(set(hosts)) > 1
+        and restarts
+        and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    ):
+        say(
+            "pipecut: warning: a host that is lost cannot join this run again; start torchrun with "
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 on every host"
+        )
+
+
+def leave_world(world: World) -> None:
+    """Close the process groups; a second time does nothing.
+
+    A gloo thread that lets go of a tensor while the interpreter ends aborts the process, so every reference to a group
+    goes now: a group that is gone has joined its threads.
+    """
+    world.channels.clear()
+    world.tied.clear()
+    world.meeting.leave(world.status.step - 1)
+    world.status.note(State.ENDED)
+    if world.heartbeat is not None:
+        world.heartbeat.end()
+    world.peers = None
+    if dist.is_initialized():
+        limit = transfer_timeout().total_seconds()
+        if not within(limit, dist.destroy_process_group):
+            say(f"pipecut: rank {world.rank}: its process groups did not close in {limit:g} s")
+            end_now(PeerLostError.exit_code)
+    gc.collect()

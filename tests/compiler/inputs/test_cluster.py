@@ -1,0 +1,83 @@
+"""Devices are what their drivers say they are."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from pipecut.compiler.inputs.cluster import (
+    Cluster,
+    Device,
+    Link,
+    cluster_names,
+    kind_of,
+    library,
+    read_cluster,
+    this_machine,
+)
+from pipecut.compiler.partition.node_order import stage_devices_for
+from pipecut.errors import UserFileError
+
+GIB = 2**30
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("NVIDIA A100-SXM4-40GB", "a100-sxm-40gb"),
+        ("NVIDIA A100-SXM4-80GB", "a100-sxm-80gb"),
+        ("NVIDIA H100 80GB HBM3", "h100-sxm"),
+        ("NVIDIA H100 PCIe", "h100-pcie"),
+        ("NVIDIA L40S", "l40s"),
+        ("NVIDIA L4", "l4"),
+        ("NVIDIA RTX A6000", "rtx-a6000"),
+        ("NVIDIA GeForce RTX 4090", "rtx-4090"),
+        ("NVIDIA RTX 6000 Ada Generation", None),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
+        ("NVIDIA GeForce RTX 4090 D", None),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None),
+        ("NVIDIA H200 NVL", None),
+    ],
+)
+def test_a_kind_is_matched_by_the_whole_name(name: str, kind: str | None) -> None:
+    assert kind_of(name) == kind
+
+
+def test_no_name_belongs_to_two_kinds() -> None:
+    names = [name for kind in library().devices.values() for name in kind.names]
+    assert len(names) == len(set(names)) and all(kind.names for kind in library().devices.values())
+
+
+def test_memory_is_what_the_driver_reports() -> None:
+    memory = {kind: entry.memory for kind, entry in library().devices.items()}
+    assert memory["h100-sxm"] == 81559 * 2**20 and 79.6 * GIB < memory["h100-sxm"] < 79.7 * GIB
+    # No kind is given in the decimal gigabytes of its name, and none has more than the name says in binary ones.
+    assert all(bytes % 2**20 == 0 for bytes in memory.values())
+
+
+@pytest.mark.parametrize("name", cluster_names())
+def test_every_cluster_that_comes_along_can_be_read(name: str) -> None:
+    assert read_cluster(name).devices
+
+
+def test_an_unknown_gpu_asks_for_a_definition(monkeypatch: Any) -> None:
+    gpu = SimpleNamespace(name="NVIDIA RTX 6000 Ada Generation", total_memory=48 * GIB)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: gpu)
+    with pytest.raises(
+        UserFileError, match="'NVIDIA RTX 6000 Ada Generation': run pipecut calibrate"
+    ):
+        this_machine()
+
+
+def test_the_slowest_replica_is_that_at_the_jobs_precision() -> None:
+    def device(kind: str, node: int, fp32: float, bf16: float) -> Device:
+        return Device(kind, node, "cuda", GIB, 1e12, (("bf16", bf16), ("fp32", fp32)), 0.0, 1.0)
+
+    link = Link.model_validate({"bandwidth": "1GB/s", "latency": "1us"})
+    mixed = device("slow-in-bf16", 0, 20e12, 20e12), device("slow-in-fp32", 0, 10e12, 300e12)
+    cluster = Cluster("mixed", mixed, (link,), None, 0)
+    assert stage_devices_for(cluster, [0], (1,), 2, "fp32")[0].kind == "slow-in-fp32"
+    assert stage_devices_for(cluster, [0], (1,), 2, "bf16")[0].kind == "slow-in-bf16"

@@ -1,0 +1,86 @@
+"""Measured costs: kept, used, and told when they are lacking. Seconds themselves are no test's business."""
+
+import json
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pipecut.compiler import Options, SizeOverrides, compile, profile_job
+from pipecut.compiler.inputs.job import read_job
+from pipecut.compiler.profile.layers import Runner, chains_of, layers_of
+from pipecut.compiler.profile.profile import measured_seconds
+from pipecut.compiler.profile.timing import Timed
+from pipecut.compiler.trace.lower import trace
+from pipecut.errors import UserFileError
+
+CPU = torch.device("cpu")
+
+
+def quiet(what: str, done: int, of: int) -> None:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs"), [("gpt2", "tokens"), ("resnet", "images"), ("mixtral", "tokens")]
+)
+def test_a_profile_has_every_operator_and_is_used_by_compile(
+    model: str, inputs: str, write_job: Any, tmp_path: Path
+) -> None:
+    job, store = write_job(model, inputs), tmp_path / "profile.sqlite"
+    first = profile_job(job, CPU, None, store, quiet)
+    again = profile_job(job, CPU, None, store, quiet)
+    assert first.new > 20 and first.known == 0 and (again.new, again.known) == (0, first.new)
+    assert len(first.failed) <= 2, first.failed
+    graph = trace(read_job(job))
+    seconds = measured_seconds(graph, 2, ["cpu-core"], store)["cpu-core"]
+    assert len(seconds) == len(graph.operators) and sum(f + b for f, b in seconds) > 0
+    options = Options(SizeOverrides(stages=2), costs="profile", profile=store)
+    plan = compile(job, "auto", tmp_path / "plan", options).plan
+    assert any("measured on cpu-core" in note for note in plan.notes)
+    # What depends on no input is made on each stage that needs it.
+    placed = json.loads((tmp_path / "plan" / "graph.json").read_text())["operators"]
+    expected = sum(
+        f * len(o.get("stages", [o["stage"]])) for (f, _), o in zip(seconds, placed, strict=True)
+    )
+    assert sum(s.forward_seconds for s in plan.stages) == pytest.approx(expected, rel=1e-6)
+
+
+def test_what_the_profile_lacks_is_told(write_job: Any, tmp_path: Path) -> None:
+    options = Options(SizeOverrides(stages=2), costs="profile", profile=tmp_path / "nothing.sqlite")
+    with pytest.raises(UserFileError, match="no measurements on cpu-core .* run pipecut profile"):
+        compile(write_job("mlp", "vectors"), "auto", tmp_path / "plan", options)
+
+
+def test_another_torch_measures_again(write_job: Any, tmp_path: Path) -> None:
+    job, store = write_job("mlp", "vectors"), tmp_path / "profile.sqlite"
+    profile_job(job, CPU, None, store, quiet)
+    connection = sqlite3.connect(store)
+    with connection:
+        connection.execute("update measured set torch = '1.0'")
+    connection.close()
+    assert measured_seconds(trace(read_job(job)), 2, ["cpu-core"], store) == {}
+
+
+def test_a_file_that_is_no_profile_is_refused(write_job: Any, tmp_path: Path) -> None:
+    store = tmp_path / "profile.sqlite"
+    store.write_text("not a database, but long enough to be looked at as one")
+    with pytest.raises(UserFileError, match="cannot be used as a profile"):
+        profile_job(write_job("mlp", "vectors"), CPU, None, store, quiet)
+
+
+def test_pieces_cover_the_graph_and_give_the_model_its_loss(write_job: Any) -> None:
+    job = read_job(write_job("mlp", "vectors"))
+    graph = trace(job)
+    pieces = layers_of(graph)
+    assert [i for piece in pieces for i in piece.operators] == list(range(len(graph.operators)))
+    from tests.models.core import vectors
+
+    runner = Runner(graph, vectors(2), CPU)
+    timed = [
+        one for chain in chains_of(graph, pieces, CPU) for one in runner.run(chain, timed=True)
+    ]
+    assert all(isinstance(one, Timed) for one in timed)
+    assert torch.isfinite(runner.values[graph.loss])

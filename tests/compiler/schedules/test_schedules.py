@@ -1,0 +1,139 @@
+"""Schedules keep what they promise: everything once, no deadlock, bubbles and memory as published."""
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipecut.compiler.schedules.lower import lower
+from pipecut.compiler.schedules.order import Compute, start_times
+from pipecut.compiler.schedules.registry import SCHEDULES, in_flight, orders, pipeline_ranks_of
+from pipecut.plan.deadlock import Traffic, check_order, check_steps
+from pipecut.plan.simulate import Costs, Timeline, simulate
+
+Case = tuple[str, int, int, int]
+
+
+@st.composite
+def cases(draw: Any, names: tuple[str, ...] = tuple(SCHEDULES)) -> Case:
+    """Schedule, ranks, microbatches, chunks."""
+    name = draw(st.sampled_from(names))
+    chunks = SCHEDULES[name].chunks or draw(st.integers(1, 4))
+    return name, draw(st.integers(1, 8)), draw(st.integers(1, 32)), chunks
+
+
+def lowered(case: Case, reduce: bool = False) -> list[list[Any]]:
+    name, ranks, m, chunks = case
+    stages = ranks * chunks
+    boundaries = range(stages - 1)
+    return lower(
+        orders(name, stages, m, chunks),
+        pipeline_ranks_of(name, stages, chunks),
+        boundaries,
+        boundaries,
+        reduce,
+    )
+
+
+def timeline(case: Case, forward: float, backward: float, weights: float = 0.0) -> Timeline:
+    """With equal stages and messages that take nothing."""
+    _, ranks, _, chunks = case
+    stages = ranks * chunks
+    free = {(way, s): 0.0 for way in "FB" for s in range(stages)}
+    costs = Costs(
+        [forward] * stages, [backward] * stages, free, [0.0] * ranks, weights=[weights] * stages
+    )
+    return simulate(lowered(case), costs)
+
+
+@given(cases())
+def test_every_stage_computes_every_microbatch_once(case: Case) -> None:
+    name, ranks, m, chunks = case
+    stages = ranks * chunks
+    pipeline_rank_of = pipeline_ranks_of(name, stages, chunks)
+    found: list[Compute] = []
+    for rank, order in enumerate(orders(name, stages, m, chunks)):
+        assert all(pipeline_rank_of[stage] == rank for _, stage, _ in order)
+        found += order
+    kinds = "FIW" if any(kind == "W" for kind, _, _ in found) else "FB"
+    assert sorted(found) == sorted(
+        (kind, stage, k) for kind in kinds for stage in range(stages) for k in range(m)
+    )
+    assert len(start_times(orders(name, stages, m, chunks), stages)) == len(found)
+
+
+@given(cases())
+def test_no_schedule_deadlocks_and_channels_have_one_order(case: Case) -> None:
+    name, ranks, m, chunks = case
+    pipeline_rank_of = pipeline_ranks_of(name, ranks * chunks, chunks)
+    over = frozenset(
+        left for left, pair in enumerate(pairwise(pipeline_rank_of)) if pair[0] != pair[1]
+    )
+    traffic = Traffic(dict(enumerate(pipeline_rank_of)), over, over)
+    rows = lowered(case)
+    assert check_order(traffic, rows) == 2 * len(over) * m
+    opened = {traffic.channel((way, left, 0)) for way in "FB" for left in over}
+    check_steps(traffic, rows, opened)
+    check_steps(traffic, rows, opened, occupied=True)
+
+
+@given(cases(("gpipe", "1f1b")))
+def test_no_stage_holds_more_than_is_promised_at_once(case: Case) -> None:
+    name, ranks, m, chunks = case
+    for stage, order in enumerate(orders(name, ranks, m, chunks)):
+        live = peak = 0
+        for kind, _, _ in order:
+            live += 1 if kind == "F" else -1
+            peak = max(peak, live)
+        assert peak == in_flight(name, ranks, m, chunks)[stage]
+
+
+@given(cases(("gpipe", "1f1b")), st.integers(1, 5), st.integers(1, 9))
+def test_gpipe_and_1f1b_take_the_published_step_and_bubble(
+    case: Case, forward: int, backward: int
+) -> None:
+    _, ranks, m, _ = case
+    found = timeline(case, forward, backward)
+    # Narayanan et al., 2021, section 2.2.1: (p - 1) / (m + p - 1) of the step is bubble, for GPipe and 1F1B alike.
+    assert found.step_seconds == pytest.approx((m + ranks - 1) * (forward + backward))
+    assert found.bubble == pytest.approx((ranks - 1) / (m + ranks - 1))
+
+
+@given(st.integers(1, 8), st.integers(1, 4), st.integers(1, 4))
+def test_interleaving_divides_the_bubble_by_the_chunks(
+    ranks: int, groups: int, chunks: int
+) -> None:
+    m = ranks * groups
+    found = timeline(("interleaved", ranks, m, chunks), 1.0, 2.0)
+    # Narayanan et al., 2021, section 2.2.2: (p - 1) (f + b) / v idle; here f and b are a chunk's.
+    assert found.step_seconds == pytest.approx(3 * m * chunks + 3 * (ranks - 1))
+
+
+@given(st.integers(1, 8), st.integers(0, 24))
+def test_zero_bubble_leaves_a_third_and_holds_what_the_first_rank_of_1f1b_does(
+    ranks: int, more: int
+) -> None:
+    m = ranks + more
+    found = timeline(("zb-h1", ranks, m, 1), 1.0, 2.0, 1.0)
+    # Qi et al., 2024, table 2: (p - 1) (f + b - w) where 1F1B has (p - 1) (f + b + w), b being I's alone.
+    assert found.step_seconds == pytest.approx(3 * m + (ranks - 1))
+    assert max(in_flight("zb-h1", ranks, m, 1)) <= ranks
+
+
+@settings(max_examples=40)
+@given(st.integers(1, 8), st.integers(0, 24))
+def test_the_v_has_less_than_half_the_bubble_of_1f1b_and_no_more_activations(
+    ranks: int, more: int
+) -> None:
+    m = 2 * ranks + more
+    found = timeline(("v-shaped", ranks, m, 2), 0.5, 1.0, 0.5)
+    assert found.step_seconds - 3 * m <= 0.5 * 3 * (ranks - 1)
+    for order in orders("v-shaped", 2 * ranks, m, 2):
+        live = peak = 0
+        for kind, _, _ in order:
+            live += {"F": 1, "W": -1}.get(kind, 0)
+            peak = max(peak, live)
+        # Each is of half a rank's layers.
+        assert peak <= 2 * ranks

@@ -1,0 +1,55 @@
+"""What a traced graph would leave out is refused by name."""
+
+from pathlib import Path
+
+import pytest
+
+from pipecut.compiler.inputs.job import read_job
+from pipecut.compiler.trace.lower import trace
+from pipecut.errors import TraceError
+
+JOB = """
+model: {{factory: "tests.models.modes:beyond", args: {{how: {how}}}}}
+inputs: "tests.models.modes:rows"
+batch: {{global: 8, microbatch: 2}}
+"""
+REFUSED = {
+    "function": "calls tests.models.modes._Straight, a torch.autograd.Function.*detach",
+    "kept function": "calls tests.models.modes._Straight, a torch.autograd.Function.*detach",
+    "local function": "calls tests.models.modes.*Local, a torch.autograd.Function.*detach",
+    "node hook": r"reads grad_fn \(.*models_modes.py:\d+\)",
+    "scripted": "module 'between.1.inner' is TorchScript.*replace it with the plain module",
+    "state": "seeds torch's random numbers, or sets their state",
+    "fork": "seeds torch's random numbers, or sets their state",
+    "late hook": "registers .*lambda.* as a hook for a gradient",
+    "hook": "registers .*lambda.* as a hook for a gradient",
+    "parameter hook": "parameter 'between.1.inner.weight' has a gradient hook",
+    "module hook": r"module 'between.1.inner' \(Linear\) has a backward hook",
+    "average": r"writes to its parameter 'between.1.inner.bias' \(.*models_modes.py:\d+\)",
+    "norm": "writes to its parameter 'between.1.table.weight'",
+}
+
+
+ALWAYS_ON = """
+model: {{factory: "tests.models.modes:hidden", args: {{kind: {kind}}}}}
+inputs: "tests.models.modes:rows"
+batch: {{global: 8, microbatch: 2}}
+"""
+
+
+@pytest.mark.parametrize("kind", ["FreshDropout", "TracedTwice"])
+def test_a_dropout_that_is_always_on_stays_on_in_eval_mode(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(ALWAYS_ON.format(kind=kind))
+    graph = trace(read_job(path))
+    assert not graph.refused
+    drops = [o for o in (graph.evaluation or graph).operators if "dropout" in o.target]
+    assert [o.args[2] for o in drops if not o.modes] == [True]
+
+
+@pytest.mark.parametrize("how", sorted(REFUSED))
+def test_what_the_graph_would_leave_out_is_refused(how: str, tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(JOB.format(how=how))
+    with pytest.raises(TraceError, match=REFUSED[how]):
+        trace(read_job(path))

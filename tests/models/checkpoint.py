@@ -1,0 +1,142 @@
+"""Data, and a loop of a user's own, for trainings that stop, diverge or go on."""
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+Batch = dict[str, Any]
+
+
+def steady() -> Iterator[Batch]:
+    """The same batches each time."""
+    for step in range(1000):
+        generator = torch.Generator().manual_seed(step)
+        yield {name: torch.randn(8, 32, generator=generator) for name in ("x", "target")}
+
+
+def shuffled() -> Iterator[Batch]:
+    """Epochs of four batches, each in an order of its own."""
+    batches = [batch for batch, _ in zip(steady(), range(4), strict=False)]
+    for at in torch.randperm(4).tolist():
+        yield batches[at]
+
+
+def tokens() -> Iterator[Batch]:
+    """Steady ones of a language model."""
+    for step in range(1000):
+        generator = torch.Generator().manual_seed(step)
+        ids = torch.randint(3, 64, (8, 16), generator=generator)
+        yield {"input_ids": ids, "labels": ids.clone()}
+
+
+def slow() -> Iterator[Batch]:
+    """As steady, with time to be stopped in."""
+    for batch in steady():
+        time.sleep(0.05)
+        yield batch
+
+
+def diverging() -> Iterator[Batch]:
+    """No finite loss from the sixth batch on."""
+    for step, batch in enumerate(steady()):
+        if step >= 5:
+            batch["x"][0, 0] = float("nan")
+        yield batch
+
+
+def arrays() -> Iterator[Batch]:
+    """NumPy's arrays where tensors belong."""
+    for batch in steady():
+        yield {name: tensor.numpy() for name, tensor in batch.items()}
+
+
+def nothing() -> Iterator[Any]:
+    """Batches that are none."""
+    yield None
+
+
+def with_none() -> Iterator[Batch]:
+    """One input is left out by name."""
+    for batch in steady():
+        yield {**batch, "target": None}
+
+
+def doubles() -> Iterator[Batch]:
+    """Another dtype than the plan's."""
+    for batch in steady():
+        yield {name: tensor.double() for name, tensor in batch.items()}
+
+
+def scalars() -> Iterator[Batch]:
+    """An input without samples."""
+    for batch in steady():
+        yield {**batch, "target": torch.tensor(1.0)}
+
+
+def leaving() -> Iterator[Batch]:
+    """A user's function that ends the process."""
+    sys.exit(3)
+
+
+def number() -> int:
+    """No iterable at all."""
+    return 3
+
+
+def short() -> list[Batch]:
+    """Two batches, after which the data begins anew."""
+    source = steady()
+    return [next(source), next(source)]
+
+
+def other(**args: Any) -> torch.nn.Module:
+    """The same model under another name."""
+    from tests.models.core import mlp
+
+    return mlp(**args)
+
+
+class Waits:
+    """Data whose state takes long to be known, as a checkpoint does on a slow file system."""
+
+    def state_dict(self) -> dict[str, int]:
+        time.sleep(9)
+        return {}
+
+
+def slow_saver(plan: str, folder: str) -> None:
+    """A loop that saves slowly."""
+    import pipecut
+
+    pipe = pipecut.load(plan, device="cpu")
+    optimizer = torch.optim.AdamW(pipe.parameters())
+    source = steady()
+    for step in range(3):
+        pipe.step(**next(source))
+        optimizer.step()
+        optimizer.zero_grad()
+        pipe.save(folder, optimizer, step=step + 1, data=Waits() if step == 1 else None)
+
+
+def on_own_machine(base: str, arguments: list[str]) -> None:
+    """A rank in a folder that only some ranks see, as if they were on other machines."""
+    from pipecut.runtime.__main__ import main
+
+    machine = Path(base) / f"machine_{int(os.environ['RANK']) // 2}"
+    machine.mkdir(exist_ok=True)
+    os.chdir(machine)
+    sys.argv = ["pipecut.runtime", *arguments]
+    main()
+
+
+if __name__ == "__main__":
+    what, *rest = sys.argv[1:]
+    if what == "slow_saver":
+        slow_saver(*rest)
+    else:
+        on_own_machine(rest[0], rest[1:])

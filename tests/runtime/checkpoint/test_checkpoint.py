@@ -1,0 +1,217 @@
+"""A training goes on from a checkpoint as if nothing had happened, on any plan of the model; a damaged one is told."""
+
+import json
+import resource
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pipecut.compiler import Options, SizeOverrides, compile
+from pipecut.errors import CheckpointError, RunError
+from pipecut.plan.folder import read_plan
+from pipecut.runtime.checkpoint import files as checkpoint
+from pipecut.runtime.checkpoint import folder as checkpoint_folder
+from pipecut.runtime.checkpoint.export import export
+from pipecut.runtime.checkpoint.files import Facts, Rest
+from pipecut.runtime.launch.launch import launch
+
+
+@pytest.mark.slow
+def test_rows_of_parameters_are_divided_anew_for_other_replicas(
+    write_job: Any, slow_cores: str, tmp_path: Path
+) -> None:
+    # Twelve microbatches of one can be shared by three replicas and by four; three do not divide 64 rows evenly.
+    job = write_job("gpt2", "tokens", extra="optimizer_state: fully_shard\n")
+    job.write_text(job.read_text().replace("global: 8, microbatch: 2", "global: 12, microbatch: 1"))
+    for replicas in (1, 3, 4):
+        compile(
+            job,
+            slow_cores,
+            tmp_path / str(replicas),
+            Options(SizeOverrides(stages=2, replicas=replicas)),
+        )
+    train(tmp_path / "1", tmp_path / "whole", 9)
+    for replicas, steps, more in ((3, 3, ()), (4, 6, ("--resume",)), (1, 9, ("--resume",))):
+        train(tmp_path / str(replicas), tmp_path / "parts", steps, *more)
+    for name in ("whole", "parts"):
+        export(read_plan(tmp_path / "1").plan, tmp_path / name, tmp_path / f"{name}.safetensors")
+    whole, parts = (load_file(str(tmp_path / f"{name}.safetensors")) for name in ("whole", "parts"))
+    assert all(
+        torch.allclose(tensor, parts[name], rtol=1e-4, atol=1e-5) for name, tensor in whole.items()
+    )
+
+
+def train(plan: Path, folder: Path, steps: int, *more: str) -> None:
+    ranks = read_plan(plan).plan.ranks
+    options = [
+        "--steps",
+        str(steps),
+        "--device",
+        "cpu",
+        "--checkpoints",
+        str(folder),
+        "--checkpoint-every",
+        "3",
+        *more,
+    ]
+    launch(ranks, "pipecut.runtime", [str(plan), *options])
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs"),
+    [("gpt2", "tokens"), pytest.param("resnet", "images", marks=pytest.mark.slow)],
+)
+def test_a_training_goes_on_with_another_number_of_stages(
+    model: str, inputs: str, write_job: Any, slow_cores: str, tmp_path: Path
+) -> None:
+    job = write_job(model, inputs)
+    for stages in (2, 3):
+        compile(job, slow_cores, tmp_path / f"plan{stages}", Options(SizeOverrides(stages=stages)))
+    train(tmp_path / "plan2", tmp_path / "whole", 6)
+    train(tmp_path / "plan2", tmp_path / "parts", 3)
+    train(tmp_path / "plan3", tmp_path / "parts", 6, "--resume")
+    files = []
+    for name, plan in (("whole", "plan2"), ("parts", "plan3")):
+        files.append(tmp_path / f"{name}.safetensors")
+        _, step = export(read_plan(tmp_path / plan).plan, tmp_path / name, files[-1])
+        assert step == 6
+    whole, parts = (load_file(str(file)) for file in files)
+    assert whole.keys() == parts.keys()
+    for name, tensor in whole.items():
+        # Adam makes whole steps of what is rounding noise in a gradient that should be zero.
+        assert torch.allclose(tensor.double(), parts[name].double(), rtol=1e-4, atol=1e-5), name
+    from tests.models.core import core as models
+
+    torch.manual_seed(0)
+    getattr(models, model)().load_state_dict(parts, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "state"),
+    [
+        ("v-shaped", "fully_shard"),
+        pytest.param("v-shaped", "replicate", marks=pytest.mark.slow),
+        pytest.param("1f1b", "replicate", marks=pytest.mark.slow),
+    ],
+)
+def test_a_training_goes_on_on_replicas_and_another_schedule(
+    schedule: str, state: str, write_job: Any, slow_cores: str, tmp_path: Path
+) -> None:
+    job = write_job("dropping", "vectors")
+    compile(job, slow_cores, tmp_path / "one", Options(SizeOverrides(stages=2)))
+    job = write_job("dropping", "vectors", extra=f"optimizer_state: {state}\n")
+    sizes = SizeOverrides(stages=4 if schedule == "v-shaped" else 2, replicas=2, schedule=schedule)
+    compile(job, slow_cores, tmp_path / "other", Options(sizes))
+    train(tmp_path / "one", tmp_path / "whole", 6)
+    train(tmp_path / "one", tmp_path / "parts", 3)
+    train(tmp_path / "other", tmp_path / "parts", 6, "--resume")
+    files = [tmp_path / "whole.safetensors", tmp_path / "parts.safetensors"]
+    for plan, file in zip(("one", "other"), files, strict=True):
+        export(read_plan(tmp_path / plan).plan, tmp_path / file.stem, file)
+    whole, parts = (load_file(str(file)) for file in files)
+    assert all(
+        torch.allclose(tensor, parts[name], rtol=1e-4, atol=1e-6) for name, tensor in whole.items()
+    )
+
+
+@pytest.fixture
+def saved(write_job: Any, slow_cores: str, tmp_path: Path) -> Path:
+    """Two checkpoints of a small training on one rank."""
+    compile(
+        write_job("mlp", "vectors"), slow_cores, tmp_path / "plan", Options(SizeOverrides(stages=1))
+    )
+    train(tmp_path / "plan", tmp_path / "saved", 6)
+    return tmp_path / "saved"
+
+
+def test_what_is_damaged_is_told_and_the_one_before_is_whole(
+    saved: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert [checkpoint.read_facts(one).step for one in checkpoint_folder.checkpoints(saved)] == [
+        3,
+        6,
+    ]
+    file = saved / "step_00000006" / "rank_0.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(bytes(data))
+    with pytest.raises(RunError):
+        train(tmp_path / "plan", saved, 9, "--resume")
+    assert (
+        f"{file} is not as it was written; remove {file.parent} to go on" in capfd.readouterr().err
+    )
+    for path in sorted(file.parent.iterdir()):
+        path.unlink()
+    file.parent.rmdir()
+    train(tmp_path / "plan", saved, 9, "--resume")
+    assert "going on after step 3" in capfd.readouterr().out
+    assert checkpoint_folder.latest(saved) == saved / "step_00000009"
+
+
+def test_what_a_crash_left_is_no_checkpoint(saved: Path) -> None:
+    (saved / ".step_00000009.partial").mkdir()
+    (saved / "step_00000012").mkdir()
+    assert checkpoint_folder.latest(saved) == saved / "step_00000006"
+    (saved / "step_00000006" / checkpoint.FACTS).write_text(json.dumps({"version": 1}))
+    with pytest.raises(CheckpointError, match=r"checkpoint.json cannot be read; remove"):
+        checkpoint.read_facts(saved / "step_00000006")
+
+
+def about(step: int, **more: Any) -> Facts:
+    """What all ranks together say of a checkpoint."""
+    return Facts(checkpoint.VERSION, step, {}, {}, {}, [], Rest(), **more)
+
+
+def test_rows_are_read_from_the_pieces_that_have_them(tmp_path: Path) -> None:
+    values = torch.arange(20.0).view(10, 2)
+    partial = checkpoint.begin(tmp_path, 1)
+    for rank, (begin, end) in enumerate(((0, 3), (3, 7), (7, 10))):
+        checkpoint.write_part(
+            partial, rank, {"parameter/w": values[begin:end]}, {"parameter/w": (begin, end)}
+        )
+    path = checkpoint.finish(partial, tmp_path, range(3), about(1))
+    facts = checkpoint.read_facts(path)
+    assert torch.equal(checkpoint.read_tensors(path, facts, ["parameter/w"])["parameter/w"], values)
+    for first, end in ((0, 10), (2, 5), (5, 6), (3, 7), (9, 10)):
+        read = checkpoint.read_tensors(
+            path, facts, ["parameter/w"], {"parameter/w": (first, end, 10)}
+        )
+        assert torch.equal(read["parameter/w"], values[first:end])
+    with pytest.raises(CheckpointError, match=r"parameter w has 12 rows, in the checkpoint 10"):
+        checkpoint.read_tensors(path, facts, ["parameter/w"], {"parameter/w": (6, 12, 12)})
+    # What is not needed is not read.
+    (path / "rank_2.safetensors").unlink()
+    checkpoint.read_tensors(path, facts, ["parameter/w"], {"parameter/w": (0, 7, 10)})
+
+
+def test_a_file_that_cannot_be_written_leaves_the_checkpoint_before(tmp_path: Path) -> None:
+    partial = checkpoint.begin(tmp_path, 1)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        with pytest.raises(
+            CheckpointError, match="could not be written: .*an earlier checkpoint stays as it was"
+        ):
+            checkpoint.write_part(partial, 0, {"parameter/w": torch.zeros(10_000)}, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert checkpoint_folder.latest(tmp_path) is None
+
+
+def test_only_the_last_are_kept(tmp_path: Path) -> None:
+    for step in (1, 2, 3, 4):
+        partial = checkpoint.begin(tmp_path, step)
+        checkpoint.write_part(partial, 0, {"parameter/w": torch.full((2,), float(step))}, {})
+        path = checkpoint.finish(partial, tmp_path, [0], about(step))
+        checkpoint_folder.prune(tmp_path, 2)
+    assert [one.name for one in checkpoint_folder.checkpoints(tmp_path)] == [
+        "step_00000003",
+        "step_00000004",
+    ]
+    values = checkpoint.read_tensors(path, checkpoint.read_facts(path), ["parameter/w"])
+    assert values["parameter/w"].tolist() == [4.0, 4.0]
+    with pytest.raises(CheckpointError, match="has no parameter v; it is of"):
+        checkpoint.read_tensors(path, checkpoint.read_facts(path), ["parameter/v"])

@@ -1,0 +1,139 @@
+"""Which device a rank takes, and which plan and host order are refused: from values alone, without any GPU."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipecut.compiler import Options, SizeOverrides, compile
+from pipecut.errors import RunError
+from pipecut.plan.schema import Plan
+from pipecut.runtime.ranks.devices import (
+    LocalDevice,
+    device_type,
+    local_index,
+    ranks_by_host,
+    refuse_lost,
+    refuse_other_device,
+    refuse_shared,
+    split_nodes,
+    visible_devices,
+)
+
+CLUSTER = """name: gpus
+nodes:
+  - {count: 2, devices: {h100-sxm: 2}, link: nvlink4}
+network: {bandwidth: 50GB/s, latency: 10us}
+"""
+H100 = "NVIDIA H100 80GB HBM3"
+
+
+@pytest.fixture
+def plan(write_job: Callable[..., Path], tmp_path: Path) -> Plan:
+    (tmp_path / "gpus.yaml").write_text(CLUSTER)
+    options = Options(SizeOverrides(stages=4))
+    job = write_job("mlp", "vectors")
+    return compile(job, str(tmp_path / "gpus.yaml"), tmp_path / "plan", options).plan
+
+
+def on(plan: Plan, **source: Any) -> Plan:
+    """The plan with other facts about its devices."""
+    assert plan.source is not None
+    return plan.model_copy(update={"source": plan.source.model_copy(update=source)})
+
+
+def test_devices(plan: Plan) -> None:
+    """One compile serves all that needs a plan."""
+    assert plan.source is not None and plan.source.nodes == [0, 0, 1, 1]
+    assert plan.source.names == {"h100-sxm": [H100]}
+    a_lost_device_is_left_out(plan)
+    other_devices_are_refused(plan)
+    a_plan_of_two_types_is_refused(plan)
+    hosts_other_than_the_plans_nodes_are_told(plan)
+
+
+def a_lost_device_is_left_out(plan: Plan) -> None:
+    assert visible_devices(plan, {}) == [{}] * 4
+    after = on(plan, devices=[0, 2, 3, 4], lost=[1])
+    assert visible_devices(after, {}) == [{"CUDA_VISIBLE_DEVICES": "0,2,3,4"}] * 4
+    shown = {"CUDA_VISIBLE_DEVICES": "7,6,5,4,3"}
+    assert visible_devices(after, shown) == [{"CUDA_VISIBLE_DEVICES": "7,5,4,3"}] * 4
+    refuse_lost(plan, {})
+    refuse_lost(after, visible_devices(after, {})[0])
+    with pytest.raises(RunError, match="leaves out device 1 of its cluster; show each host's"):
+        refuse_lost(after, {})
+    with pytest.raises(
+        RunError, match="for devices 0, 2, 3, 4 of 4, but CUDA_VISIBLE_DEVICES=0,1 shows 2"
+    ):
+        visible_devices(after, {"CUDA_VISIBLE_DEVICES": "0,1"})
+
+
+def other_devices_are_refused(plan: Plan) -> None:
+    refuse_other_device(plan, 1, LocalDevice(H100, 85_500_000_000))
+    refuse_other_device(plan, 1, LocalDevice("H100 80GB HBM3", 85_500_000_000))
+    with pytest.raises(
+        RunError, match="rank 3: its device is a 'NVIDIA A100-SXM4-80GB', the plan has a h100"
+    ):
+        refuse_other_device(plan, 3, LocalDevice("NVIDIA A100-SXM4-80GB", 85_500_000_000))
+    with pytest.raises(
+        RunError, match=r"has 37.3 GiB, the plan counts on .* --node-rank, or with a rank file"
+    ):
+        refuse_other_device(plan, 3, LocalDevice(H100, 40_000_000_000))
+
+
+def a_plan_of_two_types_is_refused(plan: Plan) -> None:
+    mixed = plan.model_copy(deep=True)
+    mixed.stages[1].__dict__["device_type"] = "cpu"
+    with pytest.raises(RunError, match="stages on CPUs and on GPUs"):
+        device_type(mixed, None)
+    assert device_type(mixed, "cpu") == "cpu"
+    assert device_type(plan, None) == "cuda"
+
+
+def hosts_other_than_the_plans_nodes_are_told(plan: Plan) -> None:
+    assert split_nodes(plan, ["a", "a", "b", "b"]) is None
+    said = split_nodes(plan, ["a", "b", "c", "d"])
+    assert (
+        said is not None and "ranks 0 and 1 run on a and b, the plan has them on one node" in said
+    )
+    said = split_nodes(plan, ["a"] * 4)
+    assert (
+        said is not None and "ranks 1 and 2 run on host a, the plan has them on two nodes" in said
+    )
+
+
+@pytest.mark.parametrize(
+    "environment, visible, index",
+    [
+        ({}, 1, 0),
+        ({"LOCAL_RANK": "3", "LOCAL_WORLD_SIZE": "8"}, 8, 3),
+        # Slurm and Ray show each process its own device.
+        ({"LOCAL_RANK": "3", "LOCAL_WORLD_SIZE": "8", "CUDA_VISIBLE_DEVICES": "3"}, 1, 0),
+        ({"LOCAL_RANK": "3", "CUDA_VISIBLE_DEVICES": "GPU-abc"}, 1, 0),
+        ({"LOCAL_RANK": "1", "CUDA_VISIBLE_DEVICES": "4,5"}, 2, 1),
+        ({"LOCAL_RANK": "1"}, 1, None),
+        ({"LOCAL_RANK": "2", "CUDA_VISIBLE_DEVICES": "4,5"}, 2, None),
+    ],
+)
+def test_a_process_takes_its_own_of_the_visible_devices(
+    environment: dict[str, str], visible: int, index: int | None
+) -> None:
+    if index is not None:
+        assert local_index(environment, visible) == index
+        return
+    with pytest.raises(RunError, match="needs GPU [12] of this machine"):
+        local_index(environment, visible)
+
+
+def test_two_ranks_of_one_device_are_refused() -> None:
+    refuse_shared(["x of a", "y of a", "x of b"])
+    with pytest.raises(RunError, match="ranks 1 and 2 both have the GPU y of a"):
+        refuse_shared(["x of a", "y of a", "y of a"])
+
+
+def test_a_rank_file_orders_hosts() -> None:
+    assert ranks_by_host(["b", "b", "a", "a"], ["a", "b"]) == [2, 3, 0, 1]
+    assert ranks_by_host(["a", "b", "a"], ["b", "a"]) == [1, 0, 2]
+    with pytest.raises(RunError, match="c not listed; b listed but not there"):
+        ranks_by_host(["a", "c"], ["a", "b"])
