@@ -131,7 +131,7 @@ def memory_part(device: str, folder: Path, save: Save) -> None:
 
 def calibrate_part(device: str, folder: Path, save: Save) -> None:
     """Calibrate's rates beside a product of 8,192 cubed, timed here with events around twenty of them."""
-    from pipecut.compiler.calibrate.calibrate import calibrate
+    from pipecut.calibrate.calibrate import calibrate
     from pipecut.compiler.inputs.cluster import read_cluster
 
     calibrate(1, device, folder / "cluster.yaml")

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 import yaml
 from torch import nn
 
+from pipecut.calibrate.calibrate import calibrate
 from pipecut.compiler import profile_job
-from pipecut.compiler.calibrate.calibrate import calibrate
 
 VOCABULARY, LENGTH = 2048, 128
 MICROBATCHES = 4

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from pipecut.calibrate.calibrate import calibrate
 from pipecut.compiler import Options, SizeOverrides, compile
-from pipecut.compiler.calibrate.calibrate import calibrate
 from pipecut.compiler.partition.program.solver import quiet_stdout
 from pipecut.runtime.launch.launch import launch
 
@@ -22,7 +22,7 @@ TURNS, BAR = 5, 0.15
 def fresh(size: int, scratch: Path) -> float:
     """Median seconds of a message of so many bytes between two new ranks."""
     with quiet_stdout():
-        launch(2, "pipecut.runtime.ranks.links", [str(scratch), "cpu", str(size)])
+        launch(2, "pipecut.calibrate.links", [str(scratch), "cpu", str(size)])
     return statistics.median(
         seconds for one in json.loads(scratch.read_text()) for seconds in one["messages"][str(size)]
     )

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from pipecut.compiler.candidate import Candidate
 from pipecut.compiler.costs.roofline import CostedGraph
 from pipecut.compiler.emit.manifest import manifest
 from pipecut.compiler.inputs.cluster import Cluster
@@ -19,7 +20,6 @@ from pipecut.compiler.partition.place import SolverOptions
 from pipecut.compiler.partition.problem import Placement
 from pipecut.compiler.predict.memory import with_memory
 from pipecut.compiler.predict.step import Scheduled, schedule
-from pipecut.compiler.search.sizes import Candidate
 from pipecut.compiler.stages.place_evaluation import place_evaluation
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 
+from pipecut.compiler.candidate import Candidate
 from pipecut.compiler.emit.folder import write_folder
 from pipecut.compiler.fit import Problem, fit
 from pipecut.compiler.graph import Graph
@@ -23,21 +24,15 @@ from pipecut.compiler.profile.profile import profile as profile_graph
 from pipecut.compiler.profile.store import default_path
 from pipecut.compiler.schedules.registry import SCHEDULES, SPLIT
 from pipecut.compiler.search.search import Search, Sensitivity, Trial, describe, writes_buffers
-from pipecut.compiler.search.sizes import (
-    Candidate,
-    SearchSpace,
-    SizeOverrides,
-    candidates,
-    resolve_sizes,
-)
+from pipecut.compiler.search.sizes import SearchSpace, SizeOverrides, candidates, resolve_sizes
 from pipecut.compiler.trace.batch import example_batch
 from pipecut.compiler.trace.lower import trace
 from pipecut.compiler.trace.randomness import refuse_randomness
+from pipecut.device import keep_memory
 from pipecut.errors import InfeasibleError, PipecutError, UserFileError
 from pipecut.model.weights import check_files
 from pipecut.plan.folder import PlanFolder, read_plan
 from pipecut.plan.schema import StageTensor
-from pipecut.runtime.ranks.keep_memory import keep_memory
 
 Progress = Callable[[str], None]
 # Called with what is done, and of how many.

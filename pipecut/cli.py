@@ -199,7 +199,7 @@ def calibrate(
     """
     import torch
 
-    from pipecut.compiler.calibrate.calibrate import calibrate as calibrate_machine
+    from pipecut.calibrate.calibrate import calibrate as calibrate_machine
 
     one_of("--device", device, ("cpu", "cuda"))
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")

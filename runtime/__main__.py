@@ -1,13 +1,13 @@
 """One rank of a run: `torchrun ... -m pipecut.runtime PLAN/ --data module:function --steps N`."""
 
 # ruff: noqa: E402
-from pipecut.runtime.launch.interrupt import end_at_interrupt, raise_at_interrupt
+from pipecut.runtime.health.interrupt import end_at_interrupt, raise_at_interrupt
 
 if __name__ == "__main__":
     # Before imports that take seconds, in which a user may press Ctrl-C.
     end_at_interrupt()
 
-from pipecut.runtime.launch.rank_errors import end_with_parent
+from pipecut.runtime.health.rank_errors import end_with_parent
 
 if __name__ == "__main__":
     # Whoever started this rank may end meanwhile, too.
@@ -29,8 +29,8 @@ from pipecut.plan.simulate import predicted as predicted_timeline
 from pipecut.runtime.checkpoint.folder import latest
 from pipecut.runtime.checkpoint.stopping import STOPPED, Stopping
 from pipecut.runtime.engine.recorder import Measured, Recorder
-from pipecut.runtime.launch.last_words import INTERRUPTED, LastWords, end_now, say
-from pipecut.runtime.launch.status import State
+from pipecut.runtime.health.last_words import INTERRUPTED, LastWords, end_now, say
+from pipecut.runtime.health.status import State
 from pipecut.runtime.observe.chrome_trace import write_trace
 from pipecut.runtime.observe.report import lines, report_of, write_report
 from pipecut.runtime.pipeline import Pipeline, load_pipeline

@@ -15,12 +15,13 @@ from pipecut.errors import RunError
 from pipecut.model.outputs import Outputs
 from pipecut.plan.check import check
 from pipecut.plan.folder import PlanFolder, read_plan
+from pipecut.plan.forward_only import forward_only
+from pipecut.plan.rows import Rows
 from pipecut.plan.schema import Plan
 from pipecut.runtime.checkpoint.saving import Saving
 from pipecut.runtime.engine.batch_input import check_tensors
 from pipecut.runtime.engine.engine import Engine, Work
-from pipecut.runtime.engine.forward_only import forward_only, gather_outputs
-from pipecut.runtime.engine.messages import Messages
+from pipecut.runtime.engine.gather_outputs import gather_outputs
 from pipecut.runtime.engine.microbatches import checked_batch, samples_in, shape_in_batch, split
 from pipecut.runtime.engine.stage import RunningStage, build_module
 from pipecut.runtime.engine.surroundings import on_own_terms
@@ -28,19 +29,20 @@ from pipecut.runtime.engine.transport import Transport
 from pipecut.runtime.engine.warm import needs_warming, warm
 from pipecut.runtime.gradients.masters import LossScale, Masters
 from pipecut.runtime.gradients.replicas import ReplicaGradients
-from pipecut.runtime.gradients.shards import Rows, Shards
+from pipecut.runtime.gradients.shards import Shards
 from pipecut.runtime.gradients.tied import TiedGradients, share_tied
 from pipecut.runtime.gradients.user_changes import check_unchanged, load_values
-from pipecut.runtime.launch.last_words import LastWords
-from pipecut.runtime.launch.rank_errors import told
-from pipecut.runtime.launch.status import State
+from pipecut.runtime.health.last_words import LastWords
+from pipecut.runtime.health.rank_errors import told
+from pipecut.runtime.health.status import State
+from pipecut.runtime.health.timeouts import start_timeout
 from pipecut.runtime.ranks.agreement import agree_to_start
 from pipecut.runtime.ranks.channels import open_channels
 from pipecut.runtime.ranks.first_values import fill, warn_of_changes
 from pipecut.runtime.ranks.meeting import meet
+from pipecut.runtime.ranks.messages import Messages
 from pipecut.runtime.ranks.rendezvous import order_ranks
 from pipecut.runtime.ranks.same_batches import SameBatches, seed_alike
-from pipecut.runtime.ranks.timeouts import start_timeout
 from pipecut.runtime.ranks.world import World, join_world
 
 

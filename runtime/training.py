@@ -21,7 +21,7 @@ from pipecut.runtime.checkpoint.state import not_finite
 from pipecut.runtime.checkpoint.stopping import Stopping
 from pipecut.runtime.engine.batch_input import check_tensors
 from pipecut.runtime.engine.recorder import Measured
-from pipecut.runtime.launch.status import State
+from pipecut.runtime.health.status import State
 from pipecut.runtime.observe.allocations import Allocations
 from pipecut.runtime.pipeline import Pipeline
 

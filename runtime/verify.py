@@ -4,7 +4,7 @@ Run as a module it is one rank; `verify` starts the ranks, runs the unsplit mode
 """
 
 # ruff: noqa: E402
-from pipecut.runtime.launch.interrupt import end_at_interrupt
+from pipecut.runtime.health.interrupt import end_at_interrupt
 
 if __name__ == "__main__":
     # Before imports that take seconds; whoever started this rank says that it was stopped.
@@ -30,12 +30,12 @@ from pipecut.model.sample_batch import sample_batch
 from pipecut.model.unsplit import WithLoss
 from pipecut.model.weights import read_weights
 from pipecut.plan.folder import read_plan
+from pipecut.plan.rows import divided, rows_of
 from pipecut.plan.schema import Plan
 from pipecut.runtime.engine.microbatches import microbatches, samples_in
 from pipecut.runtime.gradients.masters import LossScale, Masters
-from pipecut.runtime.gradients.shards import divided, rows_of
+from pipecut.runtime.health.rank_errors import end_with_parent, tell
 from pipecut.runtime.launch.launch import launch
-from pipecut.runtime.launch.rank_errors import end_with_parent, tell
 from pipecut.runtime.pipeline import load_pipeline
 from pipecut.runtime.ranks.world import leave_world
 from pipecut.runtime.verify_evaluation import (

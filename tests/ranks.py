@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipecut.runtime.launch.local_ranks import STORE
+from pipecut.runtime.ranks.rendezvous import STORE
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = """
@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 import pipecut
 from pipecut.errors import PipecutError
-from pipecut.runtime.launch.rank_errors import tell
+from pipecut.runtime.health.rank_errors import tell
 
 try:
 {body}

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipecut.runtime.launch.status import RankStatus, State, read_status
+from pipecut.runtime.health.status import RankStatus, State, read_status
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 import pipecut
+from pipecut.compiler.candidate import Candidate
 from pipecut.compiler.costs.loss_terms import terms_of
 from pipecut.compiler.costs.roofline import CostedGraph
 from pipecut.compiler.graph import Buffer, Graph, Parameter, Value
@@ -14,7 +15,6 @@ from pipecut.compiler.inputs.job import Job
 from pipecut.compiler.partition.coarsen import OptimizerSpec, fixed_bytes
 from pipecut.compiler.partition.problem import Placement, Usage
 from pipecut.compiler.predict.step import Scheduled, stage_seconds
-from pipecut.compiler.search.sizes import Candidate
 from pipecut.compiler.stages.cut import Cut, modules_covered
 from pipecut.plan.schema import VERSION
 from pipecut.plan.sources import source_hashes

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from pipecut.compiler.candidate import Candidate
 from pipecut.compiler.costs.roofline import CostedGraph
 from pipecut.compiler.inputs.cluster import Cluster
 from pipecut.compiler.inputs.job import JobSpec
@@ -24,7 +25,6 @@ from pipecut.compiler.partition.problem import (
     recomputed,
 )
 from pipecut.compiler.schedules.registry import pipeline_ranks_of
-from pipecut.compiler.search.sizes import Candidate
 from pipecut.errors import InfeasibleError
 
 # Of the bottleneck, where many candidates are compared.

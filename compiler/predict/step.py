@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from pipecut.compiler.candidate import Candidate
 from pipecut.compiler.costs.roofline import CostedGraph, name_of
 from pipecut.compiler.graph import Graph, Parameter
 from pipecut.compiler.inputs.cluster import Cluster
@@ -11,7 +12,6 @@ from pipecut.compiler.partition.coarsen import held_of
 from pipecut.compiler.partition.problem import Placement, StageDevice
 from pipecut.compiler.schedules.lower import lower
 from pipecut.compiler.schedules.registry import orders, pipeline_ranks_of
-from pipecut.compiler.search.sizes import Candidate
 from pipecut.compiler.stages.cut import Cut, cut
 from pipecut.plan.schema import Action
 from pipecut.plan.simulate import Costs, simulate, transfers_over

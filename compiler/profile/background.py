@@ -15,7 +15,7 @@ from pipecut.compiler.inputs.job import read_job
 from pipecut.compiler.profile.layers import Runner, chains_of, layers_of
 from pipecut.compiler.trace.batch import example_batch
 from pipecut.compiler.trace.lower import trace
-from pipecut.runtime.ranks.keep_memory import keep_memory
+from pipecut.device import keep_memory
 
 CPU = torch.device("cpu")
 

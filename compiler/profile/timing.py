@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import torch
 
-from pipecut.runtime.ranks.links import flush_cache
+from pipecut.device import flush_cache
 
 T = TypeVar("T")
 S = TypeVar("S")

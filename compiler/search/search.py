@@ -12,6 +12,7 @@ back: step >= m t[k] + t[1] + ... + t[k-1] for every k; the t of sum W that make
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from pipecut.compiler.candidate import Candidate
 from pipecut.compiler.costs.rebatch import with_batch
 from pipecut.compiler.costs.roofline import CostedGraph, cost
 from pipecut.compiler.graph import Graph
@@ -24,7 +25,7 @@ from pipecut.compiler.partition.partition import place_quickly
 from pipecut.compiler.predict.step import schedule
 from pipecut.compiler.profile.measured_costs import Known
 from pipecut.compiler.schedules.registry import SCHEDULES, SPLIT
-from pipecut.compiler.search.sizes import SEARCHED, Candidate, SearchSpace, candidates
+from pipecut.compiler.search.sizes import SEARCHED, SearchSpace, candidates
 from pipecut.compiler.trace.lower import trace
 from pipecut.errors import UserFileError
 

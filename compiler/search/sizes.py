@@ -4,41 +4,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipecut.compiler.candidate import Candidate
 from pipecut.compiler.inputs.document import place_of_key
 from pipecut.compiler.inputs.job import AUTO, JobSpec
-from pipecut.compiler.schedules.registry import SCHEDULES, in_flight
+from pipecut.compiler.schedules.registry import SCHEDULES
 from pipecut.errors import UserFileError
 
 # What auto tries with every size; the others with the best of these.
 SEARCHED = ("1f1b", "gpipe")
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """Stages, replicas of each, samples a microbatch, microbatches a step of each replica, their schedule, stages a rank."""
-
-    stages: int
-    replicas: int
-    microbatch: int
-    microbatches: int
-    schedule: str
-    chunks: int = 1
-
-    @property
-    def ranks(self) -> int:
-        """Ranks of one pipeline."""
-        return self.stages // self.chunks
-
-    @property
-    def devices(self) -> int:
-        """Devices that it takes."""
-        return self.ranks * self.replicas
-
-    def flights(self, stages: int) -> tuple[int, ...]:
-        """Microbatches in flight on each of a number of stages."""
-        if stages % self.chunks:
-            return (self.microbatches,) * stages
-        return in_flight(self.schedule, stages, self.microbatches, self.chunks)
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,9 @@
 import re
 
 from pipecut.compiler.graph import Graph, Operator, Sym
+from pipecut.compiler.names import in_comment, in_docstring, local_names, member, quoted
 from pipecut.compiler.stages.call import write_call
 from pipecut.compiler.stages.cut import Cut
-from pipecut.compiler.stages.names import in_comment, in_docstring, local_names, member, quoted
 
 HEADER = '''"""Stage {index} of {stages}: {modules}
 

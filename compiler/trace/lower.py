@@ -14,7 +14,7 @@ from torch.utils._sympy.printers import PythonPrinter
 
 from pipecut.compiler.graph import Buffer, Graph, Literal, Operator, Parameter, Ref, Sym, Value
 from pipecut.compiler.inputs.job import Job
-from pipecut.compiler.stages.names import identifier
+from pipecut.compiler.names import identifier
 from pipecut.compiler.trace.batch_of_one import alike_for_one
 from pipecut.compiler.trace.evaluation import flags_alone, with_evaluation, without_dropout
 from pipecut.compiler.trace.export import Exported, export, export_evaluation

@@ -7,12 +7,12 @@ from collections import defaultdict
 from typing import Any
 
 from pipecut.errors import PlanError
+from pipecut.plan.channels import channels, groups_of
 from pipecut.plan.deadlock import Rows, Traffic, check_opening, check_order, check_steps
 from pipecut.plan.folder import PlanFolder
+from pipecut.plan.forward_only import forward_only
 from pipecut.plan.memory import STATES, outside_bytes, peak_of
 from pipecut.plan.schema import HALF, Action, Plan
-from pipecut.runtime.engine.forward_only import forward_only
-from pipecut.runtime.ranks.channels import channels, groups_of
 
 
 def check(folder: PlanFolder) -> list[str]:

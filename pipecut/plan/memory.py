@@ -3,13 +3,16 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from pipecut.plan.channels import groups_of
 from pipecut.plan.communicators import CONTEXT_BYTES, buffer_bytes
 from pipecut.plan.folder import PlanFolder
+from pipecut.plan.rows import divided, padded_rows
 from pipecut.plan.schema import HALF, Action, Plan, Stage, StageTensor
 from pipecut.plan.simulate import Timeline
-from pipecut.runtime.engine.transport import MOST_LEAVING
-from pipecut.runtime.gradients.shards import divided, padded_rows
-from pipecut.runtime.ranks.channels import groups_of
+
+# Messages of a kind on their way at once: the other side posts its receive a compute ahead, so
+# the message before the last has left.
+MOST_LEAVING = 2
 
 # Values of a parameter's size that the optimizer keeps.
 STATES = {"adamw": 2, "adam": 2, "momentum": 1, "sgd": 0}

@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 
 from pipecut.errors import CheckpointError
 from pipecut.plan.folder import file_hash, seal_of
-from pipecut.runtime.gradients.shards import Rows
+from pipecut.plan.rows import Rows
 
 VERSION = 3
 # The first version had no pieces; neither of these had a seal.

@@ -10,8 +10,8 @@ from typing import Any
 import torch.distributed as dist
 
 from pipecut.errors import CheckpointError, PeerLostError, PipecutError
-from pipecut.runtime.launch.rank_errors import told
-from pipecut.runtime.ranks.timeouts import save_timeout
+from pipecut.runtime.health.rank_errors import told
+from pipecut.runtime.health.timeouts import save_timeout
 
 # A network file system may show others' files only after so many seconds.
 SETTLE = 3.0

@@ -26,7 +26,7 @@ from pipecut.runtime.checkpoint.state import (
     tensors_of,
     wanted_states,
 )
-from pipecut.runtime.launch.status import State
+from pipecut.runtime.health.status import State
 
 if TYPE_CHECKING:
     from pipecut.runtime.pipeline import Pipeline

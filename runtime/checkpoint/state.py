@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from pipecut.errors import CheckpointError
+from pipecut.plan.rows import Rows
 from pipecut.runtime.checkpoint.files import Group
-from pipecut.runtime.gradients.shards import Rows
 
 Named = dict[str, nn.Parameter]
 # Of these any stands for any other; the rest must be as it was.

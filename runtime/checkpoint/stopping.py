@@ -14,7 +14,7 @@ from types import FrameType
 
 import torch.distributed as dist
 
-from pipecut.runtime.launch.rank_errors import told
+from pipecut.runtime.health.rank_errors import told
 
 KEY = "pipecut/stop"
 # A terminal and a launcher may both pass on one Ctrl-C.

@@ -14,8 +14,8 @@ from pipecut.runtime.engine.stage import RunningStage
 from pipecut.runtime.engine.transport import Transport
 from pipecut.runtime.gradients.replicas import ReplicaGradients
 from pipecut.runtime.gradients.tied import TiedGradients
-from pipecut.runtime.launch.rank_errors import told
-from pipecut.runtime.launch.status import State, Status
+from pipecut.runtime.health.rank_errors import told
+from pipecut.runtime.health.status import State, Status
 
 # What a rank does once its actions are done: it waits for the others.
 END = Action("REDUCE", 0, 0)

@@ -4,13 +4,12 @@ import torch
 import torch.distributed as dist
 
 from pipecut.errors import RunError
+from pipecut.plan.memory import MOST_LEAVING
 from pipecut.plan.schema import Boundary, Plan, Tensor
-from pipecut.runtime.engine.messages import GroupMessages, Messages, Pending
+from pipecut.runtime.ranks.messages import GroupMessages, Messages, Pending
 from pipecut.runtime.ranks.world import World
 
 Received = list[torch.Tensor]
-# Messages of a kind on their way at once: the other side posts its receive a compute ahead, so the one before the last has left.
-MOST_LEAVING = 2
 
 
 class Transport:

@@ -10,27 +10,10 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from pipecut.plan.rows import Rows, divided, padded_rows, rows_of
 from pipecut.runtime.gradients.buckets import Sum, buckets, gather_parts, sum_parts, sum_whole
 from pipecut.runtime.gradients.masters import Masters
 from pipecut.runtime.ranks.world import World
-
-# From the first row to the one after the last.
-Rows = tuple[int, int]
-
-
-def divided(shape: Sequence[int], shards: int) -> bool:
-    """Whether each of so many replicas has rows of a parameter; one with fewer rows is whole on all."""
-    return shards > 1 and len(shape) > 0 and shape[0] >= shards
-
-
-def rows_of(shape: Sequence[int], shards: int, replica: int) -> Rows:
-    """Those of one replica, as even as can be."""
-    return replica * shape[0] // shards, (replica + 1) * shape[0] // shards
-
-
-def padded_rows(shape: Sequence[int], shards: int) -> int:
-    """Those of the replica that has most."""
-    return -(-shape[0] // shards)
 
 
 class Shards:

@@ -14,10 +14,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from pipecut.errors import PeerLostError, RankLostError
-from pipecut.runtime.launch.local_ranks import STORE, LocalRanks
-from pipecut.runtime.launch.status import FOLDER, State, read_status
-from pipecut.runtime.launch.watchdog import Watchdog
-from pipecut.runtime.ranks.timeouts import stall_timeout, transfer_timeout
+from pipecut.runtime.health.status import FOLDER, State, read_status
+from pipecut.runtime.health.timeouts import stall_timeout, transfer_timeout
+from pipecut.runtime.health.watchdog import Watchdog
+from pipecut.runtime.launch.local_ranks import LocalRanks
+from pipecut.runtime.ranks.rendezvous import STORE
 
 # Exit code of a rank that was asked to stop, as shells have it.
 STOPPED = 130

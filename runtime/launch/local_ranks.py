@@ -16,7 +16,6 @@ from types import TracebackType
 from pipecut.runtime.launch import guard
 
 # The file that the ranks of one machine meet at, in the environment of each.
-STORE = "PIPECUT_STORE"
 # Seconds that ranks have to end by themselves once one is lost, and between two looks at them.
 PATIENCE, LOOK = 1.0, 0.05
 

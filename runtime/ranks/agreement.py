@@ -13,8 +13,8 @@ import pipecut
 from pipecut.model.weights import weights_digest
 from pipecut.plan.folder import PlanFolder
 from pipecut.plan.sources import hashes_here
+from pipecut.runtime.health.timeouts import start_timeout
 from pipecut.runtime.ranks.meeting import Facts, Meeting
-from pipecut.runtime.ranks.timeouts import start_timeout
 
 REMEDIES = {
     "plan": "copy one plan folder to every host (pipecut compile once, not once per host)",

@@ -18,13 +18,13 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import FileStore, HashStore, PrefixStore, Store, TCPStore
 
 from pipecut.errors import RunError, UserFileError
-from pipecut.runtime.launch.local_ranks import STORE
+from pipecut.runtime.health.timeouts import transfer_timeout
 from pipecut.runtime.ranks.devices import ranks_by_host
 from pipecut.runtime.ranks.roll_call import Roll, call_roll
-from pipecut.runtime.ranks.timeouts import transfer_timeout
 
 # A file with a host a line, or hosts with commas between, in the order of the plan's nodes.
 HOSTS = "PIPECUT_HOSTS"
+STORE = "PIPECUT_STORE"
 
 # Seconds in which a store that is there answers, and takes connections.
 SOON, CONNECT = 10.0, 60.0

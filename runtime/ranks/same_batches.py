@@ -15,9 +15,9 @@ import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
 from pipecut.errors import PeerLostError, RunError
-from pipecut.runtime.launch.status import State, Status
+from pipecut.runtime.health.status import State, Status
+from pipecut.runtime.health.timeouts import start_timeout, transfer_timeout
 from pipecut.runtime.ranks.meeting import Meeting, ended_early
-from pipecut.runtime.ranks.timeouts import start_timeout, transfer_timeout
 
 # The first steps are compared, then each of so many.
 FIRST, EVERY = 3, 100

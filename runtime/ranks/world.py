@@ -11,11 +11,12 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import Store
 
+from pipecut.device import keep_memory
 from pipecut.errors import PeerLostError, RunError
 from pipecut.plan.schema import Plan
-from pipecut.runtime.launch.heartbeat import Heartbeat, begin_heartbeat
-from pipecut.runtime.launch.last_words import LastWords, end_now, say, within
-from pipecut.runtime.launch.status import State, Status
+from pipecut.runtime.health.last_words import LastWords, end_now, say, within
+from pipecut.runtime.health.status import State, Status
+from pipecut.runtime.health.timeouts import start_timeout, transfer_timeout
 from pipecut.runtime.ranks.devices import (
     LocalDevice,
     device_type,
@@ -25,7 +26,7 @@ from pipecut.runtime.ranks.devices import (
     refuse_shared,
     split_nodes,
 )
-from pipecut.runtime.ranks.keep_memory import keep_memory
+from pipecut.runtime.ranks.heartbeat import Heartbeat, begin_heartbeat
 from pipecut.runtime.ranks.meeting import Meeting, meet
 from pipecut.runtime.ranks.rendezvous import (
     find_ranks,
@@ -35,7 +36,6 @@ from pipecut.runtime.ranks.rendezvous import (
     second_store,
 )
 from pipecut.runtime.ranks.roll_call import hosts_of
-from pipecut.runtime.ranks.timeouts import start_timeout, transfer_timeout
 
 
 @dataclass

@@ -11,12 +11,12 @@ from typer.testing import CliRunner
 from pipecut.cli import app
 from pipecut.compiler import Options, SizeOverrides, compile
 from pipecut.errors import PlanError
+from pipecut.plan.channels import channels
 from pipecut.plan.check import check
 from pipecut.plan.deadlock import Traffic, check_steps
 from pipecut.plan.folder import PlanFolder, seal, write_seal
 from pipecut.plan.schema import Action, parse_action
 from pipecut.runtime.pipeline import load_pipeline
-from pipecut.runtime.ranks.channels import channels
 
 
 @pytest.fixture(scope="module")

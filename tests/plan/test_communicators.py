@@ -17,7 +17,7 @@ from pipecut.plan.communicators import (
 )
 from pipecut.plan.folder import PlanFolder, read_plan
 from pipecut.plan.memory import outside_bytes
-from pipecut.runtime.ranks.timeouts import transfer_timeout
+from pipecut.runtime.health.timeouts import transfer_timeout
 
 CLUSTER = """name: four
 nodes: [{devices: {gpu: 4}, link: nvlink4}]

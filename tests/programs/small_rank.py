@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from pipecut.runtime.launch.status import State, Status
+from pipecut.runtime.health.status import State, Status
 
 
 def main() -> None:

@@ -179,7 +179,7 @@ def test_a_command_that_is_stopped_says_so(how: signal.Signals, code: int) -> No
 
 def test_an_interrupt_while_a_rank_imports_shows_no_traceback() -> None:
     program = (
-        "from pipecut.runtime.launch.interrupt import end_at_interrupt; end_at_interrupt()\n"
+        "from pipecut.runtime.health.interrupt import end_at_interrupt; end_at_interrupt()\n"
         "import os, signal; os.kill(os.getpid(), signal.SIGINT); import time; time.sleep(9)"
     )
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

@@ -17,15 +17,16 @@ from pipecut.compiler import Options, SizeOverrides, compile
 from pipecut.compiler.schedules.lower import lower
 from pipecut.compiler.schedules.registry import SCHEDULES, orders, pipeline_ranks_of
 from pipecut.errors import PlanError, RunError
+from pipecut.plan.channels import Group, channels, groups_of, in_phases
 from pipecut.plan.deadlock import check_opening
 from pipecut.plan.folder import PlanFolder
+from pipecut.plan.forward_only import forward_only
 from pipecut.plan.schema import Action, parse_action
 from pipecut.runtime.engine.ahead import Ahead
-from pipecut.runtime.engine.forward_only import forward_only
 from pipecut.runtime.engine.transport import Transport
-from pipecut.runtime.launch.status import Status
+from pipecut.runtime.health.status import Status
 from pipecut.runtime.pipeline import Pipeline
-from pipecut.runtime.ranks.channels import Group, channels, groups_of, in_phases, open_groups
+from pipecut.runtime.ranks.channels import open_groups
 from pipecut.runtime.ranks.world import World
 from tests.conftest import SLOW_CORES
 from tests.models.core import mlp, vectors

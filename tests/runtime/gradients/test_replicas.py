@@ -17,7 +17,7 @@ from pipecut.runtime.gradients import shards as sharding
 from pipecut.runtime.gradients.masters import Masters
 from pipecut.runtime.gradients.replicas import ReplicaGradients
 from pipecut.runtime.gradients.shards import Shards
-from pipecut.runtime.launch.status import Status
+from pipecut.runtime.health.status import Status
 from pipecut.runtime.ranks.world import World
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipecut.compiler import Options, SizeOverrides, compile
-from pipecut.runtime.gradients.shards import divided, rows_of
+from pipecut.plan.rows import divided, rows_of
 from tests.models.numerics import plain, vectors
 from tests.ranks import run_ranks
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from pipecut.errors import RankLostError
+from pipecut.runtime.health.watchdog import process_state
 from pipecut.runtime.launch.launch import launch
-from pipecut.runtime.launch.watchdog import process_state
 
 PROGRAM = "import sys; from pipecut.runtime.launch.launch import launch; launch(2, sys.argv[1], sys.argv[2:], stall=5)"
 

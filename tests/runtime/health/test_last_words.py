@@ -12,7 +12,7 @@ import pytest
 
 from pipecut.compiler import Options, SizeOverrides, compile
 from pipecut.errors import RunError
-from pipecut.runtime.launch.last_words import OTHERS_CODE, describe, exit_code, users_frame
+from pipecut.runtime.health.last_words import OTHERS_CODE, describe, exit_code, users_frame
 
 LAUNCH = "import sys; from pipecut.runtime.launch.launch import launch; launch(2, 'tests.programs.users_loop', sys.argv[1:])"
 

@@ -20,8 +20,8 @@ from types import TracebackType
 from typing import Any, ClassVar, NoReturn, TextIO
 
 from pipecut.errors import PeerLostError, PipecutError, RunError
-from pipecut.runtime.launch.rank_errors import tell
-from pipecut.runtime.launch.status import Status
+from pipecut.runtime.health.rank_errors import tell
+from pipecut.runtime.health.status import Status
 
 Hook = Callable[[type[BaseException], BaseException, TracebackType | None], Any]
 # Shows tracebacks.

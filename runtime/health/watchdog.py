@@ -9,8 +9,8 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pipecut.runtime.launch.status import RankStatus, State, read_status
-from pipecut.runtime.ranks.timeouts import save_timeout, start_timeout
+from pipecut.runtime.health.status import RankStatus, State, read_status
+from pipecut.runtime.health.timeouts import save_timeout, start_timeout
 
 # Seconds between looks.
 PERIOD = 0.5

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipecut.compiler.calibrate.reference_model import reached
+from pipecut.calibrate.reference_model import reached
 from pipecut.compiler.inputs.cluster import kind_here, read_cluster
 from pipecut.compiler.passes import ProfileProgress
 from pipecut.errors import UserFileError
@@ -53,7 +53,7 @@ def calibrate(
     with tempfile.TemporaryDirectory(prefix="pipecut-calibrate-") as folder:
         found = Path(folder) / "found.json"
         progress("products, memory and messages", 0, 1)
-        launch(ranks, "pipecut.runtime.ranks.links", [str(found), device])
+        launch(ranks, "pipecut.calibrate.links", [str(found), device])
         everyone = json.loads(found.read_text())
         link = fit(_medians(everyone)) if ranks > 1 else None
         plain = Path(folder) / "cluster.yaml"

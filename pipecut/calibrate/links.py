@@ -15,8 +15,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from pipecut.device import flush_cache
+from pipecut.runtime.health.timeouts import transfer_timeout
 from pipecut.runtime.ranks.rendezvous import find_ranks, join_ranks
-from pipecut.runtime.ranks.timeouts import transfer_timeout
 
 # Bytes of the messages, and how often each is sent.
 SIZES = tuple(1 << e for e in range(10, 26, 2))
@@ -81,12 +82,6 @@ def _queued_seconds(work: Callable[[], object], device: torch.device) -> float:
     end.record()
     end.synchronize()
     return float(start.elapsed_time(end)) / 1e3 / QUEUED
-
-
-def flush_cache(device: torch.device) -> None:
-    """Write over a GPU's L2 cache, so that what is measured next reads its tensors from memory, as in a step."""
-    size = int(torch.cuda.get_device_properties(device).L2_cache_size)
-    torch.empty(2 * size, dtype=torch.uint8, device=device).zero_()
 
 
 def _memory(device: torch.device) -> int:

@@ -4,9 +4,9 @@ import pytest
 
 from pipecut.errors import UserFileError
 from pipecut.plan.schema import Action
-from pipecut.runtime.launch.status import RankStatus, State
-from pipecut.runtime.launch.watchdog import Limits, Seen, stall_message, standing_still
-from pipecut.runtime.ranks.timeouts import seconds_of
+from pipecut.runtime.health.status import RankStatus, State
+from pipecut.runtime.health.timeouts import seconds_of
+from pipecut.runtime.health.watchdog import Limits, Seen, stall_message, standing_still
 
 LIMITS = Limits(stall=10, start=100, save=50)
 

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipecut.calibrate.calibrate import calibrate, fit
 from pipecut.compiler import Options, SizeOverrides, compile
-from pipecut.compiler.calibrate.calibrate import calibrate, fit
 from pipecut.compiler.inputs.cluster import read_cluster
 from pipecut.errors import UserFileError
 

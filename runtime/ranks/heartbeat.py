@@ -20,16 +20,16 @@ from torch._C._distributed_c10d import Store
 
 from pipecut.errors import PeerLostError
 from pipecut.plan.schema import KINDS, Action
-from pipecut.runtime.launch.last_words import LastWords, end_now, say
-from pipecut.runtime.launch.status import RankStatus, State, Status
-from pipecut.runtime.launch.watchdog import Limits, Seen, stall_message, standing_still
-from pipecut.runtime.ranks.roll_call import Roll
-from pipecut.runtime.ranks.timeouts import (
+from pipecut.runtime.health.last_words import LastWords, end_now, say
+from pipecut.runtime.health.status import RankStatus, State, Status
+from pipecut.runtime.health.timeouts import (
     save_timeout,
     silence_timeout,
     stall_timeout,
     start_timeout,
 )
+from pipecut.runtime.health.watchdog import Limits, Seen, stall_message, standing_still
+from pipecut.runtime.ranks.roll_call import Roll
 
 # Seconds between two signs of life, and after how many a rank counts as silent once another one lost a peer.
 PERIOD, SUSPECT = 2.0, 7.0

@@ -1,37 +1,13 @@
-"""The actions of a rank that runs forward alone, for any number of microbatches, and what comes of it on every rank.
-
-All forwards of all ranks are in one order, by the sum of stage and microbatch, and a message stands
-right after the forward that makes it, for the rank that sends and for the one that receives. All that
-anything needs comes before it, so no ranks wait in a circle, and both ends of a channel have its
-messages in one order.
-"""
+"""The outputs of a batch on every rank, from the ranks that made them."""
 
 from math import ceil
 
 import torch
 import torch.distributed as dist
 
-from pipecut.plan.schema import Action, Plan
-from pipecut.runtime.launch.rank_errors import told
+from pipecut.plan.schema import Plan
+from pipecut.runtime.health.rank_errors import told
 from pipecut.runtime.ranks.world import World
-
-
-def forward_only(plan: Plan, position: int, microbatches: int) -> list[Action]:
-    """Of the rank at a place in the pipeline.
-
-    A receive stands where its message is sent, about one forward ahead of what needs it.
-    """
-    pipeline_rank_of, stages = plan.pipeline_rank_of, [stage.index for stage in plan.stages]
-    crossing = {b.left for b in plan.boundaries if b.tensors and plan.over_link(b.left)}
-    placed: list[tuple[tuple[int, int, int], Action]] = []
-    for s in stages:
-        for m in range(microbatches):
-            if pipeline_rank_of[s] == position:
-                placed.append(((s + m, s, 0), Action("F", s, m)))
-                placed += [((s + m, s, 1), Action("SEND_F", s, m))] if s in crossing else []
-            if s in crossing and pipeline_rank_of[s + 1] == position:
-                placed.append(((s + m, s, 1), Action("RECV_F", s + 1, m)))
-    return [action for _, action in sorted(placed, key=lambda entry: entry[0])]
 
 
 def gather_outputs(

@@ -5,7 +5,10 @@ from dataclasses import replace
 
 from torch.distributed import HashStore
 
-from pipecut.runtime.launch.heartbeat import (
+from pipecut.runtime.health.last_words import LastWords
+from pipecut.runtime.health.status import State, Status
+from pipecut.runtime.health.watchdog import Limits
+from pipecut.runtime.ranks.heartbeat import (
     Heard,
     Heartbeat,
     early_message,
@@ -14,9 +17,6 @@ from pipecut.runtime.launch.heartbeat import (
     silent,
     still_message,
 )
-from pipecut.runtime.launch.last_words import LastWords
-from pipecut.runtime.launch.status import State, Status
-from pipecut.runtime.launch.watchdog import Limits
 from pipecut.runtime.ranks.roll_call import Roll
 
 LIMITS = Limits(stall=60, start=100, save=80)

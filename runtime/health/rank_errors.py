@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipecut.errors import DisagreementError, PeerLostError, PipecutError, RunError
-from pipecut.runtime.launch.status import FOLDER
+from pipecut.runtime.health.status import FOLDER
 
 # How gloo and NCCL say that the other side of a transfer is gone.
 PEER_LOST = (

@@ -1,0 +1,33 @@
+"""The sizes and the schedule that are fixed before operators are placed."""
+
+from dataclasses import dataclass
+
+from pipecut.compiler.schedules.registry import in_flight
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Stages, replicas of each, samples a microbatch, microbatches a step of each replica, their schedule, stages a rank."""
+
+    stages: int
+    replicas: int
+    microbatch: int
+    microbatches: int
+    schedule: str
+    chunks: int = 1
+
+    @property
+    def ranks(self) -> int:
+        """Ranks of one pipeline."""
+        return self.stages // self.chunks
+
+    @property
+    def devices(self) -> int:
+        """Devices that it takes."""
+        return self.ranks * self.replicas
+
+    def flights(self, stages: int) -> tuple[int, ...]:
+        """Microbatches in flight on each of a number of stages."""
+        if stages % self.chunks:
+            return (self.microbatches,) * stages
+        return in_flight(self.schedule, stages, self.microbatches, self.chunks)
