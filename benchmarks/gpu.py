@@ -72,7 +72,7 @@ def job_of(name: str, folder: Path, precision: str, microbatches: int = 4) -> Pa
 def on_one_rank(name: str, folder: Path, precision: str) -> Path:
     """A plan of a family with all its stages on one device."""
     plan = folder / f"plan-{name}-{precision}"
-    sizes = SizeOverrides(stages=2, schedule="interleaved", chunks=2)
+    sizes = SizeOverrides(stages=2, schedule="interleaved", stages_per_rank=2)
     compile(job_of(name, folder, precision), "auto", plan, Options(sizes, costs="roofline"))
     return plan
 
@@ -177,12 +177,12 @@ def ranks_part(ranks: int) -> Callable[[str, Path, Save], None]:
             {"CUDA_VISIBLE_DEVICES": "0", "LOCAL_RANK": "0", "NCCL_HOSTID": f"host-{rank}"}
             for rank in range(ranks)
         ]
-        for schedule, chunks in SCHEDULES.items():
+        for schedule, stages_per_rank in SCHEDULES.items():
             plan = folder / schedule
             sizes = SizeOverrides(
-                stages=ranks * chunks,
+                stages=ranks * stages_per_rank,
                 schedule=schedule,
-                chunks=chunks if schedule == "interleaved" else None,
+                stages_per_rank=stages_per_rank if schedule == "interleaved" else None,
             )
             try:
                 compile(job, str(cluster), plan, Options(sizes, costs="roofline"))

@@ -14,20 +14,20 @@ class Candidate:
     microbatch: int
     microbatches: int
     schedule: str
-    chunks: int = 1
+    stages_per_rank: int = 1
 
     @property
     def ranks(self) -> int:
         """Ranks of one pipeline."""
-        return self.stages // self.chunks
+        return self.stages // self.stages_per_rank
 
     @property
     def devices(self) -> int:
         """Devices that it takes."""
         return self.ranks * self.replicas
 
-    def flights(self, stages: int) -> tuple[int, ...]:
+    def in_flight_per_stage(self, stages: int) -> tuple[int, ...]:
         """Microbatches in flight on each of a number of stages."""
-        if stages % self.chunks:
+        if stages % self.stages_per_rank:
             return (self.microbatches,) * stages
-        return in_flight(self.schedule, stages, self.microbatches, self.chunks)
+        return in_flight(self.schedule, stages, self.microbatches, self.stages_per_rank)

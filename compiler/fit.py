@@ -30,7 +30,7 @@ class Problem:
     job: Job
     costed: CostedGraph
     cluster: Cluster
-    told: Constraints
+    constraints: Constraints
     candidate: Candidate
     solving: SolverOptions
 
@@ -57,7 +57,7 @@ def fit(problem: Problem, notes: list[str], progress: Callable[[str], None]) -> 
     while True:
         progress(f"placing {operators} operators on {candidate.stages} stages")
         placement, ordered = partition(
-            costed, cluster, job.spec, problem.told, candidate, problem.solving
+            costed, cluster, job.spec, problem.constraints, candidate, problem.solving
         )
         progress(f"scheduling {candidate.microbatches} microbatches, {candidate.schedule}")
         scheduled = schedule(costed, ordered, placement, candidate)
@@ -81,7 +81,7 @@ def _lacking(stages: list[dict[str, Any]], ranks: int) -> list[int]:
     """
     more = []
     for rank in range(ranks):
-        own = [stage for stage in stages if stage["rank"] == rank]
+        own = [stage for stage in stages if stage["pipeline_rank"] == rank]
         over = max(
             stage["peak_bytes"] + stage["outside_bytes"] - stage["device_bytes"] for stage in own
         )

@@ -15,7 +15,7 @@ from pipecut.compiler.graph import Graph
 from pipecut.compiler.inputs.cluster import Cluster, kind_here, positions, read_cluster, without
 from pipecut.compiler.inputs.document import place_of_key
 from pipecut.compiler.inputs.job import Job, read_job
-from pipecut.compiler.partition.constraints import constraints
+from pipecut.compiler.partition.constraints import placement_rules
 from pipecut.compiler.partition.place import SolverOptions
 from pipecut.compiler.profile.background import background_load
 from pipecut.compiler.profile.measured_costs import measured_costs
@@ -127,10 +127,8 @@ def compile_and_explain(
         if measured
         else "costs: roofline estimates; pipecut profile measures them"
     ]
-    if job.spec.optimizer_state == "fully_shard" and chosen.replicas == 1:
-        notes.append(
-            "optimizer_state: fully_shard divides nothing here, since each stage has one replica"
-        )
+    if job.spec.shard_optimizer and chosen.replicas == 1:
+        notes.append("shard_optimizer: true divides nothing here, since each stage has one replica")
     notes += (
         ["times and memory are those of eager stages"] if job.spec.compile == "inductor" else []
     )
@@ -140,7 +138,7 @@ def compile_and_explain(
         else []
     )
     problem = Problem(
-        job, costed, cluster, constraints(job, graph, chosen.stages), chosen, options.solving
+        job, costed, cluster, placement_rules(job, graph, chosen.stages), chosen, options.solving
     )
     fitted = fit(problem, notes, progress)
     facts = fitted.facts
@@ -261,9 +259,11 @@ def _devices(cluster: Cluster, job: Job, options: Options) -> int:
     stages = options.sizes.stages or job.spec.stages or 1
     replicas = options.sizes.replicas or job.spec.data_parallel or 1
     schedule = options.sizes.schedule or job.spec.schedule
-    chunks = (
+    stages_per_rank = (
         1
         if schedule == "auto"
-        else SCHEDULES[schedule].chunks or options.sizes.chunks or job.spec.chunks
+        else SCHEDULES[schedule].stages_per_rank
+        or options.sizes.stages_per_rank
+        or job.spec.stages_per_rank
     )
-    return min(len(cluster.devices), max(os.cpu_count() or 1, stages // chunks * replicas))
+    return min(len(cluster.devices), max(os.cpu_count() or 1, stages // stages_per_rank * replicas))

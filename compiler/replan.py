@@ -30,12 +30,18 @@ def replan(path: Path, lost_rank: int, progress: Callable[[str], None] = lambda 
         )
     fits = plan.ranks <= remaining
     ranks = plan.ranks // plan.replicas
-    chunks = len(plan.stages) // ranks
+    stages_per_rank = len(plan.stages) // ranks
     stages = (
-        len(plan.stages) if fits else min(ranks, remaining) * chunks if plan.replicas == 1 else AUTO
+        len(plan.stages)
+        if fits
+        else min(ranks, remaining) * stages_per_rank
+        if plan.replicas == 1
+        else AUTO
     )
     replicas = plan.replicas if fits or plan.replicas == 1 else AUTO
-    sizes = SizeOverrides(stages, replicas, plan.batch.microbatch, None, plan.schedule, chunks)
+    sizes = SizeOverrides(
+        stages, replicas, plan.batch.microbatch, None, plan.schedule, stages_per_rank
+    )
     target = path.with_name(
         f"{path.name.split('-without-')[0]}-without-{'-'.join(str(device) for device in lost)}"
     )

@@ -72,7 +72,7 @@ def compile(
         str | None,
         typer.Option(help="gpipe, 1f1b, interleaved, zb-h1, v-shaped or auto, over the job's."),
     ] = None,
-    chunks: Annotated[
+    stages_per_rank: Annotated[
         int | None, typer.Option(min=1, help="Stages on each device, interleaved, over the job's.")
     ] = None,
     explain: Annotated[
@@ -105,9 +105,9 @@ def compile(
 
     one_of("--schedule", schedule, (*SCHEDULES, "auto"))
     one_of("--solver", solver, ("highs", "cbc"))
-    if chunks is not None and schedule not in (None, "interleaved", "auto"):
+    if stages_per_rank is not None and schedule not in (None, "interleaved", "auto"):
         raise UserFileError(
-            f"--chunks {chunks}: is for --schedule interleaved, and this is {schedule}"
+            f"--stages-per-rank {stages_per_rank}: is for --schedule interleaved, and this is {schedule}"
         )
     if microbatch is not None and microbatches is not None:
         raise UserFileError("give --microbatch or --microbatches, not both")
@@ -119,7 +119,7 @@ def compile(
     if not costs.startswith("measured:"):
         one_of("--costs", costs, ("auto", "roofline", "profile", "measured:REPORT"))
     options = Options(
-        SizeOverrides(*counts, microbatches, schedule, chunks),
+        SizeOverrides(*counts, microbatches, schedule, stages_per_rank),
         explain,
         costs,
         profile_file,

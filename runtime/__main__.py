@@ -166,7 +166,7 @@ def save_weights(pipe: Pipeline, folder: Path) -> None:
     if pipe.world.replica:
         return
     tensors = {name: t.detach().cpu().contiguous().clone() for name, t in pipe.state_dict().items()}
-    file = folder / f"rank_{pipe.world.position}.safetensors"
+    file = folder / f"rank_{pipe.world.pipeline_rank}.safetensors"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         save_file(tensors, str(file))

@@ -33,7 +33,7 @@ from pipecut.runtime.gradients.shards import Shards
 from pipecut.runtime.gradients.tied import TiedGradients, share_tied
 from pipecut.runtime.gradients.user_changes import check_unchanged, load_values
 from pipecut.runtime.health.last_words import LastWords
-from pipecut.runtime.health.rank_errors import told
+from pipecut.runtime.health.rank_errors import naming_errors
 from pipecut.runtime.health.status import State
 from pipecut.runtime.health.timeouts import start_timeout
 from pipecut.runtime.ranks.agreement import agree_to_start
@@ -88,7 +88,7 @@ class Pipeline:
     ) -> None:
         self.plan: Plan = folder.plan
         self.world = world
-        mine = [s for s in self.plan.stages if s.rank == world.position]
+        mine = [s for s in self.plan.stages if s.pipeline_rank == world.pipeline_rank]
         self.modules = {
             s.index: build_module(folder.path, self.plan, s, world.device) for s in mine
         }
@@ -113,7 +113,7 @@ class Pipeline:
         self.shards = Shards(world, self.masters, self.plan.shards)
         named = self._masters()
         self.tied = TiedGradients(self.plan, world, named)
-        actions = folder.actions[world.position]
+        actions = folder.actions[world.pipeline_rank]
         later = any(action.kind == "W" for action in actions)
         tied = {name for one in self.plan.tied for name in one.names}
         alone = {
@@ -164,7 +164,7 @@ class Pipeline:
             stage
             for plan in (self.plan, self.evaluated)
             for stage in plan.stages
-            if stage.rank == world.position
+            if stage.pipeline_rank == world.pipeline_rank
         ]
         self.needed = {name for stage in own for name in stage.batch_inputs}
         self.same_batches = SameBatches(world.meeting, world.status)
@@ -237,10 +237,10 @@ class Pipeline:
                 f"rank {self.world.rank}: {min(self.unfilled)} has no value yet, since the plan was loaded for restoring; "
                 "restore a checkpoint first, or load without restoring=True"
             )
-        with told(f"rank {self.world.rank}"):
+        with naming_errors(f"rank {self.world.rank}"):
             check_unchanged(self.own_parameters, self.in_stages, self.held, self.masters.written())
         self.masters.refresh()
-        with told(f"rank {self.world.rank}, gathering parameters of other replicas"):
+        with naming_errors(f"rank {self.world.rank}, gathering parameters of other replicas"):
             self.shards.gather()
 
     def _unscale(self) -> None:
@@ -248,7 +248,7 @@ class Pipeline:
         own = list(self.parameters())
         overflowed = self.scale.overflows(own).to(self.world.device)
         if self.world.size > 1:
-            with told(f"rank {self.world.rank}, looking for gradients that overflow"):
+            with naming_errors(f"rank {self.world.rank}, looking for gradients that overflow"):
                 dist.all_reduce(overflowed, op=dist.ReduceOp.MAX)
         self.scale.apply(own, bool(overflowed))
 
@@ -268,7 +268,7 @@ class Pipeline:
         work = self._any_size(batch)
         self.same_batches.compare(batch, "eval_step")
         loss = self._forward(work)
-        if loss is None and self.world.position == self.plan.stages[-1].rank:
+        if loss is None and self.world.pipeline_rank == self.plan.stages[-1].pipeline_rank:
             # A replica that got no microbatch.
             loss = torch.zeros((), device=self.world.device)
         shared = self._shared(loss)
@@ -328,7 +328,7 @@ class Pipeline:
         )
 
     def _samples(self, batch: dict[str, torch.Tensor]) -> int:
-        with told(f"rank {self.world.rank}"):
+        with naming_errors(f"rank {self.world.rank}"):
             return samples_in(self.plan, batch)
 
     def _any_size(self, batch: dict[str, torch.Tensor], by_samples: bool = False) -> Work:
@@ -348,7 +348,7 @@ class Pipeline:
                 [self.world.device] if self.world.device.type == "cuda" else [], device_type="cuda"
             ):
                 return self.evaluator.evaluate(
-                    work, forward_only(self.evaluated, self.world.position, len(work.samples))
+                    work, forward_only(self.evaluated, self.world.pipeline_rank, len(work.samples))
                 )
         finally:
             for module, before in zip(self.modules.values(), training, strict=True):
@@ -370,10 +370,10 @@ class Pipeline:
             assert loss is not None
             return loss
         shared = loss.float() if loss is not None else torch.zeros((), device=self.world.device)
-        with told(f"rank {self.world.rank}, sharing the loss"):
-            if self.world.peers is not None:
-                dist.all_reduce(shared, group=self.world.peers)
-            dist.broadcast(shared, src=self.plan.stages[-1].rank * self.plan.replicas)
+        with naming_errors(f"rank {self.world.rank}, sharing the loss"):
+            if self.world.replica_group is not None:
+                dist.all_reduce(shared, group=self.world.replica_group)
+            dist.broadcast(shared, src=self.plan.stages[-1].pipeline_rank * self.plan.replicas)
         return shared
 
     def _split(
@@ -388,7 +388,7 @@ class Pipeline:
         Their parts of the loss are those of their samples, or of the terms that the plan says but for `by_samples`.
         """
         here = f"rank {self.world.rank}"
-        with told(here):
+        with naming_errors(here):
             batch, count = checked_batch(self.plan, batch)
         size, m = self.plan.batch.microbatch, self.plan.microbatches * self.plan.replicas
         if not count or (-(-count // size) != m and not any_count):
@@ -408,7 +408,7 @@ class Pipeline:
             moved = {id(piece): piece.to(self.world.device, non_blocking=True) for piece in pieces}
             for part, piece in zip(parts, pieces, strict=True):
                 part[name] = moved[id(piece)]
-        with told(here):
+        with naming_errors(here):
             weights = (
                 [one / count for one in samples]
                 if by_samples
@@ -425,7 +425,7 @@ class Pipeline:
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """What an optimizer has of this rank's parameters, under their original names, each once.
 
-        Of half-precision ones their float32 masters; with `optimizer_state: fully_shard` the rows that this replica steps.
+        Of half-precision ones their float32 masters; with `shard_optimizer: true` the rows that this replica steps.
         """
         seen: set[int] = set()
         for module in self.modules.values():
@@ -454,7 +454,7 @@ class Pipeline:
     def state_dict(self) -> dict[str, Any]:
         """This rank's part of the original model's state dict, in the precision it runs in.
 
-        With `optimizer_state: fully_shard` all ranks must ask for it together.
+        With `shard_optimizer: true` all ranks must ask for it together.
         """
         self._refresh()
         return {
@@ -468,7 +468,7 @@ class Pipeline:
         persistent = [h for h in self.own_buffers if h.persistent]
         targets = {**self.held, **{h.names[0]: self.kept_buffers[h.names[0]] for h in persistent}}
         rows = {name: own for name, p in self.held.items() if (own := self.rows(p)) is not None}
-        with told(f"rank {self.world.rank}"):
+        with naming_errors(f"rank {self.world.rank}"):
             load_values(state, [*self.own_parameters, *persistent], targets, rows)
         self.unfilled.clear()
 
@@ -537,7 +537,7 @@ class Pipeline:
                 counted = 1 if self.rows(parameter) else self.world.replicas
                 square += parameter.grad.detach().float().norm().square() / counted
         if self.world.size > 1:
-            with told(f"rank {self.world.rank}, clipping gradients"):
+            with naming_errors(f"rank {self.world.rank}, clipping gradients"):
                 dist.all_reduce(square)
         norm = square.sqrt()
         scale = torch.clamp(max_norm / (norm + 1e-6), max=1.0)

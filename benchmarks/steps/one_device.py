@@ -88,7 +88,7 @@ def plan_of(folder: Path, device: str, precision: str) -> Path:
     }
     job = folder / "job.yaml"
     job.write_text(yaml.safe_dump(text))
-    sizes = SizeOverrides(stages=STAGES, schedule="interleaved", chunks=STAGES)
+    sizes = SizeOverrides(stages=STAGES, schedule="interleaved", stages_per_rank=STAGES)
     compile(job, "auto", folder / "plan", Options(sizes, costs="roofline"))
     return folder / "plan"
 

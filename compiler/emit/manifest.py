@@ -45,7 +45,7 @@ def manifest(
     stages = [
         {
             **_stage(costed, placement, one, types[one.index], how, seconds),
-            "rank": scheduled.pipeline_rank_of[one.index],
+            "pipeline_rank": scheduled.pipeline_rank_of[one.index],
             "dropouts": [number for i in one.operators for number in graph.operators[i].draws],
             "weight_seconds": scheduled.weights[one.index],
             "reduce_seconds": scheduled.reductions[one.index],
@@ -91,7 +91,7 @@ def manifest(
             else None,
         },
         "optimizer": spec.optimizer,
-        "optimizer_state": spec.optimizer_state,
+        "shard_optimizer": spec.shard_optimizer,
         "compile": spec.compile,
         "replicas": candidate.replicas,
         "schedule": candidate.schedule,

@@ -57,8 +57,8 @@ class JobSpec(FileSchema):
     """The job file. `stages`, `data_parallel`, `batch.microbatch` and `schedule` may be auto.
 
     Microbatches weigh by their samples, or by the labels that their loss is the mean over (`reduction: tokens`).
-    With `optimizer_state: fully_shard` each replica of a stage has masters and optimizer states of its rows of parameters alone.
-    `stages` counts all of them; of the interleaved schedule each device has `chunks`, of the v-shaped one two.
+    With `shard_optimizer: true` each replica of a stage has masters and optimizer states of its rows of parameters alone.
+    `stages` counts all of them; of the interleaved schedule each device has `stages_per_rank`, of the v-shaped one two.
     """
 
     model: ModelSpec
@@ -66,9 +66,9 @@ class JobSpec(FileSchema):
     batch: BatchSpec
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     optimizer: Literal["adamw", "adam", "sgd", "momentum"] = "adamw"
-    optimizer_state: Literal["replicate", "fully_shard"] = "replicate"
+    shard_optimizer: bool = False
     schedule: Literal["gpipe", "1f1b", "interleaved", "zb-h1", "v-shaped", "auto"] = "1f1b"
-    chunks: int = Field(default=2, ge=1, le=64)
+    stages_per_rank: int = Field(default=2, ge=1, le=64)
     weights: str | None = None
     loss: str | None = Field(default=None, pattern=FUNCTION)
     compile: Literal["eager", "inductor"] = "eager"

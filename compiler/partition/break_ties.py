@@ -24,8 +24,8 @@ from pipecut.compiler.partition.problem import (
     device_bytes,
     fits,
     moved_bytes,
+    recompute_choices,
     recomputed,
-    ways,
 )
 from pipecut.compiler.partition.program.program import Program, build, start_values
 from pipecut.compiler.partition.program.solver import solve
@@ -122,7 +122,7 @@ def _fewest_bytes_of_order(problem: Problem, stages: list[int]) -> list[int] | N
     )
     if width * len(order) * len(chain.stage_devices) > MOST_SEGMENTS:
         return None
-    rooms = [room_of_stages(chain, way) for way in ways(chain)]
+    rooms = [room_of_stages(chain, way) for way in recompute_choices(chain)]
     least: Floats = np.where(np.arange(len(order) + 1) == 0, 0.0, np.inf)
     choice = []
     for stage in range(len(chain.stage_devices)):
@@ -157,7 +157,7 @@ def _extend(
     left = seconds_over(chain, stage - 1) if stage else np.zeros(len(least))
     right = seconds_over(chain, stage) if stage < last else np.zeros(len(least))
     allowed = np.zeros(starts.shape, dtype=bool)
-    for room, way in zip(rooms, ways(chain), strict=True):
+    for room, way in zip(rooms, recompute_choices(chain), strict=True):
         kind = chain.stage_devices[stage].kind
         work = work_before(chain, kind, way)
         fast = (

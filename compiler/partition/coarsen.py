@@ -39,9 +39,7 @@ class OptimizerSpec:
     @staticmethod
     def of(spec: JobSpec, replicas: int) -> "OptimizerSpec":
         """As the job says, with so many replicas."""
-        return OptimizerSpec(
-            spec.optimizer, replicas if spec.optimizer_state == "fully_shard" else 1
-        )
+        return OptimizerSpec(spec.optimizer, replicas if spec.shard_optimizer else 1)
 
 
 # A search asks for the same ones with every candidate.
@@ -66,22 +64,24 @@ def coarsen(
     costed: CostedGraph,
     stage_devices: tuple[StageDevice, ...],
     how: OptimizerSpec,
-    told: Constraints,
+    constraints: Constraints,
     recompute: Recompute = "never",
 ) -> Problem:
     """The blocks stand in the topological order closest to program order."""
     graph = costed.graph
     dependencies, written = graph.dependencies(), written_storages(graph)
     fixed = {p.value: fixed_bytes(p, how) for p in graph.parameters}
-    made = made_where_used(costed, stage_devices, told, fixed, written)
+    made = made_where_used(costed, stage_devices, constraints, fixed, written)
     dependencies.remove_nodes_from(made)
     groups = together(graph, written)
-    _join_views(costed, dependencies, groups, told)
-    _join_sources(costed, dependencies, groups, stage_devices, told)
-    for indices in told.together:
+    _join_views(costed, dependencies, groups, constraints)
+    _join_sources(costed, dependencies, groups, stage_devices, constraints)
+    for indices in constraints.together:
         groups.union(*(i for i in indices if i not in made))
     members = ordered_groups(dependencies, groups)
-    return replace(_problem(costed, members, made, stage_devices, fixed, told), recompute=recompute)
+    return replace(
+        _problem(costed, members, made, stage_devices, fixed, constraints), recompute=recompute
+    )
 
 
 def together(graph: Graph, written: dict[str, list[int]]) -> "nx.utils.UnionFind[int]":
@@ -120,11 +120,11 @@ def _join_views(
     costed: CostedGraph,
     dependencies: "nx.DiGraph[int]",
     groups: "nx.utils.UnionFind[int]",
-    told: Constraints,
+    constraints: Constraints,
 ) -> None:
     graph = costed.graph
     made = {name: index for name, index in graph.producers().items() if index in dependencies}
-    sides = _sides(told)
+    sides = _sides(constraints)
     for index, operator in enumerate(graph.operators):
         if index not in dependencies:
             continue
@@ -159,10 +159,10 @@ def _join_views(
                 groups.union(index, consumers[0])
 
 
-def _sides(told: Constraints) -> dict[int, set[int]]:
+def _sides(constraints: Constraints) -> dict[int, set[int]]:
     """What lies before a cut that the user asked for must not be joined with what lies after it."""
     sides: dict[int, set[int]] = defaultdict(set)
-    for module, indices in enumerate(told.before):
+    for module, indices in enumerate(constraints.before):
         for index in indices:
             sides[index].add(module)
     return sides
@@ -173,13 +173,13 @@ def _join_sources(
     dependencies: "nx.DiGraph[int]",
     groups: "nx.utils.UnionFind[int]",
     stage_devices: tuple[StageDevice, ...],
-    told: Constraints,
+    constraints: Constraints,
 ) -> None:
     """What needs nothing that stands on a stage joins its only user, where it takes no longer than to send its result.
 
     On an earlier stage its user's would gain what it takes and lose as much to the link.
     """
-    graph, sides = costed.graph, _sides(told)
+    graph, sides = costed.graph, _sides(constraints)
     held = {p.value for p in graph.parameters} | {name for name, _ in graph.batch_inputs}
     kinds = {slot.kind for slot in stage_devices}
     for index in dependencies:
@@ -218,7 +218,7 @@ def _problem(
     made: frozenset[int],
     stage_devices: tuple[StageDevice, ...],
     fixed: dict[str, int],
-    told: Constraints,
+    constraints: Constraints,
 ) -> Problem:
     """`made` are the operators that stages run for themselves, `fixed` the bytes of each parameter."""
     graph = costed.graph
@@ -248,7 +248,7 @@ def _problem(
         for p in graph.parameters
     ]
     splits = set()
-    for module in told.before:
+    for module in constraints.before:
         inside = set(module)
         needs = {
             (producers[n], index)
@@ -265,7 +265,7 @@ def _problem(
         merge_crossings(tuple(crossings)),
         (*shared, *_made(costed, users, kinds)),
         stage_devices,
-        pins=tuple(sorted({(group_of[index], stage) for index, stage in told.pins})),
+        pins=tuple(sorted({(group_of[index], stage) for index, stage in constraints.pins})),
         splits=tuple(sorted(splits)),
         made=tuple(sorted(made)),
     )

@@ -21,7 +21,7 @@ class Constraints:
     pins: tuple[tuple[int, int], ...] = ()
 
 
-def constraints(job: Job, graph: Graph, stages: int) -> Constraints:
+def placement_rules(job: Job, graph: Graph, stages: int) -> Constraints:
     """Look up the patterns of `placement:`. Raises UserFileError, with its line, for a pattern that matches no module."""
     spec = job.spec.placement
 

@@ -13,7 +13,7 @@ from pipecut.errors import InfeasibleError
 Flights = Callable[[int], tuple[int, ...]]
 
 
-def explain(problem: Problem, proven: bool, flights: Flights) -> InfeasibleError:
+def explain(problem: Problem, proven: bool, in_flight_per_stage: Flights) -> InfeasibleError:
     """Name the stage and the limit that binds, the least memory and the fewest stages that would do."""
     count = len(problem.stage_devices)
     if len(problem.blocks) < count:
@@ -43,7 +43,7 @@ def explain(problem: Problem, proven: bool, flights: Flights) -> InfeasibleError
         if fixed > activations
         else "saved activations in flight"
     )
-    fewest = _fewest_stages(problem, flights)
+    fewest = _fewest_stages(problem, in_flight_per_stage)
     more = (
         f"{fewest} stages of this kind" if fewest else "no number of stages up to 256 of this kind"
     )
@@ -69,11 +69,11 @@ def _least_scale(problem: Problem) -> float:
     return high
 
 
-def _fewest_stages(problem: Problem, flights: Flights) -> int | None:
+def _fewest_stages(problem: Problem, in_flight_per_stage: Flights) -> int | None:
     for count in range(len(problem.stage_devices) + 1, min(len(problem.blocks), 256) + 1):
         stage_devices = tuple(
             replace(problem.stage_devices[min(s, len(problem.stage_devices) - 1)], in_flight=n)
-            for s, n in enumerate(flights(count))
+            for s, n in enumerate(in_flight_per_stage(count))
         )
         if _filled(replace(problem, stage_devices=stage_devices), 1.0) is not None:
             return count

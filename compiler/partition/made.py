@@ -22,7 +22,7 @@ NEGLIGIBLE = 0.01
 def made_where_used(
     costed: CostedGraph,
     stage_devices: tuple[StageDevice, ...],
-    told: Constraints,
+    constraints: Constraints,
     fixed: dict[str, int],
     touched: dict[str, list[int]],
 ) -> frozenset[int]:
@@ -33,7 +33,7 @@ def made_where_used(
     if len(stage_devices) < 2:
         return frozenset()
     graph = costed.graph
-    free = _free(graph, {index for index, _ in told.pins}, touched)
+    free = _free(graph, {index for index, _ in constraints.pins}, touched)
     if not free:
         return frozenset()
     needs = _Needs(graph, free, touched)
@@ -148,9 +148,12 @@ def _cheaper(
 
 def sent_seconds(value: Value, stage_devices: tuple[StageDevice, ...]) -> float:
     """Of a tensor, and its gradient, over the fastest link that has anything to send."""
-    ways = 1 + value.needs_grad
+    recompute_choices = 1 + value.needs_grad
     return min(
-        (ways * (value.bytes / slot.bandwidth + slot.latency) for slot in stage_devices[:-1]),
+        (
+            recompute_choices * (value.bytes / slot.bandwidth + slot.latency)
+            for slot in stage_devices[:-1]
+        ),
         default=0.0,
     )
 

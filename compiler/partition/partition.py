@@ -35,7 +35,7 @@ def partition(
     costed: CostedGraph,
     cluster: Cluster,
     spec: JobSpec,
-    told: Constraints,
+    constraints: Constraints,
     candidate: Candidate,
     solving: SolverOptions,
 ) -> tuple[Placement, Cluster]:
@@ -43,7 +43,7 @@ def partition(
 
     Raises InfeasibleError.
     """
-    problem, cluster = _problem(costed, cluster, spec, told, candidate)
+    problem, cluster = _problem(costed, cluster, spec, constraints, candidate)
     stages, certificate = _placed(problem, solving, candidate)
     return _placement(costed, problem, stages, certificate), cluster
 
@@ -57,18 +57,22 @@ def _placed(
     """
     if problem.devices:
         try:
-            return place(evenly_shared(problem), solving, candidate.flights)
+            return place(evenly_shared(problem), solving, candidate.in_flight_per_stage)
         except InfeasibleError:
             pass
-    return place(problem, solving, candidate.flights)
+    return place(problem, solving, candidate.in_flight_per_stage)
 
 
 def place_quickly(
-    costed: CostedGraph, cluster: Cluster, spec: JobSpec, told: Constraints, candidate: Candidate
+    costed: CostedGraph,
+    cluster: Cluster,
+    spec: JobSpec,
+    constraints: Constraints,
+    candidate: Candidate,
 ) -> tuple[Placement, Cluster] | None:
     """As `partition`, but along one order, roughly, and with nothing proven; None when nothing was found that fits."""
     try:
-        problem, cluster = _problem(costed, cluster, spec, told, candidate)
+        problem, cluster = _problem(costed, cluster, spec, constraints, candidate)
     except InfeasibleError:
         return None
     stages = chain_cuts(evenly_shared(problem), ROUGHLY)
@@ -80,22 +84,28 @@ def place_quickly(
 
 
 def _problem(
-    costed: CostedGraph, cluster: Cluster, spec: JobSpec, told: Constraints, one: Candidate
+    costed: CostedGraph, cluster: Cluster, spec: JobSpec, constraints: Constraints, one: Candidate
 ) -> tuple[Problem, Cluster]:
-    flights, pipeline_rank_of = (
-        one.flights(one.stages),
-        pipeline_ranks_of(one.schedule, one.stages, one.chunks),
+    in_flight_per_stage, pipeline_rank_of = (
+        one.in_flight_per_stage(one.stages),
+        pipeline_ranks_of(one.schedule, one.stages, one.stages_per_rank),
     )
 
     def stage_devices(machine: Cluster) -> tuple[StageDevice, ...]:
-        return stage_devices_for(machine, pipeline_rank_of, flights, one.replicas, spec.precision)
+        return stage_devices_for(
+            machine, pipeline_rank_of, in_flight_per_stage, one.replicas, spec.precision
+        )
 
     problem = coarsen(
-        costed, stage_devices(cluster), OptimizerSpec.of(spec, one.replicas), told, spec.recompute
+        costed,
+        stage_devices(cluster),
+        OptimizerSpec.of(spec, one.replicas),
+        constraints,
+        spec.recompute,
     )
-    problem = replace(problem, devices=pipeline_rank_of if one.chunks > 1 else ())
+    problem = replace(problem, devices=pipeline_rank_of if one.stages_per_rank > 1 else ())
     if len(problem.blocks) < one.stages:
-        raise explain(problem, True, one.flights)
+        raise explain(problem, True, one.in_flight_per_stage)
     cluster = best_order(cluster, problem, stage_devices)
     return replace(problem, stage_devices=stage_devices(cluster)), cluster
 

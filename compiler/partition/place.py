@@ -55,7 +55,7 @@ class SolverOptions:
 
 
 def place(
-    problem: Problem, solving: SolverOptions, flights: Flights
+    problem: Problem, solving: SolverOptions, in_flight_per_stage: Flights
 ) -> tuple[list[int], Certificate]:
     """Stage of each block and the certificate. Raises InfeasibleError."""
     begin = time.perf_counter()
@@ -108,7 +108,7 @@ def place(
             )
     candidates = [c for c in candidates if fits(small, c)]
     if not candidates:
-        raise explain(problem, infeasible, flights)
+        raise explain(problem, infeasible, in_flight_per_stage)
     left = solving.time_limit - (time.perf_counter() - begin)
     stages = break_ties(
         small, min(candidates, key=lambda c: bottleneck(small, c)), solving.solver, left

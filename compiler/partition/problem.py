@@ -289,7 +289,7 @@ def evenly_shared(problem: Problem) -> Problem:
     return replace(problem, stage_devices=stage_devices, devices=())
 
 
-def ways(problem: Problem) -> tuple[bool, ...]:
+def recompute_choices(problem: Problem) -> tuple[bool, ...]:
     """Whether a stage may recompute: not, must, or either."""
     return {"never": (False,), "always": (True,), "auto": (False, True)}[problem.recompute]
 

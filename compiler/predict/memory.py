@@ -30,12 +30,15 @@ def with_memory(manifest: dict[str, Any], graph: Graph, scheduled: Scheduled) ->
         for stage, one in zip(plan.stages, passes, strict=True)
     ]
     plan = plan.model_copy(update={"stages": stages})
-    peaks = [peak_of(plan, scheduled.actions[stage.rank], stage.rank) for stage in stages]
+    peaks = [
+        peak_of(plan, scheduled.actions[stage.pipeline_rank], stage.pipeline_rank)
+        for stage in stages
+    ]
     rows = [
         {
             **row,
             "peak_bytes": peak,
-            "outside_bytes": outside_bytes(plan, row["rank"]),
+            "outside_bytes": outside_bytes(plan, row["pipeline_rank"]),
             "passes": one.model_dump() if one is not None else None,
         }
         for row, peak, one in zip(manifest["stages"], peaks, passes, strict=True)

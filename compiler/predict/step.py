@@ -52,8 +52,12 @@ def schedule(
     """Order the microbatches, lower to actions and replay them."""
     graph, stage_devices = costed.graph, placement.problem.stage_devices
     cuts = cut(graph, placement.stages_of, candidate.stages)
-    pipeline_rank_of = pipeline_ranks_of(candidate.schedule, candidate.stages, candidate.chunks)
-    order = orders(candidate.schedule, candidate.stages, candidate.microbatches, candidate.chunks)
+    pipeline_rank_of = pipeline_ranks_of(
+        candidate.schedule, candidate.stages, candidate.stages_per_rank
+    )
+    order = orders(
+        candidate.schedule, candidate.stages, candidate.microbatches, candidate.stages_per_rank
+    )
     sends = {one.index for one in cuts if one.sends}
     returns = {one.index for one in cuts if any(graph.values[n].needs_grad for n in one.sends)}
     tied = _tied(graph, cuts)

@@ -8,6 +8,6 @@ rank 2   .  .  F0 F1 F2 B0 B1 B2 .  .
 from pipecut.compiler.schedules.order import Compute
 
 
-def gpipe(rank: int, ranks: int, microbatches: int, chunks: int) -> list[Compute]:
-    """What a rank computes, in order; stage = rank, `chunks` is 1."""
+def gpipe(rank: int, ranks: int, microbatches: int, stages_per_rank: int) -> list[Compute]:
+    """What a rank computes, in order; stage = rank, `stages_per_rank` is 1."""
     return [(kind, rank, m) for kind in "FB" for m in range(microbatches)]

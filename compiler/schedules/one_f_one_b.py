@@ -8,7 +8,7 @@ rank 2   .  .  F0 B0 F1 .  B1 F2 B2 F3 B3 .  .
 from pipecut.compiler.schedules.order import Compute, alternating
 
 
-def one_f_one_b(rank: int, ranks: int, microbatches: int, chunks: int) -> list[Compute]:
-    """What a rank computes, in order; stage = rank, `chunks` is 1."""
+def one_f_one_b(rank: int, ranks: int, microbatches: int, stages_per_rank: int) -> list[Compute]:
+    """What a rank computes, in order; stage = rank, `stages_per_rank` is 1."""
     own = [(rank, m) for m in range(microbatches)]
     return alternating(own, own, ranks - rank - 1, "B")

@@ -16,37 +16,44 @@ class Schedule:
     """What a rank computes; stages a rank, None for as many as the job says; whether it goes back where it came from."""
 
     order: Callable[[int, int, int, int], list[Compute]]
-    chunks: int | None = 1
+    stages_per_rank: int | None = 1
     returns: bool = False
 
 
 SCHEDULES = {
     "gpipe": Schedule(gpipe),
     "1f1b": Schedule(one_f_one_b),
-    "interleaved": Schedule(interleaved, chunks=None),
+    "interleaved": Schedule(interleaved, stages_per_rank=None),
     "zb-h1": Schedule(zero_bubble),
-    "v-shaped": Schedule(v_shaped, chunks=2, returns=True),
+    "v-shaped": Schedule(v_shaped, stages_per_rank=2, returns=True),
 }
 
 # Those whose backward comes in two parts.
 SPLIT = ("zb-h1", "v-shaped")
 
 
-def pipeline_ranks_of(schedule: str, stages: int, chunks: int) -> tuple[int, ...]:
-    """The rank of each stage, in a pipeline of stages / chunks ranks."""
-    ranks = stages // chunks
+def pipeline_ranks_of(schedule: str, stages: int, stages_per_rank: int) -> tuple[int, ...]:
+    """The rank of each stage, in a pipeline of stages / stages_per_rank ranks."""
+    ranks = stages // stages_per_rank
     if SCHEDULES[schedule].returns:
         return (*range(ranks), *reversed(range(ranks)))
     return tuple(stage % ranks for stage in range(stages))
 
 
-def orders(schedule: str, stages: int, microbatches: int, chunks: int) -> list[list[Compute]]:
-    """What each rank computes, in order; stages / chunks ranks."""
-    ranks = stages // chunks
-    return [SCHEDULES[schedule].order(rank, ranks, microbatches, chunks) for rank in range(ranks)]
+def orders(
+    schedule: str, stages: int, microbatches: int, stages_per_rank: int
+) -> list[list[Compute]]:
+    """What each rank computes, in order; stages / stages_per_rank ranks."""
+    ranks = stages // stages_per_rank
+    return [
+        SCHEDULES[schedule].order(rank, ranks, microbatches, stages_per_rank)
+        for rank in range(ranks)
+    ]
 
 
-def in_flight(schedule: str, stages: int, microbatches: int, chunks: int) -> tuple[int, ...]:
+def in_flight(
+    schedule: str, stages: int, microbatches: int, stages_per_rank: int
+) -> tuple[int, ...]:
     """Microbatches whose activations a stage holds at most, by stage; those it keeps for the gradients of weights, too."""
     # Searches ask for these two by the hundred.
     if schedule == "gpipe":
@@ -54,7 +61,7 @@ def in_flight(schedule: str, stages: int, microbatches: int, chunks: int) -> tup
     if schedule == "1f1b":
         return tuple(min(microbatches, stages - stage) for stage in range(stages))
     live, peak = [0] * stages, [0] * stages
-    for order in orders(schedule, stages, microbatches, chunks):
+    for order in orders(schedule, stages, microbatches, stages_per_rank):
         for kind, stage, _ in order:
             live[stage] += {"F": 1, "I": 0}.get(kind, -1)
             peak[stage] = max(peak[stage], live[stage])

@@ -12,8 +12,8 @@ from functools import lru_cache
 from pipecut.compiler.schedules.order import Compute
 
 
-def v_shaped(rank: int, ranks: int, microbatches: int, chunks: int) -> list[Compute]:
-    """What a rank computes, in order; `chunks` is 2."""
+def v_shaped(rank: int, ranks: int, microbatches: int, stages_per_rank: int) -> list[Compute]:
+    """What a rank computes, in order; `stages_per_rank` is 2."""
     return list(_run(ranks, microbatches)[rank])
 
 

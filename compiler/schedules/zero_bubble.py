@@ -10,8 +10,8 @@ rank 1   .  F0 I0 F1 I1 W0 F2 I2 W1 W2
 from pipecut.compiler.schedules.order import Compute, alternating
 
 
-def zero_bubble(rank: int, ranks: int, microbatches: int, chunks: int) -> list[Compute]:
-    """What a rank computes, in order; stage = rank, `chunks` is 1."""
+def zero_bubble(rank: int, ranks: int, microbatches: int, stages_per_rank: int) -> list[Compute]:
+    """What a rank computes, in order; stage = rank, `stages_per_rank` is 1."""
     own = [(rank, m) for m in range(microbatches)]
     order: list[Compute] = []
     for kind, stage, m in alternating(own, own, ranks - rank - 1, "I"):

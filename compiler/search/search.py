@@ -20,7 +20,7 @@ from pipecut.compiler.inputs.cluster import Cluster
 from pipecut.compiler.inputs.job import Job
 from pipecut.compiler.inputs.units import show_bytes, show_seconds
 from pipecut.compiler.partition.coarsen import OptimizerSpec, fixed_bytes
-from pipecut.compiler.partition.constraints import constraints
+from pipecut.compiler.partition.constraints import placement_rules
 from pipecut.compiler.partition.partition import place_quickly
 from pipecut.compiler.predict.step import schedule
 from pipecut.compiler.profile.measured_costs import Known
@@ -104,8 +104,13 @@ class Search:
         """The best sizes with the schedules that are not searched, where the job leaves the schedule open."""
         found, spec, sizes = [], self.job.spec, best.candidate
         for name, kind in SCHEDULES.items() if asked.schedule is None and sizes.ranks > 1 else ():
-            chunks = kind.chunks or spec.chunks
-            one = replace(sizes, schedule=name, chunks=chunks, stages=sizes.ranks * chunks)
+            stages_per_rank = kind.stages_per_rank or spec.stages_per_rank
+            one = replace(
+                sizes,
+                schedule=name,
+                stages_per_rank=stages_per_rank,
+                stages=sizes.ranks * stages_per_rank,
+            )
             allowed = asked.stages in (None, one.stages) and not (
                 spec.compile == "inductor" and name in SPLIT
             )
@@ -146,8 +151,8 @@ class Search:
         wider = [
             Trial(one, self._bound(one))
             for stages in (
-                None if asked.stages is None else asked.stages + asked.chunks,
-                best.stages + asked.chunks,
+                None if asked.stages is None else asked.stages + asked.stages_per_rank,
+                best.stages + asked.stages_per_rank,
             )
             for one in candidates(replace(more, stages=stages))
             if one.devices > best.devices
@@ -211,10 +216,10 @@ class Search:
                 tried, why="the model changes buffers in its forward: replicas would drift apart"
             )
         try:
-            told = constraints(self.job, costed.graph, one.stages)
+            constraints = placement_rules(self.job, costed.graph, one.stages)
         except UserFileError as error:
             return replace(tried, why=str(error).rsplit("placement: ", 1)[-1])
-        placed = place_quickly(costed, cluster, spec, told, one)
+        placed = place_quickly(costed, cluster, spec, constraints, one)
         if placed is None:
             return replace(
                 tried, why="memory: no placement was found that fits", short_of_memory=True
@@ -247,5 +252,5 @@ def writes_buffers(graph: Graph) -> bool:
 
 def describe(one: Candidate) -> str:
     """`16 stages x 4 replicas, 32 microbatches of 2, 1f1b`."""
-    stages = f"{one.stages} stages" + (f" on {one.ranks} ranks" if one.chunks > 1 else "")
+    stages = f"{one.stages} stages" + (f" on {one.ranks} ranks" if one.stages_per_rank > 1 else "")
     return f"{stages} x {one.replicas} replicas, {one.microbatches} microbatches of {one.microbatch}, {one.schedule}"

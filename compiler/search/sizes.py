@@ -16,7 +16,7 @@ SEARCHED = ("1f1b", "gpipe")
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """What job and command line say: None is what the search decides. `devices` may be used, `chunks` stages on each."""
+    """What job and command line say: None is what the search decides. `devices` may be used, `stages_per_rank` stages on each."""
 
     devices: int
     total: int
@@ -24,7 +24,7 @@ class SearchSpace:
     replicas: int | None
     microbatch: int | None
     schedule: str | None
-    chunks: int = 1
+    stages_per_rank: int = 1
 
     @property
     def fixed(self) -> bool:
@@ -39,7 +39,7 @@ def candidates(asked: SearchSpace) -> list[Candidate]:
 
 def _candidates(asked: SearchSpace) -> Iterator[Candidate]:
     for stages in [asked.stages] if asked.stages else _stage_counts(asked):
-        ranks = stages // asked.chunks
+        ranks = stages // asked.stages_per_rank
         room = asked.devices // ranks
         for replicas in [asked.replicas] if asked.replicas else _powers(room, room):
             if not replicas or asked.total % replicas:
@@ -61,7 +61,7 @@ def _candidates(asked: SearchSpace) -> Iterator[Candidate]:
                             size,
                             -(-asked.total // (size * replicas)),
                             schedule,
-                            asked.chunks,
+                            asked.stages_per_rank,
                         )
 
 
@@ -71,7 +71,7 @@ def _stage_counts(asked: SearchSpace) -> list[int]:
         *_powers(devices, devices),
         *(devices // share for share in range(1, 5) if share <= devices),
     }
-    return sorted(count * asked.chunks for count in counts)
+    return sorted(count * asked.stages_per_rank for count in counts)
 
 
 def _powers(limit: int, last: int) -> list[int]:
@@ -88,7 +88,7 @@ class SizeOverrides:
     microbatch: int | None = None
     microbatches: int | None = None
     schedule: str | None = None
-    chunks: int | None = None
+    stages_per_rank: int | None = None
 
 
 def resolve_sizes(spec: JobSpec, path: Path, devices: int, over: SizeOverrides) -> SearchSpace:
@@ -100,22 +100,26 @@ def resolve_sizes(spec: JobSpec, path: Path, devices: int, over: SizeOverrides) 
     if (
         said not in ("interleaved", "auto")
         and over.schedule is None
-        and "chunks" in spec.model_fields_set
+        and "stages_per_rank" in spec.model_fields_set
     ):
-        line, column = place_of_key(path, "chunks")
+        line, column = place_of_key(path, "stages_per_rank")
         raise UserFileError(
-            f"{path}:{line}:{column}: chunks are for schedule: interleaved, and this is {said}; leave chunks out, or "
+            f"{path}:{line}:{column}: stages_per_rank is for schedule: interleaved, and this is {said}; leave stages_per_rank out, or "
             "choose interleaved"
         )
-    chunks = (spec.chunks if over.chunks is None else over.chunks) if said == "interleaved" else 1
+    stages_per_rank = (
+        (spec.stages_per_rank if over.stages_per_rank is None else over.stages_per_rank)
+        if said == "interleaved"
+        else 1
+    )
     if said != "auto":
-        chunks = SCHEDULES[said].chunks or chunks
+        stages_per_rank = SCHEDULES[said].stages_per_rank or stages_per_rank
     if count is None:
         # Every device, where nothing else is said.
-        count = max(1, devices // copies) * chunks if copies != AUTO else AUTO
-    if count % chunks:
+        count = max(1, devices // copies) * stages_per_rank if copies != AUTO else AUTO
+    if count % stages_per_rank:
         raise UserFileError(
-            f"{path}: the {said} schedule has {chunks} stages on a device; {count} stages is no multiple"
+            f"{path}: the {said} schedule has {stages_per_rank} stages on a device; {count} stages is no multiple"
         )
     microbatch = spec.batch.microbatch if over.microbatch is None else over.microbatch
     if over.microbatches is not None:
@@ -123,9 +127,9 @@ def resolve_sizes(spec: JobSpec, path: Path, devices: int, over: SizeOverrides) 
     for option, size in (("--microbatch", over.microbatch), ("--microbatches", over.microbatches)):
         if size is not None and size > total:
             raise UserFileError(f"{option} {size}: must be at most the global batch, {total}")
-    if count // chunks * max(1, copies) > devices:
+    if count // stages_per_rank * max(1, copies) > devices:
         times = f" times {copies} replicas" if copies > 1 else ""
-        each = f", {chunks} on a device," if chunks > 1 else ""
+        each = f", {stages_per_rank} on a device," if stages_per_rank > 1 else ""
         raise UserFileError(
             f"{count} stages{each}{times} asked for, but the cluster has {devices} devices"
         )
@@ -137,5 +141,5 @@ def resolve_sizes(spec: JobSpec, path: Path, devices: int, over: SizeOverrides) 
         )
     schedule = None if said == "auto" else said
     return SearchSpace(
-        devices, total, count or None, copies or None, microbatch or None, schedule, chunks
+        devices, total, count or None, copies or None, microbatch or None, schedule, stages_per_rank
     )

@@ -126,17 +126,17 @@ def _computes_everything(plan: Plan, actions: tuple[tuple[Action, ...], ...]) ->
         raise PlanError(
             f"{plan.replicas} replicas of stages that change their buffers would drift apart; compile again"
         )
-    if len(actions) != len({s.rank for s in plan.stages}):
+    if len(actions) != len({s.pipeline_rank for s in plan.stages}):
         raise PlanError(
-            f"schedule.yaml has {len(actions)} ranks, the plan {len({s.rank for s in plan.stages})}"
+            f"schedule.yaml has {len(actions)} ranks, the plan {len({s.pipeline_rank for s in plan.stages})}"
         )
     total = 0
     for stage in plan.stages:
-        split = any(a.kind == "W" and a.stage == stage.index for a in actions[stage.rank])
+        split = any(a.kind == "W" and a.stage == stage.index for a in actions[stage.pipeline_rank])
         for kind in ("F", "I", "W") if split else ("F", "B"):
             done = [
                 a.microbatch
-                for a in actions[stage.rank]
+                for a in actions[stage.pipeline_rank]
                 if a.kind == kind and a.stage == stage.index
             ]
             # Counted first: a plan may name more microbatches than a list of them has room for.
@@ -146,7 +146,7 @@ def _computes_everything(plan: Plan, actions: tuple[tuple[Action, ...], ...]) ->
                 )
             total += len(done)
         other = {"B"} if split else {"I", "W"}
-        if any(a.kind in other and a.stage == stage.index for a in actions[stage.rank]):
+        if any(a.kind in other and a.stage == stage.index for a in actions[stage.pipeline_rank]):
             raise PlanError(f"stage {stage.index}: some backwards are split and some are not")
     if (plan.tied or plan.replicas > 1) and any(
         row.count(Action("REDUCE", rank, 0)) != 1 for rank, row in enumerate(actions)
@@ -256,7 +256,7 @@ def _memory_fits(plan: Plan, graph: dict[str, Any], actions: tuple[tuple[Action,
         for h in stage.parameters:
             # Weight, gradient and states; of half precision the last two, and a master, are float32.
             size, wide, stepped = sizes[h.names[0]], 2 if h.dtype in HALF else 1, 1.0
-            if plan.optimizer_state == "fully_shard" and h.shape and h.shape[0] >= plan.replicas:
+            if plan.shard_optimizer and h.shape and h.shape[0] >= plan.replicas:
                 # The replica that has most of it.
                 stepped = -(-h.shape[0] // plan.replicas) / h.shape[0]
             fixed += (
@@ -267,7 +267,7 @@ def _memory_fits(plan: Plan, graph: dict[str, Any], actions: tuple[tuple[Action,
         saved = sum(o["saved_bytes"] for o in own)
         transient = max((o["transient_bytes"] for o in own), default=0)
         live = peak = 0
-        for action in actions[stage.rank]:
+        for action in actions[stage.pipeline_rank]:
             if action.stage == stage.index and action.kind in ("F", "B", "W"):
                 live += 1 if action.kind == "F" else -1
                 peak = max(peak, live)
@@ -280,36 +280,36 @@ def _memory_fits(plan: Plan, graph: dict[str, Any], actions: tuple[tuple[Action,
         )
         if need > stage.capacity_bytes:
             raise PlanError(
-                f"rank {stage.rank}, stage {stage.index}: needs {need} bytes of {stage.capacity_bytes}"
+                f"rank {stage.pipeline_rank}, stage {stage.index}: needs {need} bytes of {stage.capacity_bytes}"
             )
         if need > stage.memory_bytes:
             raise PlanError(
                 f"stage {stage.index}: the plan says {stage.memory_bytes} bytes, the schedule needs {need}"
             )
-        before, largest = together.get(stage.rank, (0.0, 0.0))
-        together[stage.rank] = before + need - transient, max(largest, transient)
-        on_rank = sum(together[stage.rank])
+        before, largest = together.get(stage.pipeline_rank, (0.0, 0.0))
+        together[stage.pipeline_rank] = before + need - transient, max(largest, transient)
+        on_rank = sum(together[stage.pipeline_rank])
         if on_rank > stage.capacity_bytes:
             raise PlanError(
-                f"rank {stage.rank}: its stages need {on_rank:.0f} bytes of {stage.capacity_bytes}"
+                f"rank {stage.pipeline_rank}: its stages need {on_rank:.0f} bytes of {stage.capacity_bytes}"
             )
         worst = max(worst, on_rank / max(stage.capacity_bytes, 1))
-    for position in range(len(actions)):
-        peak = peak_of(plan, actions[position], position)
-        stage = next(s for s in plan.stages if s.rank == position)
+    for pipeline_rank in range(len(actions)):
+        peak = peak_of(plan, actions[pipeline_rank], pipeline_rank)
+        stage = next(s for s in plan.stages if s.pipeline_rank == pipeline_rank)
         if peak != stage.peak_bytes:
             raise PlanError(
-                f"rank {position}: the plan says {stage.peak_bytes} bytes at the peak, its passes take {peak}"
+                f"rank {pipeline_rank}: the plan says {stage.peak_bytes} bytes at the peak, its passes take {peak}"
             )
-        outside = outside_bytes(plan, position)
+        outside = outside_bytes(plan, pipeline_rank)
         if outside > stage.outside_bytes:
             raise PlanError(
-                f"rank {position}: the plan says that context and communicators take {stage.outside_bytes} bytes, "
+                f"rank {pipeline_rank}: the plan says that context and communicators take {stage.outside_bytes} bytes, "
                 f"they take {outside}; compile again"
             )
         if peak + stage.outside_bytes > stage.device_bytes:
             raise PlanError(
-                f"rank {position}: a step takes {peak} bytes at its peak, beside {stage.outside_bytes} of context and "
+                f"rank {pipeline_rank}: a step takes {peak} bytes at its peak, beside {stage.outside_bytes} of context and "
                 f"communicators, and {stage.device} has {stage.device_bytes}; "
                 "set a larger reserve in the cluster file, or a smaller microbatch"
             )

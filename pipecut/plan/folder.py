@@ -221,7 +221,7 @@ def _plan(path: Path, data: dict[str, Any]) -> Plan:
     except (ValidationError, RecursionError) as error:
         raise PlanError(f"{path / MANIFEST}: {_first(error)}; compile again") from None
     count = len(plan.stages)
-    ranks = {stage.rank for stage in plan.stages}
+    ranks = {stage.pipeline_rank for stage in plan.stages}
     batch = plan.batch
     for wrong, what in (
         (

@@ -9,7 +9,7 @@ messages in one order.
 from pipecut.plan.schema import Action, Plan
 
 
-def forward_only(plan: Plan, position: int, microbatches: int) -> list[Action]:
+def forward_only(plan: Plan, pipeline_rank: int, microbatches: int) -> list[Action]:
     """Of the rank at a place in the pipeline.
 
     A receive stands where its message is sent, about one forward ahead of what needs it.
@@ -19,9 +19,9 @@ def forward_only(plan: Plan, position: int, microbatches: int) -> list[Action]:
     placed: list[tuple[tuple[int, int, int], Action]] = []
     for s in stages:
         for m in range(microbatches):
-            if pipeline_rank_of[s] == position:
+            if pipeline_rank_of[s] == pipeline_rank:
                 placed.append(((s + m, s, 0), Action("F", s, m)))
                 placed += [((s + m, s, 1), Action("SEND_F", s, m))] if s in crossing else []
-            if s in crossing and pipeline_rank_of[s + 1] == position:
+            if s in crossing and pipeline_rank_of[s + 1] == pipeline_rank:
                 placed.append(((s + m, s, 1), Action("RECV_F", s + 1, m)))
     return [action for _, action in sorted(placed, key=lambda entry: entry[0])]

@@ -45,12 +45,12 @@ def padded_bytes(held: StageTensor, shards: int) -> int:
     return held.bytes // held.shape[0] * padded_rows(held.shape, shards) * shards
 
 
-def moments(plan: Plan, actions: Sequence[Action], position: int) -> list[Moment] | None:
+def moments(plan: Plan, actions: Sequence[Action], pipeline_rank: int) -> list[Moment] | None:
     """The curve of the rank at a place in the pipeline, from its second step on; None where a stage's passes are not known.
 
     A step begins with parameters, buffers, optimizer states and the batch. Gradients come with a stage's first backward.
     """
-    stages = {s.index: s for s in plan.stages if s.rank == position}
+    stages = {s.index: s for s in plan.stages if s.pipeline_rank == pipeline_rank}
     if any(s.passes is None for s in stages.values()):
         return None
     held = {h.names[0]: h for s in stages.values() for h in (*s.parameters, *s.buffers)}
@@ -150,12 +150,12 @@ def _summing(plan: Plan, own: list[int]) -> int:
     return most
 
 
-def outside_bytes(plan: Plan, position: int) -> int:
+def outside_bytes(plan: Plan, pipeline_rank: int) -> int:
     """Bytes of a GPU that no tensor can have: its context and the communicators of the rank at a place. 0 on a CPU."""
-    stage = next(stage for stage in plan.stages if stage.rank == position)
+    stage = next(stage for stage in plan.stages if stage.pipeline_rank == pipeline_rank)
     if stage.device_type != "cuda":
         return 0
-    rank = position * plan.replicas
+    rank = pipeline_rank * plan.replicas
     return CONTEXT_BYTES + sum(
         buffer_bytes(group.kind, group.ranks, rank) for group in groups_of(plan)
     )
@@ -167,11 +167,11 @@ def memory_curves(folder: PlanFolder, timeline: Timeline) -> list[list[tuple[flo
     Empty where a stage's passes are not known.
     """
     curves = []
-    for position, actions in enumerate(folder.actions):
-        when = {e.action: (e.start, e.end) for e in timeline.events if e.rank == position}
+    for pipeline_rank, actions in enumerate(folder.actions):
+        when = {e.action: (e.start, e.end) for e in timeline.events if e.rank == pipeline_rank}
         found = [
             (when[m.action], m)
-            for m in moments(folder.plan, actions, position) or []
+            for m in moments(folder.plan, actions, pipeline_rank) or []
             if m.action in when
         ]
         curves.append(
@@ -180,9 +180,11 @@ def memory_curves(folder: PlanFolder, timeline: Timeline) -> list[list[tuple[flo
     return curves
 
 
-def peak_of(plan: Plan, actions: Sequence[Action], position: int) -> int:
+def peak_of(plan: Plan, actions: Sequence[Action], pipeline_rank: int) -> int:
     """Bytes at the peak of a step on the rank at that place; an upper bound where the stage's passes are not known."""
-    curve = moments(plan, actions, position)
+    curve = moments(plan, actions, pipeline_rank)
     if curve is None:
-        return sum(s.memory_bytes + s.buffer_bytes for s in plan.stages if s.rank == position)
+        return sum(
+            s.memory_bytes + s.buffer_bytes for s in plan.stages if s.pipeline_rank == pipeline_rank
+        )
     return max(moment.peak for moment in curve)

@@ -13,7 +13,7 @@ from pipecut.errors import PlanError, RunError
 if TYPE_CHECKING:
     import torch
 
-VERSION = 5
+VERSION = 6
 Dimension = int | str
 # A flag or number of a batch, the same for every batch.
 Constant = bool | int | float | str | None
@@ -193,7 +193,7 @@ class StageMemory(PlanModel):
 
 
 class Stage(PlanModel):
-    """One stage. Seconds per microbatch. Stage and replica run on rank `rank` x replicas + replica.
+    """One stage. Seconds per microbatch. Stage and replica run on rank `pipeline_rank` x replicas + replica.
 
     `memory_bytes` is what the partitioner counts, at the most, against `capacity_bytes`: the device's less the cluster's reserve,
     out of which come `buffer_bytes` of tensors on their way. `peak_bytes` is what its rank's tensors take, replayed
@@ -207,7 +207,7 @@ class Stage(PlanModel):
     """
 
     index: Count
-    rank: Count
+    pipeline_rank: Count
     device: str
     device_type: Literal["cuda", "cpu"]
     file: str
@@ -329,7 +329,7 @@ class Plan(PlanModel):
     model: ModelRef
     batch: Batch
     optimizer: str
-    optimizer_state: Literal["replicate", "fully_shard"] = "replicate"
+    shard_optimizer: bool = False
     compile: Literal["eager", "inductor"] = "eager"
     replicas: Positive = 1
     schedule: str
@@ -378,21 +378,21 @@ class Plan(PlanModel):
     @property
     def shards(self) -> int:
         """Replicas that masters and optimizer states are divided over."""
-        return self.replicas if self.optimizer_state == "fully_shard" else 1
+        return self.replicas if self.shard_optimizer else 1
 
     @property
     def pipeline_rank_of(self) -> dict[int, int]:
         """The place in the pipeline of each stage."""
-        return {stage.index: stage.rank for stage in self.stages}
+        return {stage.index: stage.pipeline_rank for stage in self.stages}
 
     def over_link(self, boundary: int) -> bool:
         """Whether the stages before and after a boundary are on two ranks."""
-        return self.stages[boundary].rank != self.stages[boundary + 1].rank
+        return self.stages[boundary].pipeline_rank != self.stages[boundary + 1].pipeline_rank
 
     @property
     def ranks(self) -> int:
         """Processes that run the plan."""
-        return len({stage.rank for stage in self.stages}) * self.replicas
+        return len({stage.pipeline_rank for stage in self.stages}) * self.replicas
 
 
 @dataclass(frozen=True)

@@ -147,7 +147,7 @@ def costs_of(plan: Plan) -> Costs:
     ]
     reductions = [0.0] * len(set(ranks.values()))
     for stage in plan.stages:
-        reductions[stage.rank] += stage.reduce_seconds
+        reductions[stage.pipeline_rank] += stage.reduce_seconds
     weights = [s.weight_seconds for s in plan.stages]
     return Costs(
         [s.forward_seconds for s in plan.stages],

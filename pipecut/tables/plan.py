@@ -34,7 +34,7 @@ def print_plan(plan: Plan, console: Console) -> None:
         share = taken / max(stage.device_bytes, 1)
         table.add_row(
             str(stage.index),
-            *((str(stage.rank),) if several else ()),
+            *((str(stage.pipeline_rank),) if several else ()),
             stage.device,
             ", ".join(stage.modules),
             f"{stage.parameter_count:,}",

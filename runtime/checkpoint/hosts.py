@@ -10,7 +10,7 @@ from typing import Any
 import torch.distributed as dist
 
 from pipecut.errors import CheckpointError, PeerLostError, PipecutError
-from pipecut.runtime.health.rank_errors import told
+from pipecut.runtime.health.rank_errors import naming_errors
 from pipecut.runtime.health.timeouts import save_timeout
 
 # A network file system may show others' files only after so many seconds.
@@ -40,7 +40,7 @@ def exchange(value: Any, rank: int, size: int, doing: str) -> list[Any]:
     if size == 1:
         return [value]
     values: list[Any] = [None] * size
-    with told(f"rank {rank}, {doing}"):
+    with naming_errors(f"rank {rank}, {doing}"):
         dist.all_gather_object(values, value)
     return values
 
@@ -55,7 +55,7 @@ def meet(key: str, rank: int, size: int, doing: str, wrong: PipecutError | None 
         if wrong is not None:
             raise wrong
         return
-    with told(f"rank {rank}, {doing}"):
+    with naming_errors(f"rank {rank}, {doing}"):
         store = dist.distributed_c10d._get_default_store()
         if wrong is not None:
             store.set(f"{key}/wrong", str(rank))

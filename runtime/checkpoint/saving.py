@@ -157,7 +157,7 @@ class Saving:
     def _first_replica(self, shares: Sharing) -> int:
         """Of the ranks that see the folder, the first with this one's stages."""
         world = self.pipe.world
-        first = world.position * world.replicas
+        first = world.pipeline_rank * world.replicas
         return min(rank for rank in shares.ranks if 0 <= rank - first < world.replicas)
 
     def enter(self, folder: Path) -> Sharing:

@@ -51,7 +51,7 @@ def tensors_of(
                     if value.shape != parameter.shape:
                         raise CheckpointError(
                             f"the optimizer keeps {key} of {name} as {list(value.shape)} for {list(parameter.shape)}: it "
-                            "does not step every value by itself, so it needs optimizer_state: replicate"
+                            "does not step every value by itself, so it needs shard_optimizer: false"
                         )
                     divided[f"optimizer/{key}/{name}"] = rows[name]
             elif value is not None:

@@ -14,7 +14,7 @@ from types import FrameType
 
 import torch.distributed as dist
 
-from pipecut.runtime.health.rank_errors import told
+from pipecut.runtime.health.rank_errors import naming_errors
 
 KEY = "pipecut/stop"
 # A terminal and a launcher may both pass on one Ctrl-C.
@@ -63,7 +63,7 @@ class Stopping:
         if self.size == 1:
             self.agreed = bool(self.asked)
             return self.agreed
-        with told(f"rank {self.rank}, looking whether to stop"):
+        with naming_errors(f"rank {self.rank}, looking whether to stop"):
             store = dist.distributed_c10d._get_default_store()
             if self.asked and not self.said:
                 # Whoever is first says it.

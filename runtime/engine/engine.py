@@ -14,7 +14,7 @@ from pipecut.runtime.engine.stage import RunningStage
 from pipecut.runtime.engine.transport import Transport
 from pipecut.runtime.gradients.replicas import ReplicaGradients
 from pipecut.runtime.gradients.tied import TiedGradients
-from pipecut.runtime.health.rank_errors import told
+from pipecut.runtime.health.rank_errors import naming_errors
 from pipecut.runtime.health.status import State, Status
 
 # What a rank does once its actions are done: it waits for the others.
@@ -88,11 +88,11 @@ class Engine:
         for stage in self.stages.values():
             stage.begin(self.status.step, work.first)
         for action in actions:
-            with told(f"rank {self.rank}, action '{action}'"):
+            with naming_errors(f"rank {self.rank}, action '{action}'"):
                 self.replicas.ends(action.stage if action in self.last else None)
                 self._do(action, work, losses, outgoing)
         self.status.note(State.WAITING, END)
-        with told(f"rank {self.rank}, waiting for the last sends"):
+        with naming_errors(f"rank {self.rank}, waiting for the last sends"):
             self.transport.finish()
         return torch.stack(losses).sum() if losses else None
 

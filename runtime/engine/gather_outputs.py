@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 
 from pipecut.plan.schema import Plan
-from pipecut.runtime.health.rank_errors import told
+from pipecut.runtime.health.rank_errors import naming_errors
 from pipecut.runtime.ranks.world import World
 
 
@@ -23,14 +23,14 @@ def gather_outputs(
         for replica in range(plan.replicas)
     ]
     found = {}
-    with told(f"rank {world.rank}, gathering outputs"):
+    with naming_errors(f"rank {world.rank}, gathering outputs"):
         for stage in plan.stages:
             for tensor in stage.outputs:
                 parts = []
                 for replica, count in enumerate(counts):
                     if not count:
                         continue
-                    source = stage.rank * plan.replicas + replica
+                    source = stage.pipeline_rank * plan.replicas + replica
                     if source == world.rank:
                         part = own[tensor.name].contiguous()
                     else:

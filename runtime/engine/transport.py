@@ -18,7 +18,7 @@ class Transport:
     def __init__(self, plan: Plan, world: World, messages: Messages | None = None) -> None:
         self.world, self.messages = world, messages or GroupMessages()
         self.boundaries = {b.left: b for b in plan.boundaries}
-        self.pipeline_rank_of = {s.index: world.rank_at(s.rank) for s in plan.stages}
+        self.pipeline_rank_of = {s.index: world.rank_at(s.pipeline_rank) for s in plan.stages}
         self.arriving: dict[tuple[str, int, int], tuple[Received, list[Pending]]] = {}
         self.leaving: dict[tuple[str, int, int], list[tuple[Pending, torch.Tensor]]] = {}
 

@@ -51,7 +51,7 @@ class Shards:
 
         Each row where it is stepped, where all replicas have as many; otherwise whole.
         """
-        group = self.world.peers
+        group = self.world.replica_group
         assert group is not None
         parts: list[torch.Tensor] = []
         whole: list[torch.Tensor] = []
@@ -85,7 +85,7 @@ class Shards:
 
         Always, since what writes to `.data`, as some optimizers do, leaves no trace in a tensor's version.
         """
-        group = self.world.peers
+        group = self.world.replica_group
         if not self.shards or group is None:
             return
         whole: list[nn.Parameter] = []

@@ -26,7 +26,7 @@ class TiedGradients:
 
     def __init__(self, plan: Plan, world: World, parameters: dict[str, nn.Parameter]) -> None:
         self.world = world
-        pipeline_rank_of = {s.index: world.rank_at(s.rank) for s in plan.stages}
+        pipeline_rank_of = {s.index: world.rank_at(s.pipeline_rank) for s in plan.stages}
         # The group is looked up where it is used: the world alone holds groups, and lets go of them at the end.
         self.mine: list[tuple[nn.Parameter, tuple[int, ...]]] = []
         # The rank that is first to have each, by the first of their names.

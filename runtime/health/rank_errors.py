@@ -24,7 +24,7 @@ PR_SET_PDEATHSIG = 1
 
 
 @contextmanager
-def told(here: str) -> Iterator[None]:
+def naming_errors(here: str) -> Iterator[None]:
     """Errors within as RunErrors that begin with `here`, and PeerLostError where another rank is at fault."""
     try:
         yield

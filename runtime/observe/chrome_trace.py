@@ -42,12 +42,12 @@ def trace_events(
                     one.action.kind, one.action.stage, one.action.microbatch, span, where, modules
                 )
             )
-    for position, curve in enumerate(memory_curves(folder, timeline)):
+    for pipeline_rank, curve in enumerate(memory_curves(folder, timeline)):
         for replica in range(plan.replicas):
             counter: dict[str, Any] = {
                 "ph": "C",
                 "name": "predicted memory",
-                "pid": position * plan.replicas + replica,
+                "pid": pipeline_rank * plan.replicas + replica,
             }
             events += [
                 {**counter, "ts": seconds * 1e6, "args": {"MiB": round(size / 2**20, 3)}}

@@ -57,10 +57,12 @@ def report_of(
     plan, timeline = folder.plan, predicted(folder)
     expected, found = [], []
     for rank, recorded in sorted(steps.items()):
-        position = rank // plan.replicas
-        for stage in (s for s in plan.stages if s.rank == position):
+        pipeline_rank = rank // plan.replicas
+        for stage in (s for s in plan.stages if s.pipeline_rank == pipeline_rank):
             own = [
-                e for e in timeline.events if e.rank == position and e.action.stage == stage.index
+                e
+                for e in timeline.events
+                if e.rank == pipeline_rank and e.action.stage == stage.index
             ]
             sends = [e.end - e.start for e in own if e.action.kind.startswith("SEND")]
             backward = stage.backward_and_again

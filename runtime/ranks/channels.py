@@ -9,7 +9,7 @@ import torch.distributed as dist
 from pipecut.plan.channels import Group, groups_of
 from pipecut.plan.communicators import options_for
 from pipecut.plan.schema import Plan
-from pipecut.runtime.health.rank_errors import told
+from pipecut.runtime.health.rank_errors import naming_errors
 from pipecut.runtime.health.timeouts import transfer_timeout
 from pipecut.runtime.ranks.messages import GroupMessages, Messages
 from pipecut.runtime.ranks.world import World
@@ -21,10 +21,10 @@ def open_channels(plan: Plan, world: World, messages: Messages | None = None) ->
     What takes long, and not equally long on all ranks, belongs before it: here each waits for the
     others. Raises RunError.
     """
-    if world.size == 1 or world.channels or world.peers is not None:
+    if world.size == 1 or world.channels or world.replica_group is not None:
         return
     order, limit = groups_of(plan), transfer_timeout()
-    with told(f"rank {world.rank}, making the process groups"):
+    with naming_errors(f"rank {world.rank}, making the process groups"):
         # Every rank makes every group, in the same order.
         made = {g: _made(g, world, limit) for g in order}
     open_groups(made, world, messages or GroupMessages())
@@ -46,7 +46,7 @@ def open_groups(
     for group, process_group in made.items():
         if world.rank not in group.ranks:
             continue
-        with told(f"rank {world.rank}, opening the {group}"):
+        with naming_errors(f"rank {world.rank}, opening the {group}"):
             _use(group, process_group, world, messages)
         if process_group is None:
             continue
@@ -55,9 +55,9 @@ def open_groups(
         elif group.kind == "tied":
             world.tied[group.ranks] = process_group
         else:
-            world.peers = process_group
+            world.replica_group = process_group
     if world.device.type == "cuda":
-        with told(f"rank {world.rank}, opening channels"):
+        with naming_errors(f"rank {world.rank}, opening channels"):
             torch.cuda.synchronize(world.device)
 
 

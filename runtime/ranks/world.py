@@ -42,27 +42,27 @@ from pipecut.runtime.ranks.roll_call import hosts_of
 class World:
     """Rank, device, and the process groups that `open_channels` makes.
 
-    `position` is the rank's place in the pipeline of its own replica. `channels` has a group per rank
-    that sends and rank that receives, `tied` one per set of ranks that share parameters, `peers` is
+    `pipeline_rank` is the rank's place in the pipeline of its own replica. `channels` has a group per rank
+    that sends and rank that receives, `tied` one per set of ranks that share parameters, `replica_group` is
     that of the same stages in other replicas.
     """
 
     rank: int
     size: int
-    position: int
+    pipeline_rank: int
     replica: int
     replicas: int
     device: torch.device
     status: Status
     channels: dict[tuple[int, int], dist.ProcessGroup] = field(default_factory=dict)
     tied: dict[tuple[int, ...], dist.ProcessGroup] = field(default_factory=dict)
-    peers: dist.ProcessGroup | None = None
+    replica_group: dist.ProcessGroup | None = None
     meeting: Meeting = field(default_factory=lambda: Meeting(0, 1))
     heartbeat: Heartbeat | None = None
 
-    def rank_at(self, position: int) -> int:
+    def rank_at(self, pipeline_rank: int) -> int:
         """The rank at another place in the pipeline of this replica."""
-        return position * self.replicas + self.replica
+        return pipeline_rank * self.replicas + self.replica
 
 
 def join_world(plan: Plan, device: str | None, meeting: Meeting | None = None) -> World:
@@ -74,7 +74,7 @@ def join_world(plan: Plan, device: str | None, meeting: Meeting | None = None) -
             f"rank {rank}: the plan has {size} ranks but {given} {'was' if given == 1 else 'were'} started; "
             f"start it with: torchrun --nproc-per-node {size} ... or pipecut run"
         )
-    position, replica = divmod(rank, plan.replicas)
+    pipeline_rank, replica = divmod(rank, plan.replicas)
     status = Status(rank)
     if size > 1:
         # Other ranks wait for this one, also in a loop of the user's own.
@@ -88,7 +88,7 @@ def join_world(plan: Plan, device: str | None, meeting: Meeting | None = None) -
         join_ranks("nccl" if place.type == "cuda" else "gloo", store, rank, size, limit)
     heartbeat = begin_heartbeat(second_store(), rank, roll(), status)
     world = World(
-        rank, size, position, replica, plan.replicas, place, status, meeting=meeting or meet()
+        rank, size, pipeline_rank, replica, plan.replicas, place, status, meeting=meeting or meet()
     )
     world.heartbeat = heartbeat
     atexit.register(leave_world, world)
@@ -104,7 +104,7 @@ def _device(plan: Plan, rank: int, kind: str, check: bool) -> torch.device:
             torch.set_num_threads(max(1, (os.cpu_count() or 1) // beside))
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        stage = next(stage for stage in plan.stages if stage.rank == rank // plan.replicas)
+        stage = next(stage for stage in plan.stages if stage.pipeline_rank == rank // plan.replicas)
         asked = f"the plan places it on a {stage.device}" if check else "--device cuda asks for one"
         raise RunError(
             f"rank {rank}: {asked}, but this machine has no GPU; "
@@ -162,7 +162,7 @@ def leave_world(world: World) -> None:
     world.status.note(State.ENDED)
     if world.heartbeat is not None:
         world.heartbeat.end()
-    world.peers = None
+    world.replica_group = None
     if dist.is_initialized():
         limit = transfer_timeout().total_seconds()
         if not within(limit, dist.destroy_process_group):

@@ -23,7 +23,7 @@ def row(
     rank: int, counted: int, peak: int, capacity: int = 100, reserve: int = 10
 ) -> dict[str, Any]:
     own = {
-        "rank": rank,
+        "pipeline_rank": rank,
         "memory_bytes": counted,
         "peak_bytes": peak,
         "capacity_bytes": capacity,

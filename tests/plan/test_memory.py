@@ -14,7 +14,7 @@ from pipecut.runtime.launch.launch import launch
 
 # Losses, weights of samples and the optimizer's step counts.
 SCALARS = 0.005
-SHARDED = "data_parallel: 2\noptimizer_state: fully_shard\n"
+SHARDED = "data_parallel: 2\nshard_optimizer: true\n"
 
 
 @pytest.mark.parametrize(
@@ -52,9 +52,9 @@ def test_the_peak_is_what_the_allocations_of_a_run_say(
     report = json.loads((tmp_path / "r.json").read_text())
     for expected, found in zip(report["predicted"], report["measured"], strict=True):
         assert expected["memory"] == pytest.approx(found["memory"], rel=SCALARS)
-    for position, actions in enumerate(folder.actions):
-        curve = moments(folder.plan, actions, position)
-        stage = next(s for s in folder.plan.stages if s.rank == position)
+    for pipeline_rank, actions in enumerate(folder.actions):
+        curve = moments(folder.plan, actions, pipeline_rank)
+        stage = next(s for s in folder.plan.stages if s.pipeline_rank == pipeline_rank)
         assert curve is not None and max(m.peak for m in curve) == stage.peak_bytes
 
 

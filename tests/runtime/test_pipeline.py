@@ -79,7 +79,7 @@ def test_a_missing_rank_is_told(plan: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stages", "extra"), [(2, ""), (1, "data_parallel: 2\noptimizer_state: fully_shard\n")]
+    ("stages", "extra"), [(2, ""), (1, "data_parallel: 2\nshard_optimizer: true\n")]
 )
 def test_a_user_loop_accumulates_and_clips_by_the_global_norm(
     stages: int, extra: str, write_job: Any, tmp_path: Path

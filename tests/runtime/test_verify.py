@@ -85,7 +85,7 @@ EXTRAS = {
     "": "",
     "recompute": "recompute: always\n",
     "replicas": "data_parallel: 2\n",
-    "shards": "data_parallel: 2\noptimizer_state: fully_shard\n",
+    "shards": "data_parallel: 2\nshard_optimizer: true\n",
 }
 REPLICATED = ("replicas", "shards")
 CELLS = [
@@ -101,15 +101,15 @@ def test_every_schedule_computes_what_the_unsplit_model_does(
     family: str, schedule: str, extra: str, write_job: Any, slow_cores: str, tmp_path: Path
 ) -> None:
     inputs, loss = FAMILIES[family]
-    stages, chunks = SCHEDULES[schedule]
+    stages, stages_per_rank = SCHEDULES[schedule]
     # Four devices for two replicas of a pipeline of two.
-    stages = 2 * chunks if extra in REPLICATED else stages
+    stages = 2 * stages_per_rank if extra in REPLICATED else stages
     job = write_job(family, inputs, loss, EXTRAS[extra])
-    sizes = SizeOverrides(stages=stages, schedule=schedule, chunks=chunks)
+    sizes = SizeOverrides(stages=stages, schedule=schedule, stages_per_rank=stages_per_rank)
     plan = compile(
         job, slow_cores, tmp_path / "plan", Options(sizes, solving=SolverOptions(time_limit=5))
     ).plan
-    assert plan.ranks == stages // chunks * (2 if extra in REPLICATED else 1)
+    assert plan.ranks == stages // stages_per_rank * (2 if extra in REPLICATED else 1)
     assert all(stage.recompute == (extra == "recompute") for stage in plan.stages)
     loads = [stage.load_seconds for stage in plan.stages]
     assert min(loads) > max(loads) / 10, f"a plan that leaves a stage idle proves little: {loads}"
@@ -145,7 +145,7 @@ def test_a_model_that_recomputes_computes_what_it_does_unsplit(
 
 
 def test_one_rank_may_have_every_stage(write_job: Any, slow_cores: str, tmp_path: Path) -> None:
-    sizes = SizeOverrides(stages=4, schedule="interleaved", chunks=4)
+    sizes = SizeOverrides(stages=4, schedule="interleaved", stages_per_rank=4)
     plan = compile(write_job("gpt2", "tokens"), slow_cores, tmp_path / "plan", Options(sizes)).plan
     assert plan.ranks == 1 and plan.tied
     result = verify(tmp_path / "plan", steps=2)
@@ -155,23 +155,23 @@ def test_one_rank_may_have_every_stage(write_job: Any, slow_cores: str, tmp_path
 @pytest.mark.parametrize(
     ("model", "schedule", "extra"),
     [
-        ("t5", "1f1b", "optimizer_state: fully_shard\n"),
+        ("t5", "1f1b", "shard_optimizer: true\n"),
         pytest.param(
             "gpt2",
             "gpipe",
-            "optimizer_state: fully_shard\nprecision: bf16\n",
+            "shard_optimizer: true\nprecision: bf16\n",
             marks=pytest.mark.slow,
         ),
         pytest.param(
             "gpt2",
             "1f1b",
-            "optimizer_state: fully_shard\nprecision: fp16\n",
+            "shard_optimizer: true\nprecision: fp16\n",
             marks=pytest.mark.slow,
         ),
         pytest.param(
             "llama",
             "1f1b",
-            "optimizer_state: fully_shard\ncompile: inductor\n",
+            "shard_optimizer: true\ncompile: inductor\n",
             marks=pytest.mark.slow,
         ),
     ],

@@ -15,7 +15,7 @@ import numpy as np
 
 from pipecut.compiler.partition.bounds.closures import Closures, closures_of
 from pipecut.compiler.partition.chain.windows import Floats
-from pipecut.compiler.partition.problem import Problem, StageDevice, ways
+from pipecut.compiler.partition.problem import Problem, StageDevice, recompute_choices
 
 PRECISION = 2e-4
 # Columns of a start, for each way of the stage: seconds before it with the loose ones, without them, bytes. After them the users
@@ -59,16 +59,23 @@ class _Starts:
 
 class _Search:
     def __init__(self, problem: Problem, closures: Closures) -> None:
-        self.problem, self.closures, self.ways = problem, closures, ways(problem)
+        self.problem, self.closures, self.recompute_choices = (
+            problem,
+            closures,
+            recompute_choices(problem),
+        )
         self.known: dict[int, _Starts] = {}
         self.earliest = {
             k: np.minimum.reduceat(row, closures.starts[:-1])
             for k, row in closures.amounts.seconds.items()
         }
         # The columns that grow with the loose seconds done.
-        self.width = 3 * len(self.ways) + len(closures.several)
+        self.width = 3 * len(self.recompute_choices) + len(closures.several)
         self.grows = np.array(
-            [column % 3 == WITH and column < 3 * len(self.ways) for column in range(self.width)]
+            [
+                column % 3 == WITH and column < 3 * len(self.recompute_choices)
+                for column in range(self.width)
+            ]
         )
 
     def _transfers(self, boundary: int) -> Floats:
@@ -80,7 +87,7 @@ class _Search:
         if stage not in self.known:
             slot, c = self.problem.stage_devices[stage], self.closures
             columns = []
-            for recompute in self.ways:
+            for recompute in self.recompute_choices:
                 seconds = c.amounts.work(slot, recompute) - self._transfers(stage)
                 columns += [
                     seconds,
@@ -103,7 +110,7 @@ class _Search:
                 return False
         slot, whole = self.problem.stage_devices[-1], self.closures.whole
         everyone = [np.array([count]) for count in self.closures.all_users]
-        for way, recompute in enumerate(self.ways):
+        for way, recompute in enumerate(self.recompute_choices):
             seconds, bytes_ = self._shared(slot, recompute, everyone, front)
             work = whole.work(slot, recompute) + seconds[0]
             before = front[:, 3 * way : 3 * way + 3]
@@ -119,7 +126,7 @@ class _Search:
         self, slot: StageDevice, recompute: bool, users: list[Floats], front: Floats
     ) -> tuple[Floats, Floats]:
         """Seconds and bytes, by end and start, of what a stage has that has some of its users; `users` before each end."""
-        first = 3 * len(self.ways)
+        first = 3 * len(self.recompute_choices)
         seconds, bytes_ = np.zeros((2, len(users[0]) if users else 1, len(front)))
         for at, shared in enumerate(self.closures.several):
             some = users[at][:, None] > front[None, :, first + at]
@@ -142,17 +149,18 @@ class _Search:
         )
         transfers = self._transfers(stage + 1)
         work, held = (
-            [amount(slot, way) for way in self.ways] for amount in (c.amounts.work, c.amounts.held)
+            [amount(slot, way) for way in self.recompute_choices]
+            for amount in (c.amounts.work, c.amounts.held)
         )
         for k in range(last - 1, -1, -1):
             if len(found) and (found >= following.highest[k]).all(axis=1).any():
                 break
             part = slice(c.starts[k], c.starts[k + 1])
             done = np.full(c.starts[k + 1] - c.starts[k], -np.inf)
-            for way in range(len(self.ways)):
+            for way in range(len(self.recompute_choices)):
                 before = front[:, 3 * way : 3 * way + 3]
                 own, bytes_ = self._shared(
-                    slot, self.ways[way], [users[part] for users in c.users], front
+                    slot, self.recompute_choices[way], [users[part] for users in c.users], front
                 )
                 seconds = (work[way][part] + transfers[part])[:, None] + own
                 used = held[way][part][:, None] + bytes_

@@ -25,7 +25,7 @@ from pipecut.compiler.partition.chain.windows import (
     over_cuts,
     room_of_stages,
 )
-from pipecut.compiler.partition.problem import Problem, transfer_seconds, ways
+from pipecut.compiler.partition.problem import Problem, recompute_choices, transfer_seconds
 
 # All segments of more blocks than this would take more than half a gigabyte.
 LARGEST_TABLE = 6000
@@ -40,7 +40,7 @@ def chain_cuts(problem: Problem, precision: float = PRECISION) -> list[int] | No
     if count < stages or (problem.comm == "direct" and count > LARGEST_TABLE):
         return None
     loads = _Direct(problem) if problem.comm == "direct" else _Relayed(problem)
-    rooms = [room_of_stages(problem, recompute) for recompute in ways(problem)]
+    rooms = [room_of_stages(problem, recompute) for recompute in recompute_choices(problem)]
     ends = _best_ends(loads, list(zip(*rooms, strict=True)), count, stages, precision)
     if ends is None:
         return None
@@ -104,7 +104,7 @@ class _Relayed:
         self.kinds = [slot.kind for slot in problem.stage_devices]
         self.work = [
             {kind: work_before(problem, kind, way) for kind in set(self.kinds)}
-            for way in ways(problem)
+            for way in recompute_choices(problem)
         ]
         over = [
             seconds_over(problem, boundary) for boundary in range(len(problem.stage_devices) - 1)
@@ -112,7 +112,7 @@ class _Relayed:
         nothing = np.zeros(len(problem.blocks) + 1)
         again = [
             {kind: made_again(problem, kind, way) for kind in set(self.kinds)}
-            for way in ways(problem)
+            for way in recompute_choices(problem)
         ]
         # Of each way of a stage, what it spends before its first block.
         self.left = [
@@ -155,13 +155,15 @@ class _Direct:
 
     def __init__(self, problem: Problem) -> None:
         count = len(problem.blocks)
-        self.tables: list[dict[tuple[str, float, float], Floats]] = [{} for _ in ways(problem)]
+        self.tables: list[dict[tuple[str, float, float], Floats]] = [
+            {} for _ in recompute_choices(problem)
+        ]
         self.keys = [(slot.kind, slot.bandwidth, slot.latency) for slot in problem.stage_devices]
         for slot, key in enumerate(self.keys):
             if key in self.tables[0]:
                 continue
             transfers = _segment_transfers(problem, slot, count)
-            for table, way in zip(self.tables, ways(problem), strict=True):
+            for table, way in zip(self.tables, recompute_choices(problem), strict=True):
                 work, again = work_before(problem, key[0], way), made_again(problem, key[0], way)
                 table[key] = work[None, :] - work[:, None] + transfers + again[:, None]
         self.highest = max(

@@ -156,10 +156,11 @@ def test_a_reserve_of_more_than_a_device_has_is_told_at_its_line(tmp_path: Path)
 
 def test_chunks_without_interleaving_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "job.yaml"
-    path.write_text(JOB + "chunks: 2\nschedule: 1f1b\n")
+    path.write_text(JOB + "stages_per_rank: 2\nschedule: 1f1b\n")
     with pytest.raises(
-        UserFileError, match=r"job.yaml:4:1: chunks are for schedule: interleaved, and this is 1f1b"
+        UserFileError,
+        match=r"job.yaml:4:1: stages_per_rank is for schedule: interleaved, and this is 1f1b",
     ):
         resolve_sizes(read_job(path).spec, path, 4, SizeOverrides())
-    path.write_text(JOB + "schedule: interleaved\nchunks: 2\n")
-    assert resolve_sizes(read_job(path).spec, path, 4, SizeOverrides()).chunks == 2
+    path.write_text(JOB + "schedule: interleaved\nstages_per_rank: 2\n")
+    assert resolve_sizes(read_job(path).spec, path, 4, SizeOverrides()).stages_per_rank == 2

@@ -66,11 +66,11 @@ def test_no_cut_lies_within_a_module_that_is_never_cut(place: Any) -> None:
     ],
 )
 def test_a_placement_that_makes_no_sense_is_told_with_its_line(
-    placement: str, told: str, place: Any
+    placement: str, constraints: str, place: Any
 ) -> None:
     with pytest.raises(UserFileError, match=r"mlp.yaml:5:\d+: placement: .*") as caught:
         place(placement)
-    assert told in str(caught.value)
+    assert constraints in str(caught.value)
 
 
 def test_a_placement_nothing_can_obey_is_told(place: Any) -> None:

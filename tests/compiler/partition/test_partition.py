@@ -33,7 +33,7 @@ from pipecut.compiler.partition.reduce import expand, lossless, needed_edges
 from pipecut.errors import InfeasibleError
 
 
-def flights(count: int) -> tuple[int, ...]:
+def in_flight_per_stage(count: int) -> tuple[int, ...]:
     return tuple(count - stage for stage in range(count))
 
 
@@ -42,7 +42,7 @@ def problems(
     draw: st.DrawFn,
     comm: Literal["relay", "direct"] = "relay",
     kinds: tuple[str, ...] = ("gpu",),
-    told: bool = False,
+    constraints: bool = False,
     recompute: bool = False,
     several: bool = False,
 ) -> Problem:
@@ -108,7 +108,7 @@ def problems(
         problem = replace(problem, recompute=draw(st.sampled_from(["auto", "auto", "always"])))
     if several:
         problem = replace(problem, devices=(0, 1, 0, 1))
-    if not told:
+    if not constraints:
         return problem
     pins = draw(st.dictionaries(st.integers(0, count - 1), st.integers(0, stages - 1), max_size=2))
     splits = tuple(draw(st.sets(st.sampled_from(sorted(edges)), max_size=2))) if edges else ()
@@ -136,9 +136,9 @@ def assert_optimal(problem: Problem, solver: str) -> None:
     expected = brute_force(problem)
     if expected is None:
         with pytest.raises(InfeasibleError):
-            place(problem, SolverOptions(solver, 20.0, 0.0), flights)
+            place(problem, SolverOptions(solver, 20.0, 0.0), in_flight_per_stage)
         return
-    stages, certificate = place(problem, SolverOptions(solver, 20.0, 0.0), flights)
+    stages, certificate = place(problem, SolverOptions(solver, 20.0, 0.0), in_flight_per_stage)
     assert fits(problem, stages)
     assert bottleneck(problem, stages) == pytest.approx(expected, rel=1e-6)
     assert certificate.objective == pytest.approx(expected, rel=1e-6)
@@ -178,7 +178,7 @@ def test_several_stages_on_a_device_are_optimal_too(problem: Problem) -> None:
 
 
 @QUICKLY
-@given(problem=problems(told=True) | problems(comm="direct", told=True))
+@given(problem=problems(constraints=True) | problems(comm="direct", constraints=True))
 def test_what_the_user_tells_is_obeyed_at_the_least_cost(problem: Problem) -> None:
     assert_optimal(problem, "highs")
 
@@ -192,7 +192,9 @@ def test_ties_go_to_the_fewest_bytes_then_to_even_memory(problem: Problem) -> No
 
     best = min((order(stages) for stages in placements(problem)), default=None)
     if best is not None:
-        assert order(place(problem, SolverOptions("highs", 20.0, 0.0), flights)[0]) == best
+        assert (
+            order(place(problem, SolverOptions("highs", 20.0, 0.0), in_flight_per_stage)[0]) == best
+        )
 
 
 def test_a_large_chain_is_cut_again_where_fewest_bytes_cross() -> None:
@@ -249,7 +251,10 @@ def test_few_closures_prove_a_large_chain_all_but_optimal() -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(
-    problem=problems() | problems(told=True) | problems(recompute=True) | problems(comm="direct")
+    problem=problems()
+    | problems(constraints=True)
+    | problems(recompute=True)
+    | problems(comm="direct")
 )
 def test_a_chain_is_the_best_of_its_order(problem: Problem) -> None:
     count, stages = len(problem.blocks), len(problem.stage_devices)

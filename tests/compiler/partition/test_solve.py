@@ -155,10 +155,12 @@ def test_relayed_transfers_pay_at_every_boundary(tmp_path: Path) -> None:
         ('{"problem": {}, "operators": []}', "not a plan's graph.json"),
     ],
 )
-def test_a_file_that_is_no_graph_is_told_in_one_line(text: str, told: str, tmp_path: Path) -> None:
+def test_a_file_that_is_no_graph_is_told_in_one_line(
+    text: str, constraints: str, tmp_path: Path
+) -> None:
     path = tmp_path / "graph.json"
     path.write_text(text)
-    with pytest.raises(UserFileError, match=told) as caught:
+    with pytest.raises(UserFileError, match=constraints) as caught:
         read_problem(path, None, None, None)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 

@@ -20,17 +20,17 @@ Case = tuple[str, int, int, int]
 def cases(draw: Any, names: tuple[str, ...] = tuple(SCHEDULES)) -> Case:
     """Schedule, ranks, microbatches, chunks."""
     name = draw(st.sampled_from(names))
-    chunks = SCHEDULES[name].chunks or draw(st.integers(1, 4))
-    return name, draw(st.integers(1, 8)), draw(st.integers(1, 32)), chunks
+    stages_per_rank = SCHEDULES[name].stages_per_rank or draw(st.integers(1, 4))
+    return name, draw(st.integers(1, 8)), draw(st.integers(1, 32)), stages_per_rank
 
 
 def lowered(case: Case, reduce: bool = False) -> list[list[Any]]:
-    name, ranks, m, chunks = case
-    stages = ranks * chunks
+    name, ranks, m, stages_per_rank = case
+    stages = ranks * stages_per_rank
     boundaries = range(stages - 1)
     return lower(
-        orders(name, stages, m, chunks),
-        pipeline_ranks_of(name, stages, chunks),
+        orders(name, stages, m, stages_per_rank),
+        pipeline_ranks_of(name, stages, stages_per_rank),
         boundaries,
         boundaries,
         reduce,
@@ -39,8 +39,8 @@ def lowered(case: Case, reduce: bool = False) -> list[list[Any]]:
 
 def timeline(case: Case, forward: float, backward: float, weights: float = 0.0) -> Timeline:
     """With equal stages and messages that take nothing."""
-    _, ranks, _, chunks = case
-    stages = ranks * chunks
+    _, ranks, _, stages_per_rank = case
+    stages = ranks * stages_per_rank
     free = {(way, s): 0.0 for way in "FB" for s in range(stages)}
     costs = Costs(
         [forward] * stages, [backward] * stages, free, [0.0] * ranks, weights=[weights] * stages
@@ -50,24 +50,24 @@ def timeline(case: Case, forward: float, backward: float, weights: float = 0.0) 
 
 @given(cases())
 def test_every_stage_computes_every_microbatch_once(case: Case) -> None:
-    name, ranks, m, chunks = case
-    stages = ranks * chunks
-    pipeline_rank_of = pipeline_ranks_of(name, stages, chunks)
+    name, ranks, m, stages_per_rank = case
+    stages = ranks * stages_per_rank
+    pipeline_rank_of = pipeline_ranks_of(name, stages, stages_per_rank)
     found: list[Compute] = []
-    for rank, order in enumerate(orders(name, stages, m, chunks)):
+    for rank, order in enumerate(orders(name, stages, m, stages_per_rank)):
         assert all(pipeline_rank_of[stage] == rank for _, stage, _ in order)
         found += order
     kinds = "FIW" if any(kind == "W" for kind, _, _ in found) else "FB"
     assert sorted(found) == sorted(
         (kind, stage, k) for kind in kinds for stage in range(stages) for k in range(m)
     )
-    assert len(start_times(orders(name, stages, m, chunks), stages)) == len(found)
+    assert len(start_times(orders(name, stages, m, stages_per_rank), stages)) == len(found)
 
 
 @given(cases())
 def test_no_schedule_deadlocks_and_channels_have_one_order(case: Case) -> None:
-    name, ranks, m, chunks = case
-    pipeline_rank_of = pipeline_ranks_of(name, ranks * chunks, chunks)
+    name, ranks, m, stages_per_rank = case
+    pipeline_rank_of = pipeline_ranks_of(name, ranks * stages_per_rank, stages_per_rank)
     over = frozenset(
         left for left, pair in enumerate(pairwise(pipeline_rank_of)) if pair[0] != pair[1]
     )
@@ -81,13 +81,13 @@ def test_no_schedule_deadlocks_and_channels_have_one_order(case: Case) -> None:
 
 @given(cases(("gpipe", "1f1b")))
 def test_no_stage_holds_more_than_is_promised_at_once(case: Case) -> None:
-    name, ranks, m, chunks = case
-    for stage, order in enumerate(orders(name, ranks, m, chunks)):
+    name, ranks, m, stages_per_rank = case
+    for stage, order in enumerate(orders(name, ranks, m, stages_per_rank)):
         live = peak = 0
         for kind, _, _ in order:
             live += 1 if kind == "F" else -1
             peak = max(peak, live)
-        assert peak == in_flight(name, ranks, m, chunks)[stage]
+        assert peak == in_flight(name, ranks, m, stages_per_rank)[stage]
 
 
 @given(cases(("gpipe", "1f1b")), st.integers(1, 5), st.integers(1, 9))
@@ -103,12 +103,12 @@ def test_gpipe_and_1f1b_take_the_published_step_and_bubble(
 
 @given(st.integers(1, 8), st.integers(1, 4), st.integers(1, 4))
 def test_interleaving_divides_the_bubble_by_the_chunks(
-    ranks: int, groups: int, chunks: int
+    ranks: int, groups: int, stages_per_rank: int
 ) -> None:
     m = ranks * groups
-    found = timeline(("interleaved", ranks, m, chunks), 1.0, 2.0)
+    found = timeline(("interleaved", ranks, m, stages_per_rank), 1.0, 2.0)
     # Narayanan et al., 2021, section 2.2.2: (p - 1) (f + b) / v idle; here f and b are a chunk's.
-    assert found.step_seconds == pytest.approx(3 * m * chunks + 3 * (ranks - 1))
+    assert found.step_seconds == pytest.approx(3 * m * stages_per_rank + 3 * (ranks - 1))
 
 
 @given(st.integers(1, 8), st.integers(0, 24))

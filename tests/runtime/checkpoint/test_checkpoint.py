@@ -24,7 +24,7 @@ def test_rows_of_parameters_are_divided_anew_for_other_replicas(
     write_job: Any, slow_cores: str, tmp_path: Path
 ) -> None:
     # Twelve microbatches of one can be shared by three replicas and by four; three do not divide 64 rows evenly.
-    job = write_job("gpt2", "tokens", extra="optimizer_state: fully_shard\n")
+    job = write_job("gpt2", "tokens", extra="shard_optimizer: true\n")
     job.write_text(job.read_text().replace("global: 8, microbatch: 2", "global: 12, microbatch: 1"))
     for replicas in (1, 3, 4):
         compile(
@@ -92,9 +92,9 @@ def test_a_training_goes_on_with_another_number_of_stages(
 @pytest.mark.parametrize(
     ("schedule", "state"),
     [
-        ("v-shaped", "fully_shard"),
-        pytest.param("v-shaped", "replicate", marks=pytest.mark.slow),
-        pytest.param("1f1b", "replicate", marks=pytest.mark.slow),
+        ("v-shaped", "true"),
+        pytest.param("v-shaped", "false", marks=pytest.mark.slow),
+        pytest.param("1f1b", "false", marks=pytest.mark.slow),
     ],
 )
 def test_a_training_goes_on_on_replicas_and_another_schedule(
@@ -102,7 +102,7 @@ def test_a_training_goes_on_on_replicas_and_another_schedule(
 ) -> None:
     job = write_job("dropping", "vectors")
     compile(job, slow_cores, tmp_path / "one", Options(SizeOverrides(stages=2)))
-    job = write_job("dropping", "vectors", extra=f"optimizer_state: {state}\n")
+    job = write_job("dropping", "vectors", extra=f"shard_optimizer: {state}\n")
     sizes = SizeOverrides(stages=4 if schedule == "v-shaped" else 2, replicas=2, schedule=schedule)
     compile(job, slow_cores, tmp_path / "other", Options(sizes))
     train(tmp_path / "one", tmp_path / "whole", 6)

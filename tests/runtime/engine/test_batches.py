@@ -29,7 +29,7 @@ def load(tmp_path: Path, slow_cores: str) -> Callable[..., Pipeline]:
         job = tmp_path / "job.yaml"
         batch = f"batch: {{global: {GLOBAL}, microbatch: {microbatch}}}\n"
         job.write_text(JOB.format(name=name, inputs=inputs) + batch + extra)
-        sizes = SizeOverrides(stages=3, schedule="interleaved", chunks=3)
+        sizes = SizeOverrides(stages=3, schedule="interleaved", stages_per_rank=3)
         compile(job, slow_cores, tmp_path / "plan", Options(sizes))
         return load_pipeline(tmp_path / "plan", "cpu")
 

@@ -21,7 +21,7 @@ STAGES = {
 EXTRAS = {
     "": "",
     "replicas": "data_parallel: 2\n",
-    "shards": "data_parallel: 2\noptimizer_state: fully_shard\n",
+    "shards": "data_parallel: 2\nshard_optimizer: true\n",
 }
 
 

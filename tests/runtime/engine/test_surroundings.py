@@ -49,7 +49,7 @@ def plans(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             'inputs: "tests.models.numerics:vectors"\n'
             f"batch: {{global: 8, microbatch: 2}}\nprecision: {precision}\n"
         )
-        sizes = SizeOverrides(stages=2, schedule="interleaved", chunks=2)
+        sizes = SizeOverrides(stages=2, schedule="interleaved", stages_per_rank=2)
         compile(job, str(folder / "slow.yaml"), folder / precision, Options(sizes))
     return {precision: folder / precision for precision in ("fp32", "bf16")}
 

@@ -49,10 +49,10 @@ def six(tmp_path_factory: Any) -> PlanFolder:
 
 def scheduled(folder: PlanFolder, schedule: str, per_rank: int = 1) -> PlanFolder:
     """Its six stages on the ranks of a schedule, for one microbatch a rank."""
-    chunks = SCHEDULES[schedule].chunks or 2
-    places = pipeline_ranks_of(schedule, STAGES, chunks)
+    stages_per_rank = SCHEDULES[schedule].stages_per_rank or 2
+    places = pipeline_ranks_of(schedule, STAGES, stages_per_rank)
     pairs = zip(folder.plan.stages, places, strict=True)
-    stages = [stage.model_copy(update={"rank": rank}) for stage, rank in pairs]
+    stages = [stage.model_copy(update={"pipeline_rank": rank}) for stage, rank in pairs]
     plan = folder.plan.model_copy(update={"stages": stages, "schedule": schedule})
     found = replace(folder, plan=plan)
     return replace(found, actions=actions_of(found, plan.ranks * per_rank))
@@ -60,9 +60,11 @@ def scheduled(folder: PlanFolder, schedule: str, per_rank: int = 1) -> PlanFolde
 
 def actions_of(folder: PlanFolder, microbatches: int) -> tuple[tuple[Action, ...], ...]:
     """Of the plan's schedule for that many microbatches."""
-    plan, chunks = folder.plan, STAGES // folder.plan.ranks
-    over, places = range(STAGES - 1), [stage.rank for stage in folder.plan.stages]
-    rows = lower(orders(plan.schedule, STAGES, microbatches, chunks), places, over, over, False)
+    plan, stages_per_rank = folder.plan, STAGES // folder.plan.ranks
+    over, places = range(STAGES - 1), [stage.pipeline_rank for stage in folder.plan.stages]
+    rows = lower(
+        orders(plan.schedule, STAGES, microbatches, stages_per_rank), places, over, over, False
+    )
     return tuple(map(tuple, rows))
 
 
@@ -108,7 +110,7 @@ class Ranks:
         def one(pipe: Pipeline) -> torch.Tensor | None:
             with torch.no_grad():
                 work = pipe._split(batch, len(batch["x"]), any_count=True)
-                rows = forward_only(pipe.plan, pipe.world.position, len(work.samples))
+                rows = forward_only(pipe.plan, pipe.world.pipeline_rank, len(work.samples))
                 return pipe.engine.evaluate(work, rows)
 
         return self._loss(one)

@@ -71,7 +71,7 @@ def test_rows_that_are_written_past_autograd_reach_every_replica(
     job.write_text(
         'model: {factory: "tests.models.numerics:plain"}\n'
         'inputs: "tests.models.numerics:vectors"\nbatch: {global: 8, microbatch: 2}\n'
-        f"data_parallel: 2\noptimizer_state: fully_shard\nprecision: {precision}\n"
+        f"data_parallel: 2\nshard_optimizer: true\nprecision: {precision}\n"
     )
     compile(job, slow_cores, tmp_path / "plan", Options(SizeOverrides(stages=1)))
     expected = losses_unsplit()
