@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 WORKLOADS ?=
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-all test-versions check figures bench gpu clean
+.PHONY: demo test test-all test-versions check golden figures bench gpu clean
 
 demo: $(VENV)/.examples
 	$(BIN)/python -m examples.demo
@@ -30,6 +30,10 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# Rewrite the golden texts under tests/golden; read the difference before you commit it.
+golden: $(VENV)/.dev
+	PIPECUT_GOLDEN=write $(BIN)/python -m pytest -n auto $$(grep -rl check_golden tests --include='test_*.py')
 
 # The figures that do not depend on the machine, and README's tables, are what they were.
 figures: $(VENV)/.examples
