@@ -8,7 +8,7 @@ from torch import nn
 
 from pipecut.model.build import build_on_meta, initial_parameters
 from pipecut.model.reclaimable_storage import ReclaimableStorage
-from tests.models.core import core as models
+from tests.models import core as models
 
 
 def rotated() -> nn.Module:

@@ -211,7 +211,7 @@ def test_predictions_are_the_models_own_outputs_without_labels(
     model: str, inputs: str, extra: str, write_job: Any, slow_cores: str, tmp_path: Path
 ) -> None:
     body = f"""
-    from tests.models.core import core as models
+    from tests.models import core as models
     for size in (3, 9):
         torch.manual_seed(size)
         batch = models.{inputs}(size)

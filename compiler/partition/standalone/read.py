@@ -82,9 +82,9 @@ def _mistake(problem: Problem, operators: int) -> str | None:
         ),
         (f"{c.name} has no consumers" for c in problem.crossings if not c.consumers),
         (f"{s.name} has no users" for s in problem.shared if not s.users),
-        ("it has no slots" for _ in range(not problem.stage_devices)),
+        ("it has no stage devices" for _ in range(not problem.stage_devices)),
         (
-            "devices and slots differ in number"
+            "devices and stage devices differ in number"
             for _ in range(len(problem.devices) not in (0, len(stages)))
         ),
     ]

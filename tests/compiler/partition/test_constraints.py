@@ -56,7 +56,7 @@ def test_no_cut_lies_within_a_module_that_is_never_cut(place: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("placement", "told"),
+    ("placement", "message"),
     [
         ('{on_stage: {"layer.2": 1}}', "'layer.2' matches no module"),
         ('{on_stage: {"layers.2": 7}}', "the stages are 0 to 2"),
@@ -66,11 +66,11 @@ def test_no_cut_lies_within_a_module_that_is_never_cut(place: Any) -> None:
     ],
 )
 def test_a_placement_that_makes_no_sense_is_told_with_its_line(
-    placement: str, constraints: str, place: Any
+    placement: str, message: str, place: Any
 ) -> None:
     with pytest.raises(UserFileError, match=r"mlp.yaml:5:\d+: placement: .*") as caught:
         place(placement)
-    assert constraints in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_a_placement_nothing_can_obey_is_told(place: Any) -> None:

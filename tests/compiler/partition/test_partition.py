@@ -12,8 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from benchmarks.compiles.generated import layered
+from pipecut.compiler.partition.bounds import closures
 from pipecut.compiler.partition.bounds.closure import closure_bound
-from pipecut.compiler.partition.bounds.linear import closures, memory_bound, work_bound
+from pipecut.compiler.partition.bounds.linear import memory_bound, work_bound
 from pipecut.compiler.partition.break_ties import break_ties, fullest
 from pipecut.compiler.partition.chain.chain import chain_cuts
 from pipecut.compiler.partition.place import SolverOptions, place

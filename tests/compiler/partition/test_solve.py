@@ -93,7 +93,7 @@ def test_two_stages_a_device_are_no_slower(tmp_path: Path) -> None:
     [
         ({"edges": [[0, 99]]}, "block 99"),
         ({"pins": [[0, 7]]}, "stage 7"),
-        ({"slots": []}, "no slots"),
+        ({"stage_devices": []}, "no stage devices"),
         ({"edges": [[1, 0]]}, "back to"),
     ],
 )
@@ -145,7 +145,7 @@ def test_relayed_transfers_pay_at_every_boundary(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("", "not valid JSON"),
         ("{", "not valid JSON"),
@@ -156,11 +156,11 @@ def test_relayed_transfers_pay_at_every_boundary(tmp_path: Path) -> None:
     ],
 )
 def test_a_file_that_is_no_graph_is_told_in_one_line(
-    text: str, constraints: str, tmp_path: Path
+    text: str, message: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "graph.json"
     path.write_text(text)
-    with pytest.raises(UserFileError, match=constraints) as caught:
+    with pytest.raises(UserFileError, match=message) as caught:
         read_problem(path, None, None, None)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 

@@ -17,7 +17,7 @@ REFUSED = {
     "function": "calls tests.models.modes._Straight, a torch.autograd.Function.*detach",
     "kept function": "calls tests.models.modes._Straight, a torch.autograd.Function.*detach",
     "local function": "calls tests.models.modes.*Local, a torch.autograd.Function.*detach",
-    "node hook": r"reads grad_fn \(.*models_modes.py:\d+\)",
+    "node hook": r"reads grad_fn \(.*modes.py:\d+\)",
     "scripted": "module 'between.1.inner' is TorchScript.*replace it with the plain module",
     "state": "seeds torch's random numbers, or sets their state",
     "fork": "seeds torch's random numbers, or sets their state",
@@ -25,7 +25,7 @@ REFUSED = {
     "hook": "registers .*lambda.* as a hook for a gradient",
     "parameter hook": "parameter 'between.1.inner.weight' has a gradient hook",
     "module hook": r"module 'between.1.inner' \(Linear\) has a backward hook",
-    "average": r"writes to its parameter 'between.1.inner.bias' \(.*models_modes.py:\d+\)",
+    "average": r"writes to its parameter 'between.1.inner.bias' \(.*modes.py:\d+\)",
     "norm": "writes to its parameter 'between.1.table.weight'",
 }
 

@@ -39,7 +39,7 @@ def test_a_buffer_that_is_assigned_is_written(how: str, slow_cores: str, tmp_pat
     [
         (
             "counted",
-            r"'between.1.calls' changes from one forward to the next \(.*models_modes.py:\d+ reads it\).*as a buffer",
+            r"'between.1.calls' changes from one forward to the next \(.*modes.py:\d+ reads it\).*as a buffer",
         ),
         ("logged", "'between.1.log' changes"),
         ("recurrent", "'between.1.cached' changes"),

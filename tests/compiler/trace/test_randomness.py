@@ -100,7 +100,7 @@ def test_compiled_stages_refuse_random_draws_by_operator_and_line(
     path = job("noisy", extra="compile: inductor\n")
     with pytest.raises(
         UserFileError,
-        match=r"noisy.yaml:5:1: .*models_numerics\.py:\d+\) and 14 more draws.*compile: eager",
+        match=r"noisy.yaml:5:1: .*numerics\.py:\d+\) and 14 more draws.*compile: eager",
     ):
         compile(path, slow_cores, tmp_path / "plan", Options(SizeOverrides(stages=2)))
 

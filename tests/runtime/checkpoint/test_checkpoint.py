@@ -83,7 +83,7 @@ def test_a_training_goes_on_with_another_number_of_stages(
     for name, tensor in whole.items():
         # Adam makes whole steps of what is rounding noise in a gradient that should be zero.
         assert torch.allclose(tensor.double(), parts[name].double(), rtol=1e-4, atol=1e-5), name
-    from tests.models.core import core as models
+    from tests.models import core as models
 
     torch.manual_seed(0)
     getattr(models, model)().load_state_dict(parts, strict=True)

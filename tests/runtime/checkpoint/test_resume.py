@@ -22,9 +22,10 @@ from pipecut.errors import CheckpointError, DivergedError, PipecutError, RunErro
 from pipecut.plan.folder import PlanFolder, file_hash, read_plan, seal_of
 from pipecut.runtime.checkpoint import files as checkpoint
 from pipecut.runtime.checkpoint import folder as checkpoint_folder
+from pipecut.runtime.checkpoint import hosts
 from pipecut.runtime.checkpoint import lock as folder_lock
 from pipecut.runtime.checkpoint.export import export
-from pipecut.runtime.checkpoint.files import Elsewhere, Facts, Rest, hosts
+from pipecut.runtime.checkpoint.files import Elsewhere, Facts, Rest
 from pipecut.runtime.checkpoint.stopping import Stopping
 from pipecut.runtime.engine.recorder import FIRST, LAST, Measured
 from pipecut.runtime.pipeline import Pipeline
@@ -560,7 +561,7 @@ def test_machines_have_their_own_ranks_files_until_they_are_put_together(tmp_pat
         ("with_none", "input 'target' is a NoneType"),
         ("doubles", r"input 'x' is torch.float64\[8, 32\], the plan takes torch.float32"),
         ("scalars", "8 in x; 0 in target"),
-        ("leaving", r"--data \S+ failed at .*models_checkpoint.py:\d+: SystemExit: 3"),
+        ("leaving", r"--data \S+ failed at .*checkpoint.py:\d+: SystemExit: 3"),
         ("number", "gave a int; it must give an iterable of batches"),
     ],
 )

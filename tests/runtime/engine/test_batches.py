@@ -13,7 +13,7 @@ import torch
 from pipecut.compiler import Options, SizeOverrides, compile
 from pipecut.errors import RunError
 from pipecut.runtime.pipeline import Pipeline, load_pipeline
-from tests.models.core import frontend as models
+from tests.models import frontend as models
 
 JOB = (
     'model: {{factory: "tests.models.frontend:{name}"}}\ninputs: "tests.models.frontend:{inputs}"\n'

@@ -14,7 +14,7 @@ from pipecut.plan.folder import PlanFolder
 from pipecut.plan.schema import Plan
 from pipecut.runtime.engine.stage import build_module
 from pipecut.runtime.verify import verify
-from tests.models.core import modes as models_modes
+from tests.models import modes as models_modes
 
 OTHERWISE = {
     "alpha_dropout": "rows",

@@ -18,8 +18,8 @@ from pipecut.runtime.engine.warm import warm
 from pipecut.runtime.gradients.masters import Masters
 from pipecut.runtime.ranks.first_values import warn_of_changes
 from pipecut.runtime.ranks.same_model import refuse_other_parameters
+from tests.models import startup as models_startup
 from tests.models.core import mlp
-from tests.models.core import startup as models_startup
 from tests.ranks import run_ranks
 
 JOB = """
@@ -60,7 +60,7 @@ def test_a_rank_holds_its_own_parameters_alone(
     body = f"""
 import resource
 import torch._dynamo
-from tests.models.core import startup as models_startup
+from tests.models import startup as models_startup
 small = torch.nn.Linear(4, 4)(torch.zeros(2, 4)).sum().backward()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 pipe = pipecut.load("{plan}")
@@ -145,7 +145,7 @@ def test_nothing_is_drawn_when_restoring(compiled: Callable[..., Path], tmp_path
     )
     first = run_ranks(tmp_path, [save] * 2)
     again = f"""
-from tests.models.core import startup as models_startup
+from tests.models import startup as models_startup
 def never(): raise AssertionError("a model was built")
 models_startup.changing = never
 from tests.models.core import vectors
