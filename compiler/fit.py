@@ -14,10 +14,10 @@ from pipecut.compiler.emit.manifest import manifest
 from pipecut.compiler.inputs.cluster import Cluster
 from pipecut.compiler.inputs.job import Job
 from pipecut.compiler.inputs.units import show_bytes
-from pipecut.compiler.partition.constraints import Constraints
 from pipecut.compiler.partition.partition import partition
 from pipecut.compiler.partition.place import SolverOptions
 from pipecut.compiler.partition.problem import Placement
+from pipecut.compiler.partition.problem import Problem as Blocks
 from pipecut.compiler.predict.memory import with_memory
 from pipecut.compiler.predict.step import Scheduled, schedule
 from pipecut.compiler.stages.place_evaluation import place_evaluation
@@ -30,7 +30,7 @@ class Problem:
     job: Job
     costed: CostedGraph
     cluster: Cluster
-    constraints: Constraints
+    blocks: Blocks
     candidate: Candidate
     solving: SolverOptions
 
@@ -56,9 +56,10 @@ def fit(problem: Problem, notes: list[str], progress: Callable[[str], None]) -> 
     operators = len(costed.graph.operators)
     while True:
         progress(f"placing {operators} operators on {candidate.stages} stages")
-        placement, ordered = partition(
-            costed, cluster, job.spec, problem.constraints, candidate, problem.solving
+        placed = partition(
+            problem.blocks, costed, cluster, job.spec.precision, candidate, problem.solving
         )
+        placement, ordered = placed.placement, placed.cluster
         progress(f"scheduling {candidate.microbatches} microbatches, {candidate.schedule}")
         scheduled = schedule(costed, ordered, placement, candidate)
         cuts, refused = place_evaluation(costed.graph, placement.stages_of, scheduled.cuts)

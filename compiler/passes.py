@@ -16,6 +16,7 @@ from pipecut.compiler.inputs.cluster import Cluster, kind_here, positions, read_
 from pipecut.compiler.inputs.document import place_of_key
 from pipecut.compiler.inputs.job import Job, read_job
 from pipecut.compiler.partition.constraints import placement_rules
+from pipecut.compiler.partition.partition import blocks_for
 from pipecut.compiler.partition.place import SolverOptions
 from pipecut.compiler.profile.background import background_load
 from pipecut.compiler.profile.measured_costs import measured_costs
@@ -137,9 +138,9 @@ def compile_and_explain(
         if tried and not asked.fixed
         else []
     )
-    problem = Problem(
-        job, costed, cluster, placement_rules(job, graph, chosen.stages), chosen, options.solving
-    )
+    constraints = placement_rules(job, graph, chosen.stages)
+    blocks = blocks_for(costed, cluster, job.spec, constraints, chosen)
+    problem = Problem(job, costed, cluster, blocks, chosen, options.solving)
     fitted = fit(problem, notes, progress)
     facts = fitted.facts
     facts["source"] = {

@@ -1,6 +1,6 @@
-"""Costed graph -> placement, with what is proven of it."""
+"""Costed graph -> blocks -> placement, with what is proven of it."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from pipecut.compiler.candidate import Candidate
 from pipecut.compiler.costs.roofline import CostedGraph
@@ -31,21 +31,51 @@ from pipecut.errors import InfeasibleError
 ROUGHLY = 1e-3
 
 
-def partition(
+@dataclass(frozen=True)
+class Placed:
+    """A placement, and the cluster with its nodes in the order that suits it."""
+
+    placement: Placement
+    cluster: Cluster
+
+
+def blocks_for(
     costed: CostedGraph,
     cluster: Cluster,
     spec: JobSpec,
     constraints: Constraints,
     candidate: Candidate,
-    solving: SolverOptions,
-) -> tuple[Placement, Cluster]:
-    """Place every operator, on the nodes in the order that suits best: the placement and the cluster in that order.
+) -> Problem:
+    """Coarsen the graph into the blocks of a candidate's stages. Raises InfeasibleError for too few.
 
-    Raises InfeasibleError.
+    What the stages of a rank must leave free does not matter yet: `partition` asks the cluster.
     """
-    problem, cluster = _problem(costed, cluster, spec, constraints, candidate)
+    problem = coarsen(
+        costed,
+        _stage_devices(cluster, candidate, spec.precision),
+        OptimizerSpec.of(spec, candidate.replicas),
+        constraints,
+        spec.recompute,
+    )
+    if candidate.stages_per_rank > 1:
+        problem = replace(problem, devices=_pipeline_ranks(candidate))
+    if len(problem.blocks) < candidate.stages:
+        raise explain(problem, True, candidate.in_flight_per_stage)
+    return problem
+
+
+def partition(
+    blocks: Problem,
+    costed: CostedGraph,
+    cluster: Cluster,
+    precision: str,
+    candidate: Candidate,
+    solving: SolverOptions,
+) -> Placed:
+    """Place every block, on the nodes in the order that suits best. Raises InfeasibleError."""
+    problem, ordered = _on_cluster(blocks, cluster, precision, candidate)
     stages, certificate = _placed(problem, solving, candidate)
-    return _placement(costed, problem, stages, certificate), cluster
+    return Placed(_placement(costed, problem, stages, certificate), ordered)
 
 
 def _placed(
@@ -64,50 +94,44 @@ def _placed(
 
 
 def place_quickly(
-    costed: CostedGraph,
-    cluster: Cluster,
-    spec: JobSpec,
-    constraints: Constraints,
-    candidate: Candidate,
-) -> tuple[Placement, Cluster] | None:
-    """As `partition`, but along one order, roughly, and with nothing proven; None when nothing was found that fits."""
-    try:
-        problem, cluster = _problem(costed, cluster, spec, constraints, candidate)
-    except InfeasibleError:
-        return None
+    blocks: Problem, costed: CostedGraph, cluster: Cluster, precision: str, candidate: Candidate
+) -> Placed | None:
+    """Place along one order, roughly, and with nothing proven; None when nothing was found that fits."""
+    problem, ordered = _on_cluster(blocks, cluster, precision, candidate)
     stages = chain_cuts(evenly_shared(problem), ROUGHLY)
     if stages is None or not fits(problem, stages):
         return None
     objective = bottleneck(problem, stages)
     certificate = Certificate(objective, 0.0, 1.0, False, "chain over a topological order", 0.0)
-    return _placement(costed, problem, stages, certificate), cluster
+    return Placed(_placement(costed, problem, stages, certificate), ordered)
 
 
-def _problem(
-    costed: CostedGraph, cluster: Cluster, spec: JobSpec, constraints: Constraints, one: Candidate
+def _on_cluster(
+    blocks: Problem, cluster: Cluster, precision: str, candidate: Candidate
 ) -> tuple[Problem, Cluster]:
-    in_flight_per_stage, pipeline_rank_of = (
-        one.in_flight_per_stage(one.stages),
-        pipeline_ranks_of(one.schedule, one.stages, one.stages_per_rank),
-    )
+    """The blocks on a cluster's devices, its nodes in the order that suits them best."""
 
     def stage_devices(machine: Cluster) -> tuple[StageDevice, ...]:
-        return stage_devices_for(
-            machine, pipeline_rank_of, in_flight_per_stage, one.replicas, spec.precision
-        )
+        return _stage_devices(machine, candidate, precision)
 
-    problem = coarsen(
-        costed,
-        stage_devices(cluster),
-        OptimizerSpec.of(spec, one.replicas),
-        constraints,
-        spec.recompute,
+    ordered = best_order(cluster, blocks, stage_devices)
+    return replace(blocks, stage_devices=stage_devices(ordered)), ordered
+
+
+def _stage_devices(
+    cluster: Cluster, candidate: Candidate, precision: str
+) -> tuple[StageDevice, ...]:
+    return stage_devices_for(
+        cluster,
+        _pipeline_ranks(candidate),
+        candidate.in_flight_per_stage(candidate.stages),
+        candidate.replicas,
+        precision,
     )
-    problem = replace(problem, devices=pipeline_rank_of if one.stages_per_rank > 1 else ())
-    if len(problem.blocks) < one.stages:
-        raise explain(problem, True, one.in_flight_per_stage)
-    cluster = best_order(cluster, problem, stage_devices)
-    return replace(problem, stage_devices=stage_devices(cluster)), cluster
+
+
+def _pipeline_ranks(candidate: Candidate) -> tuple[int, ...]:
+    return pipeline_ranks_of(candidate.schedule, candidate.stages, candidate.stages_per_rank)
 
 
 def _placement(

@@ -21,13 +21,13 @@ from pipecut.compiler.inputs.job import Job
 from pipecut.compiler.inputs.units import show_bytes, show_seconds
 from pipecut.compiler.partition.coarsen import OptimizerSpec, fixed_bytes
 from pipecut.compiler.partition.constraints import placement_rules
-from pipecut.compiler.partition.partition import place_quickly
+from pipecut.compiler.partition.partition import blocks_for, place_quickly
 from pipecut.compiler.predict.step import schedule
 from pipecut.compiler.profile.measured_costs import Known
 from pipecut.compiler.schedules.registry import SCHEDULES, SPLIT
 from pipecut.compiler.search.sizes import SEARCHED, SearchSpace, candidates
 from pipecut.compiler.trace.lower import trace
-from pipecut.errors import UserFileError
+from pipecut.errors import InfeasibleError, UserFileError
 
 Progress = Callable[[str], None]
 # Other schedules fell short of their prediction by up to a tenth beside 1F1B (benchmarks/steps/engine.py).
@@ -219,18 +219,21 @@ class Search:
             constraints = placement_rules(self.job, costed.graph, one.stages)
         except UserFileError as error:
             return replace(tried, why=str(error).rsplit("placement: ", 1)[-1])
-        placed = place_quickly(costed, cluster, spec, constraints, one)
+        try:
+            blocks = blocks_for(costed, cluster, spec, constraints, one)
+            placed = place_quickly(blocks, costed, cluster, spec.precision, one)
+        except InfeasibleError:
+            placed = None
         if placed is None:
             return replace(
                 tried, why="memory: no placement was found that fits", short_of_memory=True
             )
-        placement, cluster = placed
-        found = schedule(costed, cluster, placement, one)
+        found = schedule(costed, placed.cluster, placed.placement, one)
         return replace(
             tried,
             step_seconds=found.step_seconds,
             bubble=found.bubble,
-            recomputing=sum(placement.recompute),
+            recomputing=sum(placed.placement.recompute),
             why="placed",
         )
 
