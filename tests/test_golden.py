@@ -39,6 +39,11 @@ def test_rewriting_makes_the_next_run_pass(folder: Path, monkeypatch: pytest.Mon
     assert (folder / "trace" / "tied.txt").read_text() == "column\nvalue\n"
 
 
+def test_paths_are_those_within_the_checkout(folder: Path) -> None:
+    (folder / "stage.txt").write_text("# tests/models/golden.py:3\n")
+    golden.check_golden("stage", f"# {golden.CHECKOUT}/tests/models/golden.py:3")
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_golden_models_compile_alike_twice(name: str, tmp_path: Path) -> None:
     files = golden_job(tmp_path, name)
