@@ -2,7 +2,13 @@
 
 import random
 
-from pipecut.compiler.partition.problem import Block, Problem, Shared, StageDevice, TensorUse
+from pipecut.compiler.partition.problem import (
+    Block,
+    Problem,
+    SharedParameter,
+    StageDevice,
+    TensorUse,
+)
 from pipecut.compiler.partition.reduce import needed_edges
 
 # A layer's operators: what each reads (positions within the layer, -1 the residual stream before it), its seconds, and bytes.
@@ -33,7 +39,7 @@ def layered(operators: int, stages: int, seed: int = 0) -> Problem:
     """About that many operators for equal devices without memory limits; seconds vary by a tenth from layer to layer."""
     draw = random.Random(seed)
     blocks: list[Block] = []
-    crossings: list[TensorUse] = []
+    tensors: list[TensorUse] = []
     users: dict[int, list[int]] = {}
     stream: int | None = None
     sizes: list[int] = []
@@ -50,14 +56,14 @@ def layered(operators: int, stages: int, seed: int = 0) -> Problem:
                     users.setdefault(source, []).append(base + at)
         stream = len(blocks) - 1
     for source, consumers in users.items():
-        crossings.append(
+        tensors.append(
             TensorUse(
                 str(source), source, tuple(consumers), sizes[source] / 64, sizes[source] / 64, 2
             )
         )
-    edges = {(c.source, consumer) for c in crossings for consumer in c.consumers}
-    shared = tuple(Shared(str(v), 2**20, (v,)) for v in range(len(blocks)))
+    edges = {(c.source, consumer) for c in tensors for consumer in c.consumers}
+    shared = tuple(SharedParameter(str(v), 2**20, (v,)) for v in range(len(blocks)))
     stage_devices = tuple(StageDevice("gpu", 2**50, stages - s, 450e9, 0.0) for s in range(stages))
     return Problem(
-        tuple(blocks), needed_edges(edges, len(blocks)), tuple(crossings), shared, stage_devices
+        tuple(blocks), needed_edges(edges, len(blocks)), tuple(tensors), shared, stage_devices
     )

@@ -13,7 +13,7 @@ from pipecut.compiler.graph import Buffer, Graph, Parameter, Value
 from pipecut.compiler.inputs.cluster import Cluster
 from pipecut.compiler.inputs.job import Job
 from pipecut.compiler.partition.coarsen import OptimizerSpec, fixed_bytes
-from pipecut.compiler.partition.problem import Placement, Usage
+from pipecut.compiler.partition.problem import Placement, StageBytes
 from pipecut.compiler.predict.step import Scheduled, stage_seconds
 from pipecut.compiler.stages.cut import Cut, modules_covered
 from pipecut.plan.schema import VERSION
@@ -212,7 +212,7 @@ def _stage(
     received = sum(graph.values[name].bytes for name in one.receives)
     transient = max((costed.costs[i].transient_bytes for i in one.operators), default=0)
     fixed = sum(fixed_bytes(p, how) for p in one.parameters)
-    used = Usage(fixed, saved, received, transient)
+    used = StageBytes(fixed, saved, received, transient)
     sizes = [p.bytes // max(getattr(torch, p.dtype).itemsize, 1) for p in one.parameters]
     given = dict(graph.batch_inputs)
     written = {

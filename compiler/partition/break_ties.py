@@ -89,7 +89,7 @@ def fullest(problem: Problem, stages: list[int]) -> float:
 
 def _bytes(problem: Problem, program: Program, fixed: float | None) -> None:
     """Aim at the bytes that move, or fix them."""
-    sizes = [c.forward_bytes + c.backward_bytes for c in problem.crossings]
+    sizes = [c.forward_bytes + c.backward_bytes for c in problem.tensors]
     scale = max(1.0, *sizes) if sizes else 1.0
     terms = [
         sizes[t] / scale * variable
@@ -115,7 +115,7 @@ def _fewest_bytes_of_order(problem: Problem, stages: list[int]) -> list[int] | N
     order = sorted(range(len(stages)), key=lambda v: (stages[v], v))
     chain = contract(problem, [[v] for v in order])
     target = bottleneck(problem, stages) * (1 + EQUAL)
-    over = over_cuts(chain, lambda crossing: crossing.forward_bytes + crossing.backward_bytes)
+    over = over_cuts(chain, lambda tensor: tensor.forward_bytes + tensor.backward_bytes)
     work = {slot.kind: work_before(chain, slot.kind, False) for slot in chain.stage_devices}
     width = max(
         int((np.arange(len(w)) - np.searchsorted(w, w - target)).max()) for w in work.values()

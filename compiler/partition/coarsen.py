@@ -19,10 +19,10 @@ from pipecut.compiler.partition.problem import (
     Block,
     Problem,
     Recompute,
-    Shared,
+    SharedParameter,
     StageDevice,
     TensorUse,
-    merge_crossings,
+    merge_tensors,
 )
 from pipecut.compiler.partition.reduce import needed_edges
 from pipecut.plan.memory import kept_bytes
@@ -230,7 +230,7 @@ def _problem(
         for name in operator.inputs:
             uses[name] |= users[index] if index in made else {group_of[index]}
     blocks = _blocks(costed, members, users, kinds)
-    crossings = []
+    tensors = []
     edges: set[tuple[int, int]] = set()
     producers = {name: index for name, index in graph.producers().items() if index not in made}
     for name, index in producers.items():
@@ -240,11 +240,11 @@ def _problem(
         if consumers and name in graph.values:
             value = graph.values[name]
             back = value.bytes if value.needs_grad else 0
-            crossings.append(
+            tensors.append(
                 TensorUse(name, source, consumers, value.bytes, back, 1 + value.needs_grad)
             )
     shared = [
-        Shared(p.names[0], fixed[p.value], tuple(sorted(uses[p.value])) or (0,))
+        SharedParameter(p.names[0], fixed[p.value], tuple(sorted(uses[p.value])) or (0,))
         for p in graph.parameters
     ]
     splits = set()
@@ -262,7 +262,7 @@ def _problem(
     return Problem(
         blocks,
         needed_edges(edges, len(blocks)),
-        merge_crossings(tuple(crossings)),
+        merge_tensors(tuple(tensors)),
         (*shared, *_made(costed, users, kinds)),
         stage_devices,
         pins=tuple(sorted({(group_of[index], stage) for index, stage in constraints.pins})),
@@ -301,13 +301,15 @@ def _saved_bytes(costed: CostedGraph, index: int) -> int:
     )
 
 
-def _made(costed: CostedGraph, users: dict[int, frozenset[int]], kinds: list[str]) -> list[Shared]:
+def _made(
+    costed: CostedGraph, users: dict[int, frozenset[int]], kinds: list[str]
+) -> list[SharedParameter]:
     """What stages make for themselves, that with the same users as one; what costs nothing is left out."""
     together: dict[frozenset[int], list[int]] = defaultdict(list)
     for index, using in sorted(users.items()):
         together[using].append(index)
     found = [
-        Shared(
+        SharedParameter(
             costed.graph.operators[indices[-1]].name,
             0,
             tuple(sorted(using)),

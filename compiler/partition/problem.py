@@ -36,7 +36,7 @@ class TensorUse:
 
 
 @dataclass(frozen=True)
-class Shared:
+class SharedParameter:
     """What every stage has that has one of its users.
 
     A parameter: its bytes with gradient and optimizer states. Or what depends on no input and is made where it is used:
@@ -93,8 +93,8 @@ class Problem:
 
     blocks: tuple[Block, ...]
     edges: frozenset[tuple[int, int]]
-    crossings: tuple[TensorUse, ...]
-    shared: tuple[Shared, ...]
+    tensors: tuple[TensorUse, ...]
+    shared: tuple[SharedParameter, ...]
     stage_devices: tuple[StageDevice, ...]
     comm: Comm = "relay"
     pins: tuple[tuple[int, int], ...] = ()
@@ -135,12 +135,12 @@ class Placement:
     problem: Problem
 
 
-def transfer_seconds(problem: Problem, crossing: TensorUse, slot: int) -> float:
+def transfer_seconds(problem: Problem, tensor: TensorUse, slot: int) -> float:
     """Seconds a stage spends on a tensor and its gradient over its link."""
     link = problem.stage_devices[slot]
     return (
-        crossing.forward_bytes + crossing.backward_bytes
-    ) / link.bandwidth + crossing.messages * link.latency
+        tensor.forward_bytes + tensor.backward_bytes
+    ) / link.bandwidth + tensor.messages * link.latency
 
 
 def loads(problem: Problem, stages: list[int]) -> list[float]:
@@ -156,14 +156,14 @@ def loads(problem: Problem, stages: list[int]) -> list[float]:
         for stage in {stages[user] for user in shared.users} if shared.seconds else ():
             result[stage] += shared.work(problem.stage_devices[stage].kind, again[stage])
     device_of = problem.device_of
-    for crossing in problem.crossings:
-        own, using = stages[crossing.source], {stages[c] for c in crossing.consumers}
+    for tensor in problem.tensors:
+        own, using = stages[tensor.source], {stages[c] for c in tensor.consumers}
         if problem.comm == "direct":
             for stage in _ends(device_of, own, using):
-                result[stage] += transfer_seconds(problem, crossing, stage)
+                result[stage] += transfer_seconds(problem, tensor, stage)
             continue
         for boundary in range(min(own, *using), max(own, *using)):
-            seconds = transfer_seconds(problem, crossing, boundary)
+            seconds = transfer_seconds(problem, tensor, boundary)
             result[boundary] += seconds
             result[boundary + 1] += seconds
     return result
@@ -180,13 +180,13 @@ def _ends(device_of: tuple[int, ...], own: int, using: Iterable[int]) -> list[in
 def moved_bytes(problem: Problem, stages: list[int]) -> float:
     """Bytes between devices a microbatch, activations and gradients."""
     total = 0.0
-    for crossing in problem.crossings:
-        own, using = stages[crossing.source], {stages[c] for c in crossing.consumers}
+    for tensor in problem.tensors:
+        own, using = stages[tensor.source], {stages[c] for c in tensor.consumers}
         if problem.comm == "direct":
             times = max(0, len(_ends(problem.device_of, own, using)) - 1)
         else:
             times = max(own, *using) - min(own, *using)
-        total += times * (crossing.forward_bytes + crossing.backward_bytes)
+        total += times * (tensor.forward_bytes + tensor.backward_bytes)
     return total
 
 
@@ -204,7 +204,7 @@ def by_device(problem: Problem, amounts: list[float]) -> dict[int, float]:
 
 
 @dataclass(frozen=True)
-class Usage:
+class StageBytes:
     """Bytes of a stage: parameters with gradients and states, saved and received a microbatch, the largest transient."""
 
     fixed: int
@@ -222,25 +222,25 @@ class Usage:
         )
 
 
-def usage(problem: Problem, stages: list[int]) -> list[Usage]:
+def usage(problem: Problem, stages: list[int]) -> list[StageBytes]:
     """What each stage holds."""
     count = len(problem.stage_devices)
     saved, received, transient, fixed = [0.0] * count, [0.0] * count, [0] * count, [0] * count
     for block, stage in zip(problem.blocks, stages, strict=True):
         saved[stage] += block.saved_bytes
         transient[stage] = max(transient[stage], block.transient_bytes)
-    for crossing in problem.crossings:
-        own, using = stages[crossing.source], {stages[c] for c in crossing.consumers}
+    for tensor in problem.tensors:
+        own, using = stages[tensor.source], {stages[c] for c in tensor.consumers}
         relayed = {*range(own + 1, max(own, *using) + 1), *range(min(own, *using), own)}
         for stage in (
             _ends(problem.device_of, own, using)[1:] if problem.comm == "direct" else relayed
         ):
-            received[stage] += crossing.forward_bytes
+            received[stage] += tensor.forward_bytes
     for shared in problem.shared:
         for stage in {stages[user] for user in shared.users}:
             fixed[stage] += shared.bytes
             saved[stage] += shared.saved_bytes
-    return [Usage(*row) for row in zip(fixed, saved, received, transient, strict=True)]
+    return [StageBytes(*row) for row in zip(fixed, saved, received, transient, strict=True)]
 
 
 def memory(problem: Problem, stages: list[int]) -> list[int]:
@@ -329,9 +329,9 @@ def contract(problem: Problem, members: list[list[int]]) -> Problem:
         )
         for group in members
     )
-    crossings = tuple(
+    tensors = tuple(
         replace(c, source=group_of[c.source], consumers=using)
-        for c in problem.crossings
+        for c in problem.tensors
         if (using := tuple(sorted({group_of[v] for v in c.consumers} - {group_of[c.source]})))
     )
     edges = frozenset(
@@ -344,17 +344,17 @@ def contract(problem: Problem, members: list[list[int]]) -> Problem:
         problem,
         blocks=blocks,
         edges=edges,
-        crossings=merge_crossings(crossings),
+        tensors=merge_tensors(tensors),
         shared=shared,
         pins=tuple(sorted({(group_of[v], s) for v, s in problem.pins})),
         splits=tuple(sorted({(group_of[u], group_of[v]) for u, v in problem.splits})),
     )
 
 
-def merge_crossings(crossings: tuple[TensorUse, ...]) -> tuple[TensorUse, ...]:
+def merge_tensors(tensors: tuple[TensorUse, ...]) -> tuple[TensorUse, ...]:
     """Tensors with the same source and consumers as one: they always cross together."""
     merged: dict[tuple[int, tuple[int, ...]], TensorUse] = {}
-    for c in crossings:
+    for c in tensors:
         key = c.source, c.consumers
         if key in merged:
             first = merged[key]

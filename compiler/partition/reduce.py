@@ -43,23 +43,23 @@ def _pairs(problem: Problem) -> list[list[int]]:
     kind = problem.stage_devices[0].kind
     out: dict[int, list[int]] = defaultdict(list)
     into: dict[int, list[int]] = defaultdict(list)
-    for t, crossing in enumerate(problem.crossings):
-        out[crossing.source].append(t)
-        for consumer in crossing.consumers:
+    for t, tensor in enumerate(problem.tensors):
+        out[tensor.source].append(t)
+        for consumer in tensor.consumers:
             into[consumer].append(t)
     following: dict[int, list[int]] = defaultdict(list)
     preceding: dict[int, list[int]] = defaultdict(list)
     for u, v in problem.edges:
         following[u].append(v)
         preceding[v].append(u)
-    cost = [transfer_seconds(problem, crossing, 0) for crossing in problem.crossings]
+    cost = [transfer_seconds(problem, tensor, 0) for tensor in problem.tensors]
     partner: dict[int, int] = {}
     for u in range(len(problem.blocks)):
         if len(out[u]) != 1 or u in partner or len(following[u]) != 1:
             continue
         t = out[u][0]
         v = following[u][0]
-        if problem.crossings[t].consumers != (v,) or v in partner:
+        if problem.tensors[t].consumers != (v,) or v in partner:
             continue
         inputs = sum(cost[i] for i in into[u])
         outputs = sum(cost[o] for o in out[v])

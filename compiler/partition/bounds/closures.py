@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipecut.compiler.partition.chain.windows import Bools, Floats, Ints, rows_of_blocks
-from pipecut.compiler.partition.problem import Problem, Shared, StageDevice, TensorUse
+from pipecut.compiler.partition.problem import Problem, SharedParameter, StageDevice, TensorUse
 
 # More closures than this, in a segment or in all, are not worth their bound.
 MOST_OF_A_SEGMENT, MOST = 20_000, 400_000
@@ -60,7 +60,7 @@ class Closures:
     free: Floats
     whole: Amounts
     loose: float
-    several: tuple[Shared, ...]
+    several: tuple[SharedParameter, ...]
     users: list[Floats]
     all_users: Floats
 
@@ -111,13 +111,13 @@ def closures_of(problem: Problem) -> Closures | None:
     )
 
 
-def _several(problem: Problem, kinds: list[str]) -> tuple[Shared, ...]:
+def _several(problem: Problem, kinds: list[str]) -> tuple[SharedParameter, ...]:
     """What several blocks use, that with the same users as one; those that weigh most."""
-    merged: dict[tuple[int, ...], Shared] = {}
+    merged: dict[tuple[int, ...], SharedParameter] = {}
     for shared in problem.shared:
         first = merged.get(shared.users)
         if first is not None:
-            shared = Shared(
+            shared = SharedParameter(
                 first.name,
                 first.bytes + shared.bytes,
                 first.users,
@@ -137,7 +137,7 @@ def _several(problem: Problem, kinds: list[str]) -> tuple[Shared, ...]:
         sum(block.seconds[kinds[0]] for block in problem.blocks) or 1.0,
     )
 
-    def weight(shared: Shared) -> float:
+    def weight(shared: SharedParameter) -> float:
         return shared.seconds.get(kinds[0], 0.0) / seconds + shared.held(slot.in_flight) / max(
             slot.capacity, 1
         )
@@ -150,7 +150,7 @@ def _several(problem: Problem, kinds: list[str]) -> tuple[Shared, ...]:
     return tuple(sorted(found, key=weight, reverse=True)[:MOST_SHARED])
 
 
-def _marks(shared: Shared, kept: Bools) -> Floats:
+def _marks(shared: SharedParameter, kept: Bools) -> Floats:
     """1 for each of its users that is not loose."""
     row = np.zeros(len(kept))
     row[list(shared.users)] = 1.0
@@ -300,20 +300,20 @@ def _over(problem: Problem, segments: list[Ints], tables: list[Bools]) -> Floats
     """
     places = _Places(segments, tables, 3)
     made_by: dict[int, list[TensorUse]] = {}
-    for crossing in problem.crossings:
-        made_by.setdefault(crossing.source, []).append(crossing)
-    for crossing in problem.crossings:
-        consumers = [c for c in crossing.consumers if c in places.segment]
-        amount = _amount(crossing)
-        ends = [_end_of(c, made_by, places) for c in crossing.consumers if c not in places.segment]
+    for tensor in problem.tensors:
+        made_by.setdefault(tensor.source, []).append(tensor)
+    for tensor in problem.tensors:
+        consumers = [c for c in tensor.consumers if c in places.segment]
+        amount = _amount(tensor)
+        ends = [_end_of(c, made_by, places) for c in tensor.consumers if c not in places.segment]
         beyond = [(block, least) for block, least in ends if block is not None]
         if beyond:
             # The least of them crosses to any of these blocks, and the rest of this one to those that use it directly.
             least = np.min([amount, *(other for _, other in beyond)], axis=0)
-            places.cross(crossing.source, [*consumers, *(block for block, _ in beyond)], least)
+            places.cross(tensor.source, [*consumers, *(block for block, _ in beyond)], least)
             amount = amount - least
         if consumers:
-            places.cross(crossing.source, consumers, amount)
+            places.cross(tensor.source, consumers, amount)
     return places.all()
 
 
@@ -330,12 +330,12 @@ def _end_of(
     return loose, least
 
 
-def _amount(crossing: TensorUse) -> Floats:
+def _amount(tensor: TensorUse) -> Floats:
     return np.array(
         [
-            crossing.forward_bytes,
-            crossing.forward_bytes + crossing.backward_bytes,
-            float(crossing.messages),
+            tensor.forward_bytes,
+            tensor.forward_bytes + tensor.backward_bytes,
+            float(tensor.messages),
         ]
     )
 

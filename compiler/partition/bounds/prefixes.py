@@ -131,16 +131,16 @@ def _least_over(
 ) -> float:
     """The least bytes, or seconds on its link, of the tensors over a boundary: a variable for each tensor that may cross it."""
     columns, rows, constant = len(at), highs.getNumRow(), 0.0
-    for crossing in problem.crossings:
+    for tensor in problem.tensors:
         amount = (
-            transfer_seconds(problem, crossing, boundary - 1) if seconds else crossing.forward_bytes
+            transfer_seconds(problem, tensor, boundary - 1) if seconds else tensor.forward_bytes
         )
         # From a block that may stand before the boundary to those that may stand after it.
-        later = [c for c in crossing.consumers if not inside[c]]
-        if not amount or outside[crossing.source] or not later:
+        later = [c for c in tensor.consumers if not inside[c]]
+        if not amount or outside[tensor.source] or not later:
             continue
         beyond = any(outside[c] for c in later)
-        if inside[crossing.source] and beyond:
+        if inside[tensor.source] and beyond:
             constant += amount
             continue
         highs.addCol(amount, 0.0, 1.0, 0, np.array([], dtype=np.int32), np.array([]))
@@ -150,10 +150,10 @@ def _least_over(
             # cross >= y[source] - y[consumer], where y is 1 for what is in and 0 for what is out.
             terms = {column: 1.0}
             right = 0.0
-            if inside[crossing.source]:
+            if inside[tensor.source]:
                 right = 1.0
             else:
-                terms[at[crossing.source]] = -1.0
+                terms[at[tensor.source]] = -1.0
             if consumer is not None:
                 terms[at[consumer]] = 1.0
             highs.addRow(

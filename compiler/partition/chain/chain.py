@@ -221,7 +221,7 @@ def seconds_over(problem: Problem, boundary: int) -> Floats:
     """Seconds of all tensors over a cut before block i, for every i."""
     # What is left of a sum that should be zero would forbid nothing, but it looks like a cost.
     return np.maximum(
-        over_cuts(problem, lambda crossing: transfer_seconds(problem, crossing, boundary)), 0.0
+        over_cuts(problem, lambda tensor: transfer_seconds(problem, tensor, boundary)), 0.0
     )
 
 
@@ -238,14 +238,14 @@ def _segment_transfers(problem: Problem, slot: int, count: int) -> Floats:
             change[first_start, last_end + 1] -= seconds
             change[last_start + 1, last_end + 1] += seconds
 
-    for crossing in problem.crossings:
-        seconds, source = transfer_seconds(problem, crossing, slot), crossing.source
-        first, last = min(crossing.consumers), max(crossing.consumers)
+    for tensor in problem.tensors:
+        seconds, source = transfer_seconds(problem, tensor, slot), tensor.source
+        first, last = min(tensor.consumers), max(tensor.consumers)
         # The source inside, and some consumer outside.
         add(0, source, source + 1, count, seconds)
         add(0, min(source, first), max(source, last) + 1, count, -seconds)
         # Some consumer inside, the source outside: a segment is in no gap between consumers, or in one and counts not.
-        inside = sorted({*crossing.consumers})
+        inside = sorted({*tensor.consumers})
         add(0, count, 0, count, seconds)
         for before, after in zip([-1, *inside], [*inside, count], strict=True):
             add(before + 1, count, 0, after, -seconds)

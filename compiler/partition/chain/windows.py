@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pipecut.compiler.partition.problem import (
     Problem,
-    Shared,
+    SharedParameter,
     StageDevice,
     TensorUse,
     parameters_of_blocks,
@@ -85,7 +85,7 @@ def _told_starts(problem: Problem, stage: int) -> Ints:
 
 def received_bytes(problem: Problem) -> Floats:
     """Bytes a microbatch that a stage receives which begins at block j."""
-    return over_cuts(problem, lambda crossing: crossing.forward_bytes)
+    return over_cuts(problem, lambda tensor: tensor.forward_bytes)
 
 
 def rows_of_blocks(problem: Problem, kinds: list[str]) -> list[Floats]:
@@ -103,7 +103,7 @@ def rows_of_blocks(problem: Problem, kinds: list[str]) -> list[Floats]:
     return rows
 
 
-def amounts_of(shared: Shared, kinds: list[str]) -> list[float]:
+def amounts_of(shared: SharedParameter, kinds: list[str]) -> list[float]:
     """As a row of `rows_of_blocks` has them."""
     seconds = [table.get(kind, 0.0) for table in (shared.seconds, shared.forward) for kind in kinds]
     return [*seconds, float(shared.saved_bytes), float(shared.bytes)]
@@ -112,9 +112,9 @@ def amounts_of(shared: Shared, kinds: list[str]) -> list[float]:
 def over_cuts(problem: Problem, amount: Callable[[TensorUse], float]) -> Floats:
     """The sum of an amount over the tensors that cross a cut before block i, for every i."""
     change = np.zeros(len(problem.blocks) + 2)
-    for crossing in problem.crossings:
-        change[min(crossing.source, *crossing.consumers) + 1] += amount(crossing)
-        change[max(crossing.source, *crossing.consumers) + 1] -= amount(crossing)
+    for tensor in problem.tensors:
+        change[min(tensor.source, *tensor.consumers) + 1] += amount(tensor)
+        change[max(tensor.source, *tensor.consumers) + 1] -= amount(tensor)
     result: Floats = np.cumsum(change)[: len(problem.blocks) + 1]
     return result
 

@@ -28,7 +28,7 @@ import pulp
 
 from pipecut.compiler.partition.problem import (
     Problem,
-    Shared,
+    SharedParameter,
     bottleneck,
     recomputed,
     transfer_seconds,
@@ -167,7 +167,7 @@ def _host(
     hosted: dict[tuple[int, int], Any],
     x: dict[tuple[int, int], Any],
     p: int,
-    shared: Shared,
+    shared: SharedParameter,
     stage: int,
 ) -> Any:
     """1 where a stage has one of its users."""
@@ -254,7 +254,7 @@ def _most_saved(problem: Problem, here: list[int], most: float) -> float:
 
 def everything_fits(problem: Problem, here: list[int]) -> bool:
     """Whether a device's stages could each hold everything, so that memory cannot bind there."""
-    kept = sum(c.forward_bytes for c in problem.crossings)
+    kept = sum(c.forward_bytes for c in problem.tensors)
     kept += sum(b.saved_bytes for b in problem.blocks) + sum(s.saved_bytes for s in problem.shared)
     transient = max((b.transient_bytes for b in problem.blocks), default=0)
     fixed = sum(s.bytes for s in problem.shared)
@@ -268,20 +268,20 @@ def everything_fits(problem: Problem, here: list[int]) -> bool:
 def _relayed(problem: Problem, model: Any, y: dict[tuple[int, int], Any]) -> _Traffic:
     traffic = _Traffic(defaultdict(list), defaultdict(list), [])
     device_of = problem.device_of
-    backwards = any(consumer < c.source for c in problem.crossings for consumer in c.consumers)
-    for t, crossing in enumerate(problem.crossings):
+    backwards = any(consumer < c.source for c in problem.tensors for consumer in c.consumers)
+    for t, tensor in enumerate(problem.tensors):
         for s in range(len(problem.stage_devices) - 1):
             cross = model.add_variable(f"cross_{t}_{s}", 0, 1)
-            for consumer in crossing.consumers:
-                model += cross >= y[crossing.source, s] - y[consumer, s]
+            for consumer in tensor.consumers:
+                model += cross >= y[tensor.source, s] - y[consumer, s]
                 if backwards:
-                    model += cross >= y[consumer, s] - y[crossing.source, s]
-            seconds = transfer_seconds(problem, crossing, s)
+                    model += cross >= y[consumer, s] - y[tensor.source, s]
+            seconds = transfer_seconds(problem, tensor, s)
             traffic.load[device_of[s]].append((cross, seconds))
             traffic.load[device_of[s + 1]].append((cross, seconds))
             # Where the direction is open, both ends are taken to hold what crosses.
             for stage in (s, s + 1) if backwards else (s + 1,):
-                size = problem.stage_devices[stage].in_flight * crossing.forward_bytes
+                size = problem.stage_devices[stage].in_flight * tensor.forward_bytes
                 traffic.received[device_of[stage]].append((cross, size))
             traffic.variables.append((cross, t, s, "cross"))
     return traffic
@@ -290,19 +290,19 @@ def _relayed(problem: Problem, model: Any, y: dict[tuple[int, int], Any]) -> _Tr
 def _direct(problem: Problem, model: Any, on: dict[tuple[int, int], Any]) -> _Traffic:
     traffic = _Traffic(defaultdict(list), defaultdict(list), [])
     first = {d: s for s, d in reversed(list(enumerate(problem.device_of)))}
-    for t, crossing in enumerate(problem.crossings):
+    for t, tensor in enumerate(problem.tensors):
         for d, s in sorted(first.items()):
             leave, arrive = (
                 model.add_variable(f"leave_{t}_{d}", 0, 1),
                 model.add_variable(f"arrive_{t}_{d}", 0, 1),
             )
-            for consumer in crossing.consumers:
-                model += leave >= on[crossing.source, d] - on[consumer, d]
-                model += arrive >= on[consumer, d] - on[crossing.source, d]
-            seconds = transfer_seconds(problem, crossing, s)
+            for consumer in tensor.consumers:
+                model += leave >= on[tensor.source, d] - on[consumer, d]
+                model += arrive >= on[consumer, d] - on[tensor.source, d]
+            seconds = transfer_seconds(problem, tensor, s)
             traffic.load[d] += [(leave, seconds), (arrive, seconds)]
             traffic.received[d].append(
-                (arrive, problem.stage_devices[s].in_flight * crossing.forward_bytes)
+                (arrive, problem.stage_devices[s].in_flight * tensor.forward_bytes)
             )
             traffic.variables.extend([(leave, t, d, "leave"), (arrive, t, d, "arrive")])
     return traffic
@@ -332,8 +332,8 @@ def start_values(problem: Problem, program: Program, stages: list[int]) -> dict[
             values[variable.name] = float(stages[v] <= s)
     for variable, t, at, kind in program.transfers:
         source, consumers = (
-            stages[problem.crossings[t].source],
-            [stages[c] for c in problem.crossings[t].consumers],
+            stages[problem.tensors[t].source],
+            [stages[c] for c in problem.tensors[t].consumers],
         )
         own, using = device_of[source], {device_of[stage] for stage in consumers}
         if kind == "cross":

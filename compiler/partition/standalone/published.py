@@ -12,10 +12,10 @@ import networkx as nx
 from pipecut.compiler.partition.problem import (
     Block,
     Problem,
-    Shared,
+    SharedParameter,
     StageDevice,
     TensorUse,
-    merge_crossings,
+    merge_tensors,
 )
 from pipecut.compiler.partition.reduce import depth_first_order, needed_edges
 from pipecut.errors import UserFileError
@@ -61,20 +61,21 @@ def published_problem(
             and block_of[u] != block_of[v]
         ):
             before.add((block_of[u], block_of[v]))
-    crossings = tuple(
+    tensors = tuple(
         TensorUse(str(u), block_of[u], using, cost[u], 0.0, 0)
         for u in users
         if cost[u] > 0 and (using := tuple(sorted(users[u] - {block_of[u]})))
     )
     shared = tuple(
-        Shared(str(at), sum(sizes[v] for v in group), (at,)) for at, group in enumerate(groups)
+        SharedParameter(str(at), sum(sizes[v] for v in group), (at,))
+        for at, group in enumerate(groups)
     )
     # A cost is a time already: one byte a second and nothing kept in flight.
     stage_devices = (StageDevice("device", limit, 0, 1.0, 0.0),) * count
     return Problem(
         blocks,
         needed_edges(before, len(blocks)),
-        merge_crossings(crossings),
+        merge_tensors(tensors),
         shared,
         stage_devices,
         "direct",

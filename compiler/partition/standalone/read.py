@@ -58,7 +58,7 @@ def _mistake(problem: Problem, operators: int) -> str | None:
     named = {v for pair in (*problem.edges, *problem.splits) for v in pair} | {
         v for v, _ in problem.pins
     }
-    named |= {v for c in problem.crossings for v in (c.source, *c.consumers)} | {
+    named |= {v for c in problem.tensors for v in (c.source, *c.consumers)} | {
         v for s in problem.shared for v in s.users
     }
     placed = [i for block in problem.blocks for i in block.operators]
@@ -80,7 +80,7 @@ def _mistake(problem: Problem, operators: int) -> str | None:
             for v in blocks
             if not kinds <= problem.blocks[v].seconds.keys()
         ),
-        (f"{c.name} has no consumers" for c in problem.crossings if not c.consumers),
+        (f"{c.name} has no consumers" for c in problem.tensors if not c.consumers),
         (f"{s.name} has no users" for s in problem.shared if not s.users),
         ("it has no stage devices" for _ in range(not problem.stage_devices)),
         (

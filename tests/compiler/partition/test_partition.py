@@ -21,7 +21,7 @@ from pipecut.compiler.partition.place import SolverOptions, place
 from pipecut.compiler.partition.problem import (
     Block,
     Problem,
-    Shared,
+    SharedParameter,
     StageDevice,
     TensorUse,
     bottleneck,
@@ -59,18 +59,18 @@ def problems(
         }
         saved, transient = draw(st.integers(0, 4)) * 2**20, draw(st.integers(0, 3)) * 2**20
         blocks.append(Block((v,), seconds, saved, transient, forward))
-    crossings = []
+    tensors = []
     for u in range(count - 1):
         users = tuple(sorted(draw(st.sets(st.integers(u + 1, count - 1), min_size=0, max_size=3))))
         if users:
             size = draw(st.integers(0, 5)) * 2**20
-            crossings.append(TensorUse(f"t{u}", u, users, size, size, 2))
-    edges = frozenset((c.source, v) for c in crossings for v in c.consumers)
+            tensors.append(TensorUse(f"t{u}", u, users, size, size, 2))
+    edges = frozenset((c.source, v) for c in tensors for v in c.consumers)
     users_of = draw(
         st.lists(st.sets(st.integers(0, count - 1), min_size=1, max_size=2), max_size=3)
     )
     shared = tuple(
-        Shared(f"p{i}", 2**20 * (i + 1), tuple(sorted(u))) for i, u in enumerate(users_of)
+        SharedParameter(f"p{i}", 2**20 * (i + 1), tuple(sorted(u))) for i, u in enumerate(users_of)
     )
     # What each stage makes for itself; as the parameters, but for its seconds.
     for i, users in enumerate(
@@ -81,7 +81,7 @@ def problems(
             kind: float(draw(st.integers(0, int(seconds[kind])))) for kind in kinds if recompute
         }
         shared += (
-            Shared(
+            SharedParameter(
                 f"m{i}", 0, tuple(sorted(users)), seconds, forward, draw(st.integers(0, 2)) * 2**20
             ),
         )
@@ -90,7 +90,7 @@ def problems(
         # As the tensors of backward operators, which go from later blocks to earlier ones.
         for u in range(1, count):
             if draw(st.booleans()):
-                crossings.append(
+                tensors.append(
                     TensorUse(
                         f"b{u}",
                         u,
@@ -104,7 +104,7 @@ def problems(
         StageDevice(kinds[s % len(kinds)], capacity, stages - s, 2.0**20, 0.5)
         for s in range(stages)
     )
-    problem = Problem(tuple(blocks), edges, tuple(crossings), shared, stage_devices, comm)
+    problem = Problem(tuple(blocks), edges, tuple(tensors), shared, stage_devices, comm)
     if recompute:
         problem = replace(problem, recompute=draw(st.sampled_from(["auto", "auto", "always"])))
     if several:
