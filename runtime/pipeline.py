@@ -13,6 +13,7 @@ from torch import nn
 
 from pipecut.errors import RunError
 from pipecut.model.outputs import Outputs
+from pipecut.plan.actions import splits_backward
 from pipecut.plan.check import check
 from pipecut.plan.folder import PlanFolder, read_plan
 from pipecut.plan.forward_only import forward_only
@@ -114,7 +115,7 @@ class Pipeline:
         named = self._masters()
         self.tied = TiedGradients(self.plan, world, named)
         actions = folder.actions[world.pipeline_rank]
-        later = any(action.kind == "W" for action in actions)
+        later = splits_backward(actions)
         tied = {name for one in self.plan.tied for name in one.names}
         alone = {
             index: [p for name, p in module.named_parameters() if name not in tied]

@@ -16,9 +16,9 @@ from pipecut.compiler.partition.standalone.read import as_data
 from pipecut.compiler.stages.cut import Cut, modules_covered
 from pipecut.compiler.stages.source import write_stage
 from pipecut.errors import PlanError, UserFileError
+from pipecut.plan.actions import Action
 from pipecut.plan.check import check
 from pipecut.plan.folder import MANIFEST, file_hash, listed_files, read_plan, write_manifest
-from pipecut.plan.schema import Action
 from pipecut.plan.trust import trust
 
 

@@ -12,6 +12,7 @@ from pipecut.compiler.graph import Graph, Value
 from pipecut.compiler.predict.step import Scheduled
 from pipecut.compiler.stages.build import build
 from pipecut.compiler.stages.cut import Cut
+from pipecut.plan.actions import splits_backward
 from pipecut.plan.memory import outside_bytes, peak_of
 from pipecut.plan.schema import Plan, StageMemory
 from pipecut.runtime.engine.stage import RunningStage
@@ -23,7 +24,7 @@ CPU = torch.device("cpu")
 def with_memory(manifest: dict[str, Any], graph: Graph, scheduled: Scheduled) -> dict[str, Any]:
     """The manifest with what each stage's passes take, and the peak of its rank under the schedule."""
     plan = Plan.model_validate({**manifest, "hashes": {}})
-    later = any(action.kind == "W" for row in scheduled.actions for action in row)
+    later = any(splits_backward(row) for row in scheduled.actions)
     passes = passes_of(plan, graph, scheduled.cuts, later)
     stages = [
         stage.model_copy(update={"passes": one})

@@ -13,7 +13,7 @@ from pipecut.compiler.partition.problem import Placement, StageDevice
 from pipecut.compiler.schedules.lower import lower
 from pipecut.compiler.schedules.registry import orders, pipeline_ranks_of
 from pipecut.compiler.stages.cut import Cut, cut
-from pipecut.plan.schema import Action
+from pipecut.plan.actions import Action, Hop
 from pipecut.plan.simulate import Costs, simulate, transfers_over
 from pipecut.runtime.engine.weight_gradients import DEFERRED
 
@@ -67,7 +67,7 @@ def schedule(
     forward, backward = stage_seconds(costed, stage_devices, cuts)
     weights = [
         weight_seconds(costed, slot.kind, one)
-        if any(kind == "W" for kind, _, _ in order[0])
+        if any(compute.op == "W" for compute in order[0])
         else 0.0
         for one, slot in zip(cuts, stage_devices, strict=True)
     ]
@@ -75,7 +75,7 @@ def schedule(
         b + (f if again else 0.0)
         for f, b, again in zip(forward, backward, placement.recompute, strict=True)
     ]
-    transfers: dict[tuple[str, int], float] = {}
+    transfers: dict[Hop, float] = {}
     for one in cuts[:-1]:
         sizes = [(graph.values[n].bytes, graph.values[n].needs_grad) for n in one.sends]
         transfers |= transfers_over(

@@ -7,7 +7,8 @@ rank 0   F0 F1 f0 f1 F2 b0 F3 b1 f2 B0 f3 B1 b2 b3 B2 B3
 rank 1   .  F0 F1 f0 b0 f1 b1 F2 B0 F3 B1 f2 b2 f3 b3 B2 B3
 """
 
-from pipecut.compiler.schedules.order import Compute, alternating
+from pipecut.compiler.schedules.order import alternating
+from pipecut.plan.actions import Compute
 
 
 def interleaved(rank: int, ranks: int, microbatches: int, stages_per_rank: int) -> list[Compute]:
@@ -29,4 +30,4 @@ def interleaved(rank: int, ranks: int, microbatches: int, stages_per_rank: int) 
     order = alternating(
         forward, backward, 2 * (ranks - rank - 1) + (stages_per_rank - 1) * ranks, "B"
     )
-    return [(kind, stage, m) for kind, stage, m in order if m < microbatches]
+    return [compute for compute in order if compute.microbatch < microbatches]

@@ -14,8 +14,8 @@ posts the receive. So
 
 from collections.abc import Collection, Sequence
 
-from pipecut.compiler.schedules.order import Compute, start_times
-from pipecut.plan.schema import Action
+from pipecut.compiler.schedules.order import duration, start_times
+from pipecut.plan.actions import Action, Compute, Op, Recv, Reduce, Send
 
 # A unit of time. What is less breaks ties: a stage is slower than the one whose messages it gets,
 # forward and backward, so that where both compute at once the receive is posted ahead.
@@ -31,7 +31,7 @@ def lower(
     backward: Collection[int],
     reduce: bool,
 ) -> list[list[Action]]:
-    """Actions of each rank. `rank_of` has the rank of each stage.
+    """Actions of each rank. `pipeline_rank_of` has the rank of each stage.
 
     `forward` and `backward` are the boundaries (s, to s+1) that carry activations and gradients;
     between stages of one rank nothing is sent. `reduce` says that gradients are summed over ranks at
@@ -39,32 +39,27 @@ def lower(
     """
     stages = len(pipeline_rank_of)
 
-    def seconds(kind: str, stage: int) -> int:
-        return {"F": UNIT + stage, "W": UNIT}.get(
-            kind, (2 if kind == "B" else 1) * UNIT + stages - stage
-        )
+    def seconds(op: Op, stage: int) -> int:
+        slower = {"F": stage, "W": 0}.get(op, stages - stage)
+        return duration(op) * UNIT + slower
 
     starts = start_times(orders, stages, seconds)
     rows: list[list[tuple[Key, Action]]] = [[] for _ in orders]
     for rank, order in enumerate(orders):
-        for kind, stage, m in order:
-            end = starts[kind, stage, m] + seconds(kind, stage)
-            rows[rank].append(((end, 0, stage, kind, m), Action(kind, stage, m)))
-            way, boundary, carrying = (
-                ("F", stage, forward) if kind == "F" else ("B", stage - 1, backward)
-            )
-            if (
-                kind == "W"
-                or boundary not in carrying
-                or pipeline_rank_of[boundary] == pipeline_rank_of[boundary + 1]
-            ):
+        for compute in order:
+            op, stage, m = compute.op, compute.stage, compute.microbatch
+            end = starts[compute] + seconds(op, stage)
+            rows[rank].append(((end, 0, stage, op, m), compute))
+            message = compute.makes
+            if message is None:
                 continue
-            other, key = stage + (1 if way == "F" else -1), (end, 1, boundary, way, m)
-            rows[rank].append((key, Action(f"SEND_{way}", stage, m)))
-            rows[pipeline_rank_of[other]].append((key, Action(f"RECV_{way}", other, m)))
+            boundary = message.hop.boundary
+            if boundary not in (forward if message.direction == "F" else backward):
+                continue
+            target = pipeline_rank_of[message.receiver]
+            if target != rank:
+                key = (end, 1, boundary, message.direction, m)
+                rows[rank].append((key, Send(message)))
+                rows[target].append((key, Recv(message)))
     actions = [[action for _, action in sorted(row, key=lambda entry: entry[0])] for row in rows]
-    return (
-        [[*row, Action("REDUCE", rank, 0)] for rank, row in enumerate(actions)]
-        if reduce
-        else actions
-    )
+    return [[*row, Reduce()] for row in actions] if reduce else actions

@@ -5,7 +5,8 @@ rank 1   .  F0 F1 .  B0 F2 .  B1 F3 B2 .  B3 .
 rank 2   .  .  F0 B0 F1 .  B1 F2 B2 F3 B3 .  .
 """
 
-from pipecut.compiler.schedules.order import Compute, alternating
+from pipecut.compiler.schedules.order import alternating
+from pipecut.plan.actions import Compute
 
 
 def one_f_one_b(rank: int, ranks: int, microbatches: int, stages_per_rank: int) -> list[Compute]:

@@ -2,34 +2,39 @@
 
 from collections.abc import Callable, Sequence
 
-# F, B, or I and W in its place: gradients of inputs and of weights; the stage; the microbatch.
-Compute = tuple[str, int, int]
+from pipecut.plan.actions import Compute, Op
 
 
 def alternating(
-    forward: Sequence[tuple[int, int]], backward: Sequence[tuple[int, int]], ahead: int, kind: str
+    forward: Sequence[tuple[int, int]],
+    backward: Sequence[tuple[int, int]],
+    ahead: int,
+    op: Op,
 ) -> list[Compute]:
-    """Forwards `ahead` of the first backward, then one of each in turns, and the backwards that are left."""
+    """Forwards `ahead` of the first backward, then one of each in turn, then the backwards left.
+
+    Forwards and backwards, whose operation is `op`, are given by stage and microbatch.
+    """
     warm = min(ahead, len(forward))
-    order: list[Compute] = [("F", *one) for one in forward[:warm]]
+    order = [Compute("F", *pair) for pair in forward[:warm]]
     for there, back in zip(forward[warm:], backward, strict=False):
-        order += [("F", *there), (kind, *back)]
-    return order + [(kind, *one) for one in backward[len(forward) - warm :]]
+        order += [Compute("F", *there), Compute(op, *back)]
+    return order + [Compute(op, *pair) for pair in backward[len(forward) - warm :]]
 
 
-def duration(kind: str) -> int:
-    """Of F, I and W one unit, of B two."""
-    return 2 if kind == "B" else 1
+def duration(op: Op) -> int:
+    """One unit for F, I and W, two for B."""
+    return 2 if op == "B" else 1
 
 
 def start_times(
     orders: Sequence[Sequence[Compute]],
     stages: int,
-    seconds: Callable[[str, int], int] = lambda kind, stage: duration(kind),
+    seconds: Callable[[Op, int], int] = lambda op, stage: duration(op),
 ) -> dict[Compute, int]:
-    """When each begins; fewer than all where some never can.
+    """When each compute begins; fewer than all where some never can.
 
-    Messages take nothing, a stage's F, B, I or W the `seconds` of its kind, otherwise one unit and B two.
+    Messages take nothing; `seconds` has what an operation takes on a stage.
     """
     ends: dict[Compute, int] = {}
     starts: dict[Compute, int] = {}
@@ -39,20 +44,24 @@ def start_times(
         moved = False
         for rank, order in enumerate(orders):
             while at[rank] < len(order):
-                kind, stage, m = one = order[at[rank]]
-                needs = _needs(kind, stage, m, stages)
+                compute = order[at[rank]]
+                needs = _needs(compute, stages)
                 if any(other not in ends for other in needs):
                     break
-                starts[one] = max([clock[rank], *(ends[other] for other in needs)])
-                clock[rank] = ends[one] = starts[one] + seconds(kind, stage)
+                starts[compute] = max([clock[rank], *(ends[other] for other in needs)])
+                clock[rank] = starts[compute] + seconds(compute.op, compute.stage)
+                ends[compute] = clock[rank]
                 at[rank] += 1
                 moved = True
     return starts
 
 
-def _needs(kind: str, stage: int, m: int, stages: int) -> list[Compute]:
-    if kind == "F":
-        return [("F", stage - 1, m)] if stage else []
-    if kind == "W":
-        return [("I", stage, m)]
-    return [("F", stage, m), *([(kind, stage + 1, m)] if stage < stages - 1 else [])]
+def _needs(compute: Compute, stages: int) -> list[Compute]:
+    """The computes that come before one, by what they make."""
+    op, stage, m = compute.op, compute.stage, compute.microbatch
+    if op == "F":
+        return [Compute("F", stage - 1, m)] if stage else []
+    if op == "W":
+        return [Compute("I", stage, m)]
+    forward = Compute("F", stage, m)
+    return [forward, Compute(op, stage + 1, m)] if stage < stages - 1 else [forward]

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pipecut.compiler.schedules.gpipe import gpipe
 from pipecut.compiler.schedules.interleaved import interleaved
 from pipecut.compiler.schedules.one_f_one_b import one_f_one_b
-from pipecut.compiler.schedules.order import Compute
 from pipecut.compiler.schedules.v_shaped import v_shaped
 from pipecut.compiler.schedules.zero_bubble import zero_bubble
+from pipecut.plan.actions import Compute
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,8 @@ def in_flight(
         return tuple(min(microbatches, stages - stage) for stage in range(stages))
     live, peak = [0] * stages, [0] * stages
     for order in orders(schedule, stages, microbatches, stages_per_rank):
-        for kind, stage, _ in order:
-            live[stage] += {"F": 1, "I": 0}.get(kind, -1)
+        for compute in order:
+            stage = compute.stage
+            live[stage] += {"F": 1, "I": 0}.get(compute.op, -1)
             peak[stage] = max(peak[stage], live[stage])
     return tuple(peak)

@@ -9,7 +9,7 @@ rank holds as many activations as the first rank under 1F1B.
 from collections import deque
 from functools import lru_cache
 
-from pipecut.compiler.schedules.order import Compute
+from pipecut.plan.actions import Compute
 
 
 def v_shaped(rank: int, ranks: int, microbatches: int, stages_per_rank: int) -> list[Compute]:
@@ -25,7 +25,7 @@ def _run(ranks: int, microbatches: int) -> tuple[tuple[Compute, ...], ...]:
     done: set[Compute] = set()
     # Next microbatch by stage, as microbatches go through a stage in order.
     forward, back = [0] * (last + 1), [0] * (last + 1)
-    later: list[deque[tuple[int, int]]] = [deque() for _ in range(ranks)]
+    later: list[deque[Compute]] = [deque() for _ in range(ranks)]
     # Microbatches, of either stage, that are between forward and the gradients of weights.
     held = [0] * ranks
     while any(m < microbatches for m in back) or any(later):
@@ -34,22 +34,21 @@ def _run(ranks: int, microbatches: int) -> tuple[tuple[Compute, ...], ...]:
             ready = _ready(rank, last, microbatches, done, forward, back)
             if held[rank] >= 2 * ranks - 1:
                 # Room for one more is left to the stage that lets others go.
-                ready = [one for one in ready if one[:2] != ("F", rank)]
+                ready = [c for c in ready if c.op != "F" or c.stage != rank]
             if held[rank] >= 2 * ranks:
-                ready = [one for one in ready if one[0] == "I"]
-            chosen = ready[0] if ready else ("W", *later[rank][0]) if later[rank] else None
-            if chosen is None:
+                ready = [c for c in ready if c.op == "I"]
+            if not ready and not later[rank]:
                 continue
-            kind, stage, _ = chosen
-            if kind == "W":
-                later[rank].popleft()
-                held[rank] -= 1
-            elif kind == "F":
-                forward[stage] += 1
-                held[rank] += 1
-            else:
-                back[stage] += 1
-                later[rank].append(chosen[1:])
+            chosen = ready[0] if ready else later[rank].popleft()
+            match chosen:
+                case Compute("F", stage):
+                    forward[stage] += 1
+                    held[rank] += 1
+                case Compute("I", stage, microbatch):
+                    back[stage] += 1
+                    later[rank].append(Compute("W", stage, microbatch))
+                case Compute():
+                    held[rank] -= 1
             step.append(chosen)
             orders[rank].append(chosen)
         done |= set(step)
@@ -60,19 +59,19 @@ def _ready(
     rank: int, last: int, microbatches: int, done: set[Compute], forward: list[int], back: list[int]
 ) -> list[Compute]:
     """What can run now, the most pressing first."""
-    here = (last - rank, rank)
-    found: list[Compute] = []
-    for stage in here:
+    stages = (last - rank, rank)
+    ready: list[Compute] = []
+    for stage in stages:
         m = back[stage]
         if (
             m < microbatches
-            and ("F", stage, m) in done
-            and (stage == last or ("I", stage + 1, m) in done)
+            and Compute("F", stage, m) in done
+            and (stage == last or Compute("I", stage + 1, m) in done)
         ):
-            found.append(("I", stage, m))
-    found.sort(key=lambda one: (one[2], -one[1]))
-    for stage in here:
+            ready.append(Compute("I", stage, m))
+    ready.sort(key=lambda c: (c.microbatch, -c.stage))
+    for stage in stages:
         m = forward[stage]
-        if m < microbatches and (stage == 0 or ("F", stage - 1, m) in done):
-            found.append(("F", stage, m))
-    return found
+        if m < microbatches and (stage == 0 or Compute("F", stage - 1, m) in done):
+            ready.append(Compute("F", stage, m))
+    return ready

@@ -7,15 +7,17 @@ rank 0   F0 F1 .  I0 W0 F2 I1 W1 .  I2 W2
 rank 1   .  F0 I0 F1 I1 W0 F2 I2 W1 W2
 """
 
-from pipecut.compiler.schedules.order import Compute, alternating
+from pipecut.compiler.schedules.order import alternating
+from pipecut.plan.actions import Compute
 
 
 def zero_bubble(rank: int, ranks: int, microbatches: int, stages_per_rank: int) -> list[Compute]:
     """What a rank computes, in order; stage = rank, `stages_per_rank` is 1."""
     own = [(rank, m) for m in range(microbatches)]
     order: list[Compute] = []
-    for kind, stage, m in alternating(own, own, ranks - rank - 1, "I"):
-        order.append((kind, stage, m))
-        if kind == "I" and m >= rank:
-            order.append(("W", stage, m - rank))
-    return order + [("W", rank, m) for m in range(max(0, microbatches - rank), microbatches)]
+    for compute in alternating(own, own, ranks - rank - 1, "I"):
+        order.append(compute)
+        if compute.op == "I" and compute.microbatch >= rank:
+            order.append(Compute("W", rank, compute.microbatch - rank))
+    last = range(max(0, microbatches - rank), microbatches)
+    return order + [Compute("W", rank, m) for m in last]

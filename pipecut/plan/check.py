@@ -4,15 +4,17 @@ What messages must stand is in deadlock.py.
 """
 
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 from pipecut.errors import PlanError
+from pipecut.plan.actions import Action, Compute, Op, Reduce
 from pipecut.plan.channels import channels, groups_of
 from pipecut.plan.deadlock import Rows, Traffic, check_opening, check_order, check_steps
 from pipecut.plan.folder import PlanFolder
 from pipecut.plan.forward_only import forward_only
 from pipecut.plan.memory import STATES, outside_bytes, peak_of
-from pipecut.plan.schema import HALF, Action, Plan
+from pipecut.plan.schema import HALF, Plan
 
 
 def check(folder: PlanFolder) -> list[str]:
@@ -130,33 +132,34 @@ def _computes_everything(plan: Plan, actions: tuple[tuple[Action, ...], ...]) ->
         raise PlanError(
             f"schedule.yaml has {len(actions)} ranks, the plan {len({s.pipeline_rank for s in plan.stages})}"
         )
-    total = 0
-    for stage in plan.stages:
-        split = any(a.kind == "W" and a.stage == stage.index for a in actions[stage.pipeline_rank])
-        for kind in ("F", "I", "W") if split else ("F", "B"):
-            done = [
-                a.microbatch
-                for a in actions[stage.pipeline_rank]
-                if a.kind == kind and a.stage == stage.index
-            ]
-            # Counted first: a plan may name more microbatches than a list of them has room for.
-            if len(done) != plan.microbatches or sorted(done) != list(range(plan.microbatches)):
-                raise PlanError(
-                    f"stage {stage.index}: {kind} does not run once for each of {plan.microbatches} microbatches"
-                )
-            total += len(done)
-        other = {"B"} if split else {"I", "W"}
-        if any(a.kind in other and a.stage == stage.index for a in actions[stage.pipeline_rank]):
-            raise PlanError(f"stage {stage.index}: some backwards are split and some are not")
-    if (plan.tied or plan.replicas > 1) and any(
-        row.count(Action("REDUCE", rank, 0)) != 1 for rank, row in enumerate(actions)
-    ):
+    total = sum(_computes_once(plan, s.index, actions[s.pipeline_rank]) for s in plan.stages)
+    if (plan.tied or plan.replicas > 1) and any(row.count(Reduce()) != 1 for row in actions):
         raise PlanError("tied parameters and replicas need one REDUCE on every rank")
-    if any(Action("REDUCE", rank, 0) in row[:-1] for rank, row in enumerate(actions)):
+    if any(Reduce() in row[:-1] for row in actions):
         raise PlanError(
             "REDUCE is the last of a rank's actions: gradients that come later would not be summed; compile again"
         )
     return f"{total} forward and backward actions, each once"
+
+
+def _computes_once(plan: Plan, stage: int, row: Sequence[Action]) -> int:
+    """Count the computes of a stage: each microbatch's forward and backward once."""
+    microbatches_of: dict[Op, list[int]] = defaultdict(list)
+    for action in row:
+        if isinstance(action, Compute) and action.stage == stage:
+            microbatches_of[action.op].append(action.microbatch)
+    split = "W" in microbatches_of
+    wanted: tuple[Op, ...] = ("F", "I", "W") if split else ("F", "B")
+    for op in wanted:
+        done = microbatches_of[op]
+        # Counted first: a plan may name more microbatches than a list of them has room for.
+        if len(done) != plan.microbatches or sorted(done) != list(range(plan.microbatches)):
+            raise PlanError(
+                f"stage {stage}: {op} does not run once for each of {plan.microbatches} microbatches"
+            )
+    if set(microbatches_of) - set(wanted):
+        raise PlanError(f"stage {stage}: some backwards are split and some are not")
+    return len(wanted) * plan.microbatches
 
 
 def _ordered(plan: Plan, actions: Rows) -> str:
@@ -268,9 +271,12 @@ def _memory_fits(plan: Plan, graph: dict[str, Any], actions: tuple[tuple[Action,
         transient = max((o["transient_bytes"] for o in own), default=0)
         live = peak = 0
         for action in actions[stage.pipeline_rank]:
-            if action.stage == stage.index and action.kind in ("F", "B", "W"):
-                live += 1 if action.kind == "F" else -1
-                peak = max(peak, live)
+            match action:
+                case Compute("F", stage.index):
+                    live += 1
+                    peak = max(peak, live)
+                case Compute("B" | "W", stage.index):
+                    live -= 1
         # A stage that recomputes saves one microbatch at a time.
         need = (
             fixed

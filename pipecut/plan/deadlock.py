@@ -13,20 +13,23 @@ What the step must stand, a rule each:
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from pipecut.errors import PlanError
-from pipecut.plan.schema import Action, Plan
+from pipecut.plan.actions import Action, Compute, Hop, Message, Recv, Reduce, Send, stage_of
+from pipecut.plan.schema import Plan
 
 Rows = Sequence[Sequence[Action]]
-# F or B, the boundary, the microbatch.
-Message = tuple[str, int, int]
 # The rank that sends and the one that receives.
 Channel = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Traffic:
-    """The rank of each stage, and the boundaries (s, to s+1) whose activations and gradients go from rank to rank."""
+    """The rank of each stage, and the boundaries (s, to s+1) that are crossed from rank to rank.
+
+    Activations cross the `forward` ones, gradients the `backward` ones.
+    """
 
     pipeline_rank_of: Mapping[int, int]
     forward: frozenset[int]
@@ -34,7 +37,7 @@ class Traffic:
 
     @classmethod
     def of(cls, plan: Plan) -> "Traffic":
-        """Of one pipeline of a plan."""
+        """The traffic of one pipeline of a plan."""
         over = [b for b in plan.boundaries if plan.over_link(b.left)]
         returning = [b.left for b in over if any(tensor.needs_grad for tensor in b.tensors)]
         return cls(
@@ -44,66 +47,71 @@ class Traffic:
         )
 
     def channel(self, message: Message) -> Channel:
-        """That a message takes."""
-        kind, left, _ = message
-        pair = self.pipeline_rank_of[left], self.pipeline_rank_of[left + 1]
-        return pair if kind == "F" else (pair[1], pair[0])
+        """The channel that a message takes."""
+        return self.pipeline_rank_of[message.sender], self.pipeline_rank_of[message.receiver]
+
+    def crosses(self, hop: Hop) -> bool:
+        """Whether the plan sends something there from rank to rank."""
+        return hop.boundary in (self.forward if hop.direction == "F" else self.backward)
 
     def message(self, action: Action) -> Message | None:
-        """What an action sends or receives. Raises PlanError where nothing crosses there."""
-        if "_" not in action.kind:
-            return None
-        way = action.kind[-1]
-        left = action.stage - (1 if action.kind in ("RECV_F", "SEND_B") else 0)
-        if left not in (self.forward if way == "F" else self.backward):
-            raise PlanError(f"'{action}': nothing goes that way between ranks there; compile again")
-        return way, left, action.microbatch
+        """What an action sends or receives. Raises PlanError where the plan sends nothing there."""
+        match action:
+            case Send(message) | Recv(message):
+                if not self.crosses(message.hop):
+                    raise PlanError(
+                        f"'{action}': the plan sends nothing there from rank to rank; compile again"
+                    )
+                return message
+            case Compute() | Reduce():
+                return None
 
 
 def check_order(traffic: Traffic, rows: Rows) -> int:
-    """Messages, each of which is received in its turn. Raises PlanError."""
-    sent: dict[Channel, list[Action]] = defaultdict(list)
-    received: dict[Channel, list[Action]] = defaultdict(list)
+    """Count the messages, each of which is received in its turn. Raises PlanError."""
+    sent: dict[Channel, list[Message]] = defaultdict(list)
+    received: dict[Channel, list[Message]] = defaultdict(list)
     for rank, row in enumerate(rows):
         for action in row:
-            if action.kind != "REDUCE" and traffic.pipeline_rank_of.get(action.stage) != rank:
-                where = traffic.pipeline_rank_of.get(action.stage)
-                raise PlanError(
-                    f"rank {rank} has '{action}', but stage {action.stage} is on rank {where}"
-                )
+            _check_rank(traffic, rank, action)
             message = traffic.message(action)
             if message is not None:
-                (sent if action.kind.startswith("SEND") else received)[
-                    traffic.channel(message)
-                ].append(action)
+                lists = sent if isinstance(action, Send) else received
+                lists[traffic.channel(message)].append(message)
     for channel in sorted({*sent, *received}):
-        source, target = channel
-        for number in range(max(len(sent[channel]), len(received[channel]))):
-            ends = [
-                row[number] if number < len(row) else None
-                for row in (sent[channel], received[channel])
-            ]
-            first, second = [
-                traffic.message(action) if action is not None else None for action in ends
-            ]
-            if first != second:
-                there, here = [
-                    f"'{action}'" if action is not None else "nothing" for action in ends
-                ]
-                raise PlanError(
-                    f"message {number} from rank {source} to rank {target} is {there} for the one and {here} for the other: "
-                    "a receive without its send, or in another order than they are sent in, which is all that NCCL goes by; "
-                    "post receives in the order of the sends, or compile again"
-                )
+        _check_same_order(channel, sent[channel], received[channel])
     return sum(map(len, sent.values()))
+
+
+def _check_rank(traffic: Traffic, rank: int, action: Action) -> None:
+    stage = stage_of(action)
+    if stage is not None and traffic.pipeline_rank_of.get(stage) != rank:
+        home = traffic.pipeline_rank_of.get(stage)
+        raise PlanError(f"rank {rank} has '{action}', but stage {stage} is on rank {home}")
+
+
+def _check_same_order(
+    channel: Channel, sent: Sequence[Message], received: Sequence[Message]
+) -> None:
+    source, target = channel
+    for number, (out, in_) in enumerate(zip_longest(sent, received)):
+        if out != in_:
+            send = f"'{Send(out)}'" if out is not None else "nothing"
+            receive = f"'{Recv(in_)}'" if in_ is not None else "nothing"
+            raise PlanError(
+                f"message {number} from rank {source} to rank {target}: "
+                f"rank {source} sends {send}, rank {target} receives {receive}. "
+                "NCCL pairs sends and receives by their order alone: "
+                "post receives in the order of the sends, or compile again"
+            )
 
 
 def check_steps(
     traffic: Traffic, rows: Rows, opened: Collection[Channel], occupied: bool = False
 ) -> None:
-    """Step until all are done. `opened` are the channels that were used before, `occupied` the last of the rules.
+    """Step until all ranks are done. `opened` are the channels that were used before.
 
-    Raises PlanError that names where each rank stands.
+    `occupied` adds the last of the rules. Raises PlanError that names where each rank stands.
     """
     stepping = _Stepping(traffic, rows, set(opened), occupied)
     while any([stepping.advance(rank) for rank in range(len(rows))]):
@@ -116,7 +124,8 @@ def check_steps(
     if stuck:
         where = "; ".join(f"rank {rank} at '{action}'" for rank, action in stuck)
         why = (
-            " on a GPU that synchronises, where a posted receive is in the way until its message comes"
+            " on a GPU that synchronises, where a posted receive is in the way "
+            "until its message comes"
             if occupied
             else ""
         )
@@ -129,16 +138,19 @@ class _Stepping:
     def __init__(self, traffic: Traffic, rows: Rows, opened: set[Channel], occupied: bool) -> None:
         self.traffic, self.rows, self.opened, self.occupied = traffic, rows, opened, occupied
         self.at = [0] * len(rows)
-        self.computed: set[Message] = set()
-        self.posted: set[Message] = set()
+        # Forwards that are done, by stage and microbatch.
+        self.forwarded: set[tuple[int, int]] = set()
+        # Messages: made by a compute, sent, and received or waited for.
+        self.made: set[Message] = set()
         self.sent: set[Message] = set()
+        self.posted: set[Message] = set()
 
     def current(self, rank: int) -> Action | None:
-        """What a rank is at; None when it is done."""
+        """The action that a rank is at; None when it is done."""
         return self.rows[rank][self.at[rank]] if self.at[rank] < len(self.rows[rank]) else None
 
     def advance(self, rank: int) -> bool:
-        """As far as the rank can go; whether it moved."""
+        """Step a rank as far as it can go; whether it moved."""
         begin = self.at[rank]
         while (action := self.current(rank)) is not None and self._ready(action):
             self._do(action)
@@ -149,42 +161,52 @@ class _Stepping:
         message = self.traffic.message(action)
         if message is not None:
             return self._meets(action, message)
-        s, m = action.stage, action.microbatch
-        if action.kind == "F":
-            return self._arrived("F", s - 1, m, ("F", s - 1, m))
-        if action.kind in ("B", "I"):
-            return ("F", s, m) in self.computed and self._arrived("B", s, m, ("B", s + 1, m))
-        return action.kind != "W" or ("B", s, m) in self.computed
+        match action:
+            case Compute("F"):
+                return self._arrived(action)
+            case Compute("B" | "I", stage, microbatch):
+                return (stage, microbatch) in self.forwarded and self._arrived(action)
+            case Compute("W", stage, microbatch):
+                return Message("B", stage - 1, microbatch) in self.made
+        return True
 
-    def _arrived(self, way: str, boundary: int, m: int, maker: Message) -> bool:
-        """Whether what crosses a boundary is here: sent, or made on this rank."""
-        if boundary in (self.traffic.forward if way == "F" else self.traffic.backward):
-            return (way, boundary, m) in self.sent
-        ranks = [self.traffic.pipeline_rank_of.get(s) for s in (boundary, boundary + 1)]
-        return ranks[0] != ranks[1] or maker in self.computed
+    def _arrived(self, compute: Compute) -> bool:
+        """Whether what a compute needs is there: sent, or made on this rank."""
+        message = compute.needs
+        assert message is not None
+        if self.traffic.crosses(message.hop):
+            return message in self.sent
+        ranks = self.traffic.pipeline_rank_of
+        same_rank = ranks.get(message.sender) == ranks.get(message.receiver)
+        return not same_rank or message in self.made
 
     def _meets(self, action: Action, message: Message) -> bool:
-        sends = action.kind.startswith("SEND")
-        if sends and (message[0], action.stage, message[2]) not in self.computed:
+        sends = isinstance(action, Send)
+        if sends and message not in self.made:
             raise PlanError(f"'{action}' comes before what it sends is computed")
         channel = self.traffic.channel(message)
-        other = self.current(channel[1] if sends else channel[0])
-        beside = self.traffic.message(other) if other is not None else None
+        partner = self.current(channel[1] if sends else channel[0])
+        partners_message = self.traffic.message(partner) if partner is not None else None
         if channel not in self.opened:
-            if beside is None or self.traffic.channel(beside) != channel:
+            if partners_message is None or self.traffic.channel(partners_message) != channel:
                 return False
             self.opened.add(channel)
         if not self.occupied:
             return not sends or message in self.posted
-        # The one that comes second finds that the first has met it.
-        return beside == message or message in (self.posted if sends else self.sent)
+        # The rank that comes second finds that the first has met it.
+        met = message in (self.posted if sends else self.sent)
+        return partners_message == message or met
 
     def _do(self, action: Action) -> None:
-        message = self.traffic.message(action)
-        if message is not None:
-            (self.sent if action.kind.startswith("SEND") else self.posted).add(message)
-        elif action.kind in ("F", "B", "I"):
-            self.computed.add(("F" if action.kind == "F" else "B", action.stage, action.microbatch))
+        match action:
+            case Send(message):
+                self.sent.add(message)
+            case Recv(message):
+                self.posted.add(message)
+            case Compute("F", stage, microbatch):
+                self.forwarded.add((stage, microbatch))
+        if isinstance(action, Compute) and action.makes is not None:
+            self.made.add(action.makes)
 
 
 def check_opening(lists: Mapping[int, Sequence[Sequence[int]]]) -> None:

@@ -10,7 +10,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from pipecut.errors import PlanError
-from pipecut.plan.schema import VERSION, Action, Bytes, Plan, Seconds, evaluate, parse_action
+from pipecut.plan.actions import Action, parse_action
+from pipecut.plan.schema import VERSION, Bytes, Plan, Seconds, evaluate
 
 MANIFEST, SCHEDULE, GRAPH = "plan.yaml", "schedule.yaml", "graph.json"
 # Of plan.yaml, schedule.yaml, graph.json or a stage's code.

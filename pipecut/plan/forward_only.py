@@ -6,7 +6,8 @@ anything needs comes before it, so no ranks wait in a circle, and both ends of a
 messages in one order.
 """
 
-from pipecut.plan.schema import Action, Plan
+from pipecut.plan.actions import Action, Compute, Message, Recv, Send
+from pipecut.plan.schema import Plan
 
 
 def forward_only(plan: Plan, pipeline_rank: int, microbatches: int) -> list[Action]:
@@ -19,9 +20,10 @@ def forward_only(plan: Plan, pipeline_rank: int, microbatches: int) -> list[Acti
     placed: list[tuple[tuple[int, int, int], Action]] = []
     for s in stages:
         for m in range(microbatches):
+            message = Message("F", s + 1, m)
             if pipeline_rank_of[s] == pipeline_rank:
-                placed.append(((s + m, s, 0), Action("F", s, m)))
-                placed += [((s + m, s, 1), Action("SEND_F", s, m))] if s in crossing else []
+                placed.append(((s + m, s, 0), Compute("F", s, m)))
+                placed += [((s + m, s, 1), Send(message))] if s in crossing else []
             if s in crossing and pipeline_rank_of[s + 1] == pipeline_rank:
-                placed.append(((s + m, s, 1), Action("RECV_F", s + 1, m)))
+                placed.append(((s + m, s, 1), Recv(message)))
     return [action for _, action in sorted(placed, key=lambda entry: entry[0])]

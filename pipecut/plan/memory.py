@@ -1,13 +1,14 @@
 """Replay a rank's actions for its memory: what is alive after each of them, and at the peak within."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from pipecut.plan.actions import Action, Compute, Hop, Message, Recv, Reduce, Send
 from pipecut.plan.channels import groups_of
 from pipecut.plan.communicators import CONTEXT_BYTES, buffer_bytes
 from pipecut.plan.folder import PlanFolder
 from pipecut.plan.rows import divided, padded_rows
-from pipecut.plan.schema import HALF, Action, Plan, Stage, StageTensor
+from pipecut.plan.schema import HALF, Plan, Stage, StageMemory, StageTensor
 from pipecut.plan.simulate import Timeline
 
 # Messages of a kind on their way at once: the other side posts its receive a compute ahead, so
@@ -46,104 +47,146 @@ def padded_bytes(held: StageTensor, shards: int) -> int:
 
 
 def moments(plan: Plan, actions: Sequence[Action], pipeline_rank: int) -> list[Moment] | None:
-    """The curve of the rank at a place in the pipeline, from its second step on; None where a stage's passes are not known.
+    """The memory curve of a pipeline rank, from its second step on; None without stages' `passes`.
 
-    A step begins with parameters, buffers, optimizer states and the batch. Gradients come with a stage's first backward.
+    A step begins with parameters, buffers, optimizer states and the batch. Gradients come with a
+    stage's first backward.
     """
     stages = {s.index: s for s in plan.stages if s.pipeline_rank == pipeline_rank}
     if any(s.passes is None for s in stages.values()):
         return None
-    held = {h.names[0]: h for s in stages.values() for h in (*s.parameters, *s.buffers)}
-    level = sum(kept_bytes(h, plan.optimizer, plan.shards) for h in held.values())
-    needed = {name for s in stages.values() for name in s.batch_inputs}
-    level += sum(plan.batch_bytes(t) for t in plan.inputs if t.name in needed)
-    # Before the step, rows that other replicas have stepped are brought here.
-    gathering = level + max((padded_bytes(h, plan.shards) for h in held.values()), default=0)
-    begun: set[int] = set()
-    weighed: set[int] = set()
-    # Parameters that have a gradient.
-    known: set[str] = set()
-    # Bytes alive for what is on its way alone, by direction, stage and microbatch.
-    leaving: dict[tuple[str, int, int], int] = {}
-    found: list[Moment] = []
+    replay = _Replay(plan, stages)
+    curve = []
     for action in actions:
-        peak = level
-        stage = stages[action.stage]
-        passes = stage.passes
+        peak = replay.do(action)
+        curve.append(Moment(action, max(peak, replay.level), replay.level))
+    if curve:
+        first = curve[0]
+        curve[0] = Moment(first.action, max(first.peak, replay.gathering), first.after)
+    return curve
+
+
+class _Replay:
+    """Bytes alive on a rank, action by action."""
+
+    def __init__(self, plan: Plan, stages: Mapping[int, Stage]) -> None:
+        self.plan, self.stages = plan, stages
+        held = {h.names[0]: h for s in stages.values() for h in (*s.parameters, *s.buffers)}
+        needed = {name for s in stages.values() for name in s.batch_inputs}
+        self.level = sum(kept_bytes(h, plan.optimizer, plan.shards) for h in held.values())
+        self.level += sum(plan.batch_bytes(t) for t in plan.inputs if t.name in needed)
+        # Before the step, rows that other replicas have stepped are brought to this rank.
+        padded = max((padded_bytes(h, plan.shards) for h in held.values()), default=0)
+        self.gathering = self.level + padded
+        self.backward_begun: set[int] = set()
+        self.weights_begun: set[int] = set()
+        self.with_gradient: set[str] = set()
+        # Bytes that are alive only for a message on its way, or handed over on this rank.
+        self.leaving: dict[Message, int] = {}
+
+    def do(self, action: Action) -> int:
+        """Replay an action: `level` is what is alive after it; the peak within it is returned."""
+        match action:
+            case Recv(message):
+                # What a stage of this rank hands over is alive already.
+                self.level += self._bytes(message.hop)
+                return self.level
+            case Send(message):
+                return self._send(message)
+            case Compute("F"):
+                return self._forward(action)
+            case Compute("B" | "I"):
+                return self._backward(action)
+            case Compute():
+                return self._weights(action)
+            case Reduce():
+                return self.level + _summing(self.plan, self.stages)
+
+    def _passes(self, stage: int) -> StageMemory:
+        passes = self.stages[stage].passes
         assert passes is not None
-        if action.kind.startswith("RECV"):
-            # What a stage of this rank hands over is alive already.
-            level += _crossing(plan, stage, action.kind[-1], receiving=True)
-        elif action.kind == "F":
-            peak, level = level + passes.forward_peak, level + passes.kept
-            leaving["F", action.stage, action.microbatch] = passes.kept - passes.saved
-        elif action.kind in ("B", "I"):
-            s, m = action.stage, action.microbatch
-            # Its gradient is here, so what was sent is let go; what was handed over goes when the other stage is done with it.
-            level -= leaving.pop(("F", s, m), 0) if s + 1 not in stages else 0
-            first = s not in begun
-            peak = (
-                level
-                - passes.saved
-                + (passes.first_backward_peak if first else passes.backward_peak)
-            )
-            received = sum(
-                _crossing(plan, stage, way, receiving=True)
-                for way in "FB"
-                if _arrives(stage, way, stages)
-            )
-            returned = _crossing(plan, stage, "B", receiving=False)
-            level += returned + (passes.gradients if first else 0) - passes.saved - received
-            level += passes.weights_kept if action.kind == "I" else 0
-            level -= leaving.pop(("F", s - 1, m), 0) if s - 1 in stages else 0
-            level -= leaving.pop(("B", s + 1, m), 0) if s + 1 in stages else 0
-            level -= _known(stage, known) if first and action.kind == "B" else 0
-            begun.add(s)
-            leaving["B", s, m] = returned
-        elif action.kind == "W":
-            first = action.stage not in weighed
-            peak = level + (passes.weights_first_peak if first else passes.weights_peak)
-            level += (passes.weights_gradients if first else 0) - passes.weights_kept
-            level -= _known(stage, known) if first else 0
-            weighed.add(action.stage)
-        elif action.kind.startswith("SEND"):
-            kind = action.kind[-1], action.stage
-            before = [key for key in leaving if key[:2] == kind and key[2] != action.microbatch]
-            for key in before[: max(0, len(before) - MOST_LEAVING)]:
-                level -= leaving.pop(key)
-        elif action.kind == "REDUCE":
-            peak = level + _summing(plan, list(stages))
-        found.append(Moment(action, max(peak, level, 0 if found else gathering), level))
-    return found
+        return passes
+
+    def _forward(self, action: Compute) -> int:
+        passes = self._passes(action.stage)
+        peak = self.level + passes.forward_peak
+        self.level += passes.kept
+        self.leaving[Message("F", action.stage + 1, action.microbatch)] = passes.kept - passes.saved
+        return peak
+
+    def _backward(self, action: Compute) -> int:
+        s, m, passes = action.stage, action.microbatch, self._passes(action.stage)
+        if s + 1 not in self.stages:
+            # Its gradient has arrived, so the activations that were sent are let go.
+            self._let_go(Message("F", s + 1, m))
+        first = s not in self.backward_begun
+        self.backward_begun.add(s)
+        backward_peak = passes.first_backward_peak if first else passes.backward_peak
+        peak = self.level - passes.saved + backward_peak
+        returned = self._bytes(Hop("B", s - 1))
+        self.level += returned - passes.saved - self._received(s)
+        if first:
+            self.level += passes.gradients
+        if action.op == "I":
+            self.level += passes.weights_kept
+        elif first:
+            self.level -= self._counted_twice(s)
+        # What other stages of this rank handed over, this stage is done with now.
+        for hop in (Hop("F", s), Hop("B", s)):
+            if hop.sender in self.stages:
+                self._let_go(Message(hop.direction, s, m))
+        self.leaving[Message("B", s - 1, m)] = returned
+        return peak
+
+    def _weights(self, action: Compute) -> int:
+        passes = self._passes(action.stage)
+        first = action.stage not in self.weights_begun
+        self.weights_begun.add(action.stage)
+        peak = self.level + (passes.weights_first_peak if first else passes.weights_peak)
+        self.level -= passes.weights_kept
+        if first:
+            self.level += passes.weights_gradients - self._counted_twice(action.stage)
+        return peak
+
+    def _send(self, message: Message) -> int:
+        peak = self.level
+        earlier = [m for m in self.leaving if m.hop == message.hop and m != message]
+        for left in earlier[: max(0, len(earlier) - MOST_LEAVING)]:
+            self._let_go(left)
+        return peak
+
+    def _let_go(self, message: Message) -> None:
+        self.level -= self.leaving.pop(message, 0)
+
+    def _bytes(self, hop: Hop) -> int:
+        """Bytes of a microbatch's message."""
+        boundary = next((b for b in self.plan.boundaries if b.left == hop.boundary), None)
+        tensors = boundary.tensors if boundary else []
+        carried = [t for t in tensors if hop.direction == "F" or t.needs_grad]
+        return sum(t.bytes_for(self.plan.batch.microbatch) for t in carried)
+
+    def _received(self, stage: int) -> int:
+        """Bytes of a microbatch that other ranks send to a stage."""
+        hops = (Hop("F", stage), Hop("B", stage))
+        return sum(self._bytes(hop) for hop in hops if hop.sender not in self.stages)
+
+    def _counted_twice(self, stage: int) -> int:
+        """Bytes of gradients that other stages of the rank have brought into being already."""
+        trainable = [h for h in self.stages[stage].parameters if h.trainable]
+        twice = sum(h.gradient_bytes for h in trainable if h.names[0] in self.with_gradient)
+        self.with_gradient |= {h.names[0] for h in trainable}
+        return twice
 
 
-def _arrives(stage: Stage, way: str, here: Collection[int]) -> bool:
-    """Whether what a stage is given, activations (F) or gradients (B), is of another rank."""
-    return stage.index + (-1 if way == "F" else 1) not in here
+def _summing(plan: Plan, stages: Collection[int]) -> int:
+    """Bytes beside the gradients while those of tied parameters are summed.
 
-
-def _known(stage: Stage, known: set[str]) -> int:
-    """Bytes of the gradients of a stage's parameters that other stages of the rank brought into being; notes its own."""
-    own = {h.names[0]: h.gradient_bytes for h in stage.parameters if h.trainable}
-    twice = sum(size for name, size in own.items() if name in known)
-    known |= set(own)
-    return twice
-
-
-def _crossing(plan: Plan, stage: Stage, kind: str, receiving: bool) -> int:
-    """Bytes of a microbatch's activations (F) or gradients (B) that a stage receives, or sends."""
-    left = stage.index - 1 if (kind == "F") == receiving else stage.index
-    boundary = next((b for b in plan.boundaries if b.left == left), None)
-    tensors = boundary.tensors if boundary else []
-    return sum(t.bytes_for(plan.batch.microbatch) for t in tensors if kind == "F" or t.needs_grad)
-
-
-def _summing(plan: Plan, own: list[int]) -> int:
-    """Bytes beside the gradients while those of tied parameters are summed; of two ranks they are summed in place."""
+    Two ranks sum them in place.
+    """
     most = 0
     for tied in plan.tied:
         ranks = {plan.pipeline_rank_of[s] for s in tied.stages}
-        if len(ranks) > 2 and set(own) & set(tied.stages):
+        if len(ranks) > 2 and set(stages) & set(tied.stages):
             stage = next(s for s in plan.stages if s.index in tied.stages)
             size = next(h.gradient_bytes for h in stage.parameters if h.names == tied.names)
             most = max(most, (len(ranks) + 1) * size)

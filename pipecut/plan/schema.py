@@ -2,7 +2,6 @@
 
 import ast
 from collections.abc import Callable
-from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -393,39 +392,6 @@ class Plan(PlanModel):
     def ranks(self) -> int:
         """Processes that run the plan."""
         return len({stage.pipeline_rank for stage in self.stages}) * self.replicas
-
-
-@dataclass(frozen=True)
-class Action:
-    """One step of a rank: F, B, SEND_F, RECV_F, SEND_B, RECV_B or REDUCE, for a stage and a microbatch.
-
-    In B's place may stand I and, later, W: gradients of what the stage was given, and of its weights.
-    """
-
-    kind: str
-    stage: int
-    microbatch: int
-
-    def __str__(self) -> str:
-        return self.kind if self.kind == "REDUCE" else f"{self.kind} {self.stage}.{self.microbatch}"
-
-
-KINDS = ("F", "B", "I", "W", "SEND_F", "RECV_F", "SEND_B", "RECV_B", "REDUCE")
-# By which a stage goes from one to the other, and what another stage needs for each.
-NEEDS = {"F": "F", "B": "B", "I": "B"}
-
-
-def parse_action(text: str, rank: int) -> Action:
-    """`SEND_F 0.3`. Raises PlanError."""
-    if text == "REDUCE":
-        return Action("REDUCE", rank, 0)
-    kind, _, place = text.partition(" ")
-    stage, _, microbatch = place.partition(".")
-    if kind not in KINDS or not stage.isdigit() or not microbatch.isdigit():
-        raise PlanError(
-            f"schedule.yaml: rank {rank} has the action '{text}'; write it like 'F 0.3' (stage.microbatch)"
-        )
-    return Action(kind, int(stage), int(microbatch))
 
 
 _OPERATIONS: dict[type, Callable[[int, int], int]] = {

@@ -3,13 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from pipecut.plan.actions import Action, Compute, Hop, Message, Op, Recv, Reduce, Send
 from pipecut.plan.folder import PlanFolder
-from pipecut.plan.schema import NEEDS, Action, Plan
+from pipecut.plan.schema import Plan
 
 
 @dataclass(frozen=True)
 class Event:
-    """An action of a rank, in seconds from the step's begin; F, B, I, W, SEND_F, SEND_B or REDUCE."""
+    """What a rank computes, sends or reduces, in seconds from the step's begin."""
 
     rank: int
     action: Action
@@ -28,102 +29,129 @@ class Timeline:
 
 @dataclass(frozen=True)
 class Costs:
-    """Seconds: forward and backward by stage, transfers by (F or B, receiving stage), reductions by rank, and of ties.
+    """Seconds: forward and backward by stage, transfers by hop, reductions by rank, and of ties.
 
-    A tie has the ranks that sum the gradient of a tied parameter together. `blocking` where a rank's own core carries what it
-    sends and receives, as gloo on a CPU does. `weights` has the seconds of each stage's backward that W takes where it is split.
+    A tie has the ranks that sum the gradient of a tied parameter together. `blocking` where a
+    rank's own core carries what it sends and receives, as gloo on a CPU does. `weights` has the
+    seconds of each stage's backward that W takes where it is split.
     """
 
     forward: Sequence[float]
     backward: Sequence[float]
-    transfers: Mapping[tuple[str, int], float]
+    transfers: Mapping[Hop, float]
     reductions: Sequence[float]
     ties: Sequence[tuple[tuple[int, ...], float]] = ()
     blocking: bool = False
     weights: Sequence[float] = ()
 
-    def seconds(self, kind: str, stage: int) -> float:
-        """Of F, B, I or W."""
-        if kind == "F":
-            return self.forward[stage]
-        later = self.weights[stage] if kind in "IW" else 0.0
-        return later if kind == "W" else self.backward[stage] - later
+    def seconds(self, op: Op, stage: int) -> float:
+        """Seconds of a stage's F, B, I or W."""
+        match op:
+            case "F":
+                return self.forward[stage]
+            case "B":
+                return self.backward[stage]
+            case "I":
+                return self.backward[stage] - self.weights[stage]
+            case "W":
+                return self.weights[stage]
 
 
 def simulate(actions: Sequence[Sequence[Action]], costs: Costs) -> Timeline:
-    """Sends are buffered and, but for `blocking` ones, cost the sender nothing; a channel carries one message at a time.
+    """Replay all ranks. A channel carries one message at a time.
 
-    A blocking one costs the receiver as much, unless it waits for it anyway.
+    Sends are buffered and cost the sender nothing, unless they are `blocking`: then they cost the
+    sender, and the receiver as much, unless it waits for the message anyway.
     """
-    clock = [0.0] * len(actions)
-    at = [0] * len(actions)
-    arrived: dict[tuple[str, int, int], float] = {}
-    channel: dict[tuple[str, int], float] = {}
-    busy = [0.0] * len(actions)
-    events: list[Event] = []
-    reducing: dict[int, tuple[Action, float]] = {}
-    senders = {
-        (a.kind[-1], a.stage + (1 if a.kind == "SEND_F" else -1), a.microbatch)
-        for row in actions
-        for a in row
-        if a.kind.startswith("SEND")
-    }
-    moved = True
-    while moved:
-        moved = False
-        for rank, row in enumerate(actions):
-            while at[rank] < len(row):
-                action = row[at[rank]]
-                if action.kind == "W":
-                    start, clock[rank] = clock[rank], clock[rank] + costs.seconds("W", action.stage)
-                    busy[rank] += clock[rank] - start
-                    events.append(Event(rank, action, start, clock[rank]))
-                elif action.kind in NEEDS:
-                    key = (NEEDS[action.kind], action.stage, action.microbatch)
-                    if key in senders and key not in arrived:
-                        break
-                    seconds = costs.seconds(action.kind, action.stage)
-                    arrival = arrived.get(key, 0.0)
-                    start = max(clock[rank], arrival)
-                    if costs.blocking and key in arrived:
-                        start = max(arrival, clock[rank] + costs.transfers[key[:2]])
-                    clock[rank] = start + seconds
-                    busy[rank] += seconds
-                    events.append(Event(rank, action, start, clock[rank]))
-                elif action.kind.startswith("SEND"):
-                    target = action.stage + (1 if action.kind == "SEND_F" else -1)
-                    line = (action.kind[-1], target)
-                    start = max(clock[rank], channel.get(line, 0.0))
-                    channel[line] = arrived[(*line, action.microbatch)] = (
-                        start + costs.transfers[line]
-                    )
-                    events.append(Event(rank, action, start, channel[line]))
-                    clock[rank] = channel[line] if costs.blocking else clock[rank]
-                elif action.kind == "REDUCE":
-                    reducing[rank] = action, clock[rank]
-                at[rank] += 1
-                moved = True
-    # Sums of gradients come last, and those of tied parameters first of them, in the same order on every rank.
-    for ranks, seconds in costs.ties:
-        end = max(clock[rank] for rank in ranks) + seconds
-        for rank in ranks:
-            clock[rank] = end
-    for rank, (action, start) in reducing.items():
-        clock[rank] += costs.reductions[rank]
-        events.append(Event(rank, action, start, clock[rank]))
-    step = max(clock, default=0.0)
-    bubble = 1 - sum(busy) / (step * len(actions)) if step else 0.0
-    return Timeline(tuple(events), step, bubble)
+    replay = _Replay(actions, costs)
+    while any([replay.advance(rank) for rank in range(len(actions))]):
+        pass
+    replay.sum_gradients()
+    step = max(replay.clock, default=0.0)
+    bubble = 1 - sum(replay.busy) / (step * len(actions)) if step else 0.0
+    return Timeline(tuple(replay.events), step, bubble)
+
+
+class _Replay:
+    """Where every rank is, its clock and seconds of compute so far, and what has arrived when."""
+
+    def __init__(self, rows: Sequence[Sequence[Action]], costs: Costs) -> None:
+        self.rows, self.costs = rows, costs
+        self.at = [0] * len(rows)
+        self.clock = [0.0] * len(rows)
+        self.busy = [0.0] * len(rows)
+        self.events: list[Event] = []
+        self.arrived: dict[Message, float] = {}
+        self.hop_free: dict[Hop, float] = {}
+        self.reducing: dict[int, tuple[Reduce, float]] = {}
+        # Messages between stages of one rank are not sent: nothing waits for them.
+        self.sent = {a.message for row in rows for a in row if isinstance(a, Send)}
+
+    def advance(self, rank: int) -> bool:
+        """Replay a rank as far as it can go; whether it moved."""
+        begin, row = self.at[rank], self.rows[rank]
+        while self.at[rank] < len(row) and self._do(rank, row[self.at[rank]]):
+            self.at[rank] += 1
+        return self.at[rank] > begin
+
+    def _do(self, rank: int, action: Action) -> bool:
+        """Replay an action; False where what it needs has not arrived."""
+        match action:
+            case Compute():
+                return self._compute(rank, action)
+            case Send(message):
+                self._send(rank, action, message)
+            case Reduce():
+                self.reducing[rank] = action, self.clock[rank]
+            case Recv():
+                pass
+        return True
+
+    def _compute(self, rank: int, action: Compute) -> bool:
+        start, message = self.clock[rank], action.needs
+        if message is not None and message in self.sent:
+            arrival = self.arrived.get(message)
+            if arrival is None:
+                return False
+            carrying = self.costs.transfers[message.hop] if self.costs.blocking else 0.0
+            start = max(arrival, start + carrying)
+        seconds = self.costs.seconds(action.op, action.stage)
+        self.clock[rank] = start + seconds
+        self.busy[rank] += seconds
+        self.events.append(Event(rank, action, start, self.clock[rank]))
+        return True
+
+    def _send(self, rank: int, action: Send, message: Message) -> None:
+        hop = message.hop
+        start = max(self.clock[rank], self.hop_free.get(hop, 0.0))
+        end = start + self.costs.transfers[hop]
+        self.hop_free[hop] = self.arrived[message] = end
+        self.events.append(Event(rank, action, start, end))
+        if self.costs.blocking:
+            self.clock[rank] = end
+
+    def sum_gradients(self) -> None:
+        """Sums come last: those of tied parameters first, in the same order on every rank."""
+        for ranks, seconds in self.costs.ties:
+            end = max(self.clock[rank] for rank in ranks) + seconds
+            for rank in ranks:
+                self.clock[rank] = end
+        for rank, (action, start) in self.reducing.items():
+            self.clock[rank] += self.costs.reductions[rank]
+            self.events.append(Event(rank, action, start, self.clock[rank]))
 
 
 def transfers_over(
     left: int, sizes: Sequence[tuple[int, bool]], latency: float, bandwidth: float
-) -> dict[tuple[str, int], float]:
-    """Seconds over the boundary after stage `left`, both ways. `sizes`: each tensor's bytes, whether it needs a gradient."""
+) -> dict[Hop, float]:
+    """Seconds over the boundary after stage `left`, both ways.
+
+    `sizes` has each tensor's bytes, and whether it needs a gradient.
+    """
     sent, returned = sum(size for size, _ in sizes), sum(size for size, needs in sizes if needs)
     return {
-        ("F", left + 1): latency + sent / bandwidth,
-        ("B", left): latency + returned / bandwidth,
+        Hop("F", left + 1): latency + sent / bandwidth,
+        Hop("B", left): latency + returned / bandwidth,
     }
 
 
@@ -134,7 +162,7 @@ def predicted(folder: PlanFolder) -> Timeline:
 
 def costs_of(plan: Plan) -> Costs:
     """What the plan says of its stages and boundaries."""
-    transfers: dict[tuple[str, int], float] = {}
+    transfers: dict[Hop, float] = {}
     for boundary in plan.boundaries:
         sizes = [(t.bytes_for(plan.batch.microbatch), t.needs_grad) for t in boundary.tensors]
         transfers |= transfers_over(boundary.left, sizes, boundary.latency, boundary.bandwidth)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from pipecut.model.precision import as_summed
-from pipecut.plan.schema import NEEDS, Action
+from pipecut.plan.actions import Action, Compute, Message, Recv, Reduce, Send, stage_of
 from pipecut.runtime.engine.ahead import Ahead
 from pipecut.runtime.engine.recorder import Recorder
 from pipecut.runtime.engine.stage import RunningStage
@@ -18,11 +18,10 @@ from pipecut.runtime.health.rank_errors import naming_errors
 from pipecut.runtime.health.status import State, Status
 
 # What a rank does once its actions are done: it waits for the others.
-END = Action("REDUCE", 0, 0)
+END = Reduce()
 
-COMPUTES = ("F", "B", "I", "W")
-# What is made and not sent yet, by F or B, stage and microbatch.
-Outgoing = dict[tuple[str, int, int], list[torch.Tensor]]
+# What is made and not sent yet.
+Outgoing = dict[Message, list[torch.Tensor]]
 
 
 @dataclass(frozen=True)
@@ -60,9 +59,9 @@ class Engine:
         self.ahead = Ahead.of(transport.world.device)
         self.stages = {stage.stage.index: stage for stage in stages}
         self.recorder: Recorder | None = None
-        # The last to make gradients of each stage's parameters.
+        # The last action that adds to the gradients of each stage's parameters.
         self.last = set(
-            {action.stage: action for action in actions if action.kind in ("B", "W")}.values()
+            {a.stage: a for a in actions if isinstance(a, Compute) and a.op in ("B", "W")}.values()
         )
 
     def run(self, work: Work) -> torch.Tensor | None:
@@ -89,7 +88,7 @@ class Engine:
             stage.begin(self.status.step, work.first)
         for action in actions:
             with naming_errors(f"rank {self.rank}, action '{action}'"):
-                self.replicas.ends(action.stage if action in self.last else None)
+                self.replicas.ends(stage_of(action) if action in self.last else None)
                 self._do(action, work, losses, outgoing)
         self.status.note(State.WAITING, END)
         with naming_errors(f"rank {self.rank}, waiting for the last sends"):
@@ -103,65 +102,86 @@ class Engine:
         losses: list[torch.Tensor],
         outgoing: Outgoing,
     ) -> None:
-        kind, s, m = action.kind, action.stage, action.microbatch
-        if kind.startswith("RECV"):
-            self.transport.post(kind[-1], s, m, work.samples[m])
-            return
-        if kind in COMPUTES:
-            self.ahead.before()
-        begin = self._mark()
-        others = kind not in COMPUTES or self.transport.awaits(NEEDS.get(kind, ""), s, m)
-        self.status.note(State.WAITING if others else State.COMPUTING, action)
-        if kind in NEEDS:
-            received = self.transport.take(NEEDS[kind], s, m)
-            taken = self._mark()
-            self.status.note(State.COMPUTING, action)
-            self._record("WAIT", action, begin, taken)
-            begin = taken
-        if kind.startswith("SEND"):
-            self.transport.send(kind[-1], s, m, work.samples[m], outgoing.pop((kind[-1], s, m)))
-        elif kind == "F":
-            stage = self.stages[s]
-            batch = [work.microbatches[m][name] for name in stage.stage.batch_inputs]
-            weight = work.weights[m]
-            wanted = work.outputs[m] if work.outputs is not None else None
-            outputs = stage.forward(m, received, batch, weight * work.scale, work.grad, wanted)
-            if stage.last:
-                # In eval mode a model may have no loss.
-                losses += [as_summed(output.detach()) * weight for output in outputs]
-            elif stage.stage.sends:
-                self._pass_on("F", s, m, [output.detach() for output in outputs], outgoing)
-        elif kind in ("B", "I"):
-            gradients = self.stages[s].backward(m, received)
-            if gradients:
-                self._pass_on("B", s, m, gradients, outgoing)
-        elif kind == "W":
-            self.stages[s].weights(m)
-        else:
-            self.tied.reduce()
-            self.replicas.reduce()
-        if kind in COMPUTES:
-            self.ahead.after()
-        self._record(kind.split("_")[0], action, begin, self._mark())
+        match action:
+            case Recv(message):
+                self.transport.post(message, work.samples[message.microbatch])
+            case Send(message):
+                begin = self._mark()
+                self.status.note(State.WAITING, action)
+                tensors = outgoing.pop(message)
+                self.transport.send(message, work.samples[message.microbatch], tensors)
+                self._record(action, begin)
+            case Compute():
+                self.ahead.before()
+                self._compute(action, work, losses, outgoing)
+                self.ahead.after()
+            case Reduce():
+                begin = self._mark()
+                self.status.note(State.WAITING, action)
+                self.tied.reduce()
+                self.replicas.reduce()
+                self._record(action, begin)
 
-    def _pass_on(
-        self,
-        kind: str,
-        stage: int,
-        microbatch: int,
-        tensors: list[torch.Tensor],
-        outgoing: Outgoing,
+    def _compute(
+        self, action: Compute, work: Work, losses: list[torch.Tensor], outgoing: Outgoing
     ) -> None:
-        """To the other stage where it is on this rank, to be sent where it is not."""
-        other = stage + (1 if kind == "F" else -1)
-        if other in self.stages:
-            self.transport.hand_over(kind, other, microbatch, tensors)
+        received = self._received(action)
+        begin = self._mark()
+        stage, made = self.stages[action.stage], []
+        match action.op:
+            case "F":
+                made = self._forward(action, received, work, losses)
+            case "B" | "I":
+                made = stage.backward(action.microbatch, received)
+            case "W":
+                stage.weights(action.microbatch)
+        if made and action.makes is not None:
+            self._pass_on(action.makes, made, outgoing)
+        self._record(action, begin)
+
+    def _received(self, action: Compute) -> list[torch.Tensor]:
+        """Wait for what a compute needs of a neighbouring stage; empty where it needs nothing."""
+        message = action.needs
+        if message is None:
+            self.status.note(State.COMPUTING, action)
+            return []
+        begin = self._mark()
+        awaits = self.transport.awaits(message)
+        self.status.note(State.WAITING if awaits else State.COMPUTING, action)
+        received = self.transport.take(message)
+        self.status.note(State.COMPUTING, action)
+        self._record(action, begin, waited=True)
+        return received
+
+    def _forward(
+        self,
+        action: Compute,
+        received: list[torch.Tensor],
+        work: Work,
+        losses: list[torch.Tensor],
+    ) -> list[torch.Tensor]:
+        """Run a stage's forward; what the next stage needs, where there is one."""
+        stage, m = self.stages[action.stage], action.microbatch
+        batch = [work.microbatches[m][name] for name in stage.stage.batch_inputs]
+        weight = work.weights[m]
+        wanted = work.outputs[m] if work.outputs is not None else None
+        results = stage.forward(m, received, batch, weight * work.scale, work.grad, wanted)
+        if stage.last:
+            # In eval mode a model may have no loss.
+            losses += [as_summed(result.detach()) * weight for result in results]
+            return []
+        return [result.detach() for result in results] if stage.stage.sends else []
+
+    def _pass_on(self, message: Message, tensors: list[torch.Tensor], outgoing: Outgoing) -> None:
+        """Hand tensors to the receiver where it is on this rank; keep them to be sent otherwise."""
+        if message.receiver in self.stages:
+            self.transport.hand_over(message, tensors)
         else:
-            outgoing[kind, stage, microbatch] = tensors
+            outgoing[message] = tensors
 
     def _mark(self) -> Any:
         return self.recorder.now() if self.recorder is not None else None
 
-    def _record(self, kind: str, action: Action, start: Any, end: Any) -> None:
+    def _record(self, action: Action, begin: Any, waited: bool = False) -> None:
         if self.recorder is not None:
-            self.recorder.add(kind, action.stage, action.microbatch, start, end)
+            self.recorder.add(action, waited, begin, self.recorder.now())

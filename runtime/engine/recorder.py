@@ -6,16 +6,27 @@ from typing import Any
 
 import torch
 
+from pipecut.plan.actions import Action
+
 
 @dataclass(frozen=True)
 class Record:
-    """Seconds on this machine's clock. `kind` is F, B, I, W, WAIT (for what F or B needs), SEND or REDUCE."""
+    """When a rank did an action, or `waited` for what it needs, in seconds of this machine's clock."""
 
-    kind: str
-    stage: int
-    microbatch: int
+    action: Action
+    waited: bool
     start: float
     end: float
+
+
+@dataclass(frozen=True)
+class _Marked:
+    """A record whose times are marks: events on the GPU's stream, or seconds of the clock."""
+
+    action: Action
+    waited: bool
+    start: Any
+    end: Any
 
 
 # Steps whose records are kept: the first ones, which warm up, and the last ones.
@@ -42,7 +53,7 @@ class Recorder:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.marks: list[tuple[str, int, int, Any, Any]] = []
+        self.marks: list[_Marked] = []
         self.base: tuple[Any, float] = self.now(), time.perf_counter()
 
     def now(self) -> Any:
@@ -53,22 +64,19 @@ class Recorder:
         event.record()
         return event
 
-    def add(self, kind: str, stage: int, microbatch: int, start: Any, end: Any) -> None:
+    def add(self, action: Action, waited: bool, start: Any, end: Any) -> None:
         """Note what lies between two marks."""
-        self.marks.append((kind, stage, microbatch, start, end))
+        self.marks.append(_Marked(action, waited, start, end))
 
     def take(self) -> list[Record]:
         """Everything since the last time."""
         marks, self.marks = self.marks, []
         if self.device.type != "cuda":
-            return [Record(*mark) for mark in marks]
+            return [Record(m.action, m.waited, m.start, m.end) for m in marks]
         torch.cuda.synchronize(self.device)
         event, clock = self.base
 
         def seconds(mark: Any) -> float:
             return clock + float(event.elapsed_time(mark)) / 1e3
 
-        return [
-            Record(kind, stage, m, seconds(start), seconds(end))
-            for kind, stage, m, start, end in marks
-        ]
+        return [Record(m.action, m.waited, seconds(m.start), seconds(m.end)) for m in marks]

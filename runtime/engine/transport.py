@@ -1,11 +1,11 @@
 """Tensors over a boundary: receives posted ahead into buffers, sends that never block compute."""
 
 import torch
-import torch.distributed as dist
 
 from pipecut.errors import RunError
+from pipecut.plan.actions import Message
 from pipecut.plan.memory import MOST_LEAVING
-from pipecut.plan.schema import Boundary, Plan, Tensor
+from pipecut.plan.schema import Plan, Tensor
 from pipecut.runtime.ranks.messages import GroupMessages, Messages, Pending
 from pipecut.runtime.ranks.world import World
 
@@ -19,14 +19,15 @@ class Transport:
         self.world, self.messages = world, messages or GroupMessages()
         self.boundaries = {b.left: b for b in plan.boundaries}
         self.pipeline_rank_of = {s.index: world.rank_at(s.pipeline_rank) for s in plan.stages}
-        self.arriving: dict[tuple[str, int, int], tuple[Received, list[Pending]]] = {}
-        self.leaving: dict[tuple[str, int, int], list[tuple[Pending, torch.Tensor]]] = {}
+        self.arriving: dict[Message, tuple[Received, list[Pending]]] = {}
+        self.leaving: dict[Message, list[tuple[Pending, torch.Tensor]]] = {}
 
-    def post(self, kind: str, stage: int, microbatch: int, samples: int) -> None:
-        """Post the receives of activations (F) from the stage before, or of gradients (B) from the one after."""
-        boundary, source, group = self._side(kind, stage, receiving=True)
+    def post(self, message: Message, samples: int) -> None:
+        """Post the receives of a message's tensors, of a microbatch of so many samples."""
+        source = self.pipeline_rank_of[message.sender]
+        group = self.world.channels[source, self.world.rank]
         tensors, works = [], []
-        for tensor in _carried(boundary, kind):
+        for tensor in self._carried(message):
             sizes, order = tensor.sizes(samples), tensor.order or range(len(tensor.shape))
             in_memory = [sizes[d] for d in order]
             buffer = torch.empty(
@@ -39,72 +40,69 @@ class Transport:
                 )
             )
             works.append(work)
-        self.arriving[kind, stage, microbatch] = tensors, works
+        self.arriving[message] = tensors, works
 
-    def awaits(self, kind: str, stage: int, microbatch: int) -> bool:
+    def awaits(self, message: Message) -> bool:
         """Whether a receive was posted that is not taken yet."""
-        return bool(self.arriving.get((kind, stage, microbatch), ([], []))[1])
+        return bool(self.arriving.get(message, ([], []))[1])
 
-    def hand_over(self, kind: str, stage: int, microbatch: int, tensors: Received) -> None:
-        """Give a stage of this rank what another one of it made."""
-        if kind == "B":
+    def hand_over(self, message: Message, tensors: Received) -> None:
+        """Pass what a stage of this rank made to another stage of this rank."""
+        if message.direction == "B":
             # All is made that is sent; a boundary's gradients are those of the tensors that need one.
-            assert len(tensors) == len(_carried(self.boundaries[stage], kind))
-        self.arriving[kind, stage, microbatch] = tensors, []
+            assert len(tensors) == len(self._carried(message))
+        self.arriving[message] = tensors, []
 
-    def take(self, kind: str, stage: int, microbatch: int) -> Received:
+    def take(self, message: Message) -> Received:
         """Wait for what was posted; empty when nothing was."""
-        tensors, works = self.arriving.pop((kind, stage, microbatch), ([], []))
+        tensors, works = self.arriving.pop(message, ([], []))
         for work in works:
             work.wait()
-        if kind == "B":
-            # Its gradient is here, so the activation was received.
-            self._let_go("F", stage, microbatch)
+        if message.direction == "B":
+            # The gradient has arrived, so the activation was received.
+            self._let_go(message.answer)
         return tensors
 
-    def send(
-        self, kind: str, stage: int, microbatch: int, samples: int, tensors: list[torch.Tensor]
-    ) -> None:
+    def send(self, message: Message, samples: int, tensors: list[torch.Tensor]) -> None:
         """Start sending; the tensors are kept until they have left.
 
-        Raises RunError where they are not what the other side has made room for.
+        Raises RunError where they are not what the receiver has buffers for.
         """
-        boundary, target, group = self._side(kind, stage, receiving=False)
-        _check(kind, stage, _carried(boundary, kind), tensors, samples)
-        sent = [key for key in self.leaving if key[:2] == (kind, stage)]
-        for key in sent[: max(0, len(sent) - MOST_LEAVING)]:
-            self._let_go(*key)
-        leaving = self.leaving[kind, stage, microbatch] = []
-        for tensor, what in zip(tensors, _carried(boundary, kind), strict=True):
+        target = self.pipeline_rank_of[message.receiver]
+        group = self.world.channels[self.world.rank, target]
+        carried = self._carried(message)
+        _check(message, carried, tensors, samples)
+        earlier = [other for other in self.leaving if other.hop == message.hop]
+        for other in earlier[: max(0, len(earlier) - MOST_LEAVING)]:
+            self._let_go(other)
+        leaving = self.leaving[message] = []
+        for tensor, what in zip(tensors, carried, strict=True):
             # The other side gets the same layout in memory: with another one, kernels would round otherwise.
             whole = tensor.detach().permute(what.order or list(range(tensor.dim()))).contiguous()
             work = self.messages.isend(whole, target, group)
             leaving.append((work, whole))
 
-    def _let_go(self, kind: str, stage: int, microbatch: int) -> None:
+    def _let_go(self, message: Message) -> None:
         """Wait until a message has left. gloo says so of a send only when it is waited for."""
-        for work, _ in self.leaving.pop((kind, stage, microbatch), []):
+        for work, _ in self.leaving.pop(message, []):
             work.wait()
 
     def finish(self) -> None:
         """Wait until everything has left."""
-        for key in list(self.leaving):
-            self._let_go(*key)
+        for message in list(self.leaving):
+            self._let_go(message)
 
-    def _side(
-        self, kind: str, stage: int, receiving: bool
-    ) -> tuple[Boundary, int, dist.ProcessGroup]:
-        other = stage + (-1 if (kind == "F") == receiving else 1)
-        rank = self.pipeline_rank_of[other]
-        channel = (rank, self.world.rank) if receiving else (self.world.rank, rank)
-        return self.boundaries[min(stage, other)], rank, self.world.channels[channel]
+    def _carried(self, message: Message) -> list[Tensor]:
+        """The tensors of a message: of gradients, those of the tensors that need one."""
+        tensors = self.boundaries[message.hop.boundary].tensors
+        return [t for t in tensors if message.direction == "F" or t.needs_grad]
 
 
 def _check(
-    kind: str, stage: int, wanted: list[Tensor], tensors: list[torch.Tensor], samples: int
+    message: Message, wanted: list[Tensor], tensors: list[torch.Tensor], samples: int
 ) -> None:
     """Neither NCCL nor gloo compare types: the bytes of one would be read as the other."""
-    what = "activation" if kind == "F" else "gradient"
+    what, stage = "activation" if message.direction == "F" else "gradient", message.sender
     if len(tensors) != len(wanted):
         raise RunError(
             f"stage {stage} made {len(tensors)} {what}s to send, the plan has {len(wanted)}; compile again"
@@ -117,7 +115,3 @@ def _check(
                 f"the plan sends {dtype}{shape}; run the step without autocast, since the job's `precision` "
                 "says what stages compute in, and compile again where the model has changed"
             )
-
-
-def _carried(boundary: Boundary, kind: str) -> list[Tensor]:
-    return [t for t in boundary.tensors if kind == "F" or t.needs_grad]

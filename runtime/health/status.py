@@ -10,12 +10,22 @@ from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 
-from pipecut.plan.schema import KINDS, Action
+from pipecut.plan.actions import (
+    KINDS,
+    Action,
+    Reduce,
+    action_of,
+    kind_of,
+    microbatch_of,
+    stage_of,
+)
 
 # The folder of the files, set by whoever starts the ranks.
 FOLDER = "PIPECUT_STATUS"
 # pid, state, step, kind of action, stage, microbatch, seconds of the machine's clock since it began.
 LAYOUT = struct.Struct("<qqqqqqd")
+# In place of an action's kind where there is no action.
+NO_ACTION = -1
 
 
 class State(IntEnum):
@@ -26,12 +36,15 @@ class State(IntEnum):
 
 @dataclass(frozen=True)
 class RankStatus:
-    """A rank's process and what it does, of which step (from 1) and action, since when on the machine's clock."""
+    """A rank's process and what it does, since when on the machine's clock.
+
+    `step` counts from 1; there is an action only within a step.
+    """
 
     pid: int
     state: State
     step: int
-    action: Action
+    action: Action | None
     since: float
 
     def __str__(self) -> str:
@@ -49,11 +62,13 @@ class RankStatus:
             )
         if self.state is State.COMPARING:
             return f"before step {self.step}, waiting for the batches of other ranks"
-        a = self.action
-        if a.kind == "REDUCE" and self.state is State.WAITING:
+        if self.action is None:
+            return f"in step {self.step}"
+        if self.action == Reduce():
             return f"in step {self.step}, at its end, waiting for other ranks"
         waiting = "waiting for what it needs for " if self.state is State.WAITING else ""
-        return f"in step {self.step}, {waiting}action '{a}' (stage {a.stage}, microbatch {a.microbatch})"
+        where = f"stage {stage_of(self.action)}, microbatch {microbatch_of(self.action)}"
+        return f"in step {self.step}, {waiting}action '{self.action}' ({where})"
 
 
 class Status:
@@ -72,17 +87,14 @@ class Status:
     def note(self, state: State, action: Action | None = None) -> None:
         """Note what begins now."""
         self.state, self.action, self.since = state, action, time.monotonic()
-        kind, stage, microbatch = (
-            (KINDS.index(action.kind), action.stage, action.microbatch) if action else (0, 0, 0)
-        )
+        kind, stage, microbatch = (NO_ACTION, 0, 0) if action is None else _numbers(action)
         LAYOUT.pack_into(
-            self.memory, 0, self.pid, state, self.step, kind, stage, microbatch, time.monotonic()
+            self.memory, 0, self.pid, state, self.step, kind, stage, microbatch, self.since
         )
 
     def doing(self) -> RankStatus:
         """What this rank does now."""
-        action = self.action or Action(KINDS[0], 0, 0)
-        return RankStatus(self.pid, self.state, self.step, action, time.monotonic())
+        return RankStatus(self.pid, self.state, self.step, self.action, time.monotonic())
 
     @contextmanager
     def during(self, state: State) -> Iterator[None]:
@@ -102,11 +114,15 @@ def read_status(folder: Path, rank: int) -> RankStatus | None:
         pid, state, step, kind, stage, microbatch, since = LAYOUT.unpack(content)
     except (OSError, struct.error):
         return None
-    return (
-        RankStatus(pid, State(state), step, Action(KINDS[kind], stage, microbatch), since)
-        if pid
-        else None
-    )
+    if not pid:
+        return None
+    action = None if kind == NO_ACTION else action_of(KINDS[kind], stage, microbatch)
+    return RankStatus(pid, State(state), step, action, since)
+
+
+def _numbers(action: Action) -> tuple[int, int, int]:
+    """An action's code, stage and microbatch; the latter are 0 where it has none."""
+    return KINDS.index(kind_of(action)), stage_of(action) or 0, microbatch_of(action) or 0
 
 
 def _file(folder: Path, rank: int) -> Path:

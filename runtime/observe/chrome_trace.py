@@ -5,8 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipecut.plan.actions import Action, Send, kind_of, microbatch_of, stage_of
 from pipecut.plan.folder import PlanFolder
 from pipecut.plan.memory import memory_curves
+from pipecut.plan.schema import Plan
 from pipecut.plan.simulate import Timeline
 from pipecut.runtime.engine.recorder import Record
 
@@ -21,7 +23,6 @@ def trace_events(
     Each rank has a counter of the memory that is predicted.
     """
     plan = folder.plan
-    modules = {stage.index: ", ".join(stage.modules) for stage in plan.stages}
     events: list[dict[str, Any]] = []
     for rank in range(plan.ranks):
         events.append(
@@ -31,17 +32,13 @@ def trace_events(
             events.append(
                 {"ph": "M", "name": "thread_name", "pid": rank, "tid": lane, "args": {"name": name}}
             )
-    for one in timeline.events:
-        if one.action.kind.startswith("SEND"):
+    for event in timeline.events:
+        if isinstance(event.action, Send):
             continue
         for replica in range(plan.replicas):
-            span = one.start, one.end - one.start
-            where = one.rank * plan.replicas + replica, PREDICTED
-            events.append(
-                _event(
-                    one.action.kind, one.action.stage, one.action.microbatch, span, where, modules
-                )
-            )
+            span = event.start, event.end - event.start
+            where = event.rank * plan.replicas + replica, PREDICTED
+            events.append(_event(plan, event.action, kind_of(event.action), span, where))
     for pipeline_rank, curve in enumerate(memory_curves(folder, timeline)):
         for replica in range(plan.replicas):
             counter: dict[str, Any] = {
@@ -57,25 +54,26 @@ def trace_events(
     for rank, records in measured.items():
         for record in records:
             span = record.start - origin, record.end - record.start
-            events.append(
-                _event(
-                    record.kind, record.stage, record.microbatch, span, (rank, MEASURED), modules
-                )
-            )
+            events.append(_event(plan, record.action, _kind(record), span, (rank, MEASURED)))
     return events
 
 
+def _kind(record: Record) -> str:
+    if record.waited:
+        return "WAIT"
+    return "SEND" if isinstance(record.action, Send) else kind_of(record.action)
+
+
 def _event(
-    kind: str,
-    stage: int,
-    microbatch: int,
-    span: tuple[float, float],
-    where: tuple[int, int],
-    modules: dict[int, str],
+    plan: Plan, action: Action, kind: str, span: tuple[float, float], where: tuple[int, int]
 ) -> dict[str, Any]:
-    label = kind if kind == "REDUCE" else f"{kind} {stage}.{microbatch}"
+    stage, microbatch = stage_of(action), microbatch_of(action)
+    label = kind if stage is None else f"{kind} {stage}.{microbatch}"
     times = {"ts": span[0] * 1e6, "dur": span[1] * 1e6, "pid": where[0], "tid": where[1]}
-    about = {"stage": stage, "microbatch": microbatch, "modules": modules[stage]}
+    about: dict[str, Any] = {}
+    if stage is not None:
+        modules = ", ".join(plan.stages[stage].modules)
+        about = {"stage": stage, "microbatch": microbatch, "modules": modules}
     return {"ph": "X", "name": label, "cat": kind, **times, "args": about}
 
 

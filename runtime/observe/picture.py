@@ -6,6 +6,7 @@ Below it, each rank's memory over the step.
 from pathlib import Path
 
 from pipecut.errors import UserFileError
+from pipecut.plan.actions import kind_of, microbatch_of
 from pipecut.plan.folder import PlanFolder
 from pipecut.plan.memory import memory_curves
 from pipecut.plan.simulate import Timeline
@@ -41,7 +42,7 @@ def draw(path: Path, folder: PlanFolder, timeline: Timeline) -> None:
         layout="constrained",
     )
     for kind, (colour, meaning) in KINDS.items():
-        own = [event for event in timeline.events if event.action.kind == kind]
+        own = [event for event in timeline.events if kind_of(event.action) == kind]
         for event in own:
             axes.barh(
                 event.rank,
@@ -50,12 +51,13 @@ def draw(path: Path, folder: PlanFolder, timeline: Timeline) -> None:
                 color=colour,
                 edgecolor="white",
             )
-            if len(timeline.events) < 400 and kind != "REDUCE":
+            microbatch = microbatch_of(event.action)
+            if len(timeline.events) < 400 and microbatch is not None:
                 middle = (event.start + event.end) / 2 * 1e3
                 axes.text(
                     middle,
                     event.rank,
-                    str(event.action.microbatch),
+                    str(microbatch),
                     ha="center",
                     va="center",
                     fontsize=7,

@@ -3,10 +3,11 @@
 import json
 import os
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pipecut.plan.actions import Compute, Op, Send, stage_of
 from pipecut.plan.check import stages_of
 from pipecut.plan.folder import PlanFolder
 from pipecut.plan.simulate import predicted
@@ -14,6 +15,7 @@ from pipecut.runtime.engine.recorder import Record
 
 # Below this nothing is worth a cause.
 SLIGHT = 0.05
+BACKWARD: tuple[Op, ...] = ("B", "I", "W")
 
 
 @dataclass(frozen=True)
@@ -62,12 +64,12 @@ def report_of(
             own = [
                 e
                 for e in timeline.events
-                if e.rank == pipeline_rank and e.action.stage == stage.index
+                if e.rank == pipeline_rank and stage_of(e.action) == stage.index
             ]
-            sends = [e.end - e.start for e in own if e.action.kind.startswith("SEND")]
+            sends = [e.end - e.start for e in own if isinstance(e.action, Send)]
             backward = stage.backward_and_again
             busy = plan.microbatches * (stage.forward_seconds + backward)
-            last = max((e.end for e in own if e.action.kind in ("F", "B", "I", "W")), default=0.0)
+            last = max((e.end for e in own if isinstance(e.action, Compute)), default=0.0)
             waits = max(0.0, last - busy)
             expected.append(
                 Row(
@@ -80,15 +82,17 @@ def report_of(
                     stage.peak_bytes,
                 )
             )
-            per_step = [[r for r in records if r.stage == stage.index] for records in recorded]
+            per_step = [
+                [r for r in records if stage_of(r.action) == stage.index] for records in recorded
+            ]
             found.append(
                 Row(
                     rank,
                     stage.index,
-                    _taken("F", per_step) / plan.microbatches,
-                    sum(_taken(kind, per_step) for kind in ("B", "I", "W")) / plan.microbatches,
-                    _taken("WAIT", per_step),
-                    _taken("SEND", per_step),
+                    _computing("F", per_step) / plan.microbatches,
+                    sum(_computing(op, per_step) for op in BACKWARD) / plan.microbatches,
+                    _seconds(lambda r: r.waited, per_step),
+                    _seconds(lambda r: isinstance(r.action, Send), per_step),
                     peaks.get(rank, 0),
                 )
             )
@@ -103,9 +107,19 @@ def report_of(
     )
 
 
-def _taken(kind: str, steps: list[list[Record]]) -> float:
-    """Seconds of a kind of action in the middle step."""
-    return _median([sum(r.end - r.start for r in records if r.kind == kind) for records in steps])
+def _computing(op: Op, steps: list[list[Record]]) -> float:
+    """Seconds of an operation, without its waiting, in the median step."""
+
+    def computes(record: Record) -> bool:
+        action = record.action
+        return isinstance(action, Compute) and action.op == op and not record.waited
+
+    return _seconds(computes, steps)
+
+
+def _seconds(counts: Callable[[Record], bool], steps: list[list[Record]]) -> float:
+    """Seconds of the records that count, in the median step."""
+    return _median([sum(r.end - r.start for r in records if counts(r)) for records in steps])
 
 
 def _operators(

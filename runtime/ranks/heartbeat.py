@@ -19,7 +19,6 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import Store
 
 from pipecut.errors import PeerLostError
-from pipecut.plan.schema import KINDS, Action
 from pipecut.runtime.health.last_words import LastWords, end_now, say
 from pipecut.runtime.health.status import RankStatus, State, Status
 from pipecut.runtime.health.timeouts import (
@@ -33,8 +32,6 @@ from pipecut.runtime.ranks.roll_call import Roll
 
 # Seconds between two signs of life, and after how many a rank counts as silent once another one lost a peer.
 PERIOD, SUSPECT = 2.0, 7.0
-# Where another process's text says more than its action.
-NOTHING = Action(KINDS[0], 0, 0)
 # Why the run ends, set by whoever found out first.
 FAULT = "fault"
 
@@ -102,7 +99,7 @@ def still_message(everyone: Sequence[Heard], now: float, limits: Limits) -> tupl
     ranks = [
         Seen(
             heard.rank,
-            RankStatus(0, heard.state, 0, NOTHING, 0.0),
+            RankStatus(0, heard.state, 0, None, 0.0),
             heard.seconds + now - heard.at,
             gone=heard.state is State.ENDED,
             text=heard.text,

@@ -11,11 +11,11 @@ from typer.testing import CliRunner
 from pipecut.cli import app
 from pipecut.compiler import Options, SizeOverrides, compile
 from pipecut.errors import PlanError
+from pipecut.plan.actions import Reduce, parse_action
 from pipecut.plan.channels import channels
 from pipecut.plan.check import check
 from pipecut.plan.deadlock import Traffic, check_steps
 from pipecut.plan.folder import PlanFolder, seal, write_seal
-from pipecut.plan.schema import Action, parse_action
 from pipecut.runtime.pipeline import load_pipeline
 
 
@@ -64,7 +64,8 @@ def test_a_receive_posted_before_what_its_sender_needs_deadlocks_where_a_gpu_syn
 
 def test_two_receives_in_another_order_than_their_sends_are_refused(folder: PlanFolder) -> None:
     with pytest.raises(
-        PlanError, match=r"message 1 from rank 0 to rank 1 is 'SEND_F 0\.1' .* and 'RECV_F 1\.2'"
+        PlanError,
+        match=r"from rank 0 to rank 1: .* sends 'SEND_F 0\.1', rank 1 receives 'RECV_F 1\.2'",
     ):
         check(changed(folder, 1, "RECV_F 1.2", "RECV_F 1.1"))
 
@@ -92,7 +93,7 @@ def test_seal_and_load_refuse_receives_swapped_by_hand(folder: PlanFolder, tmp_p
 
 
 def test_gradients_that_come_after_they_are_summed_are_refused(folder: PlanFolder) -> None:
-    rows = [[Action("REDUCE", rank, 0), *row] for rank, row in enumerate(folder.actions)]
+    rows = [[Reduce(), *row] for row in folder.actions]
     with pytest.raises(PlanError, match="REDUCE is the last"):
         check(replace(folder, actions=tuple(map(tuple, rows))))
 

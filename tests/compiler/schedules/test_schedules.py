@@ -8,12 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipecut.compiler.schedules.lower import lower
-from pipecut.compiler.schedules.order import Compute, start_times
+from pipecut.compiler.schedules.order import start_times
 from pipecut.compiler.schedules.registry import SCHEDULES, in_flight, orders, pipeline_ranks_of
+from pipecut.plan.actions import Compute, Direction, Hop, Op
 from pipecut.plan.deadlock import Traffic, check_order, check_steps
 from pipecut.plan.simulate import Costs, Timeline, simulate
 
 Case = tuple[str, int, int, int]
+DIRECTIONS: tuple[Direction, ...] = ("F", "B")
 
 
 @st.composite
@@ -41,7 +43,7 @@ def timeline(case: Case, forward: float, backward: float, weights: float = 0.0) 
     """With equal stages and messages that take nothing."""
     _, ranks, _, stages_per_rank = case
     stages = ranks * stages_per_rank
-    free = {(way, s): 0.0 for way in "FB" for s in range(stages)}
+    free = {Hop(direction, s): 0.0 for direction in DIRECTIONS for s in range(stages)}
     costs = Costs(
         [forward] * stages, [backward] * stages, free, [0.0] * ranks, weights=[weights] * stages
     )
@@ -55,12 +57,12 @@ def test_every_stage_computes_every_microbatch_once(case: Case) -> None:
     pipeline_rank_of = pipeline_ranks_of(name, stages, stages_per_rank)
     found: list[Compute] = []
     for rank, order in enumerate(orders(name, stages, m, stages_per_rank)):
-        assert all(pipeline_rank_of[stage] == rank for _, stage, _ in order)
+        assert all(pipeline_rank_of[compute.stage] == rank for compute in order)
         found += order
-    kinds = "FIW" if any(kind == "W" for kind, _, _ in found) else "FB"
-    assert sorted(found) == sorted(
-        (kind, stage, k) for kind in kinds for stage in range(stages) for k in range(m)
-    )
+    split: tuple[Op, ...] = ("F", "I", "W")
+    ops: tuple[Op, ...] = split if any(compute.op == "W" for compute in found) else ("F", "B")
+    every = [Compute(op, stage, k) for op in ops for stage in range(stages) for k in range(m)]
+    assert len(found) == len(every) and set(found) == set(every)
     assert len(start_times(orders(name, stages, m, stages_per_rank), stages)) == len(found)
 
 
@@ -74,7 +76,8 @@ def test_no_schedule_deadlocks_and_channels_have_one_order(case: Case) -> None:
     traffic = Traffic(dict(enumerate(pipeline_rank_of)), over, over)
     rows = lowered(case)
     assert check_order(traffic, rows) == 2 * len(over) * m
-    opened = {traffic.channel((way, left, 0)) for way in "FB" for left in over}
+    pairs = [(pipeline_rank_of[left], pipeline_rank_of[left + 1]) for left in over]
+    opened = {*pairs, *((right, left) for left, right in pairs)}
     check_steps(traffic, rows, opened)
     check_steps(traffic, rows, opened, occupied=True)
 
@@ -84,8 +87,8 @@ def test_no_stage_holds_more_than_is_promised_at_once(case: Case) -> None:
     name, ranks, m, stages_per_rank = case
     for stage, order in enumerate(orders(name, ranks, m, stages_per_rank)):
         live = peak = 0
-        for kind, _, _ in order:
-            live += 1 if kind == "F" else -1
+        for compute in order:
+            live += 1 if compute.op == "F" else -1
             peak = max(peak, live)
         assert peak == in_flight(name, ranks, m, stages_per_rank)[stage]
 
@@ -132,8 +135,8 @@ def test_the_v_has_less_than_half_the_bubble_of_1f1b_and_no_more_activations(
     assert found.step_seconds - 3 * m <= 0.5 * 3 * (ranks - 1)
     for order in orders("v-shaped", 2 * ranks, m, 2):
         live = peak = 0
-        for kind, _, _ in order:
-            live += {"F": 1, "W": -1}.get(kind, 0)
+        for compute in order:
+            live += {"F": 1, "W": -1}.get(compute.op, 0)
             peak = max(peak, live)
         # Each is of half a rank's layers.
         assert peak <= 2 * ranks

@@ -17,11 +17,11 @@ from pipecut.compiler import Options, SizeOverrides, compile
 from pipecut.compiler.schedules.lower import lower
 from pipecut.compiler.schedules.registry import SCHEDULES, orders, pipeline_ranks_of
 from pipecut.errors import PlanError, RunError
+from pipecut.plan.actions import Action, Message, parse_action
 from pipecut.plan.channels import Group, channels, groups_of, in_phases
 from pipecut.plan.deadlock import check_opening
 from pipecut.plan.folder import PlanFolder
 from pipecut.plan.forward_only import forward_only
-from pipecut.plan.schema import Action, parse_action
 from pipecut.runtime.engine.ahead import Ahead
 from pipecut.runtime.engine.transport import Transport
 from pipecut.runtime.health.status import Status
@@ -250,7 +250,7 @@ def test_tensors_of_another_type_or_shape_are_not_sent(six: PlanFolder) -> None:
         with pytest.raises(
             RunError, match=r"stage 0 made the activation of .* torch.float32\[2, 32\]"
         ):
-            transport.send("F", 0, 0, 2, [tensor])
+            transport.send(Message("F", 1, 0), 2, [tensor])
 
 
 def test_the_host_is_at_most_two_computes_ahead_of_the_device() -> None:

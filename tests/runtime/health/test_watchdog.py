@@ -3,7 +3,7 @@
 import pytest
 
 from pipecut.errors import UserFileError
-from pipecut.plan.schema import Action
+from pipecut.plan.actions import Compute
 from pipecut.runtime.health.status import RankStatus, State
 from pipecut.runtime.health.timeouts import seconds_of
 from pipecut.runtime.health.watchdog import Limits, Seen, stall_message, standing_still
@@ -12,7 +12,7 @@ LIMITS = Limits(stall=10, start=100, save=50)
 
 
 def seen(rank: int, state: State, seconds: float, stopped: float = 0.0, gone: bool = False) -> Seen:
-    doing = RankStatus(1000 + rank, state, 3, Action("F", rank, 1), 0.0)
+    doing = RankStatus(1000 + rank, state, 3, Compute("F", rank, 1), 0.0)
     return Seen(rank, doing, seconds, stopped, gone)
 
 
