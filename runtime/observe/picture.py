@@ -1,16 +1,15 @@
-"""A predicted step as a picture: a row for each rank, forward, backward and sums of gradients in their own colours.
-
-Below it, each rank's memory over the step.
-"""
+"""A predicted step as a picture, one row per rank; below it each rank's memory over the step."""
 
 from pathlib import Path
+from typing import Any
 
 from pipecut.errors import UserFileError
 from pipecut.plan.actions import kind_of, microbatch_of
 from pipecut.plan.folder import PlanFolder
 from pipecut.plan.memory import memory_curves
-from pipecut.plan.simulate import Timeline
+from pipecut.plan.simulate import Event, Timeline
 
+# Colour and meaning of what fills a rank's row.
 KINDS = {
     "F": ("#4c78a8", "forward"),
     "B": ("#f58518", "backward"),
@@ -18,8 +17,8 @@ KINDS = {
     "W": ("#b279a2", "gradients of weights"),
     "REDUCE": ("#54a24b", "sum of gradients"),
 }
-# More ranks than these have no room for their names.
-MOST_NAMED = 8
+# With more ranks, or more events, than these there is no space for their names.
+MOST_NAMED_RANKS, MOST_NAMED_EVENTS = 8, 400
 
 
 def draw(path: Path, folder: PlanFolder, timeline: Timeline) -> None:
@@ -33,53 +32,55 @@ def draw(path: Path, folder: PlanFolder, timeline: Timeline) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    rows = 1 + max((event.rank for event in timeline.events), default=0)
-    figure, (axes, below) = pyplot.subplots(
+    ranks = 1 + max((event.rank for event in timeline.events), default=0)
+    figure, (rows, memory) = pyplot.subplots(
         2,
         sharex=True,
-        figsize=(12, 3.4 + 0.4 * rows),
-        height_ratios=(0.6 + 0.4 * rows, 2.2),
+        figsize=(12, 3.4 + 0.4 * ranks),
+        height_ratios=(0.6 + 0.4 * ranks, 2.2),
         layout="constrained",
     )
-    for kind, (colour, meaning) in KINDS.items():
-        own = [event for event in timeline.events if kind_of(event.action) == kind]
-        for event in own:
-            axes.barh(
-                event.rank,
-                (event.end - event.start) * 1e3,
-                left=event.start * 1e3,
-                color=colour,
-                edgecolor="white",
-            )
-            microbatch = microbatch_of(event.action)
-            if len(timeline.events) < 400 and microbatch is not None:
-                middle = (event.start + event.end) / 2 * 1e3
-                axes.text(
-                    middle,
-                    event.rank,
-                    str(microbatch),
-                    ha="center",
-                    va="center",
-                    fontsize=7,
-                    color="white",
-                )
-        if own:
-            axes.barh(0, 0, color=colour, label=meaning)
-    axes.set_yticks(range(rows), [f"rank {rank}" for rank in range(rows)])
-    axes.invert_yaxis()
-    for rank, curve in enumerate(memory_curves(folder, timeline)):
-        seconds, sizes = [s * 1e3 for s, _ in curve], [size / 2**20 for _, size in curve]
-        below.step(seconds, sizes, where="post", label=f"rank {rank}", linewidth=1)
-    below.set_ylabel("MiB")
-    below.set_ylim(0)
-    if rows <= MOST_NAMED:
-        below.legend(loc="upper right", frameon=False, ncols=4, fontsize=8)
-    below.set_xlabel("ms")
-    axes.set_title(
-        f"{folder.plan.schedule}, predicted step {timeline.step_seconds * 1e3:.1f} ms, bubble {timeline.bubble:.0%}"
-    )
-    figure.legend(
-        *axes.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False
-    )
+    _draw_rows(rows, ranks, timeline)
+    _draw_memory(memory, folder, timeline)
+    step = f"predicted step {timeline.step_seconds * 1e3:.1f} ms, bubble {timeline.bubble:.0%}"
+    rows.set_title(f"{folder.plan.schedule}, {step}")
+    labels = rows.get_legend_handles_labels()
+    figure.legend(*labels, loc="outside lower center", ncols=4, frameon=False)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
+
+
+def _draw_rows(axes: Any, ranks: int, timeline: Timeline) -> None:
+    for kind, (colour, meaning) in KINDS.items():
+        events = [event for event in timeline.events if kind_of(event.action) == kind]
+        for event in events:
+            width = (event.end - event.start) * 1e3
+            left = event.start * 1e3
+            axes.barh(event.rank, width, left=left, color=colour, edgecolor="white")
+            if len(timeline.events) < MOST_NAMED_EVENTS:
+                _write_microbatch(axes, event)
+        if events:
+            # A bar without width, for the legend.
+            axes.barh(0, 0, color=colour, label=meaning)
+    axes.set_yticks(range(ranks), [f"rank {rank}" for rank in range(ranks)])
+    axes.invert_yaxis()
+
+
+def _write_microbatch(axes: Any, event: Event) -> None:
+    microbatch = microbatch_of(event.action)
+    if microbatch is not None:
+        middle = (event.start + event.end) / 2 * 1e3
+        centred = {"ha": "center", "va": "center"}
+        axes.text(middle, event.rank, str(microbatch), fontsize=7, color="white", **centred)
+
+
+def _draw_memory(axes: Any, folder: PlanFolder, timeline: Timeline) -> None:
+    curves = memory_curves(folder, timeline)
+    for rank, curve in enumerate(curves):
+        seconds, sizes = [s * 1e3 for s, _ in curve], [size / 2**20 for _, size in curve]
+        axes.step(seconds, sizes, where="post", label=f"rank {rank}", linewidth=1)
+    axes.set_ylabel("MiB")
+    axes.set_ylim(0)
+    axes.set_xlabel("ms")
+    if len(curves) <= MOST_NAMED_RANKS:
+        axes.legend(loc="upper right", frameon=False, ncols=4, fontsize=8)
