@@ -4,23 +4,23 @@ What the partitioner counts is no bound on what the replay finds: gradients of t
 the replay is over, that rank's devices leave more free, and the stages are placed again.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from pipecut.compiler.candidate import Candidate
 from pipecut.compiler.costs.roofline import CostedGraph
-from pipecut.compiler.emit.manifest import manifest
+from pipecut.compiler.draft import Draft
+from pipecut.compiler.emit.plan import plan_of
 from pipecut.compiler.inputs.cluster import Cluster
 from pipecut.compiler.inputs.job import Job
 from pipecut.compiler.inputs.units import show_bytes
 from pipecut.compiler.partition.partition import partition
 from pipecut.compiler.partition.place import SolverOptions
-from pipecut.compiler.partition.problem import Placement
 from pipecut.compiler.partition.problem import Problem as Blocks
 from pipecut.compiler.predict.memory import with_memory
-from pipecut.compiler.predict.step import Scheduled, schedule
+from pipecut.compiler.predict.step import schedule
 from pipecut.compiler.stages.place_evaluation import place_evaluation
+from pipecut.plan.schema import Plan, Stage
 
 
 @dataclass(frozen=True)
@@ -37,57 +37,60 @@ class Problem:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A placement that fits; the cluster's nodes in the order that suits it; the facts of the plan."""
+    """A draft that fits every device, and its plan."""
 
-    placement: Placement
-    cluster: Cluster
-    scheduled: Scheduled
-    facts: dict[str, Any]
+    draft: Draft
+    plan: Plan
 
 
-def fit(problem: Problem, notes: list[str], progress: Callable[[str], None]) -> Fitted:
+def fit(problem: Problem, notes: Sequence[str], progress: Callable[[str], None]) -> Fitted:
     """Raises InfeasibleError when nothing fits, or nothing with what the replay needs left free."""
-    job, costed, candidate, cluster = (
-        problem.job,
-        problem.costed,
-        problem.candidate,
-        problem.cluster,
-    )
-    operators = len(costed.graph.operators)
+    graph, candidate, cluster = problem.costed.graph, problem.candidate, problem.cluster
     while True:
-        progress(f"placing {operators} operators on {candidate.stages} stages")
-        placed = partition(
-            problem.blocks, costed, cluster, job.spec.precision, candidate, problem.solving
-        )
-        placement, ordered = placed.placement, placed.cluster
-        progress(f"scheduling {candidate.microbatches} microbatches, {candidate.schedule}")
-        scheduled = schedule(costed, ordered, placement, candidate)
-        cuts, refused = place_evaluation(costed.graph, placement.stages_of, scheduled.cuts)
-        scheduled = replace(scheduled, cuts=cuts)
+        draft = _draft(replace(problem, cluster=cluster), progress)
         progress("replaying its memory")
-        said = [*notes, *_raised(cluster)]
-        plain = manifest(job, ordered, costed, placement, scheduled, candidate, said, refused)
-        facts = with_memory(plain, costed.graph, scheduled)
-        more = _lacking(facts["stages"], candidate.ranks)
+        plan = plan_of(problem.job, problem.costed, draft, [*notes, *_raised(cluster)])
+        plan = with_memory(plan, graph, draft.scheduled)
+        more = _lacking(plan.stages, candidate.ranks)
         if not any(more):
-            return Fitted(placement, ordered, scheduled, facts)
+            return Fitted(draft, plan)
         before = cluster.further or (0,) * candidate.ranks
         cluster = replace(cluster, further=tuple(a + b for a, b in zip(before, more, strict=True)))
 
 
-def _lacking(stages: list[dict[str, Any]], ranks: int) -> list[int]:
+def _draft(problem: Problem, progress: Callable[[str], None]) -> Draft:
+    """Place the operators of training, order the microbatches, and place those of eval mode."""
+    costed, candidate = problem.costed, problem.candidate
+    progress(f"placing {len(costed.graph.operators)} operators on {candidate.stages} stages")
+    placed = partition(
+        problem.blocks,
+        costed,
+        problem.cluster,
+        problem.job.spec.precision,
+        candidate,
+        problem.solving,
+    )
+    progress(f"scheduling {candidate.microbatches} microbatches, {candidate.schedule}")
+    scheduled = schedule(costed, placed.cluster, placed.placement, candidate)
+    stages_of = placed.placement.stages_of
+    cuts, refused = place_evaluation(costed.graph, stages_of, scheduled.cuts)
+    scheduled = replace(scheduled, cuts=cuts)
+    return Draft(candidate, placed.cluster, placed.placement, scheduled, refused)
+
+
+def _lacking(stages: Sequence[Stage], ranks: int) -> list[int]:
     """Bytes that each rank must leave free beside what it does, so that it cannot keep what was too much for it.
 
     With no less capacity than it counts, the same placement would be the best again.
     """
     more = []
     for rank in range(ranks):
-        own = [stage for stage in stages if stage["pipeline_rank"] == rank]
-        over = max(
-            stage["peak_bytes"] + stage["outside_bytes"] - stage["device_bytes"] for stage in own
+        on_rank = [stage for stage in stages if stage.pipeline_rank == rank]
+        excess = max(
+            stage.peak_bytes + stage.outside_bytes - stage.device_bytes for stage in on_rank
         )
-        spare = own[0]["capacity_bytes"] - sum(stage["memory_bytes"] for stage in own)
-        more.append(max(over, spare + 1) if over > 0 else 0)
+        spare = on_rank[0].capacity_bytes - sum(stage.memory_bytes for stage in on_rank)
+        more.append(max(excess, spare + 1) if excess > 0 else 0)
     return more
 
 

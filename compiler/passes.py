@@ -33,7 +33,7 @@ from pipecut.device import keep_memory
 from pipecut.errors import InfeasibleError, PipecutError, UserFileError
 from pipecut.model.weights import check_files
 from pipecut.plan.folder import PlanFolder, read_plan
-from pipecut.plan.schema import StageTensor
+from pipecut.plan.schema import Source, StageTensor
 
 Progress = Callable[[str], None]
 # Called with what is done, and of how many.
@@ -142,21 +142,20 @@ def compile_and_explain(
     blocks = blocks_for(costed, cluster, job.spec, constraints, chosen)
     problem = Problem(job, costed, cluster, blocks, chosen, options.solving)
     fitted = fit(problem, notes, progress)
-    facts = fitted.facts
-    facts["source"] = {
-        "job": str(job.path.resolve()),
-        "cluster": str(Path(cluster_name).resolve())
-        if Path(cluster_name).exists()
-        else cluster_name,
-        "available": _devices(whole, job, options) if whole.name == "auto" else len(whole.devices),
-        "devices": positions(whole, fitted.cluster, options.lost)[: chosen.devices],
-        "lost": list(options.lost),
-        "nodes": [device.node for device in fitted.cluster.devices[: chosen.devices]],
-        "names": {device.kind: list(device.names) for device in fitted.cluster.devices},
-    }
+    draft = fitted.draft
+    source = Source(
+        job=str(job.path.resolve()),
+        cluster=str(Path(cluster_name).resolve()) if Path(cluster_name).exists() else cluster_name,
+        available=_devices(whole, job, options) if whole.name == "auto" else len(whole.devices),
+        devices=positions(whole, draft.cluster, options.lost)[: chosen.devices],
+        lost=list(options.lost),
+        nodes=[device.node for device in draft.cluster.devices[: chosen.devices]],
+        names={device.kind: list(device.names) for device in draft.cluster.devices},
+    )
     progress("writing and checking the plan")
-    scheduled = fitted.scheduled
-    write_folder(Path(output), facts, scheduled.cuts, costed, fitted.placement, scheduled.actions)
+    plan = fitted.plan.model_copy(update={"source": source})
+    scheduled = draft.scheduled
+    write_folder(Path(output), plan, scheduled.cuts, costed, draft.placement, scheduled.actions)
     return Compiled(read_plan(Path(output)), tuple(tried), tuple(prices))
 
 

@@ -18,13 +18,14 @@ from pipecut.compiler.stages.source import write_stage
 from pipecut.errors import PlanError, UserFileError
 from pipecut.plan.actions import Action
 from pipecut.plan.check import check
-from pipecut.plan.folder import MANIFEST, file_hash, listed_files, read_plan, write_manifest
+from pipecut.plan.folder import MANIFEST, file_hash, listed_files, read_plan, write_plan
+from pipecut.plan.schema import Plan
 from pipecut.plan.trust import trust
 
 
 def write_folder(
     target: Path,
-    manifest: dict[str, Any],
+    plan: Plan,
     cuts: tuple[Cut, ...],
     costed: CostedGraph,
     placement: Placement,
@@ -47,11 +48,8 @@ def write_folder(
     try:
         _write_files(scratch, cuts, costed, placement, actions)
         files = sorted(p for p in scratch.rglob("*") if p.is_file())
-        manifest = {
-            **manifest,
-            "hashes": {str(p.relative_to(scratch)): file_hash(p) for p in files},
-        }
-        seal = write_manifest(scratch, manifest)
+        hashes = {str(p.relative_to(scratch)): file_hash(p) for p in files}
+        seal = write_plan(scratch, plan.model_copy(update={"hashes": hashes}))
         proof = check(read_plan(scratch))
         os.chmod(scratch, 0o755)
         _put_in_place(scratch, target, before)

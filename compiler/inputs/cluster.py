@@ -21,6 +21,7 @@ from pipecut.compiler.inputs.units import (
     show_bytes,
 )
 from pipecut.errors import UserFileError
+from pipecut.plan.schema import DeviceType
 
 Bytes = Annotated[int, BeforeValidator(parse_bytes)]
 Rate = Annotated[float, BeforeValidator(parse_rate)]
@@ -44,7 +45,7 @@ class Kind(FileSchema):
     overhead: Seconds = 5e-6
     efficiency: float = Field(default=0.6, gt=0, le=1)
     operators: dict[str, Annotated[list[PlanModel], Field(min_length=2, max_length=2)]] = {}
-    type: Literal["cuda", "cpu"] = "cuda"
+    type: DeviceType = "cuda"
     names: list[str] = []
     source: str
 
@@ -103,7 +104,7 @@ class Device:
 
     kind: str
     node: int
-    type: str
+    type: DeviceType
     memory: int
     bandwidth: float
     flops: tuple[tuple[str, float], ...]

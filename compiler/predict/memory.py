@@ -14,42 +14,39 @@ from pipecut.compiler.stages.build import build
 from pipecut.compiler.stages.cut import Cut
 from pipecut.plan.actions import splits_backward
 from pipecut.plan.memory import outside_bytes, peak_of
-from pipecut.plan.schema import Plan, StageMemory
+from pipecut.plan.schema import Plan, Stage, StageMemory
 from pipecut.runtime.engine.stage import RunningStage
 from pipecut.runtime.observe.allocations import Allocations
 
 CPU = torch.device("cpu")
+UPPER_BOUND = "memory: an upper bound, since an operator cannot run on fake tensors"
 
 
-def with_memory(manifest: dict[str, Any], graph: Graph, scheduled: Scheduled) -> dict[str, Any]:
-    """The manifest with what each stage's passes take, and the peak of its rank under the schedule."""
-    plan = Plan.model_validate({**manifest, "hashes": {}})
+def with_memory(plan: Plan, graph: Graph, scheduled: Scheduled) -> Plan:
+    """The plan with what each stage's passes take, and the peak of its rank under the schedule."""
     later = any(splits_backward(row) for row in scheduled.actions)
     passes = passes_of(plan, graph, scheduled.cuts, later)
-    stages = [
-        stage.model_copy(update={"passes": one})
-        for stage, one in zip(plan.stages, passes, strict=True)
-    ]
-    plan = plan.model_copy(update={"stages": stages})
-    peaks = [
-        peak_of(plan, scheduled.actions[stage.pipeline_rank], stage.pipeline_rank)
-        for stage in stages
-    ]
-    rows = [
-        {
-            **row,
-            "peak_bytes": peak,
-            "outside_bytes": outside_bytes(plan, row["pipeline_rank"]),
-            "passes": one.model_dump() if one is not None else None,
+    plan = plan.model_copy(
+        update={
+            "stages": [
+                stage.model_copy(update={"passes": memory})
+                for stage, memory in zip(plan.stages, passes, strict=True)
+            ]
         }
-        for row, peak, one in zip(manifest["stages"], peaks, passes, strict=True)
-    ]
-    notes = (
-        ["memory: an upper bound, since an operator cannot run on fake tensors"]
-        if None in passes
-        else []
     )
-    return {**manifest, "stages": rows, "notes": [*manifest["notes"], *notes]}
+    stages = [_with_peak(plan, stage, scheduled) for stage in plan.stages]
+    notes = [*plan.notes, *([UPPER_BOUND] if None in passes else [])]
+    return plan.model_copy(update={"stages": stages, "notes": notes})
+
+
+def _with_peak(plan: Plan, stage: Stage, scheduled: Scheduled) -> Stage:
+    rank = stage.pipeline_rank
+    return stage.model_copy(
+        update={
+            "peak_bytes": peak_of(plan, scheduled.actions[rank], rank),
+            "outside_bytes": outside_bytes(plan, rank),
+        }
+    )
 
 
 def passes_of(

@@ -143,19 +143,23 @@ def seal(path: Path) -> PlanFolder:
 
 
 def write_seal(folder: PlanFolder) -> str:
-    """Write the manifest with the hashes of `seal`; its seal is returned."""
-    data = {**_manifest(folder.path), "hashes": folder.plan.hashes}
-    return write_manifest(folder.path, data)
+    """Write the plan with the hashes of `seal`. Returns its seal."""
+    return write_plan(folder.path, folder.plan)
 
 
-def write_manifest(path: Path, data: dict[str, Any]) -> str:
-    """plan.yaml with its seal, which is returned."""
-    sealed = {**data, "seal": seal_of(data)}
-    text = yaml.dump(
-        sealed, sort_keys=False, allow_unicode=True, width=110, default_flow_style=None
+def write_plan(path: Path, plan: Plan) -> str:
+    """plan.yaml with a new seal, which is returned. A key that nobody set is not written."""
+    data = plan.model_dump(exclude_unset=True, exclude={"seal"})
+    new_seal = seal_of(data)
+    text = yaml.safe_dump(
+        {**data, "seal": new_seal},
+        sort_keys=False,
+        allow_unicode=True,
+        width=110,
+        default_flow_style=None,
     )
     (path / MANIFEST).write_text(text, encoding="utf-8")
-    return str(sealed["seal"])
+    return new_seal
 
 
 def _manifest(path: Path) -> dict[str, Any]:

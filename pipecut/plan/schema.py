@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 VERSION = 6
 Dimension = int | str
+DeviceType = Literal["cuda", "cpu"]
 # A flag or number of a batch, the same for every batch.
 Constant = bool | int | float | str | None
 ITEM_BYTES = {
@@ -66,9 +67,9 @@ class ModelRef(PlanModel):
     folders: list[str]
     precision: Literal["fp32", "bf16", "fp16"]
     seed: int
+    default_dtype: Dtype = "float32"
     weights: str | None
     sources: dict[str, str] = {}
-    default_dtype: Dtype = "float32"
 
 
 class Terms(PlanModel):
@@ -128,9 +129,9 @@ class Tensor(PlanModel):
     shape: list[Dimension]
     dtype: Dtype
     needs_grad: bool = False
+    order: list[int] = []
     optional: bool = False
     whole: bool = False
-    order: list[int] = []
 
     def sizes(self, batch: int) -> list[int]:
         """The shape for a microbatch of that many samples."""
@@ -206,13 +207,11 @@ class Stage(PlanModel):
     """
 
     index: Count
-    pipeline_rank: Count
     device: str
-    device_type: Literal["cuda", "cpu"]
+    device_type: DeviceType
     file: str
     modules: list[str]
     operators: Count
-    dropouts: list[Count] = []
     receives: list[str]
     batch_inputs: list[str]
     sends: list[str]
@@ -226,13 +225,15 @@ class Stage(PlanModel):
     recompute: bool
     memory_bytes: Bytes
     capacity_bytes: Signed
+    buffer_bytes: Bytes = 0
     bytes_sent: Bytes
+    pipeline_rank: Count
+    dropouts: list[Count] = []
     weight_seconds: Seconds = 0.0
     reduce_seconds: Seconds = 0.0
-    buffer_bytes: Bytes = 0
+    device_bytes: Bytes
     peak_bytes: Bytes = 0
     outside_bytes: Bytes = 0
-    device_bytes: Bytes
     passes: StageMemory | None = None
 
     @property
@@ -342,7 +343,7 @@ class Plan(PlanModel):
     certificate: CertificateRecord
     notes: list[str]
     source: Source | None = None
-    hashes: dict[str, str]
+    hashes: dict[str, str] = {}
     seal: str = ""
 
     @property

@@ -7,6 +7,8 @@ import pytest
 
 from pipecut.compiler import Options, SizeOverrides, compile
 from pipecut.compiler.fit import _lacking
+from pipecut.plan.schema import Stage
+from tests.plans import made_stage
 
 CLUSTER = """name: unlike
 nodes:
@@ -19,34 +21,31 @@ links:
 """
 
 
-def row(
-    rank: int, counted: int, peak: int, capacity: int = 100, reserve: int = 10
-) -> dict[str, Any]:
-    own = {
-        "pipeline_rank": rank,
-        "memory_bytes": counted,
-        "peak_bytes": peak,
-        "capacity_bytes": capacity,
-        "outside_bytes": 0,
-    }
-    return {**own, "device_bytes": capacity + reserve}
+def stage(rank: int, counted: int, peak: int, capacity: int = 100, reserve: int = 10) -> Stage:
+    return made_stage(
+        pipeline_rank=rank,
+        memory_bytes=counted,
+        peak_bytes=peak,
+        capacity_bytes=capacity,
+        device_bytes=capacity + reserve,
+    )
 
 
 @pytest.mark.parametrize(
-    ("rows", "expected"),
+    ("stages", "expected"),
     [
-        ([row(0, 90, 100), row(1, 90, 110)], [0, 0]),
+        ([stage(0, 90, 100), stage(1, 90, 110)], [0, 0]),
         # By what it is over, where that moves the placement; else by what it leaves free, and a byte.
-        ([row(0, 95, 118), row(1, 90, 100)], [8, 0]),
-        ([row(0, 60, 118), row(1, 90, 113)], [41, 11]),
+        ([stage(0, 95, 118), stage(1, 90, 100)], [8, 0]),
+        ([stage(0, 60, 118), stage(1, 90, 113)], [41, 11]),
         # Two stages of a rank fill its device together.
-        ([row(0, 40, 118), row(1, 50, 100), row(0, 50, 118), row(1, 40, 100)], [11, 0]),
+        ([stage(0, 40, 118), stage(1, 50, 100), stage(0, 50, 118), stage(1, 40, 100)], [11, 0]),
     ],
 )
 def test_only_ranks_that_are_over_leave_more_and_enough_to_move_the_placement(
-    rows: list[dict[str, Any]], expected: list[int]
+    stages: list[Stage], expected: list[int]
 ) -> None:
-    assert _lacking(rows, 2) == expected
+    assert _lacking(stages, 2) == expected
 
 
 def test_the_other_devices_keep_their_room(write_job: Any, slow_cores: str, tmp_path: Path) -> None:

@@ -1,0 +1,136 @@
+"""A draft -> the Plan: all of plan.yaml but its source, hashes and seal, which come when it is written."""
+
+from collections.abc import Sequence
+
+import torch
+
+import pipecut
+from pipecut.compiler.costs.loss_terms import terms_of
+from pipecut.compiler.costs.roofline import CostedGraph
+from pipecut.compiler.draft import Draft
+from pipecut.compiler.emit.evaluation import evaluation_of
+from pipecut.compiler.emit.stages import boundaries_of, stages_of
+from pipecut.compiler.emit.tensors import tensor_of
+from pipecut.compiler.graph import Graph
+from pipecut.compiler.inputs.cluster import Cluster
+from pipecut.compiler.inputs.job import Job
+from pipecut.compiler.partition.coarsen import OptimizerSpec
+from pipecut.compiler.partition.problem import Certificate
+from pipecut.compiler.predict.step import Scheduled
+from pipecut.plan.schema import (
+    VERSION,
+    Batch,
+    CertificateRecord,
+    ModelRef,
+    Plan,
+    Prediction,
+    Tensor,
+    Tied,
+)
+from pipecut.plan.sources import source_hashes
+
+
+def plan_of(job: Job, costed: CostedGraph, draft: Draft, notes: Sequence[str]) -> Plan:
+    """The plan of a draft. `notes` stand before those of the cluster."""
+    spec, graph = job.spec, costed.graph
+    candidate, cluster, scheduled = draft.candidate, draft.cluster, draft.scheduled
+    optimizer = OptimizerSpec.of(spec, candidate.replicas)
+    plan = Plan(
+        version=VERSION,
+        pipecut=pipecut.__version__,
+        torch=str(torch.__version__),
+        cluster=cluster.name,
+        model=_model(job, graph),
+        batch=_batch(job, graph),
+        optimizer=spec.optimizer,
+        shard_optimizer=spec.shard_optimizer,
+        compile=spec.compile,
+        replicas=candidate.replicas,
+        schedule=candidate.schedule,
+        inputs=_inputs(graph),
+        constants=dict(graph.constants),
+        stages=stages_of(costed, draft, optimizer),
+        boundaries=boundaries_of(graph, draft),
+        tied=_tied(scheduled),
+        prediction=Prediction(step_seconds=scheduled.step_seconds, bubble=scheduled.bubble),
+        certificate=_certificate(draft.placement.certificate),
+        notes=[*graph.notes, *notes, *_node_order(cluster, candidate.devices)],
+    )
+    evaluation = evaluation_of(graph, scheduled.cuts, draft.evaluation_refused)
+    return plan if evaluation is None else plan.model_copy(update={"evaluation": evaluation})
+
+
+def _model(job: Job, graph: Graph) -> ModelRef:
+    spec = job.spec
+    return ModelRef(
+        factory=spec.model.factory,
+        args=spec.model.args,
+        inputs=spec.inputs,
+        loss=spec.loss,
+        folders=[str(folder) for folder in job.folders],
+        precision=spec.precision,
+        seed=spec.seed,
+        default_dtype=graph.default_dtype,
+        weights=str((job.folder / spec.weights).resolve()) if spec.weights else None,
+        sources=source_hashes((spec.model.factory, spec.loss), job.folders),
+    )
+
+
+def _batch(job: Job, graph: Graph) -> Batch:
+    sizes = job.spec.batch
+    return Batch(
+        global_size=sizes.global_,
+        microbatch=sizes.microbatch,
+        dynamic=graph.dynamic,
+        terms=terms_of(graph, sizes.microbatch) if job.spec.reduction == "tokens" else None,
+    )
+
+
+def _inputs(graph: Graph) -> list[Tensor]:
+    """Tensors of a batch under the user's names."""
+    needed = _needed_for_outputs(graph.evaluation or graph)
+    return [
+        tensor_of(graph, value).model_copy(
+            update={"name": name, "optional": value not in needed, "whole": name in graph.whole}
+        )
+        for value, name in graph.batch_inputs
+    ]
+
+
+def _needed_for_outputs(graph: Graph) -> set[str]:
+    """All values that the outputs depend on, or the loss where the model returns nothing else."""
+    needed = {value for _, value in graph.outputs} or {graph.loss}
+    for operator in reversed(graph.operators):
+        if operator.name in needed:
+            needed |= set(operator.inputs)
+    return needed
+
+
+def _tied(scheduled: Scheduled) -> list[Tied]:
+    return [
+        Tied(names=list(tie.parameter.names), stages=list(tie.stages), reduce_seconds=tie.seconds)
+        for tie in scheduled.ties
+    ]
+
+
+def _certificate(certificate: Certificate) -> CertificateRecord:
+    return CertificateRecord(
+        objective=certificate.objective,
+        bound=certificate.bound,
+        gap=certificate.gap,
+        proven=certificate.proven,
+        solver=certificate.solver,
+        seconds=certificate.seconds,
+    )
+
+
+def _node_order(cluster: Cluster, ranks: int) -> list[str]:
+    """How to start the ranks, where the nodes are not used in the cluster file's order."""
+    nodes = list(dict.fromkeys(device.node for device in cluster.devices[:ranks]))
+    if nodes == sorted(nodes):
+        return []
+    kinds = [next(d.kind for d in cluster.devices if d.node == node) for node in nodes]
+    order = ", ".join(
+        f"node {node} of the cluster file ({kind})" for node, kind in zip(nodes, kinds, strict=True)
+    )
+    return [f"start torchrun with --node-rank 0, 1, ... on: {order}"]

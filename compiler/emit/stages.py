@@ -1,0 +1,143 @@
+"""Cuts -> the stages and boundaries of the plan."""
+
+from dataclasses import dataclass
+
+from pipecut.compiler.costs.roofline import CostedGraph
+from pipecut.compiler.draft import Draft
+from pipecut.compiler.emit.tensors import buffer_of, output_of, parameter_of, tensor_of
+from pipecut.compiler.graph import Graph, Parameter
+from pipecut.compiler.partition.coarsen import OptimizerSpec, fixed_bytes
+from pipecut.compiler.partition.problem import StageBytes
+from pipecut.compiler.predict.step import stage_seconds
+from pipecut.compiler.stages.cut import Cut, modules_covered
+from pipecut.plan.schema import ITEM_BYTES, Boundary, Stage
+
+
+def stages_of(costed: CostedGraph, draft: Draft, optimizer: OptimizerSpec) -> list[Stage]:
+    """The stages; their peaks, and what their passes take, are for the replay to find."""
+    stage_devices, cuts = draft.placement.problem.stage_devices, draft.scheduled.cuts
+    forward, backward = stage_seconds(costed, stage_devices, cuts)
+    return [
+        _stage(costed, draft, cut, optimizer, forward[cut.index], backward[cut.index])
+        for cut in cuts
+    ]
+
+
+def boundaries_of(graph: Graph, draft: Draft) -> list[Boundary]:
+    """What crosses after each stage but the last, over which link."""
+    stage_devices = draft.placement.problem.stage_devices
+    return [
+        Boundary(
+            left=cut.index,
+            tensors=[tensor_of(graph, name) for name in cut.sends],
+            bandwidth=stage_devices[cut.index].bandwidth,
+            latency=stage_devices[cut.index].latency,
+        )
+        for cut in draft.scheduled.cuts[:-1]
+    ]
+
+
+def _stage(
+    costed: CostedGraph,
+    draft: Draft,
+    cut: Cut,
+    optimizer: OptimizerSpec,
+    forward_seconds: float,
+    backward_seconds: float,
+) -> Stage:
+    graph, index = costed.graph, cut.index
+    placement, scheduled, cluster = draft.placement, draft.scheduled, draft.cluster
+    operators = [graph.operators[position] for position in cut.operators]
+    stage_device = placement.problem.stage_devices[index]
+    pipeline_rank = scheduled.pipeline_rank_of[index]
+    first_device = cluster.devices[pipeline_rank * draft.candidate.replicas]
+    recompute = placement.recompute[index]
+    usage = _usage(costed, cut, optimizer)
+    traffic = _Traffic.of(graph, cut)
+    written = _written(costed, cut)
+    name_of = dict(graph.batch_inputs)
+    return Stage(
+        index=index,
+        device=stage_device.kind,
+        device_type=first_device.type,
+        file=f"stages/stage_{index}.py",
+        modules=modules_covered(operators),
+        operators=len(operators),
+        receives=list(cut.receives),
+        batch_inputs=[name_of[value] for value in cut.batch_inputs],
+        sends=list(cut.sends),
+        outputs=[output_of(graph, value, name) for name, value in cut.outputs],
+        parameters=[parameter_of(parameter) for parameter in cut.parameters],
+        buffers=[buffer_of(buffer, written) for buffer in cut.buffers],
+        parameter_count=sum(_numbers_in(parameter) for parameter in cut.parameters),
+        forward_seconds=forward_seconds,
+        backward_seconds=backward_seconds,
+        load_seconds=placement.loads[index],
+        recompute=recompute,
+        memory_bytes=round(usage.peak(stage_device, recompute)),
+        capacity_bytes=stage_device.capacity,
+        # Posted ahead: what the stage receives. Beside it what it sends, and the gradient of that.
+        buffer_bytes=traffic.received + traffic.sent + traffic.gradients_received,
+        bytes_sent=traffic.sent + traffic.gradients_sent,
+        pipeline_rank=pipeline_rank,
+        dropouts=[number for operator in operators for number in operator.draws],
+        weight_seconds=scheduled.weights[index],
+        reduce_seconds=scheduled.reductions[index],
+        device_bytes=stage_device.capacity + cluster.reserve_of(pipeline_rank),
+    )
+
+
+@dataclass(frozen=True)
+class _Traffic:
+    """Bytes of a microbatch that a stage receives and sends."""
+
+    received: int
+    sent: int
+    gradients_received: int
+    gradients_sent: int
+
+    @classmethod
+    def of(cls, graph: Graph, cut: Cut) -> "_Traffic":
+        received = [graph.values[name] for name in cut.receives]
+        sent = [graph.values[name] for name in cut.sends]
+        return cls(
+            sum(value.bytes for value in received),
+            sum(value.bytes for value in sent),
+            sum(value.bytes for value in sent if value.needs_grad),
+            sum(value.bytes for value in received if value.needs_grad),
+        )
+
+
+def _usage(costed: CostedGraph, cut: Cut, optimizer: OptimizerSpec) -> StageBytes:
+    """The stage's bytes as the partitioner counts them."""
+    graph = costed.graph
+    costs = [costed.costs[index] for index in cut.operators]
+    saved = sum(costed.saved.get(graph.operators[index].name, 0) for index in cut.operators)
+    return StageBytes(
+        fixed=sum(fixed_bytes(parameter, optimizer) for parameter in cut.parameters),
+        saved=saved + sum(cost.saved_own_bytes for cost in costs),
+        received=sum(graph.values[name].bytes for name in cut.receives),
+        transient=max((cost.transient_bytes for cost in costs), default=0),
+    )
+
+
+def _written(costed: CostedGraph, cut: Cut) -> set[str]:
+    """The storages that the stage writes to, in training or in eval mode, by the value that made each."""
+    graph = costed.graph
+    written = {
+        costed.storage.get(name, name)
+        for index in cut.operators
+        for name in graph.operators[index].writes
+    }
+    if graph.evaluation is not None and cut.evaluation is not None:
+        roots = graph.evaluation.roots()
+        written |= {
+            roots.get(name, name)
+            for index in cut.evaluation.operators
+            for name in graph.evaluation.operators[index].writes
+        }
+    return written
+
+
+def _numbers_in(parameter: Parameter) -> int:
+    return parameter.bytes // ITEM_BYTES[parameter.dtype]

@@ -1,0 +1,54 @@
+"""Values of the graph -> tensors of the plan."""
+
+from collections.abc import Collection
+
+from pipecut.compiler.graph import Buffer, Graph, Parameter, Value
+from pipecut.plan.schema import StageTensor, Tensor
+
+
+def tensor_of(graph: Graph, name: str) -> Tensor:
+    """A value of the graph; its order in memory where that is not the order of its dimensions."""
+    value = graph.values[name]
+    tensor = Tensor(
+        name=name, shape=list(value.shape), dtype=value.dtype, needs_grad=value.needs_grad
+    )
+    order = memory_order(value)
+    return tensor.model_copy(update={"order": order}) if order else tensor
+
+
+def output_of(graph: Graph, value: str, name: str) -> Tensor:
+    """A value that the model returns, by the name it has there."""
+    return tensor_of(graph, value).model_copy(update={"name": name})
+
+
+def memory_order(value: Value) -> list[int]:
+    """Dimensions from the outermost in memory to the innermost.
+
+    Empty where that is their own order, or where elements overlap (stride 0, as `expand` makes).
+    """
+    sized = zip(value.sizes, value.strides, strict=False)
+    if any(stride == 0 for size, stride in sized if size > 1):
+        return []
+    order = sorted(range(len(value.strides)), key=lambda d: -value.strides[d])
+    return order if order != sorted(order) else []
+
+
+def parameter_of(parameter: Parameter) -> StageTensor:
+    """A parameter of a stage."""
+    return StageTensor(
+        names=list(parameter.names),
+        shape=list(parameter.shape),
+        dtype=parameter.dtype,
+        trainable=parameter.trainable,
+    )
+
+
+def buffer_of(buffer: Buffer, written: Collection[str]) -> StageTensor:
+    """A buffer of a stage; `written` has the values that the stage's forward changes."""
+    tensor = StageTensor(
+        names=list(buffer.names),
+        shape=list(buffer.data.shape),
+        dtype=str(buffer.data.dtype).removeprefix("torch."),
+        persistent=buffer.persistent,
+    )
+    return tensor.model_copy(update={"written": True}) if buffer.value in written else tensor
