@@ -13,9 +13,16 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from pipecut.compiler.costs.attention import HALF, Attention, kernel_of
+from pipecut.compiler.operators.lookup import ATEN, resolve
+from pipecut.compiler.operators.table import RULES
 
-_ATTENTION = (F.scaled_dot_product_attention, torch.ops.aten.scaled_dot_product_attention.default)
-_DROPOUT = (F.dropout, torch.dropout, torch.ops.aten.dropout.default)
+# By function, what its CUDA kernel keeps.
+_KEEPS = {
+    function: rule.cuda_keeps
+    for name, rule in RULES.items()
+    if rule.cuda_keeps != "as cpu"
+    for function in (*rule.functions, resolve(f"{ATEN}.{name}.default"))
+}
 # Elements that a row of a mask is padded to a multiple of.
 _MASK_ALIGNMENT = 8
 
@@ -30,11 +37,14 @@ class Kernels(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Replace attention and dropout."""
         kwargs = kwargs or {}
-        if self.cuda and func in _ATTENTION:
-            return _attention(func, args, kwargs)
-        if self.cuda and func in _DROPOUT:
-            return _dropout(func, args, kwargs)
-        return func(*args, **kwargs)
+        keeps = _KEEPS.get(func, "as cpu") if self.cuda else "as cpu"
+        match keeps:
+            case "fused attention":
+                return _attention(func, args, kwargs)
+            case "boolean mask":
+                return _dropout(func, args, kwargs)
+            case _:
+                return func(*args, **kwargs)
 
 
 def _dropout(func: Any, args: Any, kwargs: Any) -> Any:

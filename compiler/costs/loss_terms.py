@@ -4,12 +4,12 @@ from typing import Any
 
 import torch
 
-from pipecut.compiler.costs.work import concrete, resolve
+from pipecut.compiler.costs.work import concrete
 from pipecut.compiler.graph import Graph, Operator
+from pipecut.compiler.operators.lookup import resolve, rule_of
 from pipecut.errors import TraceError
 from pipecut.plan.schema import Terms
 
-IGNORED = -100
 TRIALS = 8
 REMEDY = "leave out reduction: tokens, and weigh samples"
 
@@ -20,17 +20,14 @@ def terms_of(graph: Graph, microbatch: int) -> Terms:
     Raises TraceError when the loss is no mean of a cross entropy over the labels of an input.
     """
     loss = next((o for o in graph.operators if o.name == graph.loss), None)
-    if (
-        loss is None
-        or loss.target != "aten.cross_entropy_loss.default"
-        or _argument(loss, 2, "weight") is not None
-    ):
+    where = rule_of(loss.target).loss if loss is not None else None
+    if loss is None or where is None or _argument(loss, where.weight, "weight") is not None:
         raise TraceError(
             f"reduction: tokens: the loss is no plain cross entropy, so its terms are not known; {REMEDY}"
         )
-    if _argument(loss, 3, "reduction", 1) != 1:
+    if _argument(loss, where.reduction, "reduction", where.mean) != where.mean:
         raise TraceError(f"reduction: tokens: the loss is no mean; {REMEDY}")
-    ignored = _argument(loss, 4, "ignore_index", IGNORED)
+    ignored = _argument(loss, where.ignore_index, "ignore_index", where.ignored)
     labels, path = _labels(graph, loss.inputs[1])
     if dict(graph.batch_inputs)[labels] in graph.whole:
         raise TraceError(

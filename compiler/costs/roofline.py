@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pipecut.compiler.costs.work import Work, measure_all
 from pipecut.compiler.graph import Graph, Operator
 from pipecut.compiler.inputs.cluster import Cluster, Device
+from pipecut.compiler.operators.lookup import rule_of, short_name
+from pipecut.compiler.operators.rule import ViewWhen
+from pipecut.compiler.operators.table import GETITEM
 
-# Operators that only make a view or a small integer table.
-FREE = ("getitem",)
 # What the operators without a name of their own are called in a cluster file: those with FLOPs, and those without.
 PRODUCT, OTHER = "linear", "other"
 
@@ -127,15 +128,19 @@ def _is_view(operator: Operator, graph: Graph) -> bool:
     source, result = graph.values.get(operator.aliases[0]), graph.values.get(operator.name)
     if source is None or result is None:
         return True
-    if operator.target.startswith(("aten.to.", "aten.type_as")):
-        return source.dtype == result.dtype
-    if operator.target.startswith("aten.dropout"):
-        return len(operator.args) > 1 and (operator.args[1] == 0.0 or operator.args[2] is False)
-    if operator.target.startswith("aten.contiguous"):
-        return source.strides == result.strides
-    if operator.target.startswith(("aten.reshape", "aten.flatten")):
-        return _contiguous(source.sizes, source.strides)
-    return True
+    rule = rule_of(operator.target)
+    match rule.view_when:
+        case ViewWhen.ALWAYS:
+            return True
+        case ViewWhen.SAME_DTYPE:
+            return source.dtype == result.dtype
+        case ViewWhen.SAME_STRIDES:
+            return source.strides == result.strides
+        case ViewWhen.DENSE_INPUT:
+            return _contiguous(source.sizes, source.strides)
+        case ViewWhen.NOTHING_DROPPED:
+            _, chance, training = (*operator.args, None, None)[:3]
+            return chance == 0.0 or training is False
 
 
 def _contiguous(sizes: tuple[int, ...], strides: tuple[int, ...]) -> bool:
@@ -170,13 +175,13 @@ def _result_bytes(operator: Operator, graph: Graph) -> int:
 def _moved(operator: Operator, graph: Graph, storage: dict[str, str]) -> tuple[float, float]:
     """Bytes read and written forward, and backward: gradients out and in beside what was read."""
     result = graph.values.get(operator.name)
-    if operator.target in FREE or (
+    if operator.target == GETITEM or (
         result is not None and storage[operator.name] != operator.name and not operator.writes
     ):
         return 0.0, 0.0
     read = sum(graph.values[name].bytes for name in operator.inputs if name in graph.values)
     written = result.bytes if result is not None else read
-    if operator.target.startswith("aten.embedding"):
+    if rule_of(operator.target).gathers:
         return 2.0 * written, 2.0 * written + read
     return float(read + written), float(2 * written + 2 * read)
 
@@ -190,16 +195,11 @@ def _differentiable(operator: Operator, graph: Graph) -> bool:
     )
 
 
-def name_of(operator: Operator) -> str:
-    """`linear` of aten.linear.default."""
-    return operator.target.split(".")[1] if "." in operator.target else operator.target
-
-
 def _part(device: Device, operator: Operator, work: Work) -> tuple[float, float]:
     """What part of the roofline an operator reaches, forward and backward."""
     parts = dict(device.operators)
     rest = parts.get(PRODUCT if work.forward_flops else OTHER, (1.0, 1.0))
-    return parts.get(name_of(operator), rest)
+    return parts.get(short_name(operator.target), rest)
 
 
 def _seconds(device: Device, flops: float, moved: float, precision: str) -> float:

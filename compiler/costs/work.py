@@ -13,6 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from pipecut.compiler.costs.attention import Attention, kernel_of
 from pipecut.compiler.costs.kernels import Kernels
 from pipecut.compiler.graph import Graph, Literal, Operator, Ref, Sym, Value
+from pipecut.compiler.operators.lookup import resolve, rule_of
+from pipecut.compiler.operators.table import GETITEM
 
 CPU = torch.device("cpu")
 
@@ -68,9 +70,10 @@ def identity(operator: Operator, graph: Graph) -> Any:
 
 def _measure(operator: Operator, graph: Graph, microbatch: int, device_type: str) -> Work:
     nothing = Work(0.0, 0.0, (), False, 0)
-    if operator.target == "getitem" or any(name not in graph.values for name in operator.inputs):
+    if operator.target == GETITEM or any(name not in graph.values for name in operator.inputs):
         return nothing
-    if operator.target == "aten._grouped_mm.default" and len(operator.inputs) == 3:
+    counted_as = rule_of(operator.target).counted_as
+    if counted_as == "experts" and len(operator.inputs) == 3:
         return _grouped(operator, graph)
     tensors = {name: _fake(graph.values[name]) for name in operator.inputs}
     function = resolve(operator.target)
@@ -112,7 +115,7 @@ def _measure(operator: Operator, graph: Graph, microbatch: int, device_type: str
     work = _work(
         float(forward.get_total_flops()), backward_flops, saved, tensors, operator, outputs
     )
-    if operator.target == "aten.scaled_dot_product_attention.default":
+    if counted_as == "attention":
         return _attention(
             work, Attention.of(tuple(args), kwargs), device_type, written.bytes, back.bytes
         )
@@ -211,11 +214,3 @@ def concrete(
     if isinstance(argument, tuple):
         return [concrete(item, tensors, microbatch, device) for item in argument]
     return argument
-
-
-def resolve(target: str) -> Any:
-    """`aten.linear.default` to the operator itself."""
-    found: Any = torch.ops
-    for part in target.split("."):
-        found = getattr(found, part)
-    return found

@@ -13,6 +13,7 @@ import networkx as nx
 from pipecut.compiler.costs.roofline import CostedGraph
 from pipecut.compiler.graph import Graph, Parameter
 from pipecut.compiler.inputs.job import JobSpec
+from pipecut.compiler.operators.lookup import rule_of
 from pipecut.compiler.partition.constraints import Constraints
 from pipecut.compiler.partition.made import made_where_used, sent_seconds, users_of
 from pipecut.compiler.partition.problem import (
@@ -89,7 +90,7 @@ def together(graph: Graph, written: dict[str, list[int]]) -> "nx.utils.UnionFind
     groups: nx.utils.UnionFind[int] = nx.utils.UnionFind(range(len(graph.operators)))
     made = graph.producers()
     for index, operator in enumerate(graph.operators):
-        if operator.target == "getitem" or operator.target.startswith("aten.as_strided"):
+        if rule_of(operator.target).part_of_input:
             groups.union(*(made[name] for name in operator.inputs if name in made), index)
     for touching in written.values():
         if touching:

@@ -7,11 +7,9 @@ on each stage, and a trained parameter is shared by these stages as a tied one i
 
 from collections.abc import Iterable, Iterator
 
-import torch
-
 from pipecut.compiler.costs.roofline import CostedGraph
-from pipecut.compiler.costs.work import resolve
-from pipecut.compiler.graph import Graph, Operator, Value
+from pipecut.compiler.graph import Graph, Value
+from pipecut.compiler.operators.lookup import may_draw_random, rule_of
 from pipecut.compiler.partition.constraints import Constraints
 from pipecut.compiler.partition.problem import StageDevice
 
@@ -50,13 +48,9 @@ def made_where_used(
     whole = {graph.operators[index].name for index in chosen}
     for index in sorted(free):
         operator = graph.operators[index]
-        if _is_part(operator) and set(operator.inputs) & whole:
+        if rule_of(operator.target).part_of_input and set(operator.inputs) & whole:
             chosen.add(index)
     return frozenset(chosen)
-
-
-def _is_part(operator: Operator) -> bool:
-    return operator.target == "getitem" or operator.target.startswith("aten.as_strided")
 
 
 def _free(graph: Graph, pinned: set[int], touched: dict[str, list[int]]) -> set[int]:
@@ -73,7 +67,12 @@ def _free(graph: Graph, pinned: set[int], touched: dict[str, list[int]]) -> set[
         free: set[int] = set()
         for index, operator in enumerate(graph.operators):
             depends = any(name in bound for name in operator.inputs)
-            if depends or index in barred or operator.name in outputs or _draws(operator):
+            if (
+                depends
+                or index in barred
+                or operator.name in outputs
+                or may_draw_random(operator.target)
+            ):
                 bound.add(operator.name)
             else:
                 free.add(index)
@@ -88,14 +87,6 @@ def _free(graph: Graph, pinned: set[int], touched: dict[str, list[int]]) -> set[
         if not mixed:
             return free
         barred |= mixed
-
-
-def _draws(operator: Operator) -> bool:
-    """Whether it draws random numbers."""
-    if not operator.target.startswith(("aten.", "prims.")):
-        # What an operator of a library does is not known.
-        return operator.target != "getitem"
-    return torch.Tag.nondeterministic_seeded in resolve(operator.target).tags
 
 
 class _Needs:

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from pipecut.compiler.candidate import Candidate
-from pipecut.compiler.costs.roofline import CostedGraph, name_of
+from pipecut.compiler.costs.roofline import CostedGraph
 from pipecut.compiler.graph import Graph, Parameter
 from pipecut.compiler.inputs.cluster import Cluster
+from pipecut.compiler.operators.lookup import rule_of
 from pipecut.compiler.partition.coarsen import held_of
 from pipecut.compiler.partition.problem import Placement, StageDevice
 from pipecut.compiler.schedules.lower import lower
@@ -15,7 +16,6 @@ from pipecut.compiler.schedules.registry import orders, pipeline_ranks_of
 from pipecut.compiler.stages.cut import Cut, cut
 from pipecut.plan.actions import Action, Hop
 from pipecut.plan.simulate import Costs, simulate, transfers_over
-from pipecut.runtime.engine.weight_gradients import DEFERRED
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def weight_seconds(costed: CostedGraph, kind: str, one: Cut) -> float:
     total = 0.0
     for index in one.operators:
         operator = graph.operators[index]
-        if name_of(operator) in DEFERRED and held & set(operator.inputs):
+        if rule_of(operator.target).weight_gradient_later and held & set(operator.inputs):
             others = [name for name in operator.inputs if name not in held]
             both = any(graph.values[name].needs_grad for name in others if name in graph.values)
             total += costed.costs[index].backward[kind] / (2 if both else 1)

@@ -3,10 +3,8 @@
 import torch
 
 from pipecut.compiler.graph import Graph, Operator, Value
-
-# Operators whose integers index the first input's first dimension, and those that choose among its second.
-ROWS = ("aten.embedding", "aten.index_select", "aten.index.Tensor", "aten.index_put")
-CLASSES = ("aten.cross_entropy_loss", "aten.nll_loss")
+from pipecut.compiler.operators.lookup import rule_of
+from pipecut.compiler.operators.rule import Indices
 
 
 def random_inputs(
@@ -19,7 +17,7 @@ def random_inputs(
     for position, name in enumerate(operator.inputs):
         value = graph.values[name]
         tensor = _like(value, _limit(operator, first or value), generator).to(device)
-        if operator.target.startswith("aten._grouped_mm") and position == 2:
+        if position == rule_of(operator.target).offsets:
             rows = graph.values[operator.inputs[0]].sizes[0]
             tensor = torch.linspace(0, rows, value.sizes[0] + 1, device=device)[1:].to(tensor.dtype)
         tensors[name] = (
@@ -30,9 +28,10 @@ def random_inputs(
 
 def _limit(operator: Operator, first: Value) -> int:
     """What integers stay below."""
-    if operator.target.startswith(CLASSES) and len(first.sizes) > 1:
+    indices = rule_of(operator.target).indices
+    if indices is Indices.CLASSES and len(first.sizes) > 1:
         return first.sizes[1]
-    if operator.target.startswith(ROWS) and first.sizes:
+    if indices is Indices.ROWS and first.sizes:
         return first.sizes[0]
     return max(1, min(first.sizes, default=1))
 

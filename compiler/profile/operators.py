@@ -5,8 +5,10 @@ from typing import Any
 
 import torch
 
-from pipecut.compiler.costs.work import concrete, identity, resolve
+from pipecut.compiler.costs.work import concrete, identity
 from pipecut.compiler.graph import Graph, Operator
+from pipecut.compiler.operators.lookup import resolve
+from pipecut.compiler.operators.table import GETITEM
 from pipecut.compiler.profile.inputs import random_inputs
 from pipecut.compiler.profile.store import key_of
 from pipecut.compiler.profile.timing import Timed, time_passes
@@ -25,7 +27,7 @@ def time_operator(
     operator: Operator, graph: Graph, microbatch: int, device: torch.device
 ) -> Timed | None:
     """Forward and backward; None where it cannot run by itself, or is nothing."""
-    if operator.target == "getitem" or any(name not in graph.values for name in operator.inputs):
+    if operator.target == GETITEM or any(name not in graph.values for name in operator.inputs):
         return None
     function = resolve(operator.target)
     held = {parameter.value for parameter in graph.parameters}

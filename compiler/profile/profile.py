@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from pipecut.compiler.graph import Graph
+from pipecut.compiler.operators.table import GETITEM
 from pipecut.compiler.profile.layers import Layer, Runner, chains_of, layers_of
 from pipecut.compiler.profile.operators import operator_key, time_operator
 from pipecut.compiler.profile.store import Store, key_of
@@ -59,7 +60,7 @@ def profile(
             progress(f"{operator.target} {operator.module}", at, total)
             timed = time_operator(operator, graph, microbatch, device)
             if timed is None:
-                failed += [operator.target] if operator.target != "getitem" else []
+                failed += [operator.target] if operator.target != GETITEM else []
                 continue
             known[key] = timed
             store.write(key, f"{operator.target} in {operator.module}", timed)

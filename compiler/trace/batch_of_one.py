@@ -15,11 +15,10 @@ import torch
 
 from pipecut.compiler.costs.work import SIZE_NAMES
 from pipecut.compiler.graph import Graph, Operator, Ref, Sym
+from pipecut.compiler.operators.lookup import rule_of
 from pipecut.model.functions import is_machinery
 
 ONE = {"batch": 1}
-# They change no value, and torch leaves some of them out where a dimension is one.
-SAME_VALUES = ("alias", "contiguous", "slice", "expand", "view", "reshape", "_unsafe_view")
 
 
 @contextmanager
@@ -48,8 +47,11 @@ def alike_for_one(any_size: Graph, one: Graph) -> bool:
 
 
 def _leaves_as_it_is(graph: Graph, operator: Operator) -> bool:
-    """Whether an operator's result is what went in, of the same shape."""
-    if not operator.inputs or operator.target.split(".")[-2:][0] not in SAME_VALUES:
+    """Whether an operator's result is what went in, of the same shape.
+
+    torch leaves some such operators out where a dimension is one.
+    """
+    if not operator.inputs or not rule_of(operator.target).same_values:
         return False
     given, made = graph.values.get(operator.inputs[0]), graph.values.get(operator.name)
     return given is not None and made is not None and given.sizes == made.sizes

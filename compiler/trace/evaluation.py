@@ -14,8 +14,7 @@ from typing import Any
 import torch
 
 from pipecut.compiler.graph import Buffer, Graph, Operator, Ref, Value
-
-DROPPING = ("aten.dropout.default", "aten.dropout_.default")
+from pipecut.compiler.operators.lookup import resolve, rule_of
 
 
 def with_evaluation(training: Graph, evaluated: Graph) -> Graph:
@@ -38,27 +37,27 @@ def flags_alone(operators: Sequence[Operator], dropouts: int) -> bool:
     """Whether the traced model drops in no other way than so many calls that asked for its mode, and norms in none."""
     drops = [operator for operator in operators if _drops(operator)]
     others = [operator for operator in operators if operator.draws and not _drops(operator)]
-    norms = [
-        operator
-        for operator in operators
-        if operator.target.startswith(("aten.batch_norm", "aten.instance_norm"))
-    ]
+    norms = [operator for operator in operators if rule_of(operator.target).statistics]
     return len(drops) == dropouts and not others and not norms
 
 
 def without_dropout(training: Graph) -> Graph:
     """The graph as it is traced in eval mode, where dropout's flag is all that differs."""
     operators = [
-        replace(operator, args=(*operator.args[:2], False), draws=())
-        if _drops(operator)
-        else operator
+        _in_evaluation(operator) if _drops(operator) else operator
         for operator in training.operators
     ]
     return replace(training, operators=tuple(operators))
 
 
 def _drops(operator: Operator) -> bool:
-    return operator.target in DROPPING and operator.args[2:] == (True,)
+    rule = rule_of(operator.target)
+    return rule.drops and operator.args[rule.training_flag :] == (True,)
+
+
+def _in_evaluation(dropout: Operator) -> Operator:
+    flag = rule_of(dropout.target).training_flag
+    return replace(dropout, args=(*dropout.args[:flag], False), draws=())
 
 
 def _serves(training: Graph, evaluated: Graph) -> bool:
@@ -234,11 +233,8 @@ def _with_defaults(operator: Operator, count: int) -> Operator:
     """With so many positional arguments: tracing leaves away what is the default."""
     if len(operator.args) == count:
         return operator
-    packet: Any = torch.ops
-    for part in operator.target.split("."):
-        packet = getattr(packet, part)
     named = {key for key, _ in operator.kwargs}
-    rest = packet._schema.arguments[len(operator.args) : count]
+    rest = resolve(operator.target)._schema.arguments[len(operator.args) : count]
     if any(
         argument.name in named or argument.kwarg_only or not argument.has_default_value()
         for argument in rest

@@ -15,6 +15,8 @@ from torch.utils._sympy.printers import PythonPrinter
 from pipecut.compiler.graph import Buffer, Graph, Literal, Operator, Parameter, Ref, Sym, Value
 from pipecut.compiler.inputs.job import Job
 from pipecut.compiler.names import identifier
+from pipecut.compiler.operators.lookup import rule_of
+from pipecut.compiler.operators.table import GETITEM
 from pipecut.compiler.trace.batch_of_one import alike_for_one
 from pipecut.compiler.trace.evaluation import flags_alone, with_evaluation, without_dropout
 from pipecut.compiler.trace.export import Exported, export, export_evaluation
@@ -24,8 +26,8 @@ from pipecut.errors import TraceError
 
 PREFIX = "model."
 BATCH = sympy.Symbol("batch", integer=True, positive=True)
-# Checks that tracing leaves behind; they compute nothing.
-GUARDS = ("_assert", "sym_constrain_range", "_guards_fn", "_functional_assert")
+# A module that torch.export adds to check its inputs.
+GUARDS_MODULE = "_guards_fn"
 
 
 def trace(job: Job) -> Graph:
@@ -346,11 +348,9 @@ class _Lowering:
 
     def _lower(self, module: fx.GraphModule, contexts: tuple[str, ...], prefix: str) -> None:
         for node in module.graph.nodes:
-            if node.op in ("placeholder", "output", "get_attr") or any(
-                g in str(node.target) for g in GUARDS
-            ):
-                continue
             target = str(node.target)
+            if node.op in ("placeholder", "output", "get_attr") or _is_guard(node):
+                continue
             if "wrap_with_set_grad_enabled" in target:
                 enabled, body, *rest = node.args
                 inner = (*contexts, f"torch.set_grad_enabled({bool(enabled)})")
@@ -516,6 +516,7 @@ class _Lowering:
         schema = getattr(node.target, "_schema", None)
         if schema is None:
             return (), tuple(refs((args, kwargs))) if node.target is python_operator.getitem else ()
+        rule = rule_of(str(node.target))
         writes: list[str] = []
         aliases: list[str] = []
         for index, argument in enumerate(schema.arguments):
@@ -523,19 +524,12 @@ class _Lowering:
             if argument.alias_info is not None:
                 names = list(refs(given))
                 aliases += names
-                # detach_ of a constant changes no number.
-                if argument.alias_info.is_write and "detach_" not in str(node.target):
+                if argument.alias_info.is_write and not rule.writes_nothing:
                     writes += names
-        target = str(node.target)
-        if (
-            target.startswith(("aten.batch_norm", "aten.instance_norm"))
-            and len(args) > 5
-            and args[5]
-        ):
-            writes += [name for given in args[3:5] for name in refs(given)]
-        if target.startswith(
-            ("aten.reshape", "aten.contiguous", "aten.to.", "aten.flatten", "aten.dropout")
-        ):
+        flag = rule.training_flag
+        if rule.statistics and flag is not None and len(args) > flag and args[flag]:
+            writes += [name for position in rule.statistics for name in refs(args[position])]
+        if rule.may_alias:
             aliases += list(refs(args[:1]))
         return tuple(writes), tuple(aliases)
 
@@ -583,16 +577,23 @@ def refs(value: Any) -> Any:
 
 def _past_autograd(operator: Operator) -> bool:
     return (
-        operator.target.startswith("aten.detach")
+        rule_of(operator.target).stops_gradients
         or "torch.set_grad_enabled(False)" in operator.contexts[-1:]
     )
+
+
+def _is_guard(node: fx.Node) -> bool:
+    """Whether a node checks something and computes nothing."""
+    if node.op == "call_module":
+        return GUARDS_MODULE in str(node.target)
+    return node.target is torch._assert or rule_of(str(node.target)).guard
 
 
 def _target(node: fx.Node) -> str:
     if isinstance(node.target, torch._ops.OpOverload):
         return str(node.target)
     if node.target is python_operator.getitem:
-        return "getitem"
+        return GETITEM
     raise TraceError(
         f"the traced model calls {node.target}, which pipecut cannot write as code{_where(node)}"
     )

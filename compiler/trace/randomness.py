@@ -15,6 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map
 
 from pipecut.compiler.graph import Graph, Operator
+from pipecut.compiler.operators.lookup import rule_of, short_name
 from pipecut.compiler.trace.mode_reads import TRACER
 from pipecut.errors import TraceError, UserFileError
 from pipecut.model.draws import CountDraws, may_draw
@@ -25,8 +26,6 @@ SEEDING = (
     *("torch.set_rng_state", "torch.random.set_rng_state"),
     *("torch.cuda.set_rng_state", "torch.cuda.set_rng_state_all"),
 )
-# Between layers of these, cuDNN drops by a state of its own.
-RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 
 
 def count_draws(node: fx.Node, number: Callable[[Any], int]) -> int:
@@ -109,7 +108,7 @@ def refuse_randomness(graph: Graph, compiled: str | None, on_gpu: bool) -> None:
             f"{compiled}: {_told(drawing)}, and compiled code draws other numbers than the "
             "unsplit model; use compile: eager, or build the model without it (dropout 0)"
         )
-    recurrent = [operator for operator in drawing if _short(operator) in RECURRENT]
+    recurrent = [operator for operator in drawing if rule_of(operator.target).cudnn_draws]
     if recurrent and on_gpu:
         raise UserFileError(
             f"{_told(recurrent)}: on a GPU cuDNN drops by a state of its own, which no seed sets; "
@@ -120,8 +119,4 @@ def refuse_randomness(graph: Graph, compiled: str | None, on_gpu: bool) -> None:
 def _told(operators: list[Operator]) -> str:
     first = operators[0]
     others = f" and {len(operators) - 1} more" if len(operators) > 1 else ""
-    return f"{_short(first)} of {first.module or 'the model'}{first.source}{others} draws random numbers"
-
-
-def _short(operator: Operator) -> str:
-    return operator.target.split(".")[-2] if operator.target.count(".") else operator.target
+    return f"{short_name(first.target)} of {first.module or 'the model'}{first.source}{others} draws random numbers"

@@ -8,10 +8,11 @@ import torch.nn.functional as F
 import yaml
 from torch import nn
 
-from pipecut.compiler.costs.roofline import OTHER, cost, name_of
+from pipecut.compiler.costs.roofline import OTHER, cost
 from pipecut.compiler.costs.work import measure_all
 from pipecut.compiler.inputs.cluster import Cluster
 from pipecut.compiler.inputs.job import read_job
+from pipecut.compiler.operators.lookup import short_name
 from pipecut.compiler.passes import ProfileProgress, profile_job
 from pipecut.compiler.profile.profile import measured_seconds
 from pipecut.compiler.trace.lower import trace
@@ -210,7 +211,7 @@ def reached(
     for operator, one, measured, work in zip(graph.operators, rough, real, works, strict=True):
         if one.forward[kind] == 0:
             continue
-        for name in (name_of(operator), *([] if work.forward_flops else [OTHER])):
+        for name in (short_name(operator.target), *([] if work.forward_flops else [OTHER])):
             rooflines[name] = rooflines.get(name, _Sum()) + (one.forward[kind], one.backward[kind])
             seconds[name] = seconds.get(name, _Sum()) + measured
     sums = [(name, one, seconds[name]) for name, one in sorted(rooflines.items())]

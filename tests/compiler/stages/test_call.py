@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from pipecut.compiler import Options, SizeOverrides, compile
-from pipecut.compiler.stages.call import _operand
 from pipecut.plan.folder import read_plan
 from pipecut.runtime.engine.stage import build_module
 from tests.models.sizes import rows, sizes
@@ -16,24 +15,6 @@ model: {factory: "tests.models.sizes:sizes"}
 inputs: "tests.models.sizes:rows"
 batch: {global: 8, microbatch: 2}
 """
-
-
-@pytest.mark.parametrize(
-    ("code", "operand"),
-    [
-        ("x", "x"),
-        ("2.5", "2.5"),
-        ("x.shape[0]", "x.shape[0]"),
-        ("min(4, n)", "min(4, n)"),
-        ("-1", "(-1)"),
-        ("8*n", "(8*n)"),
-        ("n**2", "(n**2)"),
-        ("n//2", "(n//2)"),
-        ("a + b", "(a + b)"),
-    ],
-)
-def test_an_operand_binds_no_less_than_its_operator(code: str, operand: str) -> None:
-    assert _operand(code) == operand
 
 
 @pytest.mark.parametrize("samples", [2, 3, 4, 7])

@@ -1,0 +1,43 @@
+"""From an operator's target, as the graph has it, to its rule, its name and torch's own function."""
+
+from typing import Any
+
+import torch
+
+from pipecut.compiler.operators.rule import OperatorRule
+from pipecut.compiler.operators.table import GETITEM, RULES
+
+ATEN = "aten"
+# Libraries of torch's own, whose tags say which operators draw random numbers.
+TORCH_LIBRARIES = (ATEN, "prims")
+_WITHOUT_ENTRY = OperatorRule()
+
+
+def rule_of(target: str) -> OperatorRule:
+    """The rule of a target such as aten.linear.default."""
+    library, _, rest = target.partition(".")
+    if target != GETITEM and library != ATEN:
+        return _WITHOUT_ENTRY
+    return RULES.get(rest.split(".")[0] or target, _WITHOUT_ENTRY)
+
+
+def short_name(target: str) -> str:
+    """`linear` of aten.linear.default."""
+    return target.split(".")[-2] if "." in target else target
+
+
+def resolve(target: str) -> Any:
+    """torch's function for a target such as aten.linear.default."""
+    function: Any = torch.ops
+    for part in target.split("."):
+        function = getattr(function, part)
+    return function
+
+
+def may_draw_random(target: str) -> bool:
+    """Whether an operator draws random numbers, or is another library's and may do anything."""
+    if target == GETITEM:
+        return False
+    if target.split(".")[0] not in TORCH_LIBRARIES:
+        return True
+    return torch.Tag.nondeterministic_seeded in resolve(target).tags
