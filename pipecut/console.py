@@ -1,29 +1,32 @@
-"""What the commands share: where they print, a bar with the time left, and options told apart."""
+"""What the commands share: where they print, progress with the time left, and checks of options."""
 
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 
 from pipecut.errors import UserFileError
 
 if TYPE_CHECKING:
     from pipecut.compiler.passes import ProfileProgress
 
-# Where there is no terminal, 80 columns would fold the tables to nothing. Names of a user's, or of a plan's, may look like
-# rich's markup, so none is read.
-console = (
-    Console(markup=False, emoji=False)
-    if sys.stdout.isatty()
-    else Console(width=140, markup=False, emoji=False)
+# Columns where there is no terminal: rich's own 80 would fold every table.
+WIDTH = 140
+
+# Names of a user's module or of a plan may look like rich's markup, so none is read.
+console = Console(
+    width=None if sys.stdout.isatty() else WIDTH,
+    markup=False,
+    emoji=False,
 )
 
 
 @contextmanager
-def bar() -> Iterator["ProfileProgress"]:
-    """A bar with the time left, to be told what is done."""
+def progress_bar() -> Iterator["ProfileProgress"]:
+    """A bar with the time left. Yields the function that reports what is done and of how many."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
@@ -35,23 +38,42 @@ def bar() -> Iterator["ProfileProgress"]:
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task("starting")
 
-        def tell(what: str, done: int, of: int) -> None:
-            progress.update(task, description=what, completed=done, total=of)
+        def report(step: str, done: int, total: int) -> None:
+            progress.update(task, description=step, completed=done, total=total)
 
-        yield tell
+        yield report
         progress.update(task, description="done", completed=progress.tasks[0].total)
 
 
-def count(option: str, value: str | None) -> int | None:
-    """A number from 1, or 0 for auto."""
-    if value is None or value == "auto":
-        return None if value is None else 0
+@contextmanager
+def progress_line(first: str) -> Iterator[Callable[[str], None]]:
+    """A line that says what is under way; where there is no terminal, a line for each step.
+
+    Yields the function that reports the next step.
+    """
+    stderr = Console(stderr=True)
+    with stderr.status(escape(first)) as status:
+
+        def report(step: str) -> None:
+            status.update(escape(step))
+            if not stderr.is_terminal:
+                stderr.print(f"{step} ...", markup=False)
+
+        yield report
+
+
+def number_or_auto(option: str, value: str | None) -> int | None:
+    """The number, 0 for auto, or None where the option was not given. Raises UserFileError."""
+    if value is None:
+        return None
+    if value == "auto":
+        return 0
     if not value.isdigit() or int(value) < 1:
-        raise UserFileError(f"{option} {value}: must be a number from 1, or auto")
+        raise UserFileError(f"{option} {value}: must be a number of 1 or more, or auto")
     return int(value)
 
 
-def one_of(option: str, value: str | None, known: Collection[str]) -> None:
-    """Raises UserFileError for another value."""
-    if value is not None and value not in known:
-        raise UserFileError(f"{option} {value}: must be {' or '.join(known)}")
+def refuse_other_than(option: str, value: str | None, allowed: Collection[str]) -> None:
+    """Raises UserFileError for a value that is not allowed; None, not given, is."""
+    if value is not None and value not in allowed:
+        raise UserFileError(f"{option} {value}: must be {' or '.join(allowed)}")

@@ -26,6 +26,23 @@ from safetensors.torch import save_file
 from pipecut.errors import RunError
 from pipecut.plan.folder import read_plan
 from pipecut.plan.simulate import predicted as predicted_timeline
+from pipecut.run_options import (
+    DEFAULT_CHECKPOINTS,
+    DEFAULT_KEEP,
+    DEFAULT_STEPS,
+    CheckpointsOption,
+    ClipOption,
+    DataOption,
+    EveryOption,
+    KeepOption,
+    RateOption,
+    ReportOption,
+    ResumeOption,
+    RunDeviceOption,
+    SaveOption,
+    StepsOption,
+    TraceOption,
+)
 from pipecut.runtime.checkpoint.folder import latest
 from pipecut.runtime.checkpoint.stopping import STOPPED, Stopping
 from pipecut.runtime.engine.recorder import Measured, Recorder
@@ -44,32 +61,18 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def run(
     plan: Annotated[Path, typer.Argument(help="The plan folder.")],
-    data: Annotated[
-        str | None, typer.Option(help="module:function, an iterable of global batches.")
-    ] = None,
-    steps: Annotated[int, typer.Option(min=1)] = 10,
-    rate: Annotated[float | None, typer.Option("--lr", help="Learning rate.")] = None,
-    clip: Annotated[
-        float | None, typer.Option(min=0.0, help="Global gradient norm; 0 for none.")
-    ] = None,
-    save: Annotated[Path | None, typer.Option(help="Folder for the trained weights.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda, instead of the plan's.")] = None,
-    trace: Annotated[
-        Path | None, typer.Option(help="Chrome trace of the last step, predicted and measured.")
-    ] = None,
-    report: Annotated[
-        Path | None, typer.Option(help="JSON of predicted and measured seconds; also printed.")
-    ] = None,
-    checkpoints: Annotated[Path, typer.Option(help="Folder for checkpoints.")] = Path(
-        "checkpoints"
-    ),
-    every: Annotated[
-        int, typer.Option("--checkpoint-every", min=0, help="Steps between checkpoints; 0: none.")
-    ] = 0,
-    keep: Annotated[int, typer.Option(min=1, help="Checkpoints to keep.")] = 3,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the last checkpoint.")
-    ] = False,
+    data: DataOption = None,
+    steps: StepsOption = DEFAULT_STEPS,
+    rate: RateOption = None,
+    clip: ClipOption = None,
+    save: SaveOption = None,
+    device: RunDeviceOption = None,
+    trace: TraceOption = None,
+    report: ReportOption = None,
+    checkpoints: CheckpointsOption = DEFAULT_CHECKPOINTS,
+    every: EveryOption = 0,
+    keep: KeepOption = DEFAULT_KEEP,
+    resume: ResumeOption = False,
     restarted: Annotated[
         bool, typer.Option("--restarted", help="Go on from the last checkpoint, if there is one.")
     ] = False,

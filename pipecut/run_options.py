@@ -1,0 +1,112 @@
+"""Options of a training run, shared by `pipecut run` and the command line of each rank."""
+
+import math
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipecut.errors import UserFileError
+from pipecut.writable import writable_file, writable_folder
+
+DataOption = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        help="module:function, an iterable of global batches; default: the job's inputs.",
+    ),
+]
+StepsOption = Annotated[
+    int, typer.Option("--steps", min=1, help="Optimizer steps, those before a checkpoint included.")
+]
+RateOption = Annotated[
+    float | None,
+    typer.Option("--lr", help="Learning rate; default: 0.001, or the checkpoint's with --resume."),
+]
+ClipOption = Annotated[
+    float | None,
+    typer.Option(
+        "--clip", min=0.0, help="Largest norm of all gradients together; default: 0, no limit."
+    ),
+]
+SaveOption = Annotated[
+    Path | None,
+    typer.Option("--save", help="Folder for the trained weights, written on Ctrl-C as well."),
+]
+RunDeviceOption = Annotated[
+    str | None, typer.Option("--device", help="cpu or cuda; default: the plan's devices.")
+]
+TraceOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--trace", help="Chrome trace to write: the last step, predicted beside measured."
+    ),
+]
+ReportOption = Annotated[
+    Path | None,
+    typer.Option("--report", help="JSON to write: predicted and measured seconds; also printed."),
+]
+CheckpointsOption = Annotated[Path, typer.Option("--checkpoints", help="Folder for checkpoints.")]
+EveryOption = Annotated[
+    int,
+    typer.Option("--checkpoint-every", min=0, help="Steps between checkpoints; 0: write none."),
+]
+KeepOption = Annotated[
+    int, typer.Option("--keep", min=1, help="Newest checkpoints to keep; older ones are removed.")
+]
+ResumeOption = Annotated[
+    bool,
+    typer.Option(
+        "--resume",
+        help="Continue from the last checkpoint, of this plan or of another plan of the model.",
+    ),
+]
+
+DEFAULT_STEPS, DEFAULT_KEEP, DEFAULT_CHECKPOINTS = 10, 3, Path("checkpoints")
+
+# Fields of RunOptions whose name is not that of their option.
+OPTION_OF = {"rate": "--lr", "checkpoint_every": "--checkpoint-every"}
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What a user asks of a run; None where an option was not given."""
+
+    data: str | None = None
+    steps: int = DEFAULT_STEPS
+    rate: float | None = None
+    clip: float | None = None
+    save: Path | None = None
+    device: str | None = None
+    trace: Path | None = None
+    report: Path | None = None
+    checkpoints: Path = DEFAULT_CHECKPOINTS
+    checkpoint_every: int = 0
+    keep: int = DEFAULT_KEEP
+    resume: bool = False
+
+    def arguments(self) -> list[str]:
+        """The options as the command line of a rank."""
+        arguments = []
+        for field in fields(self):
+            value, option = getattr(self, field.name), OPTION_OF.get(field.name, f"--{field.name}")
+            if value is True:
+                arguments.append(option)
+            elif value is not None and value is not False:
+                arguments += [option, str(value)]
+        return arguments
+
+    def refuse_unwritable(self) -> None:
+        """Raises UserFileError where the run could not write at its end what it is to write."""
+        if self.save is not None:
+            writable_folder(self.save, "--save")
+        for file, option in ((self.trace, "--trace"), (self.report, "--report")):
+            if file is not None:
+                writable_file(file, option)
+
+    def refuse_bad_numbers(self) -> None:
+        """Raises UserFileError for a rate or norm that is negative, infinite or no number."""
+        for option, number in (("--lr", self.rate), ("--clip", self.clip)):
+            if number is not None and not (math.isfinite(number) and number >= 0):
+                raise UserFileError(f"{option} {number}: must be a number of 0 or more")

@@ -1,0 +1,326 @@
+"""Every command of the command line: what it passes on, prints and refuses, and its exit code."""
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+import pipecut
+from pipecut import cli
+from pipecut.compiler import Options, SizeOverrides, compile
+from pipecut.errors import InfeasibleError, PipecutError, UserFileError
+from pipecut.plan.folder import PlanFolder, read_plan
+from pipecut.run_options import RunOptions
+from pipecut.runtime.__main__ import app as rank_app
+from tests.models.golden import golden_job
+
+# Two nodes in a row, one second each, and a tensor between them.
+CHAIN = {
+    "maxFPGAs": 2,
+    "maxSizePerFPGA": 10,
+    "nodes": [
+        {"id": index, "fpgaLatency": 1, "cpuLatency": 1, "size": 1, "supportedOnFpga": 1}
+        for index in (1, 2)
+    ],
+    "edges": [{"sourceId": 1, "destId": 2, "cost": 0.25}],
+}
+
+
+def invoke(*arguments: object) -> Any:
+    """The result of a command; errors of pipecut's are raised."""
+    return CliRunner().invoke(cli.app, list(map(str, arguments)), catch_exceptions=False)
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory: pytest.TempPathFactory) -> PlanFolder:
+    """Two stages of the golden model `skip`."""
+    folder = tmp_path_factory.mktemp("cli")
+    files = golden_job(folder, "skip")
+    return compile(files.job, str(files.cluster), folder / "plan", Options(costs="roofline"))
+
+
+@pytest.fixture
+def called(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[tuple[Any, ...]]]:
+    """Put a function that returns `result` in the place of another; the list of its calls grows."""
+
+    def replace(target: str, result: object = None) -> list[tuple[Any, ...]]:
+        calls: list[tuple[Any, ...]] = []
+
+        def record(*arguments: object) -> object:
+            calls.append(arguments)
+            return result
+
+        monkeypatch.setattr(target, record)
+        return calls
+
+    return replace
+
+
+def test_version_and_help() -> None:
+    assert invoke("--version").output == f"pipecut {pipecut.__version__}\n"
+    help_text = CliRunner().invoke(cli.app, []).output
+    for command in cli.app.registered_commands:
+        assert command.callback is not None and command.callback.__name__ in help_text
+        assert invoke(command.callback.__name__, "--help").exit_code == 0
+
+
+def test_compile_passes_its_options_on(called: Any, plan: PlanFolder) -> None:
+    calls = called(
+        "pipecut.compiler.compile_and_explain", SimpleNamespace(folder=plan, tried=(), prices=())
+    )
+    printed = invoke(
+        *("compile", "job.yaml", "--cluster", "hgx-h100", "-o", "out", "--stages", "auto"),
+        *("--data-parallel", 2, "--microbatch", 4, "--schedule", "zb-h1", "--solver", "cbc"),
+        *("--time-limit", 3, "--costs", "measured:run.json"),
+    ).output
+    ((job, cluster, output, options, _),) = calls
+    assert (str(job), cluster, str(output)) == ("job.yaml", "hgx-h100", "out")
+    assert options.sizes == SizeOverrides(0, 2, 4, None, "zb-h1", None)
+    assert (options.solving.solver, options.solving.time_limit) == ("cbc", 3)
+    assert (options.costs, options.explain, options.profile) == ("measured:run.json", False, None)
+    assert "plan written to out/; next: pipecut verify out" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--stages", "0"], "--stages 0: must be a number of 1 or more, or auto"),
+        (["--microbatch", "many"], "--microbatch many: must be a number"),
+        (["--data-parallel", "-2"], "--data-parallel -2: must be a number"),
+        (["--schedule", "2f2b"], "--schedule 2f2b: must be gpipe or 1f1b or .* or auto"),
+        (["--solver", "scip"], "--solver scip: must be highs or cbc"),
+        (["--costs", "guess"], "--costs guess: must be auto or roofline or profile or measured:"),
+        (["--microbatch", "1", "--microbatches", "2"], "give --microbatch or --microbatches"),
+        (
+            ["--stages-per-rank", "2", "--schedule", "gpipe"],
+            "--stages-per-rank 2: is for --schedule interleaved, and this is gpipe",
+        ),
+    ],
+)
+def test_compile_refuses_options_that_cannot_be(arguments: list[str], message: str) -> None:
+    with pytest.raises(UserFileError, match=message):
+        invoke("compile", "job.yaml", *arguments)
+
+
+def test_profile_reports_what_it_measured(called: Any) -> None:
+    measured = SimpleNamespace(new=3, known=4, failed=["aten.where"], overstated=-0.25)
+    calls = called("pipecut.compiler.profile_job", measured)
+    printed = invoke("profile", "job.yaml", "--device", "cpu", "--microbatch", 2).output
+    ((job, device, microbatch, stored, _, ranks),) = calls
+    assert (str(job), device.type, microbatch, stored, ranks) == ("job.yaml", "cpu", 2, None, 2)
+    assert "3 measured now, 4 known before" in printed
+    assert "cannot run by themselves, part of their layer's time: aten.where" in printed
+    assert "single operators sum to 25.0% below whole layers" in printed
+
+
+def test_calibrate_reports_the_link(called: Any) -> None:
+    link = SimpleNamespace(latency=2e-5, bandwidth=3e9, residual=0.04)
+    calls = called("pipecut.calibrate.calibrate.calibrate", link)
+    printed = invoke("calibrate", "--device", "cpu", "-o", "mine.yaml").output
+    assert calls[0][:3] == (2, "cpu", Path("mine.yaml"))
+    assert "messages: 20 us + bytes at 3.00 GB/s; the largest error of this fit is 4%" in printed
+    assert "next: pipecut compile JOB --cluster mine.yaml" in printed
+
+
+@pytest.mark.parametrize("command", [("profile", "job.yaml"), ("calibrate",), ("run", "plan")])
+def test_a_device_is_cpu_or_cuda(command: tuple[str, ...]) -> None:
+    with pytest.raises(UserFileError, match="--device tpu: must be cpu or cuda"):
+        invoke(*command, "--device", "tpu")
+
+
+def test_solve_prints_the_assignment(tmp_path: Path) -> None:
+    graph = tmp_path / "chain.json"
+    graph.write_text(json.dumps(CHAIN))
+    solved = json.loads(invoke("solve", graph, "--json").output)
+    assert solved["status"] == "optimal" and solved["objective"] == pytest.approx(1.25)
+    assert "1.25" in invoke("solve", graph).output
+
+
+def test_solve_ends_with_3_where_nothing_fits(tmp_path: Path) -> None:
+    graph = tmp_path / "chain.json"
+    graph.write_text(json.dumps(CHAIN))
+    result = invoke("solve", graph, "--memory", "1", "--devices", 1, "--json")
+    assert result.exit_code == 3 and json.loads(result.output)["status"] == "infeasible"
+    with pytest.raises(UserFileError, match="--comm both: must be direct or relay"):
+        invoke("solve", graph, "--comm", "both")
+
+
+def test_show_and_check_print_a_plan(plan: PlanFolder) -> None:
+    assert "tests.models.golden:skip on golden: 1f1b" in invoke("show", plan.path).output
+    lines = invoke("check", plan.path).output.splitlines()
+    assert len(lines) > 3 and all(line.startswith("ok  ") for line in lines)
+
+
+def test_seal_proves_and_says_what_is_next(plan: PlanFolder, tmp_path: Path) -> None:
+    stage = plan.path / "stages" / "stage_0.py"
+    stage.write_text(stage.read_text() + "\n# edited\n")
+    assert f"sealed; next: pipecut verify {plan.path}" in invoke("seal", plan.path).output.replace(
+        "\n", ""
+    )
+    assert read_plan(plan.path).plan.hashes["stages/stage_0.py"]
+
+
+@pytest.mark.parametrize(("error", "code"), [(1e-7, 0), (0.5, 4)])
+def test_verify_ends_with_4_where_something_differs(
+    error: float, code: int, plan: PlanFolder, called: Any
+) -> None:
+    passed = error < 1e-5
+    compared = SimpleNamespace(
+        compared=9, tolerance=1e-5, worst={"gradient": (error, "layers.0.weight")}, passed=passed
+    )
+    calls = called("pipecut.runtime.verify.verify", compared)
+    result = invoke("verify", plan.path, "--steps", 2, "--eval")
+    assert calls == [(plan.path, 2, True)] and result.exit_code == code
+    assert "9 tensors compared" in result.output
+    assert ("ok   gradient" if passed else "FAIL gradient") in result.output
+
+
+def test_run_passes_its_options_to_every_rank(plan: PlanFolder, called: Any) -> None:
+    calls = called("pipecut.runtime.launch.restart.run_with_restarts")
+    invoke("run", plan.path, "--steps", 5, "--lr", 0.5, "--device", "cpu", "--stall-timeout", 9)
+    ((folder, arguments, restarts, stall, replan, _),) = calls
+    assert (folder, restarts, stall, replan) == (plan.path, 0, 9, None)
+    assert arguments == RunOptions(steps=5, rate=0.5, device="cpu").arguments()
+
+
+def test_run_restarts_once_where_only_on_failure_is_given(
+    plan: PlanFolder, called: Any, tmp_path: Path
+) -> None:
+    calls = called("pipecut.runtime.launch.restart.run_with_restarts")
+    checkpoints = ("--checkpoints", tmp_path / "checkpoints", "--checkpoint-every", 2)
+    invoke("run", plan.path, *checkpoints, "--on-failure", "replan")
+    _, arguments, restarts, _, replan, _ = calls[0]
+    assert restarts == 1 and replan is not None and "--checkpoint-every" in arguments
+    with pytest.raises(UserFileError, match="needs checkpoints; give --checkpoint-every"):
+        invoke("run", plan.path, "--max-restarts", 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--lr", "nan"], "--lr nan: must be a number of 0 or more"),
+        (["--clip", "inf"], "--clip inf: must be a number of 0 or more"),
+        (["--on-failure", "pray"], "--on-failure pray: must be restart or replan"),
+        (["--save", "{file}/weights"], "--save .* cannot be written"),
+        (["--report", "{file}/run.json"], "--report .* cannot be written"),
+        (["--data", "tests.models.golden:nowhere"], "--data: .*nowhere"),
+    ],
+)
+def test_run_refuses_before_any_rank_starts(
+    arguments: list[str], message: str, plan: PlanFolder, tmp_path: Path, called: Any
+) -> None:
+    calls = called("pipecut.runtime.launch.restart.run_with_restarts")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserFileError, match=message):
+        invoke("run", plan.path, *(a.format(file=tmp_path / "file") for a in arguments))
+    assert not calls
+
+
+def test_ranks_take_the_options_that_run_passes_on() -> None:
+    def options_of(app: typer.Typer, name: str) -> set[str]:
+        command = typer.main.get_command(app)
+        command = getattr(command, "commands", {}).get(name, command)
+        return {option for p in command.params for option in p.opts if option.startswith("--")}
+
+    full = RunOptions(
+        *("m:f", 1, 0.1, 0.2, Path("s"), "cpu", Path("t"), Path("r"), Path("c"), 2, 3, True)
+    )
+    passed_on = {argument for argument in full.arguments() if argument.startswith("--")}
+    assert len(passed_on) == len(fields(RunOptions))
+    assert options_of(rank_app, "run") - {"--restarted"} == passed_on
+    launcher_only = {"--max-restarts", "--on-failure", "--stall-timeout", "--trust"}
+    assert options_of(cli.app, "run") - launcher_only == passed_on
+
+
+def test_timeline_writes_what_was_asked_for(plan: PlanFolder, tmp_path: Path) -> None:
+    trace = tmp_path / "step.json"
+    printed = invoke("timeline", plan.path, "-o", trace).output.replace("\n", "")
+    assert re.search(r"predicted step [\d.]+ ms, bubble \d+%; written to .*step.json", printed)
+    assert json.loads(trace.read_text())["traceEvents"]
+    with pytest.raises(UserFileError, match="say what to write"):
+        invoke("timeline", plan.path)
+
+
+def test_export_says_what_it_wrote(plan: PlanFolder, called: Any, tmp_path: Path) -> None:
+    calls = called("pipecut.runtime.checkpoint.export.export", (8, 400))
+    printed = invoke("export", plan.path, "checkpoints", "-o", "m.safetensors").output
+    ((_, checkpoint, output),) = calls
+    assert (str(checkpoint), str(output)) == ("checkpoints", "m.safetensors")
+    assert printed == "8 tensors after step 400 written to m.safetensors\n"
+
+
+def test_specs_lists_clusters_devices_links_and_schedules() -> None:
+    printed = invoke("specs").output
+    for name in ("hgx-h100-x8", "h100-sxm", "nvlink4", "v-shaped, or auto"):
+        assert name in printed
+
+
+def test_a_plan_from_elsewhere_needs_trust(
+    plan: PlanFolder, called: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = called("pipecut.runtime.launch.restart.run_with_restarts")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserFileError, match="was not compiled here"):
+        invoke("run", plan.path)
+    assert not calls
+    invoke("run", plan.path, "--trust")
+    invoke("run", plan.path)
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "message"),
+    [
+        (InfeasibleError("nothing fits"), 3, "pipecut: nothing fits\n"),
+        (PipecutError("some error"), 1, "pipecut: some error\n"),
+        (FileNotFoundError(2, "No such file", "x.yaml"), 4, "pipecut: x.yaml: No such file\n"),
+        (typer.BadParameter("steps"), 2, "pipecut: Invalid value: steps (see --help)\n"),
+        (KeyboardInterrupt(), 130, "pipecut: stopped\n"),
+        (cli.AskedToEnd(15), 143, "pipecut: stopped\n"),
+    ],
+)
+def test_an_error_ends_with_one_line_and_its_code(
+    raised: BaseException,
+    code: int,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(standalone_mode: bool) -> None:
+        raise raised
+
+    monkeypatch.setattr(cli, "app", fail)
+    monkeypatch.setattr(cli, "listen", lambda: None)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert (ended.value.code, capsys.readouterr().err) == (code, message)
+
+
+def test_a_bug_of_pipecuts_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(standalone_mode: bool) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(cli, "app", fail)
+    monkeypatch.setattr(cli, "listen", lambda: None)
+    with pytest.raises(ZeroDivisionError):
+        cli.main()
+
+
+def test_usage_errors_end_with_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["pipecut", "run"])
+    monkeypatch.setattr(cli, "listen", lambda: None)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    assert re.match(r"pipecut: Missing argument .* \(see --help\)\n", capsys.readouterr().err)
