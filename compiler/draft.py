@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from pipecut.compiler.candidate import Candidate
 from pipecut.compiler.inputs.cluster import Cluster
-from pipecut.compiler.partition.problem import Placement
+from pipecut.compiler.partition.placement import Placement
 from pipecut.compiler.predict.step import Scheduled
 
 

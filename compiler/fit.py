@@ -64,7 +64,6 @@ def _draft(problem: Problem, progress: Callable[[str], None]) -> Draft:
     progress(f"placing {len(costed.graph.operators)} operators on {candidate.stages} stages")
     placed = partition(
         problem.blocks,
-        costed,
         problem.cluster,
         problem.job.spec.precision,
         candidate,

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.steps.baselines import BASELINES
+from pipecut.compiler.partition.load import loads
 from pipecut.compiler.partition.place import SolverOptions, place
-from pipecut.compiler.partition.problem import loads
 from pipecut.compiler.partition.reduce import lossless
 from pipecut.compiler.partition.standalone.read import read_problem
 

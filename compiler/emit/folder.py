@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from pipecut.compiler.costs.roofline import CostedGraph
 from pipecut.compiler.graph import Graph
-from pipecut.compiler.partition.problem import Placement
+from pipecut.compiler.partition.placement import Placement
 from pipecut.compiler.partition.standalone.read import as_data
 from pipecut.compiler.stages.cut import Cut, modules_covered
 from pipecut.compiler.stages.source import write_stage

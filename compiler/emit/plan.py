@@ -14,8 +14,8 @@ from pipecut.compiler.emit.tensors import tensor_of
 from pipecut.compiler.graph import Graph
 from pipecut.compiler.inputs.cluster import Cluster
 from pipecut.compiler.inputs.job import Job
-from pipecut.compiler.partition.coarsen import OptimizerSpec
-from pipecut.compiler.partition.problem import Certificate
+from pipecut.compiler.partition.coarsen.parameter_bytes import OptimizerSpec
+from pipecut.compiler.partition.placement import Certificate
 from pipecut.compiler.predict.step import Scheduled
 from pipecut.plan.schema import (
     VERSION,

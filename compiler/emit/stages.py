@@ -6,8 +6,8 @@ from pipecut.compiler.costs.roofline import CostedGraph
 from pipecut.compiler.draft import Draft
 from pipecut.compiler.emit.tensors import buffer_of, output_of, parameter_of, tensor_of
 from pipecut.compiler.graph import Graph, Parameter
-from pipecut.compiler.partition.coarsen import OptimizerSpec, fixed_bytes
-from pipecut.compiler.partition.problem import StageBytes
+from pipecut.compiler.partition.coarsen.parameter_bytes import OptimizerSpec, fixed_bytes
+from pipecut.compiler.partition.memory import StageBytes
 from pipecut.compiler.predict.step import stage_seconds
 from pipecut.compiler.stages.cut import Cut, modules_covered
 from pipecut.plan.schema import ITEM_BYTES, Boundary, Stage

@@ -17,19 +17,12 @@ from pipecut.compiler.partition.chain.windows import (
     over_cuts,
     room_of_stages,
 )
-from pipecut.compiler.partition.problem import (
-    Problem,
-    bottleneck,
-    contract,
-    device_bytes,
-    fits,
-    moved_bytes,
-    recompute_choices,
-    recomputed,
-)
+from pipecut.compiler.partition.contract import contract, expand
+from pipecut.compiler.partition.load import bottleneck, moved_bytes
+from pipecut.compiler.partition.memory import device_bytes, fits, recomputing
+from pipecut.compiler.partition.problem import Problem
 from pipecut.compiler.partition.program.program import Program, build, start_values
 from pipecut.compiler.partition.program.solver import solve
-from pipecut.compiler.partition.reduce import expand
 
 # Block-stage pairs for which the integer program breaks ties, and seconds for each of its two questions.
 LARGEST_PROGRAM, SECONDS, LEAST_SECONDS = 2500, 1.0, 0.2
@@ -80,7 +73,7 @@ def fullest(problem: Problem, stages: list[int]) -> float:
             strict=True,
         )
     )
-    again = dict(zip(problem.device_of, recomputed(problem, stages), strict=True))
+    again = dict(zip(problem.device_of, recomputing(problem, stages), strict=True))
     used = {
         recompute: device_bytes(problem, stages, recompute) for recompute in set(again.values())
     }
@@ -122,7 +115,7 @@ def _fewest_bytes_of_order(problem: Problem, stages: list[int]) -> list[int] | N
     )
     if width * len(order) * len(chain.stage_devices) > MOST_SEGMENTS:
         return None
-    rooms = [room_of_stages(chain, way) for way in recompute_choices(chain)]
+    rooms = [room_of_stages(chain, way) for way in chain.recompute_choices]
     least: Floats = np.where(np.arange(len(order) + 1) == 0, 0.0, np.inf)
     choice = []
     for stage in range(len(chain.stage_devices)):
@@ -157,7 +150,7 @@ def _extend(
     left = seconds_over(chain, stage - 1) if stage else np.zeros(len(least))
     right = seconds_over(chain, stage) if stage < last else np.zeros(len(least))
     allowed = np.zeros(starts.shape, dtype=bool)
-    for room, way in zip(rooms, recompute_choices(chain), strict=True):
+    for room, way in zip(rooms, chain.recompute_choices, strict=True):
         kind = chain.stage_devices[stage].kind
         work = work_before(chain, kind, way)
         fast = (

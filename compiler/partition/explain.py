@@ -6,7 +6,8 @@ from dataclasses import replace
 from pipecut.compiler.inputs.units import show_bytes
 from pipecut.compiler.partition.chain.chain import chain_cuts
 from pipecut.compiler.partition.chain.windows import received_bytes
-from pipecut.compiler.partition.problem import Problem, memory, parameters_of_blocks
+from pipecut.compiler.partition.memory import peak_bytes
+from pipecut.compiler.partition.problem import Problem
 from pipecut.errors import InfeasibleError
 
 # Microbatches in flight on each stage, for a number of stages.
@@ -31,7 +32,7 @@ def explain(problem: Problem, proven: bool, in_flight_per_stage: Flights) -> Inf
     grown = _filled(problem, scale)
     assert grown is not None
     # The bytes it needs at the least.
-    used = memory(
+    used = peak_bytes(
         replace(problem, recompute="always") if problem.recompute == "auto" else problem, grown
     )
     stage = max(range(count), key=lambda s: used[s] / max(problem.stage_devices[s].capacity, 1))
@@ -86,14 +87,14 @@ def _filled(problem: Problem, scale: float) -> list[int] | None:
     A stage that takes more leaves less to the later ones, which hold fewer microbatches, so this fits if any chain does but
     for the bytes that happen to cross its cuts.
     """
-    users, across = parameters_of_blocks(problem), received_bytes(problem)
+    users, across = problem.shared_by_block(), received_bytes(problem)
     stages: list[int] = []
     stage, held, fixed, saved, received, transient = 0, set[int](), 0.0, 0.0, 0.0, 0.0
     for v, block in enumerate(problem.blocks):
         while True:
             slot = problem.stage_devices[stage]
-            saving = slot.saving(problem.recompute != "never")
-            more = sum(problem.shared[p].held(saving) for p in users[v] if p not in held)
+            saving = slot.saved_microbatches(problem.recompute != "never")
+            more = sum(problem.shared[p].bytes_with(saving) for p in users[v] if p not in held)
             peak = max(transient, block.transient_bytes)
             flying = saving * (saved + block.saved_bytes) + slot.in_flight * received
             if fixed + more + flying + peak <= max(slot.capacity, 1) * scale:

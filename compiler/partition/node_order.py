@@ -10,7 +10,8 @@ from itertools import permutations
 
 from pipecut.compiler.inputs.cluster import Cluster, Device, Link
 from pipecut.compiler.partition.chain.chain import chain_cuts
-from pipecut.compiler.partition.problem import Problem, StageDevice, bottleneck
+from pipecut.compiler.partition.load import bottleneck
+from pipecut.compiler.partition.problem import Problem, StageDevice
 
 # Four types of node have 24 orders.
 MOST_TYPES = 4

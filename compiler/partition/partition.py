@@ -7,27 +7,20 @@ from pipecut.compiler.costs.roofline import CostedGraph
 from pipecut.compiler.inputs.cluster import Cluster
 from pipecut.compiler.inputs.job import JobSpec
 from pipecut.compiler.partition.chain.chain import chain_cuts
-from pipecut.compiler.partition.coarsen import OptimizerSpec, coarsen
+from pipecut.compiler.partition.coarsen.coarsen import coarsen
+from pipecut.compiler.partition.coarsen.parameter_bytes import OptimizerSpec
 from pipecut.compiler.partition.constraints import Constraints
 from pipecut.compiler.partition.explain import explain
-from pipecut.compiler.partition.made import users_of
+from pipecut.compiler.partition.load import bottleneck
+from pipecut.compiler.partition.memory import evenly_shared, fits
 from pipecut.compiler.partition.node_order import best_order, stage_devices_for
 from pipecut.compiler.partition.place import SolverOptions, place
-from pipecut.compiler.partition.problem import (
-    Certificate,
-    Placement,
-    Problem,
-    StageDevice,
-    bottleneck,
-    evenly_shared,
-    fits,
-    loads,
-    recomputed,
-)
+from pipecut.compiler.partition.placement import Certificate, Placement, placement_of
+from pipecut.compiler.partition.problem import Problem, StageDevice, Stages
 from pipecut.compiler.schedules.registry import pipeline_ranks_of
 from pipecut.errors import InfeasibleError
 
-# Of the bottleneck, where many candidates are compared.
+# Precision of the bottleneck where many candidates are compared.
 ROUGHLY = 1e-3
 
 
@@ -66,44 +59,45 @@ def blocks_for(
 
 def partition(
     blocks: Problem,
-    costed: CostedGraph,
     cluster: Cluster,
     precision: str,
     candidate: Candidate,
-    solving: SolverOptions,
+    options: SolverOptions,
 ) -> Placed:
     """Place every block, on the nodes in the order that suits best. Raises InfeasibleError."""
     problem, ordered = _on_cluster(blocks, cluster, precision, candidate)
-    stages, certificate = _placed(problem, solving, candidate)
-    return Placed(_placement(costed, problem, stages, certificate), ordered)
+    stages, certificate = _stages(problem, options, candidate)
+    return Placed(placement_of(problem, stages, certificate), ordered)
 
 
-def _placed(
-    problem: Problem, solving: SolverOptions, candidate: Candidate
-) -> tuple[list[int], Certificate]:
-    """With several stages on a device, even stages: unequal ones leave ranks waiting, however even the devices are.
+def _stages(
+    problem: Problem, options: SolverOptions, candidate: Candidate
+) -> tuple[Stages, Certificate]:
+    """The stage of each block.
 
-    Where not everything fits with the memory shared evenly too, even devices.
+    With several stages on a device, even stages are sought: unequal ones leave ranks waiting,
+    however even the devices are. Where not everything fits with the device's memory shared evenly
+    too, even devices.
     """
     if problem.devices:
         try:
-            return place(evenly_shared(problem), solving, candidate.in_flight_per_stage)
+            return place(evenly_shared(problem), options, candidate.in_flight_per_stage)
         except InfeasibleError:
             pass
-    return place(problem, solving, candidate.in_flight_per_stage)
+    return place(problem, options, candidate.in_flight_per_stage)
 
 
 def place_quickly(
-    blocks: Problem, costed: CostedGraph, cluster: Cluster, precision: str, candidate: Candidate
+    blocks: Problem, cluster: Cluster, precision: str, candidate: Candidate
 ) -> Placed | None:
-    """Place along one order, roughly, and with nothing proven; None when nothing was found that fits."""
+    """Place along one order, roughly, with nothing proven; None where nothing is found that fits."""
     problem, ordered = _on_cluster(blocks, cluster, precision, candidate)
     stages = chain_cuts(evenly_shared(problem), ROUGHLY)
     if stages is None or not fits(problem, stages):
         return None
     objective = bottleneck(problem, stages)
     certificate = Certificate(objective, 0.0, 1.0, False, "chain over a topological order", 0.0)
-    return Placed(_placement(costed, problem, stages, certificate), ordered)
+    return Placed(placement_of(problem, stages, certificate), ordered)
 
 
 def _on_cluster(
@@ -132,17 +126,3 @@ def _stage_devices(
 
 def _pipeline_ranks(candidate: Candidate) -> tuple[int, ...]:
     return pipeline_ranks_of(candidate.schedule, candidate.stages, candidate.stages_per_rank)
-
-
-def _placement(
-    costed: CostedGraph, problem: Problem, stages: list[int], certificate: Certificate
-) -> Placement:
-    on: list[frozenset[int]] = [frozenset()] * len(costed.graph.operators)
-    for block, stage in zip(problem.blocks, stages, strict=True):
-        for index in block.operators:
-            on[index] = frozenset({stage})
-    block_of = {index: at for at, block in enumerate(problem.blocks) for index in block.operators}
-    for index, users in users_of(costed.graph, frozenset(problem.made), block_of).items():
-        on[index] = frozenset(stages[at] for at in users)
-    found, again = loads(problem, stages), recomputed(problem, stages)
-    return Placement(tuple(on), tuple(found), tuple(again), certificate, problem)

@@ -15,18 +15,15 @@ from pipecut.compiler.partition.bounds.closure import closure_bound
 from pipecut.compiler.partition.bounds.linear import memory_bound, work_bound
 from pipecut.compiler.partition.break_ties import break_ties
 from pipecut.compiler.partition.chain.chain import chain_cuts
+from pipecut.compiler.partition.contract import contract, expand
 from pipecut.compiler.partition.explain import Flights, explain
-from pipecut.compiler.partition.problem import (
-    Certificate,
-    Problem,
-    bottleneck,
-    contract,
-    evenly_shared,
-    fits,
-)
+from pipecut.compiler.partition.load import bottleneck
+from pipecut.compiler.partition.memory import evenly_shared, fits
+from pipecut.compiler.partition.placement import Certificate
+from pipecut.compiler.partition.problem import Problem
 from pipecut.compiler.partition.program.program import build, start_values
 from pipecut.compiler.partition.program.solver import Solution, solve
-from pipecut.compiler.partition.reduce import around_cuts, depth_first_order, expand, lossless
+from pipecut.compiler.partition.reduce import around_cuts, depth_first_order, lossless
 from pipecut.errors import InfeasibleError
 
 # Beyond this many block-stage pairs the program is too slow to be worth its proof.

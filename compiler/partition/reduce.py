@@ -4,7 +4,10 @@ from collections import defaultdict
 
 import networkx as nx
 
-from pipecut.compiler.partition.problem import Problem, contract, memory, transfer_seconds
+from pipecut.compiler.partition.contract import contract
+from pipecut.compiler.partition.load import transfer_seconds
+from pipecut.compiler.partition.memory import peak_bytes
+from pipecut.compiler.partition.problem import Problem
 
 
 def lossless(problem: Problem) -> tuple[Problem, list[list[int]]]:
@@ -21,7 +24,7 @@ def lossless(problem: Problem) -> tuple[Problem, list[list[int]]]:
     its members.
     """
     members = [[v] for v in range(len(problem.blocks))]
-    everything = memory(problem, [0] * len(problem.blocks))[0]
+    everything = peak_bytes(problem, [0] * len(problem.blocks))[0]
     told = problem.pins or problem.splits or any(shared.seconds for shared in problem.shared)
     if (
         problem.comm != "direct"

@@ -9,8 +9,9 @@ from pipecut.compiler.costs.roofline import CostedGraph
 from pipecut.compiler.graph import Graph, Parameter
 from pipecut.compiler.inputs.cluster import Cluster
 from pipecut.compiler.operators.lookup import rule_of
-from pipecut.compiler.partition.coarsen import held_of
-from pipecut.compiler.partition.problem import Placement, StageDevice
+from pipecut.compiler.partition.coarsen.parameter_bytes import stage_tensor
+from pipecut.compiler.partition.placement import Placement
+from pipecut.compiler.partition.problem import StageDevice
 from pipecut.compiler.schedules.lower import lower
 from pipecut.compiler.schedules.registry import orders, pipeline_ranks_of
 from pipecut.compiler.stages.cut import Cut, cut
@@ -97,7 +98,7 @@ def schedule(
             ring_seconds(
                 cluster,
                 [rank * candidate.replicas for rank in own],
-                held_of(parameter).gradient_bytes,
+                stage_tensor(parameter).gradient_bytes,
             ),
         )
         for parameter, stages in tied
@@ -159,7 +160,7 @@ def reduce_seconds(cluster: Cluster, one: Cut, rank: int, replicas: int) -> floa
     Where each steps rows of its own, the sums go to one alone, and the rows come back: as much in all.
     """
     first = rank * replicas
-    size = sum(held_of(p).gradient_bytes for p in one.parameters)
+    size = sum(stage_tensor(p).gradient_bytes for p in one.parameters)
     return ring_seconds(cluster, range(first, first + replicas), size)
 
 

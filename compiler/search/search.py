@@ -19,7 +19,7 @@ from pipecut.compiler.graph import Graph
 from pipecut.compiler.inputs.cluster import Cluster
 from pipecut.compiler.inputs.job import Job
 from pipecut.compiler.inputs.units import show_bytes, show_seconds
-from pipecut.compiler.partition.coarsen import OptimizerSpec, fixed_bytes
+from pipecut.compiler.partition.coarsen.parameter_bytes import OptimizerSpec, fixed_bytes
 from pipecut.compiler.partition.constraints import placement_rules
 from pipecut.compiler.partition.partition import blocks_for, place_quickly
 from pipecut.compiler.predict.step import schedule
@@ -221,7 +221,7 @@ class Search:
             return replace(tried, why=str(error).rsplit("placement: ", 1)[-1])
         try:
             blocks = blocks_for(costed, cluster, spec, constraints, one)
-            placed = place_quickly(blocks, costed, cluster, spec.precision, one)
+            placed = place_quickly(blocks, cluster, spec.precision, one)
         except InfeasibleError:
             placed = None
         if placed is None:

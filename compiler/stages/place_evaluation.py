@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from pipecut.compiler.graph import Graph
-from pipecut.compiler.partition.coarsen import ordered_groups, together, written_storages
+from pipecut.compiler.partition.coarsen.groups import inseparable, ordered_groups, written_storages
 from pipecut.compiler.stages.cut import Cut, cut
 
 
@@ -82,7 +82,7 @@ class _Placing:
         }
         self.dependencies = evaluation.dependencies()
         self.groups = ordered_groups(
-            self.dependencies, together(evaluation, written_storages(evaluation))
+            self.dependencies, inseparable(evaluation, written_storages(evaluation))
         )
         trained = {name for operator in graph.operators for name in operator.inputs}
         roots = graph.roots()

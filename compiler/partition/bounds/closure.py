@@ -15,7 +15,7 @@ import numpy as np
 
 from pipecut.compiler.partition.bounds.closures import Closures, closures_of
 from pipecut.compiler.partition.chain.windows import Floats
-from pipecut.compiler.partition.problem import Problem, StageDevice, recompute_choices
+from pipecut.compiler.partition.problem import Problem, StageDevice
 
 PRECISION = 2e-4
 # Columns of a start, for each way of the stage: seconds before it with the loose ones, without them, bytes. After them the users
@@ -62,7 +62,7 @@ class _Search:
         self.problem, self.closures, self.recompute_choices = (
             problem,
             closures,
-            recompute_choices(problem),
+            problem.recompute_choices,
         )
         self.known: dict[int, _Starts] = {}
         self.earliest = {
@@ -130,8 +130,8 @@ class _Search:
         seconds, bytes_ = np.zeros((2, len(users[0]) if users else 1, len(front)))
         for at, shared in enumerate(self.closures.several):
             some = users[at][:, None] > front[None, :, first + at]
-            seconds = seconds + some * shared.work(slot.kind, recompute)
-            bytes_ = bytes_ + some * float(shared.held(slot.saving(recompute)))
+            seconds = seconds + some * shared.seconds_on(slot.kind, recompute)
+            bytes_ = bytes_ + some * float(shared.bytes_with(slot.saved_microbatches(recompute)))
         return seconds, bytes_
 
     def _following(self, stage: int, front: Floats, target: float) -> Floats:

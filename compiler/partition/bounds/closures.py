@@ -39,7 +39,7 @@ class Amounts:
 
     def held(self, slot: StageDevice, recompute: bool) -> Floats:
         """Bytes on it, but for what it receives."""
-        return self.parameters + slot.saving(recompute) * self.saved
+        return self.parameters + slot.saved_microbatches(recompute) * self.saved
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,8 @@ def _several(problem: Problem, kinds: list[str]) -> tuple[SharedParameter, ...]:
                     for kind in kinds
                 },
                 {
-                    kind: first.forward.get(kind, 0.0) + shared.forward.get(kind, 0.0)
+                    kind: first.forward_seconds.get(kind, 0.0)
+                    + shared.forward_seconds.get(kind, 0.0)
                     for kind in kinds
                 },
                 first.saved_bytes + shared.saved_bytes,
@@ -138,9 +139,9 @@ def _several(problem: Problem, kinds: list[str]) -> tuple[SharedParameter, ...]:
     )
 
     def weight(shared: SharedParameter) -> float:
-        return shared.seconds.get(kinds[0], 0.0) / seconds + shared.held(slot.in_flight) / max(
-            slot.capacity, 1
-        )
+        return shared.seconds.get(kinds[0], 0.0) / seconds + shared.bytes_with(
+            slot.in_flight
+        ) / max(slot.capacity, 1)
 
     found = [
         shared

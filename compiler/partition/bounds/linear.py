@@ -155,7 +155,9 @@ class _Master:
             <= 1 - recompute
         )
         self.model += (
-            slot.saving(True) * saved * again[-2] + parameters * again[-1] + least * recompute
+            slot.saved_microbatches(True) * saved * again[-2]
+            + parameters * again[-1]
+            + least * recompute
             <= recompute
         )
 

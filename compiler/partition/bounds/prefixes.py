@@ -13,7 +13,8 @@ import highspy
 import numpy as np
 
 from pipecut.compiler.partition.chain.windows import Bools, Floats
-from pipecut.compiler.partition.problem import Problem, transfer_seconds
+from pipecut.compiler.partition.load import transfer_seconds
+from pipecut.compiler.partition.problem import Problem
 from pipecut.compiler.partition.program.solver import quiet_stdout
 
 # Who needs whom is a table of blocks by blocks; for more of them all boundaries are taken alike.

@@ -25,7 +25,8 @@ from pipecut.compiler.partition.chain.windows import (
     over_cuts,
     room_of_stages,
 )
-from pipecut.compiler.partition.problem import Problem, recompute_choices, transfer_seconds
+from pipecut.compiler.partition.load import transfer_seconds
+from pipecut.compiler.partition.problem import Problem
 
 # All segments of more blocks than this would take more than half a gigabyte.
 LARGEST_TABLE = 6000
@@ -40,7 +41,7 @@ def chain_cuts(problem: Problem, precision: float = PRECISION) -> list[int] | No
     if count < stages or (problem.comm == "direct" and count > LARGEST_TABLE):
         return None
     loads = _Direct(problem) if problem.comm == "direct" else _Relayed(problem)
-    rooms = [room_of_stages(problem, recompute) for recompute in recompute_choices(problem)]
+    rooms = [room_of_stages(problem, recompute) for recompute in problem.recompute_choices]
     ends = _best_ends(loads, list(zip(*rooms, strict=True)), count, stages, precision)
     if ends is None:
         return None
@@ -104,7 +105,7 @@ class _Relayed:
         self.kinds = [slot.kind for slot in problem.stage_devices]
         self.work = [
             {kind: work_before(problem, kind, way) for kind in set(self.kinds)}
-            for way in recompute_choices(problem)
+            for way in problem.recompute_choices
         ]
         over = [
             seconds_over(problem, boundary) for boundary in range(len(problem.stage_devices) - 1)
@@ -112,7 +113,7 @@ class _Relayed:
         nothing = np.zeros(len(problem.blocks) + 1)
         again = [
             {kind: made_again(problem, kind, way) for kind in set(self.kinds)}
-            for way in recompute_choices(problem)
+            for way in problem.recompute_choices
         ]
         # Of each way of a stage, what it spends before its first block.
         self.left = [
@@ -156,14 +157,14 @@ class _Direct:
     def __init__(self, problem: Problem) -> None:
         count = len(problem.blocks)
         self.tables: list[dict[tuple[str, float, float], Floats]] = [
-            {} for _ in recompute_choices(problem)
+            {} for _ in problem.recompute_choices
         ]
         self.keys = [(slot.kind, slot.bandwidth, slot.latency) for slot in problem.stage_devices]
         for slot, key in enumerate(self.keys):
             if key in self.tables[0]:
                 continue
             transfers = _segment_transfers(problem, slot, count)
-            for table, way in zip(self.tables, recompute_choices(problem), strict=True):
+            for table, way in zip(self.tables, problem.recompute_choices, strict=True):
                 work, again = work_before(problem, key[0], way), made_again(problem, key[0], way)
                 table[key] = work[None, :] - work[:, None] + transfers + again[:, None]
         self.highest = max(
@@ -192,11 +193,12 @@ class _Direct:
 def work_before(problem: Problem, kind: str, recompute: bool) -> Floats:
     """Seconds on a kind of device of all blocks before block i, for every i, and of what they are the first to need."""
     seconds = [
-        b.seconds[kind] + (b.forward.get(kind, 0.0) if recompute else 0.0) for b in problem.blocks
+        b.seconds[kind] + (b.forward_seconds.get(kind, 0.0) if recompute else 0.0)
+        for b in problem.blocks
     ]
     for shared in problem.shared:
         if shared.seconds:
-            seconds[min(shared.users)] += shared.work(kind, recompute)
+            seconds[min(shared.users)] += shared.seconds_on(kind, recompute)
     return np.concatenate([[0.0], np.cumsum(seconds)])
 
 
@@ -205,8 +207,8 @@ def made_again(problem: Problem, kind: str, recompute: bool) -> Floats:
     change = np.zeros(len(problem.blocks) + 2)
     for shared in problem.shared:
         if shared.seconds and len(shared.users) > 1:
-            change[min(shared.users) + 1] += shared.work(kind, recompute)
-            change[max(shared.users) + 1] -= shared.work(kind, recompute)
+            change[min(shared.users) + 1] += shared.seconds_on(kind, recompute)
+            change[max(shared.users) + 1] -= shared.seconds_on(kind, recompute)
     # What is left of a sum that should be zero would look like a cost.
     result: Floats = np.maximum(np.cumsum(change)[: len(problem.blocks) + 1], 0.0)
     return result

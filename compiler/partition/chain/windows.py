@@ -14,13 +14,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from pipecut.compiler.partition.problem import (
-    Problem,
-    SharedParameter,
-    StageDevice,
-    TensorUse,
-    parameters_of_blocks,
-)
+from pipecut.compiler.partition.problem import Problem, SharedParameter, StageDevice, TensorUse
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -91,7 +85,10 @@ def received_bytes(problem: Problem) -> Floats:
 def rows_of_blocks(problem: Problem, kinds: list[str]) -> list[Floats]:
     """Of every block with what it alone uses: seconds on each kind, forward seconds on each, saved and parameter bytes."""
     rows = [np.array([block.seconds[kind] for block in problem.blocks]) for kind in kinds]
-    rows += [np.array([block.forward.get(kind, 0.0) for block in problem.blocks]) for kind in kinds]
+    rows += [
+        np.array([block.forward_seconds.get(kind, 0.0) for block in problem.blocks])
+        for kind in kinds
+    ]
     rows += [
         np.array([float(block.saved_bytes) for block in problem.blocks]),
         np.zeros(len(problem.blocks)),
@@ -105,7 +102,9 @@ def rows_of_blocks(problem: Problem, kinds: list[str]) -> list[Floats]:
 
 def amounts_of(shared: SharedParameter, kinds: list[str]) -> list[float]:
     """As a row of `rows_of_blocks` has them."""
-    seconds = [table.get(kind, 0.0) for table in (shared.seconds, shared.forward) for kind in kinds]
+    seconds = [
+        table.get(kind, 0.0) for table in (shared.seconds, shared.forward_seconds) for kind in kinds
+    ]
     return [*seconds, float(shared.saved_bytes), float(shared.bytes)]
 
 
@@ -122,7 +121,7 @@ def over_cuts(problem: Problem, amount: Callable[[TensorUse], float]) -> Floats:
 def _room(
     problem: Problem, slot: StageDevice, received: Floats, told: Ints, recompute: bool
 ) -> FeasibleStarts:
-    saving = slot.saving(recompute)
+    saving = slot.saved_microbatches(recompute)
     earliest = np.maximum(_windows(problem, slot, received, saving), told)
     hopeful = (
         np.maximum(_windows(problem, slot, np.zeros_like(received), saving), told)
@@ -139,9 +138,9 @@ def _room(
     several = []
     for shared in problem.shared:
         if len(shared.users) == 1:
-            single[shared.users[0]] += shared.held(saving)
+            single[shared.users[0]] += shared.bytes_with(saving)
         else:
-            several.append((np.array(sorted(shared.users)), float(shared.held(saving))))
+            several.append((np.array(sorted(shared.users)), float(shared.bytes_with(saving))))
     fixed = np.concatenate([[0.0], np.cumsum(single)])
     extra = np.zeros((furthest, count + 1), dtype=bool)
     ends = np.arange(count + 1)
@@ -165,14 +164,14 @@ def _room(
 def _windows(problem: Problem, slot: StageDevice, received: Floats, saving: int) -> Ints:
     """Two pointers: the window grows at its end, and gives up blocks at its start while some start within it is too large."""
     count = len(problem.blocks)
-    users = parameters_of_blocks(problem)
+    users = problem.shared_by_block()
     held = [0] * len(problem.shared)
     fixed, saved, start = 0, 0.0, 0
     peaks, arrivals = deque[int](), deque[int]()
     result = np.zeros(count + 1, dtype=np.int64)
     for end in range(count):
         for index in users[end]:
-            fixed += problem.shared[index].held(saving) if held[index] == 0 else 0
+            fixed += problem.shared[index].bytes_with(saving) if held[index] == 0 else 0
             held[index] += 1
         saved += problem.blocks[end].saved_bytes
         # The first of each is the largest within the window.
@@ -191,7 +190,7 @@ def _windows(problem: Problem, slot: StageDevice, received: Floats, saving: int)
                 break
             for index in users[start]:
                 held[index] -= 1
-                fixed -= problem.shared[index].held(saving) if held[index] == 0 else 0
+                fixed -= problem.shared[index].bytes_with(saving) if held[index] == 0 else 0
             saved -= problem.blocks[start].saved_bytes
             start += 1
             for largest in (peaks, arrivals):

@@ -26,13 +26,9 @@ from typing import Any
 
 import pulp
 
-from pipecut.compiler.partition.problem import (
-    Problem,
-    SharedParameter,
-    bottleneck,
-    recomputed,
-    transfer_seconds,
-)
+from pipecut.compiler.partition.load import bottleneck, transfer_seconds
+from pipecut.compiler.partition.memory import recomputing
+from pipecut.compiler.partition.problem import Problem, SharedParameter
 
 MIB = 2.0**20
 
@@ -125,12 +121,12 @@ def build(problem: Problem, most: float = float("inf"), balance: bool = False) -
         ]
         load += [seconds / scale * variable for variable, seconds in traffic.load[d] if seconds]
         forward = [
-            b.forward[kind] / scale * on[v, d]
+            b.forward_seconds[kind] / scale * on[v, d]
             for v, b in enumerate(problem.blocks)
-            if b.forward.get(kind)
+            if b.forward_seconds.get(kind)
         ]
         load += _made(problem, hosted, x, here, "seconds", scale)
-        forward += _made(problem, hosted, x, here, "forward", scale)
+        forward += _made(problem, hosted, x, here, "forward_seconds", scale)
         if problem.recompute == "always":
             load += forward
         if balance or not everything_fits(problem, here):
@@ -176,8 +172,8 @@ def _host(
 
 def _all_forward(problem: Problem, kind: str, stages: int) -> float:
     """The most forward seconds that so many stages of a kind may have."""
-    own = sum(shared.forward.get(kind, 0.0) for shared in problem.shared)
-    return sum(b.forward.get(kind, 0.0) for b in problem.blocks) + stages * own
+    own = sum(shared.forward_seconds.get(kind, 0.0) for shared in problem.shared)
+    return sum(b.forward_seconds.get(kind, 0.0) for b in problem.blocks) + stages * own
 
 
 def _memory_rows(
@@ -224,7 +220,10 @@ def _memory_rows(
             pulp.lpSum(used + saved([stage_devices[s].in_flight for s in here])) <= capacity + room
         )
     if problem.recompute != "never":
-        model += pulp.lpSum(used + saved([stage_devices[s].saving(True) for s in here])) <= capacity
+        model += (
+            pulp.lpSum(used + saved([stage_devices[s].saved_microbatches(True) for s in here]))
+            <= capacity
+        )
 
 
 def _most_saved(problem: Problem, here: list[int], most: float) -> float:
@@ -238,7 +237,7 @@ def _most_saved(problem: Problem, here: list[int], most: float) -> float:
     )
     each = sorted(
         (
-            (b.seconds[kind] + b.forward.get(kind, 0.0), b.saved_bytes)
+            (b.seconds[kind] + b.forward_seconds.get(kind, 0.0), b.saved_bytes)
             for b in problem.blocks
             if b.saved_bytes
         ),
@@ -344,7 +343,7 @@ def start_values(problem: Problem, program: Program, stages: list[int]) -> dict[
             values[variable.name] = float(own != at and at in using)
     for (p, s), variable in program.hosted.items():
         values[variable.name] = float(s in {stages[u] for u in problem.shared[p].users})
-    again = dict(zip(device_of, recomputed(problem, stages), strict=True))
+    again = dict(zip(device_of, recomputing(problem, stages), strict=True))
     for d, variable in program.transient.items():
         here = [
             b.transient_bytes
@@ -355,12 +354,12 @@ def start_values(problem: Problem, program: Program, stages: list[int]) -> dict[
     for d, variable in program.recompute.items():
         values[variable.name] = float(again[d])
         forward = [
-            b.forward.get(problem.stage_devices[stage].kind, 0.0)
+            b.forward_seconds.get(problem.stage_devices[stage].kind, 0.0)
             for b, stage in zip(problem.blocks, stages, strict=True)
             if device_of[stage] == d
         ]
         forward += [
-            shared.forward.get(problem.stage_devices[stage].kind, 0.0)
+            shared.forward_seconds.get(problem.stage_devices[stage].kind, 0.0)
             for shared in problem.shared
             for stage in {stages[user] for user in shared.users}
             if device_of[stage] == d

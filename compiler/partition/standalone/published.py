@@ -9,13 +9,13 @@ from typing import Any
 
 import networkx as nx
 
+from pipecut.compiler.partition.contract import merge_tensors
 from pipecut.compiler.partition.problem import (
     Block,
     Problem,
     SharedParameter,
     StageDevice,
     TensorUse,
-    merge_tensors,
 )
 from pipecut.compiler.partition.reduce import depth_first_order, needed_edges
 from pipecut.errors import UserFileError

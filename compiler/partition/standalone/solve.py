@@ -9,8 +9,10 @@ from rich.console import Console
 from rich.table import Table
 
 from pipecut.compiler.inputs.units import parse_bytes, show_bytes
+from pipecut.compiler.partition.load import loads
+from pipecut.compiler.partition.memory import peak_bytes
 from pipecut.compiler.partition.place import SolverOptions, place
-from pipecut.compiler.partition.problem import Comm, loads, memory
+from pipecut.compiler.partition.problem import Comm
 from pipecut.compiler.partition.standalone.read import read_problem
 from pipecut.errors import InfeasibleError, UserFileError
 
@@ -62,7 +64,7 @@ def solve_file(
         "seconds": time.perf_counter() - begin,
         "stages": members,
         "loads": loads(problem, stages),
-        "bytes": memory(problem, stages),
+        "bytes": peak_bytes(problem, stages),
         **({"devices": list(problem.devices)} if problem.devices else {}),
         "solver": c.solver,
         "status": "optimal" if c.proven else "feasible",

@@ -15,8 +15,11 @@ from benchmarks.compiles.generated import layered
 from pipecut.compiler.partition.bounds import closures
 from pipecut.compiler.partition.bounds.closure import closure_bound
 from pipecut.compiler.partition.bounds.linear import memory_bound, work_bound
-from pipecut.compiler.partition.break_ties import break_ties, fullest
+from pipecut.compiler.partition.break_ties import break_ties
 from pipecut.compiler.partition.chain.chain import chain_cuts
+from pipecut.compiler.partition.contract import expand
+from pipecut.compiler.partition.load import bottleneck, loads, moved_bytes
+from pipecut.compiler.partition.memory import fits, fullest
 from pipecut.compiler.partition.place import SolverOptions, place
 from pipecut.compiler.partition.problem import (
     Block,
@@ -24,13 +27,9 @@ from pipecut.compiler.partition.problem import (
     SharedParameter,
     StageDevice,
     TensorUse,
-    bottleneck,
-    fits,
-    loads,
-    moved_bytes,
 )
 from pipecut.compiler.partition.program.program import everything_fits
-from pipecut.compiler.partition.reduce import expand, lossless, needed_edges
+from pipecut.compiler.partition.reduce import lossless, needed_edges
 from pipecut.errors import InfeasibleError
 
 
