@@ -29,7 +29,8 @@ from pipecut.compiler.search.sizes import SearchSpace, SizeOverrides, candidates
 from pipecut.compiler.trace.batch import example_batch
 from pipecut.compiler.trace.lower import trace
 from pipecut.compiler.trace.randomness import refuse_randomness
-from pipecut.device import keep_memory
+from pipecut.device.memory import keep_memory
+from pipecut.device.types import type_of
 from pipecut.errors import InfeasibleError, PipecutError, UserFileError
 from pipecut.model.weights import check_files
 from pipecut.plan.folder import PlanFolder, read_plan
@@ -104,7 +105,7 @@ def compile_and_explain(
         graph,
         asked.replicas or 1,
         asked.schedule,
-        any(device.type == "cuda" for device in cluster.devices),
+        any(type_of(device.type).unseeded_recurrence for device in cluster.devices),
     )
     search = Search(job, cluster, graph, first, known)
     # What was not measured is told before the search, where only one size is asked for.
@@ -168,15 +169,14 @@ def profile_job(
     ranks: int = 1,
 ) -> Profiled:
     """Measure a job's operators and layers here, with `ranks` processes at work. Raises UserFileError or TraceError."""
-    if device.type == "cpu":
-        keep_memory()
+    keep_memory(device)
     job = read_job(job_path)
     size = microbatch or job.spec.batch.microbatch or 1
     job = job.with_microbatch(size)
     progress("tracing the model", 0, 1)
     graph = trace(job)
     batch = example_batch(job, size).tensors
-    kind = kind_here(device.type)
+    kind = kind_here(type_of(device))
     with background_load(job.path, size, ranks - 1):
         return profile_graph(graph, batch, size, kind, device, stored or default_path(), progress)
 
@@ -208,7 +208,7 @@ def _check_measured(
         raise UserFileError(f"--costs {options.costs}: {what}; {remedy}")
 
 
-def _refuse(job: Job, graph: Graph, replicas: int, schedule: str | None, on_gpu: bool) -> None:
+def _refuse(job: Job, graph: Graph, replicas: int, schedule: str | None, unseeded: bool) -> None:
     """Raises UserFileError for what the model does that the replicas, schedule or compiled stages asked for cannot.
 
     Before the search, which itself leaves out what cannot be where it may choose.
@@ -227,7 +227,7 @@ def _refuse(job: Job, graph: Graph, replicas: int, schedule: str | None, on_gpu:
             f"{compiled}: {schedule} takes backward apart, which compiled stages do not allow; "
             "use compile: eager, or another schedule"
         )
-    refuse_randomness(graph, compiled, on_gpu)
+    refuse_randomness(graph, compiled, unseeded)
 
 
 def _check_weights(job: Job, graph: Graph) -> None:
@@ -254,7 +254,7 @@ def _check_weights(job: Job, graph: Graph) -> None:
 
 def _devices(cluster: Cluster, job: Job, options: Options) -> int:
     """Devices to use: all, but of this machine's CPU as many as it has cores, unless more stages are asked for."""
-    if cluster.name != "auto" or cluster.devices[0].type == "cuda":
+    if cluster.name != "auto" or not type_of(cluster.devices[0].type).of_host:
         return len(cluster.devices)
     stages = options.sizes.stages or job.spec.stages or 1
     replicas = options.sizes.replicas or job.spec.data_parallel or 1

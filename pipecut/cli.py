@@ -13,6 +13,8 @@ from pipecut.console import (
     progress_line,
     refuse_other_than,
 )
+from pipecut.device.local import best_type, device_count
+from pipecut.device.types import DEVICE_TYPES, DeviceType, type_of
 from pipecut.end_at_signal import AskedToEnd, listen, say_stopped
 from pipecut.errors import PipecutError, UserFileError
 from pipecut.run_options import (
@@ -267,10 +269,10 @@ def profile(
     from pipecut.compiler import profile_job
 
     device_type = _device_type(device)
-    busy_ranks = ranks or (1 if device_type == "cuda" else 2)
+    busy_ranks = ranks or (2 if device_type.of_host else 1)
     with progress_bar() as report:
         measured = profile_job(
-            job, torch.device(device_type), microbatch, profile_file, report, busy_ranks
+            job, torch.device(device_type.name), microbatch, profile_file, report, busy_ranks
         )
     console.print(f"{measured.new} measured now, {measured.known} known before")
     if measured.failed:
@@ -298,14 +300,12 @@ def calibrate(
 
     Example: pipecut calibrate --ranks 2 -o cluster.yaml
     """
-    import torch
-
     from pipecut.calibrate.calibrate import calibrate as calibrate_machine
 
     device_type = _device_type(device)
-    devices = max(1, torch.cuda.device_count()) if device_type == "cuda" else 2
+    devices = 2 if device_type.of_host else max(1, device_count(device_type))
     with progress_bar() as report:
-        link = calibrate_machine(ranks or devices, device_type, output, report)
+        link = calibrate_machine(ranks or devices, device_type.name, output, report)
     if link is not None:
         console.print(
             f"messages: {link.latency * 1e6:.0f} us + bytes at {link.bandwidth / 1e9:.2f} GB/s; "
@@ -314,12 +314,10 @@ def calibrate(
     console.print(f"cluster written to {output}; next: pipecut compile JOB --cluster {output}")
 
 
-def _device_type(device: str | None) -> str:
+def _device_type(device: str | None) -> DeviceType:
     """The device type that the user named, or that of a GPU where there is one."""
-    import torch
-
-    refuse_other_than("--device", device, ("cpu", "cuda"))
-    return device or ("cuda" if torch.cuda.is_available() else "cpu")
+    refuse_other_than("--device", device, tuple(DEVICE_TYPES))
+    return best_type() if device is None else type_of(device)
 
 
 @app.command()
@@ -507,7 +505,7 @@ def _refuse_impossible_run(asked: RunOptions, restarts: int) -> None:
         writable_folder(home, "--checkpoints")
         refuse_locked(home)
     asked.refuse_unwritable()
-    refuse_other_than("--device", asked.device, ("cpu", "cuda"))
+    refuse_other_than("--device", asked.device, tuple(DEVICE_TYPES))
     asked.refuse_bad_numbers()
 
 

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from pipecut.device.work import fork_rng
 from pipecut.errors import RunError
 from pipecut.model.outputs import Outputs
 from pipecut.plan.actions import splits_backward
@@ -345,9 +346,7 @@ class Pipeline:
         self.eval()
         try:
             self._warm_evaluation()
-            with torch.random.fork_rng(
-                [self.world.device] if self.world.device.type == "cuda" else [], device_type="cuda"
-            ):
+            with fork_rng(self.world.device):
                 return self.evaluator.evaluate(
                     work, forward_only(self.evaluated, self.world.pipeline_rank, len(work.samples))
                 )

@@ -13,6 +13,9 @@ from typing import Any
 
 import torch
 
+from pipecut.device.memory import watch_peak
+from pipecut.device.types import type_of
+from pipecut.device.work import synchronize
 from pipecut.errors import CheckpointError, DivergedError, PeerLostError, PipecutError, RunError
 from pipecut.model.functions import find_function
 from pipecut.model.optimizer import make_optimizer
@@ -170,8 +173,7 @@ class Training:
         begin = time.perf_counter()
         with watched:
             loss = pipe.step(**batch)
-        if pipe.world.device.type == "cuda":
-            torch.cuda.synchronize()
+        synchronize(pipe.world.device)
         passed = time.perf_counter() - begin
         if recorder is not None:
             self.measured.add(recorder.take())
@@ -350,10 +352,10 @@ def watch_memory(
     pipe: Pipeline, optimizer: torch.optim.Optimizer, measured: Measured
 ) -> Iterator[None]:
     """Note the bytes at the peak: the GPU's own count, or on a CPU that of all that operators allocate."""
-    if pipe.world.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(pipe.world.device)
-        yield
-        measured.peak_bytes = torch.cuda.max_memory_allocated(pipe.world.device)
+    if type_of(pipe.world.device).own_memory:
+        with watch_peak(pipe.world.device) as peak_bytes:
+            yield
+            measured.peak_bytes = peak_bytes()
         return
     states = [
         v

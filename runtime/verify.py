@@ -21,6 +21,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from pipecut.device.local import has_devices
+from pipecut.device.types import CPU, common_type, type_of
 from pipecut.errors import PipecutError
 from pipecut.model.draws import Draws
 from pipecut.model.functions import find_function
@@ -87,7 +89,7 @@ def verify(
     if evaluation:
         check_can_evaluate(plan)
     with tempfile.TemporaryDirectory(prefix="pipecut-verify-") as folder:
-        device = device or ("cuda" if _all_on_gpus(plan) else "cpu")
+        device = device or _device_type(plan)
         arguments = [str(path.resolve()), folder, str(steps), device, str(int(evaluation))]
         launch(plan.ranks, "pipecut.runtime.verify", arguments, devices=devices)
         worst: dict[str, tuple[float, str]] = {}
@@ -136,9 +138,10 @@ def _rows(
     return {key: part(key, want) for key, want in expected.items()}
 
 
-def _all_on_gpus(plan: Plan) -> bool:
-    on_gpus = all(stage.device_type == "cuda" for stage in plan.stages)
-    return on_gpus and torch.cuda.device_count() >= plan.ranks
+def _device_type(plan: Plan) -> str:
+    """The plan's own where this machine has a device for each rank, else the CPU."""
+    planned = common_type(stage.device_type for stage in plan.stages)
+    return planned.name if planned is not None and has_devices(planned, plan.ranks) else CPU.name
 
 
 def _compare(
@@ -222,7 +225,7 @@ def _unsplit(
 
 
 def _rank(path: Path, folder: Path, steps: int, device: str, evaluation: bool) -> None:
-    if device == "cpu":
+    if type_of(device).of_host:
         torch.set_num_threads(1)
     pipe = load_pipeline(path, device)
     torch.set_num_threads(1)

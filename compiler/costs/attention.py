@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 import torch
 
+from pipecut.device.types import type_of
+
 Kernel = Literal["flash", "efficient", "math"]
 HALF = (torch.float16, torch.bfloat16)
 # The largest head that flash attention takes.
@@ -53,7 +55,7 @@ def kernel_of(call: Attention, device_type: str) -> Kernel:
     width, half = call.query.shape[-1], call.query.dtype in HALF
     same_width = width == call.key.shape[-1] == call.value.shape[-1]
     square = call.query.shape[-2] == call.key.shape[-2]
-    if device_type == "cpu":
+    if not type_of(device_type).fused_kernels:
         learnt_mask = call.mask is not None and call.mask.requires_grad
         return "flash" if same_width and not call.dropout and not learnt_mask else "math"
     if (

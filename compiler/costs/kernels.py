@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from pipecut.compiler.costs.attention import HALF, Attention, kernel_of
 from pipecut.compiler.operators.lookup import ATEN, resolve
 from pipecut.compiler.operators.table import RULES
+from pipecut.device.types import type_of
 
 # By function, what its CUDA kernel keeps.
 _KEEPS = {
@@ -32,15 +33,15 @@ class Kernels(TorchFunctionMode):
 
     def __init__(self, device_type: str) -> None:
         super().__init__()
-        self.cuda = device_type == "cuda"
+        self.device_type, self.fused = device_type, type_of(device_type).fused_kernels
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Replace attention and dropout."""
         kwargs = kwargs or {}
-        keeps = _KEEPS.get(func, "as cpu") if self.cuda else "as cpu"
+        keeps = _KEEPS.get(func, "as cpu") if self.fused else "as cpu"
         match keeps:
             case "fused attention":
-                return _attention(func, args, kwargs)
+                return _attention(func, args, kwargs, self.device_type)
             case "boolean mask":
                 return _dropout(func, args, kwargs)
             case _:
@@ -65,9 +66,9 @@ def _dropout(func: Any, args: Any, kwargs: Any) -> Any:
     return torch.native_dropout(given["input"], chance, True)[0]
 
 
-def _attention(func: Any, args: Any, kwargs: Any) -> Any:
+def _attention(func: Any, args: Any, kwargs: Any, device_type: str) -> Any:
     call = Attention.of(args, kwargs)
-    kernel = kernel_of(call, "cuda")
+    kernel = kernel_of(call, device_type)
     if kernel == "math":
         with sdpa_kernel(SDPBackend.MATH):
             return func(*args, **kwargs)

@@ -13,6 +13,7 @@ from pipecut.compiler.inputs.cluster import Cluster, Device
 from pipecut.compiler.operators.lookup import rule_of, short_name
 from pipecut.compiler.operators.rule import ViewWhen
 from pipecut.compiler.operators.table import GETITEM
+from pipecut.device.types import type_of
 
 # What the operators without a name of their own are called in a cluster file: those with FLOPs, and those without.
 PRODUCT, OTHER = "linear", "other"
@@ -95,7 +96,8 @@ def cost(
 
 def device_type_of(cluster: Cluster) -> str:
     """The type whose kernels are counted: a plan has devices of one type."""
-    return "cuda" if any(device.type == "cuda" for device in cluster.devices) else "cpu"
+    types = [type_of(device.type) for device in cluster.devices]
+    return next((kind for kind in types if kind.fused_kernels), types[0]).name
 
 
 def _note_saved(

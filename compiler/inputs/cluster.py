@@ -9,7 +9,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Literal
 
-import torch
 from pydantic import BeforeValidator, Field, model_validator
 
 from pipecut.compiler.inputs.document import KEY, FileSchema, place_of, read_document
@@ -20,8 +19,9 @@ from pipecut.compiler.inputs.units import (
     parse_seconds,
     show_bytes,
 )
+from pipecut.device.local import accelerator, describe, device_count
+from pipecut.device.types import CPU, CUDA, DeviceType, TypeName
 from pipecut.errors import UserFileError
-from pipecut.plan.schema import DeviceType
 
 Bytes = Annotated[int, BeforeValidator(parse_bytes)]
 Rate = Annotated[float, BeforeValidator(parse_rate)]
@@ -45,7 +45,7 @@ class Kind(FileSchema):
     overhead: Seconds = 5e-6
     efficiency: float = Field(default=0.6, gt=0, le=1)
     operators: dict[str, Annotated[list[PlanModel], Field(min_length=2, max_length=2)]] = {}
-    type: DeviceType = "cuda"
+    type: TypeName = CUDA.name
     names: list[str] = []
     source: str
 
@@ -104,7 +104,7 @@ class Device:
 
     kind: str
     node: int
-    type: DeviceType
+    type: TypeName
     memory: int
     bandwidth: float
     flops: tuple[tuple[str, float], ...]
@@ -279,8 +279,9 @@ def _known(
 
 def this_machine() -> Cluster:
     """This machine's GPUs, or its CPU cores as small devices."""
-    if torch.cuda.is_available():
-        devices = tuple(_this_gpu(index) for index in range(torch.cuda.device_count()))
+    gpu = accelerator()
+    if gpu is not None:
+        devices = tuple(_this_gpu(gpu, index) for index in range(device_count(gpu)))
         link = Link.model_validate(
             {"bandwidth": "20GB/s", "latency": "10us"}
         )  # assumed: PCIe 4.0 x16 less protocol
@@ -291,7 +292,7 @@ def this_machine() -> Cluster:
     cores = os.cpu_count() or 1
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // max(cores, 1)
     rates = (("bf16", flops), ("fp16", flops), ("fp32", flops))
-    device = Device(kind_here("cpu"), 0, "cpu", memory, bandwidth, rates, overhead, 1.0)
+    device = Device(kind_here(CPU), 0, CPU.name, memory, bandwidth, rates, overhead, 1.0)
     link = Link.model_validate(
         {"bandwidth": "1GB/s", "latency": "200us"}
     )  # assumed: gloo over loopback
@@ -299,11 +300,11 @@ def this_machine() -> Cluster:
     return Cluster("auto", (device,) * max(cores, 16), (link,), None, 2**28)
 
 
-def kind_here(device: str) -> str:
+def kind_here(device: DeviceType) -> str:
     """The device kind of this machine's CPU, or of its first GPU: one of specs/, or from the name it gives itself."""
-    if device == "cpu":
+    if device.of_host:
         return "cpu-core"
-    name = torch.cuda.get_device_properties(0).name
+    name = describe(device, 0).name
     return kind_of(name) or name.lower().replace(" ", "-")
 
 
@@ -315,16 +316,16 @@ def kind_of(name: str) -> str | None:
     return next((kind for kind, entry in library().devices.items() if name in entry.names), None)
 
 
-def _this_gpu(index: int) -> Device:
-    properties = torch.cuda.get_device_properties(index)
-    kind = kind_of(properties.name)
+def _this_gpu(gpu: DeviceType, index: int) -> Device:
+    local = describe(gpu, index)
+    kind = kind_of(local.name)
     if kind is None:
         raise UserFileError(
-            f"no device kind for GPU {index} of this machine, '{properties.name}': run pipecut calibrate -o cluster.yaml, "
+            f"no device kind for GPU {index} of this machine, '{local.name}': run pipecut calibrate -o cluster.yaml, "
             "which measures it, and give --cluster cluster.yaml; or write devices: in a cluster file"
         )
     entry = library().devices[kind]
     rates = tuple(sorted(entry.flops.items()))
-    memory, names = properties.total_memory, (properties.name,)
+    memory, names = local.memory, (local.name,)
     bandwidth, overhead, efficiency = entry.bandwidth, entry.overhead, entry.efficiency
-    return Device(kind, 0, "cuda", memory, bandwidth, rates, overhead, efficiency, names=names)
+    return Device(kind, 0, gpu.name, memory, bandwidth, rates, overhead, efficiency, names=names)

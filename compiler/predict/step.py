@@ -15,6 +15,7 @@ from pipecut.compiler.partition.problem import StageDevice
 from pipecut.compiler.schedules.lower import lower
 from pipecut.compiler.schedules.registry import orders, pipeline_ranks_of
 from pipecut.compiler.stages.cut import Cut, cut
+from pipecut.device.types import type_of
 from pipecut.plan.actions import Action, Hop
 from pipecut.plan.simulate import Costs, simulate, transfers_over
 
@@ -90,7 +91,7 @@ def schedule(
         sum(seconds for seconds, r in zip(reductions, pipeline_rank_of, strict=True) if r == rank)
         for rank in range(len(actions))
     ]
-    on_cpu = all(device.type == "cpu" for device in cluster.devices)
+    blocking = all(type_of(device.type).host_carries for device in cluster.devices)
     ties = [
         Tie(
             parameter,
@@ -108,7 +109,7 @@ def schedule(
         (tuple(sorted({pipeline_rank_of[s] for s in one.stages})), one.seconds) for one in ties
     ]
     timeline = simulate(
-        actions, Costs(forward, backward, transfers, of_ranks, together, on_cpu, weights)
+        actions, Costs(forward, backward, transfers, of_ranks, together, blocking, weights)
     )
     return Scheduled(
         cuts,
@@ -177,7 +178,8 @@ def ring_seconds(cluster: Cluster, devices: Sequence[int], size: int) -> float:
     here = cluster.devices[devices[0]]
     part = size / count
     adding = 3 * part / here.bandwidth / 2
-    carried = 2 * part / link.bandwidth + adding if here.type == "cpu" else part / link.bandwidth
+    by_host = type_of(here.type).host_carries
+    carried = 2 * part / link.bandwidth + adding if by_host else part / link.bandwidth
     return 2 * (count - 1) * (carried + link.latency)
 
 

@@ -15,7 +15,7 @@ from pipecut.compiler.inputs.job import read_job
 from pipecut.compiler.profile.layers import Runner, chains_of, layers_of
 from pipecut.compiler.trace.batch import example_batch
 from pipecut.compiler.trace.lower import trace
-from pipecut.device import keep_memory
+from pipecut.device.memory import keep_memory
 
 CPU = torch.device("cpu")
 
@@ -50,7 +50,7 @@ def main() -> None:
     """Forward and backward of every layer, again and again."""
     path, size = sys.argv[1:]
     torch.set_num_threads(1)
-    keep_memory()
+    keep_memory(CPU)
     job = read_job(Path(path)).with_microbatch(int(size))
     graph = trace(job)
     batch = example_batch(job, int(size)).tensors

@@ -4,7 +4,6 @@ Pieces run in chains, forward one after the other and backward in the reverse or
 the model makes, in memory that the others have meanwhile pushed out of the caches.
 """
 
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pipecut.compiler.graph import Graph
 from pipecut.compiler.profile.timing import SECONDS, Timed, enough, medians, now
 from pipecut.compiler.stages.build import build
 from pipecut.compiler.stages.cut import Cut, batch_inputs_of
+from pipecut.device.memory import free_bytes
 
 # Of the memory that is free, the part that a chain may fill.
 PART = 0.25
@@ -61,7 +61,7 @@ def _layer(module: str) -> str:
 
 def chains_of(graph: Graph, pieces: list[Layer], device: torch.device) -> Iterator[list[Layer]]:
     """The pieces in order, so many at a time that their parameters, gradients and results fit well into memory."""
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else _free()
+    free = free_bytes(device)
     sizes = {p.value: 2 * p.bytes for p in graph.parameters}
     chain: list[Layer] = []
     filled = 0
@@ -76,10 +76,6 @@ def chains_of(graph: Graph, pieces: list[Layer], device: torch.device) -> Iterat
         filled += size
     if chain:
         yield chain
-
-
-def _free() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
 
 
 class Runner:

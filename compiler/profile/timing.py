@@ -8,7 +8,9 @@ from typing import TypeVar
 
 import torch
 
-from pipecut.device import flush_cache
+from pipecut.device.memory import flush_cache
+from pipecut.device.types import type_of
+from pipecut.device.work import synchronize, timing_event
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -35,7 +37,7 @@ def time_passes(
     device: torch.device,
 ) -> Timed:
     """Run all in turn; `forward` gets what `prepare` returned, whose time is not counted, and `backward` what `forward` did."""
-    if device.type == "cuda":
+    if type_of(device).queued:
         return _time_queued(prepare, forward, backward, device)
     begin = time.perf_counter()
     found: list[tuple[float, float]] = []
@@ -68,7 +70,7 @@ def _time_queued(
             given = prepare()
             # It also keeps the device at work while the host launches what is timed.
             flush_cache(device)
-            start, middle, end = (torch.cuda.Event(enable_timing=True) for _ in range(3))  # type: ignore[no-untyped-call]
+            start, middle, end = (timing_event(device) for _ in range(3))
             start.record()
             result = forward(given)
             middle.record()
@@ -76,7 +78,7 @@ def _time_queued(
                 backward(result)
             end.record()
             marks.append((start, middle, end))
-        torch.cuda.synchronize(device)
+        synchronize(device)
         found += [
             (a.elapsed_time(b) / 1e3, b.elapsed_time(c) / 1e3 if backward is not None else 0.0)
             for a, b, c in marks
@@ -113,6 +115,5 @@ def _spread(totals: list[float]) -> float:
 
 def now(device: torch.device) -> float:
     """Seconds of the clock, once the device has done what it was told."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    synchronize(device)
     return time.perf_counter()

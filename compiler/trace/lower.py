@@ -22,6 +22,7 @@ from pipecut.compiler.trace.evaluation import flags_alone, with_evaluation, with
 from pipecut.compiler.trace.export import Exported, export, export_evaluation
 from pipecut.compiler.trace.randomness import count_draws
 from pipecut.compiler.trace.requirements import checked
+from pipecut.device.types import is_traced_device
 from pipecut.errors import TraceError
 
 PREFIX = "model."
@@ -357,7 +358,7 @@ class _Lowering:
                 self._inline(node, module, body, rest, inner, prefix)
             elif "wrap_with_autocast" in target:
                 device, dtype, enabled, cache, body, *rest = node.args
-                kind = "device.type" if device in ("cpu", "meta", "cuda") else repr(device)
+                kind = "device.type" if is_traced_device(device) else repr(device)
                 inner = (
                     *contexts,
                     f"torch.autocast({kind}, dtype={dtype}, enabled={enabled}, cache_enabled={cache})",

@@ -17,14 +17,19 @@ from torch.utils._pytree import tree_map
 from pipecut.compiler.graph import Graph, Operator
 from pipecut.compiler.operators.lookup import rule_of, short_name
 from pipecut.compiler.trace.mode_reads import TRACER
+from pipecut.device.types import DEVICE_TYPES
 from pipecut.errors import TraceError, UserFileError
 from pipecut.model.draws import CountDraws, may_draw
 
 SEEDING = (
     *("torch.manual_seed", "torch.random.manual_seed", "torch.seed"),
-    *("torch.cuda.manual_seed", "torch.cuda.manual_seed_all"),
     *("torch.set_rng_state", "torch.random.set_rng_state"),
-    *("torch.cuda.set_rng_state", "torch.cuda.set_rng_state_all"),
+    *(
+        f"torch.{kind.name}.{function}"
+        for kind in DEVICE_TYPES.values()
+        if not kind.of_host
+        for function in ("manual_seed", "manual_seed_all", "set_rng_state", "set_rng_state_all")
+    ),
 )
 
 
@@ -96,10 +101,11 @@ def _equal(one: Any, other: Any) -> bool:
     return all(numpy.array_equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-def refuse_randomness(graph: Graph, compiled: str | None, on_gpu: bool) -> None:
+def refuse_randomness(graph: Graph, compiled: str | None, unseeded: bool) -> None:
     """Raises UserFileError where operators would draw other numbers than the unsplit model's.
 
-    `compiled` is where the job says that stages are compiled, None where it does not.
+    `compiled` is where the job says that stages are compiled, None where it does not; `unseeded` whether
+    a device's recurrent layers drop by a state of their own.
     """
     both = (*graph.operators, *(graph.evaluation.operators if graph.evaluation else ()))
     drawing = [operator for operator in both if operator.draws]
@@ -109,7 +115,7 @@ def refuse_randomness(graph: Graph, compiled: str | None, on_gpu: bool) -> None:
             "unsplit model; use compile: eager, or build the model without it (dropout 0)"
         )
     recurrent = [operator for operator in drawing if rule_of(operator.target).cudnn_draws]
-    if recurrent and on_gpu:
+    if recurrent and unseeded:
         raise UserFileError(
             f"{_told(recurrent)}: on a GPU cuDNN drops by a state of its own, which no seed sets; "
             "build it with dropout=0, and put nn.Dropout between single layers"

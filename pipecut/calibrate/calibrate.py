@@ -14,6 +14,8 @@ import torch
 from pipecut.calibrate.reference_model import reached
 from pipecut.compiler.inputs.cluster import kind_here, read_cluster
 from pipecut.compiler.passes import ProfileProgress
+from pipecut.device.local import device_count, has_devices
+from pipecut.device.types import type_of
 from pipecut.errors import UserFileError
 from pipecut.runtime.launch.launch import launch
 
@@ -46,9 +48,10 @@ def calibrate(
 
     Raises UserFileError when the file cannot be written or there are not so many GPUs, RunError when a rank fails.
     """
-    if device == "cuda" and torch.cuda.device_count() < ranks:
+    kind = type_of(device)
+    if not has_devices(kind, ranks):
         raise UserFileError(
-            f"--ranks {ranks}: this machine has {torch.cuda.device_count()} GPUs; give --device cpu, or fewer"
+            f"--ranks {ranks}: this machine has {device_count(kind)} GPUs; give --device cpu, or fewer"
         )
     with tempfile.TemporaryDirectory(prefix="pipecut-calibrate-") as folder:
         found = Path(folder) / "found.json"
@@ -61,7 +64,7 @@ def calibrate(
         parts = reached(
             read_cluster(str(plain)),
             torch.device(device),
-            ranks if device == "cpu" else 1,
+            ranks if kind.of_host else 1,
             Path(folder),
             progress,
         )
@@ -98,7 +101,7 @@ def _cluster(
             values.append(value)
         return statistics.median(values)
 
-    kind = kind_here(device)
+    kind = kind_here(type_of(device))
     rates = ", ".join(
         f"{name}: {middle('flops', name) / 1e9:.4g}GFLOP/s" for name in ("fp32", "bf16", "fp16")
     )

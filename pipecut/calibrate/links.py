@@ -15,7 +15,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from pipecut.device import flush_cache
+from pipecut.device.local import use_device
+from pipecut.device.memory import bytes_beside_tensors, flush_cache, total_bytes
+from pipecut.device.types import type_of
+from pipecut.device.work import synchronize, timing_event
 from pipecut.runtime.health.timeouts import transfer_timeout
 from pipecut.runtime.ranks.rendezvous import find_ranks, join_ranks
 
@@ -23,7 +26,7 @@ from pipecut.runtime.ranks.rendezvous import find_ranks, join_ranks
 SIZES = tuple(1 << e for e in range(10, 26, 2))
 REPEATS = 15
 # Products are of a layer's size; each is repeated in rounds. A GPU has room for many of a CPU's size at once.
-MATRIX, ROUNDS = {"cpu": 512, "cuda": 4096}, 9
+CORE_MATRIX, GPU_MATRIX, ROUNDS = 512, 4096, 9
 # Launches that a GPU is given at once, between two events, so that the host's own time is not in what is measured.
 QUEUED = 20
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -43,17 +46,21 @@ def measure(device: torch.device) -> dict[str, Any]:
     # In rounds, since a machine that others use is slow for a while, and then is not.
     rounds = [{name: _seconds(one, device) for name, one in work.items()} for _ in range(ROUNDS)]
     middle = {name: statistics.median(one[name] for one in rounds) for name in work}
-    flops = {name: 2 * MATRIX[device.type] ** 3 / middle[name] for name in DTYPES}
+    flops = {name: 2 * _matrix(device) ** 3 / middle[name] for name in DTYPES}
     return {
         "flops": flops,
         "bandwidth": 3 * 4 * long.numel() / middle["add"],
         "overhead": middle["many"] / 200,
-        "memory": _memory(device),
+        "memory": total_bytes(device, int(os.environ["LOCAL_WORLD_SIZE"])),
     }
 
 
+def _matrix(device: torch.device) -> int:
+    return CORE_MATRIX if type_of(device).of_host else GPU_MATRIX
+
+
 def _product(dtype: torch.dtype, device: torch.device) -> Callable[[], object]:
-    size = MATRIX[device.type]
+    size = _matrix(device)
     # Not ones: a GPU that multiplies zeros and ones draws less power and clocks higher.
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     return lambda: a @ b
@@ -62,8 +69,9 @@ def _product(dtype: torch.dtype, device: torch.device) -> Callable[[], object]:
 def _seconds(work: Callable[[], object], device: torch.device) -> float:
     """Of one call: on a CPU by the clock, on a GPU between events around queued calls, with its cache flushed before them."""
     times = []
-    for _ in range(REPEATS if device.type == "cpu" else REPEATS // 3):
-        if device.type == "cuda":
+    queued = type_of(device).queued
+    for _ in range(REPEATS // 3 if queued else REPEATS):
+        if queued:
             times.append(_queued_seconds(work, device))
             continue
         begin = time.perf_counter()
@@ -75,32 +83,13 @@ def _seconds(work: Callable[[], object], device: torch.device) -> float:
 
 def _queued_seconds(work: Callable[[], object], device: torch.device) -> float:
     flush_cache(device)
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+    start, end = (timing_event(device) for _ in range(2))
     start.record()
     for _ in range(QUEUED):
         work()
     end.record()
     end.synchronize()
     return float(start.elapsed_time(end)) / 1e3 / QUEUED
-
-
-def _memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        return int(torch.cuda.get_device_properties(device).total_memory)
-    return (
-        os.sysconf("SC_PAGE_SIZE")
-        * os.sysconf("SC_PHYS_PAGES")
-        // int(os.environ["LOCAL_WORLD_SIZE"])
-    )
-
-
-def _outside(device: torch.device) -> int:
-    """Bytes of a GPU that this process takes beside its tensors: the context, and communicators of the messages so far.
-
-    What other processes have is counted too: nothing else is to run there.
-    """
-    free, total = torch.cuda.mem_get_info(device)
-    return int(total - free - torch.cuda.memory_reserved(device))
 
 
 def messages(
@@ -111,7 +100,7 @@ def messages(
     Of gloo on a CPU, what a send keeps the sender, while the receiver computes; else half a round trip.
     """
     found: dict[int, list[float]] = {size: [] for size in sizes}
-    one_way = _round_trips if device.type == "cuda" else _sends
+    one_way = _sends if type_of(device).host_carries else _round_trips
     for left in range(ranks - 1):
         group = dist.new_group([left, left + 1])
         for size in sizes:
@@ -155,33 +144,27 @@ def _round_trips(device: torch.device, rank: int, left: int, size: int, group: A
             )
             assert work is not None
             work.wait()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        synchronize(device)
         times.append((time.perf_counter() - begin) / 2)
     return times[2:]
 
 
 def main() -> None:
     """One rank."""
-    path, kind, *sizes = sys.argv[1:]
+    path, name, *sizes = sys.argv[1:]
     rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    device = (
-        torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-        if kind == "cuda"
-        else torch.device("cpu")
-    )
-    if kind == "cuda":
-        torch.cuda.set_device(device)
-    else:
+    kind = type_of(name)
+    device = use_device(kind, int(os.environ["LOCAL_RANK"]))
+    if kind.of_host:
         torch.set_num_threads(1)
     limit = transfer_timeout()
     store = find_ranks(rank, ranks, limit)
-    join_ranks("nccl" if kind == "cuda" else "gloo", store, rank, ranks, limit)
+    join_ranks(kind.backend, store, rank, ranks, limit)
     dist.barrier()
     compute = {} if sizes else measure(device)
     times = messages(device, rank, ranks, [int(size) for size in sizes] or SIZES)
     # After the messages, whose communicators are part of it.
-    outside = _outside(device) if kind == "cuda" else 0
+    outside = bytes_beside_tensors(device)
     own = {"compute": compute, "messages": times, "outside": outside}
     everyone: list[Any] = [None] * ranks
     dist.all_gather_object(everyone, own)

@@ -16,6 +16,7 @@ from pipecut.compiler.operators.lookup import short_name
 from pipecut.compiler.passes import ProfileProgress, profile_job
 from pipecut.compiler.profile.profile import measured_seconds
 from pipecut.compiler.trace.lower import trace
+from pipecut.device.types import type_of
 
 
 @dataclass(frozen=True)
@@ -32,10 +33,13 @@ class Scale:
 
 
 # A GPU reaches its rates on products of thousands; a CPU's core takes seconds for them.
-SCALES = {
-    "cpu": Scale(256, 8, 128, 4096, 4, 24, 64),
-    "cuda": Scale(4096, 32, 1024, 32768, 4, 64, 224),
-}
+CORE_SCALE = Scale(256, 8, 128, 4096, 4, 24, 64)
+GPU_SCALE = Scale(4096, 32, 1024, 32768, 4, 64, 224)
+
+
+def scale_of(device_type: str) -> Scale:
+    """The sizes for a type of device."""
+    return CORE_SCALE if type_of(device_type).of_host else GPU_SCALE
 
 
 class Attention(nn.Module):
@@ -157,17 +161,17 @@ class ReferenceModel(nn.Module):
 
 def build(device: str) -> nn.Module:
     """The model, of a size for a kind of device."""
-    return ReferenceModel(SCALES[device])
+    return ReferenceModel(scale_of(device))
 
 
 def inputs(microbatch: int) -> dict[str, torch.Tensor]:
     """Tokens and an image a sample, of a CPU's size."""
-    return _inputs(SCALES["cpu"], microbatch)
+    return _inputs(CORE_SCALE, microbatch)
 
 
 def gpu_inputs(microbatch: int) -> dict[str, torch.Tensor]:
     """Tokens and an image a sample, of a GPU's size."""
-    return _inputs(SCALES["cuda"], microbatch)
+    return _inputs(GPU_SCALE, microbatch)
 
 
 def _inputs(scale: Scale, microbatch: int) -> dict[str, torch.Tensor]:
@@ -194,10 +198,10 @@ def reached(
     The devices of the cluster are of this machine's kind. Scratch files go to the folder.
     """
     job, store = folder / "yardstick.yaml", folder / "yardstick.sqlite"
-    microbatch = SCALES[device.type].microbatch
+    microbatch = scale_of(device.type).microbatch
     text = {
         "model": {"factory": f"{__name__}:build", "args": {"device": device.type}},
-        "inputs": f"{__name__}:{'gpu_inputs' if device.type == 'cuda' else 'inputs'}",
+        "inputs": f"{__name__}:{'inputs' if type_of(device).of_host else 'gpu_inputs'}",
         "batch": {"global": microbatch, "microbatch": microbatch},
     }
     job.write_text(yaml.safe_dump(text), encoding="utf-8")

@@ -15,6 +15,8 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pipecut.device.work import generators
+
 # Functions of torch.nn.functional that are no operators by their own name, and are made of random ones.
 COMPOSED = ("dropout", "rrelu", "gumbel", "fractional_max_pool", "multi_head_attention")
 
@@ -85,7 +87,7 @@ class Draws(TorchDispatchMode):
 
     def begin(self) -> None:
         """Note the generators' states, and begin with the first draw."""
-        self.states = [(generator, generator.get_state()) for generator in _generators()]
+        self.states = [(generator, generator.get_state()) for generator in generators()]
         self.after.clear()
         self._seed("begin", 0)
 
@@ -122,7 +124,7 @@ class Draws(TorchDispatchMode):
         self.after[number] = count
         # torch.manual_seed takes a hundred times as long: it goes to every kind of device, and
         # formats a stack trace for each that is idle.
-        for generator in _generators():
+        for generator in generators():
             generator.manual_seed(number)
 
 
@@ -166,10 +168,3 @@ class _Within(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.before(func, args, kwargs or {})
         return func(*args, **(kwargs or {}))
-
-
-def _generators() -> list[torch.Generator]:
-    """The CPU's, which counts the draws, and that of the GPU in use."""
-    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        return [torch.default_generator]
-    return [torch.default_generator, torch.cuda.default_generators[torch.cuda.current_device()]]

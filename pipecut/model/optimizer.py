@@ -5,6 +5,8 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
+from pipecut.device.types import type_of
+
 
 def make_optimizer(
     name: str, parameters: Iterable[nn.Parameter], rate: float, eps: float = 1e-8
@@ -27,4 +29,4 @@ def make_optimizer(
 
 def fusible(parameter: torch.Tensor) -> bool:
     """Whether torch's fused optimizers take a parameter. On a CPU they are not used: they round otherwise there."""
-    return parameter.device.type == "cuda" and parameter.is_floating_point()
+    return type_of(parameter.device).fused_optimizers and parameter.is_floating_point()

@@ -16,6 +16,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
+from pipecut.device.local import on_cpu
 from pipecut.model.skip_draws import skip, words_of
 
 # They fill the tensor they are called on, whatever it held.
@@ -99,7 +100,7 @@ class ReclaimableStorage(TorchDispatchMode):
     def lend(self, tensor: torch.Tensor, number: int) -> None:
         """From now on the tensor's storage may be emptied. `number` names it in `unknown_in`."""
         storage = tensor.untyped_storage()
-        if tensor.device.type == "cpu" and storage.resizable() and storage.nbytes():
+        if on_cpu(tensor) and storage.resizable() and storage.nbytes():
             self.lent[storage._cdata] = storage, storage.nbytes(), number
             if self._leaves_out(storage._cdata):
                 storage.resize_(0)

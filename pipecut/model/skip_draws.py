@@ -17,6 +17,8 @@ from functools import cache, partial
 import numpy as np
 import torch
 
+from pipecut.device.local import on_cpu
+
 WORDS, MIDDLE, LOW_BITS = 624, 397, 31
 TWIST = 0x9908B0DF
 DEGREE = WORDS * 32 - LOW_BITS
@@ -35,7 +37,7 @@ Words = np.ndarray[tuple[int], np.dtype[np.uint32]]
 def words_of(draw: str, tensor: torch.Tensor) -> int | None:
     """How many words `normal_` or `uniform_` takes to fill a tensor; None where that is not known."""
     dtype, size = tensor.dtype, tensor.numel()
-    if tensor.device.type != "cpu" or dtype not in WORDS_EACH or not _known(draw, dtype):
+    if not on_cpu(tensor) or dtype not in WORDS_EACH or not _known(draw, dtype):
         return None
     if draw == "uniform_":
         return size * WORDS_EACH[dtype]

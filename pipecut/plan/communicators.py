@@ -12,12 +12,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from pipecut.device.types import type_of
+
 MIB = 2**20
 # Blocks of threads of a channel, and of a group that sums, whose bandwidth a step waits for (NCCL's default on an H100).
 CHANNEL_CTAS, SUM_CTAS = 8, 32
 BYTES_PER_CTA = int(9.4 * MIB)
-# A CUDA context with the kernels of torch and its libraries. Assumed; benchmarks/gpu.py measures it.
-CONTEXT_BYTES = 600 * MIB
 
 
 def ctas(kind: str) -> int:
@@ -33,7 +33,7 @@ def buffer_bytes(kind: str, ranks: Sequence[int], rank: int) -> int:
 
 def options_for(kind: str, device: torch.device, limit: timedelta) -> Any:
     """torch's options for a communicator with no more blocks than it needs; None where NCCL is not the backend."""
-    if device.type != "cuda":
+    if not type_of(device).uses_nccl:
         return None
     options = dist.ProcessGroupNCCL.Options()
     # torch warns where this differs from the group's own.

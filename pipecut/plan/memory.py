@@ -3,9 +3,10 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from pipecut.device.types import type_of
 from pipecut.plan.actions import Action, Compute, Hop, Message, Recv, Reduce, Send
 from pipecut.plan.channels import groups_of
-from pipecut.plan.communicators import CONTEXT_BYTES, buffer_bytes
+from pipecut.plan.communicators import buffer_bytes
 from pipecut.plan.folder import PlanFolder
 from pipecut.plan.rows import divided, padded_rows
 from pipecut.plan.schema import HALF, Plan, Stage, StageMemory, StageTensor
@@ -196,10 +197,11 @@ def _summing(plan: Plan, stages: Collection[int]) -> int:
 def outside_bytes(plan: Plan, pipeline_rank: int) -> int:
     """Bytes of a GPU that no tensor can have: its context and the communicators of the rank at a place. 0 on a CPU."""
     stage = next(stage for stage in plan.stages if stage.pipeline_rank == pipeline_rank)
-    if stage.device_type != "cuda":
-        return 0
+    kind = type_of(stage.device_type)
+    if not kind.uses_nccl:
+        return kind.context_bytes
     rank = pipeline_rank * plan.replicas
-    return CONTEXT_BYTES + sum(
+    return kind.context_bytes + sum(
         buffer_bytes(group.kind, group.ranks, rank) for group in groups_of(plan)
     )
 

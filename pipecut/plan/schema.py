@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from pipecut.device.types import TypeName
 from pipecut.errors import PlanError, RunError
 
 if TYPE_CHECKING:
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
 
 VERSION = 6
 Dimension = int | str
-DeviceType = Literal["cuda", "cpu"]
 # A flag or number of a batch, the same for every batch.
 Constant = bool | int | float | str | None
 ITEM_BYTES = {
@@ -208,7 +208,7 @@ class Stage(PlanModel):
 
     index: Count
     device: str
-    device_type: DeviceType
+    device_type: TypeName
     file: str
     modules: list[str]
     operators: Count

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from pipecut.device.types import type_of
 from pipecut.plan.actions import Action, Compute, Hop, Message, Op, Recv, Reduce, Send
 from pipecut.plan.folder import PlanFolder
 from pipecut.plan.schema import Plan
@@ -167,7 +168,7 @@ def costs_of(plan: Plan) -> Costs:
         sizes = [(t.bytes_for(plan.batch.microbatch), t.needs_grad) for t in boundary.tensors]
         transfers |= transfers_over(boundary.left, sizes, boundary.latency, boundary.bandwidth)
     backward = [s.backward_and_again for s in plan.stages]
-    on_cpu = all(s.device_type == "cpu" for s in plan.stages)
+    blocking = all(type_of(s.device_type).host_carries for s in plan.stages)
     ranks = plan.pipeline_rank_of
     ties = [
         (tuple(dict.fromkeys(ranks[s] for s in tied.stages)), tied.reduce_seconds)
@@ -183,6 +184,6 @@ def costs_of(plan: Plan) -> Costs:
         transfers,
         reductions,
         ties,
-        on_cpu,
+        blocking,
         weights,
     )

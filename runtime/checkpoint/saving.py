@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from pipecut.device.work import rng_state, set_rng_state
 from pipecut.errors import CheckpointError, PipecutError
 from pipecut.runtime.checkpoint import files as checkpoint
 from pipecut.runtime.checkpoint import folder as checkpoint_folder
@@ -27,6 +28,7 @@ from pipecut.runtime.checkpoint.state import (
     wanted_states,
 )
 from pipecut.runtime.health.status import State
+from pipecut.runtime.ranks.world import World
 
 if TYPE_CHECKING:
     from pipecut.runtime.pipeline import Pipeline
@@ -124,8 +126,9 @@ class Saving:
         infinite = not_finite(tensors)
         tensors = {name: tensor.to("cpu", copy=not wait) for name, tensor in tensors.items()}
         tensors[f"random/{world.rank}"] = torch.get_rng_state()
-        if world.device.type == "cuda":
-            tensors[f"random_cuda/{world.rank}"] = torch.cuda.get_rng_state(world.device)
+        of_device = rng_state(world.device)
+        if of_device is not None:
+            tensors[_random_name(world)] = of_device
         # Machines that share the folder need no list of what the others have.
         ends = {} if shares.all else {n: divided[n][1] if n in divided else 0 for n in tensors}
         said = groups_of(pipe.held, optimizer), infinite, ends, uuid.uuid4().hex
@@ -277,7 +280,7 @@ class Saving:
         facts = checkpoint.read_facts(path)
         self._refuse(path, facts, optimizer)
         values = self._read(path, facts, optimizer)
-        _check_random(path, values)
+        _check_random(path, values, self.pipe.world.device)
         groups = facts.groups
         pipe, world = self.pipe, self.pipe.world
         notes = resume.changes(facts, pipe.plan, self.more)
@@ -288,8 +291,7 @@ class Saving:
             pipe.scale.load_state_dict(_loss_scale(path, facts.rest.loss_scale))
         if f"random/{world.rank}" in values:
             torch.set_rng_state(values[f"random/{world.rank}"])
-        if f"random_cuda/{world.rank}" in values and world.device.type == "cuda":
-            torch.cuda.set_rng_state(values[f"random_cuda/{world.rank}"], world.device)
+        set_rng_state(world.device, values.get(_random_name(world)))
         states = facts.rest.scheduler, facts.rest.data
         for what, target, state in zip(
             ("scheduler", "data"), (scheduler, data), states, strict=True
@@ -325,7 +327,7 @@ class Saving:
         wanted = [key for own in keys.values() for key in own]
         wanted += [f"buffer/{name}" for name in pipe.kept_buffers]
         # Random numbers go on where they were only where there are as many ranks.
-        random = [f"random/{world.rank}", f"random_cuda/{world.rank}"]
+        random = [f"random/{world.rank}", _random_name(world)]
         if facts.rest.ranks == world.size:
             wanted += [name for name in random if name in facts.names]
         shapes = {h.names[0]: h.shape for stage in pipe.plan.stages for h in stage.parameters}
@@ -362,14 +364,19 @@ def _elsewhere(shares: Sharing, ends: list[dict[str, int]]) -> dict[str, Elsewhe
     return {name: Elsewhere(ranks, rows[name]) for name, ranks in away.items()}
 
 
-def _check_random(path: Path, values: dict[str, torch.Tensor]) -> None:
+def _random_name(world: World) -> str:
+    """The name of a rank's own generator, of its device, in a checkpoint."""
+    return f"random_{world.device.type}/{world.rank}"
+
+
+def _check_random(path: Path, values: dict[str, torch.Tensor], device: torch.device) -> None:
     """Raises CheckpointError where a state of a random number generator is none."""
     for name, value in values.items():
         kind = name.partition("/")[0]
         if kind == "random":
             size = torch.get_rng_state().numel()
-        elif kind == "random_cuda" and torch.cuda.is_available():
-            size = torch.cuda.get_rng_state().numel()
+        elif kind.startswith("random_") and (of_device := rng_state(device)) is not None:
+            size = of_device.numel()
         else:
             continue
         if value.dtype != torch.uint8 or list(value.shape) != [size]:

@@ -11,24 +11,21 @@ from typing import Protocol
 
 import torch
 
+from pipecut.device.types import type_of
+from pipecut.device.work import sleeping_event
+
 # Computes that are queued and not done. Two: while the device does one, the next is ready.
 AHEAD = 2
 
 
 class Mark(Protocol):
-    """A moment on the device's stream, as torch.cuda.Event."""
+    """A moment on the device's stream, as `pipecut.device.work.Event`."""
 
     def record(self) -> object:
         """Put it behind what is queued now."""
 
     def synchronize(self) -> object:
         """Return once the device has come to it."""
-
-
-def _event() -> Mark:
-    # The host sleeps meanwhile instead of asking again and again.
-    event: Mark = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
-    return event
 
 
 class Ahead:
@@ -41,7 +38,7 @@ class Ahead:
     @classmethod
     def of(cls, device: torch.device) -> "Ahead":
         """Of a device; on a CPU nothing is marked."""
-        return cls(_event if device.type == "cuda" else None)
+        return cls((lambda: sleeping_event(device)) if type_of(device).queued else None)
 
     def before(self) -> None:
         """Wait until at most one compute is queued and not done."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from pipecut.device.work import fork_rng, rng_state, set_rng_state
 from pipecut.errors import RunError
 
 
@@ -22,7 +23,7 @@ class Before:
 def note(module: nn.Module, device: torch.device, changing: list[str]) -> Before:
     """Note what the forward that comes next begins with. `changing` names the buffers that it writes."""
     held = dict(module.named_buffers(remove_duplicate=False))
-    of_device = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    of_device = rng_state(device)
     return Before(torch.get_rng_state(), of_device, {name: held[name].clone() for name in changing})
 
 
@@ -34,13 +35,9 @@ def again(module: nn.Module, device: torch.device, before: Before) -> Iterator[N
     """
     held = dict(module.named_buffers(remove_duplicate=False))
     now = {name: held[name].clone() for name in before.buffers}
-    with (
-        torch.random.fork_rng([device] if device.type == "cuda" else [], device_type="cuda"),
-        torch.no_grad(),
-    ):
+    with fork_rng(device), torch.no_grad():
         torch.set_rng_state(before.random)
-        if before.random_of_device is not None:
-            torch.cuda.set_rng_state(before.random_of_device, device)
+        set_rng_state(device, before.random_of_device)
         for name, value in before.buffers.items():
             held[name].copy_(value)
         with torch.enable_grad():

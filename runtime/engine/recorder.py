@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from pipecut.device.types import type_of
+from pipecut.device.work import synchronize, timing_event
 from pipecut.plan.actions import Action
 
 
@@ -52,15 +54,15 @@ class Recorder:
     """Marks are events on the GPU's stream, or the clock; they are read once, after the step."""
 
     def __init__(self, device: torch.device) -> None:
-        self.device = device
+        self.device, self.queued = device, type_of(device).queued
         self.marks: list[_Marked] = []
         self.base: tuple[Any, float] = self.now(), time.perf_counter()
 
     def now(self) -> Any:
         """A mark of this moment."""
-        if self.device.type != "cuda":
+        if not self.queued:
             return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event = timing_event(self.device)
         event.record()
         return event
 
@@ -71,9 +73,9 @@ class Recorder:
     def take(self) -> list[Record]:
         """Everything since the last time."""
         marks, self.marks = self.marks, []
-        if self.device.type != "cuda":
+        if not self.queued:
             return [Record(m.action, m.waited, m.start, m.end) for m in marks]
-        torch.cuda.synchronize(self.device)
+        synchronize(self.device)
         event, clock = self.base
 
         def seconds(mark: Any) -> float:

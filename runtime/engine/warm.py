@@ -6,6 +6,8 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
+from pipecut.device.types import type_of
+from pipecut.device.work import fork_rng, synchronize
 from pipecut.plan.schema import Plan, Stage, Tensor
 from pipecut.runtime.engine.stage import RunningStage
 from pipecut.runtime.gradients.masters import Masters
@@ -15,7 +17,7 @@ log = logging.getLogger("pipecut")
 
 def needs_warming(plan: Plan, device: torch.device) -> bool:
     """Whether a first run takes longer than others: eager stages on a CPU have nothing to set up."""
-    return plan.compile != "eager" or device.type == "cuda"
+    return plan.compile != "eager" or type_of(device).queued
 
 
 def warm(
@@ -32,13 +34,12 @@ def warm(
     """
     if not needs_warming(plan, device):
         return
-    cuda = [device] if device.type == "cuda" else []
     for stage in stages:
         module = modules[stage.index]
         running = RunningStage(plan, stage, module, masters=masters)
         before = [(buffer, buffer.clone()) for buffer in running.written()]
         try:
-            with torch.random.fork_rng(cuda, device_type="cuda"):
+            with fork_rng(device):
                 _once(plan, stage, running, device, training)
         except Exception as error:
             log.warning(
@@ -50,8 +51,7 @@ def warm(
                     buffer.copy_(value)
             for parameter in module.parameters() if training else ():
                 parameter.grad = masters.of[id(parameter)].grad = None
-    if cuda:
-        torch.cuda.synchronize(device)
+    synchronize(device)
 
 
 def _once(

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, NoReturn, TextIO
 
+from pipecut.device.types import NCCL
 from pipecut.errors import PeerLostError, PipecutError, RunError
 from pipecut.runtime.health.rank_errors import tell
 from pipecut.runtime.health.status import Status
@@ -199,7 +200,7 @@ def _abort() -> None:
         return
     import torch.distributed as dist
 
-    if dist.is_initialized() and dist.get_backend() == "nccl":
+    if dist.is_initialized() and dist.get_backend() == NCCL:
         try:
             dist.distributed_c10d._abort_process_group()
         except (RuntimeError, ValueError):

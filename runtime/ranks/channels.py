@@ -6,6 +6,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+from pipecut.device.work import synchronize
 from pipecut.plan.channels import Group, groups_of
 from pipecut.plan.communicators import options_for
 from pipecut.plan.schema import Plan
@@ -56,9 +57,8 @@ def open_groups(
             world.tied[group.ranks] = process_group
         else:
             world.replica_group = process_group
-    if world.device.type == "cuda":
-        with naming_errors(f"rank {world.rank}, opening channels"):
-            torch.cuda.synchronize(world.device)
+    with naming_errors(f"rank {world.rank}, opening channels"):
+        synchronize(world.device)
 
 
 def _use(group: Group, made: dist.ProcessGroup | None, world: World, messages: Messages) -> None:

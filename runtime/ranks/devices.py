@@ -5,8 +5,9 @@ Everything here is a function of values: the plan, the environment, and what the
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
+from pipecut.device.local import LocalDevice, is_available
+from pipecut.device.types import DeviceType, common_type, type_of
 from pipecut.errors import RunError
 from pipecut.plan.schema import Plan
 
@@ -14,34 +15,28 @@ from pipecut.plan.schema import Plan
 MEMORY_SHORT = 0.03
 
 
-@dataclass(frozen=True)
-class LocalDevice:
-    """A device as the driver describes it: its name and bytes."""
+def device_type_of(plan: Plan, wanted: str | None) -> DeviceType:
+    """The type of all ranks' devices: the wanted one, or the plan's.
 
-    name: str
-    memory: int
-
-
-def device_type(plan: Plan, wanted: str | None) -> str:
-    """`cuda` or `cpu`, of all ranks. Raises RunError for a plan of both, which one backend cannot serve."""
-    types = {stage.device_type for stage in plan.stages}
+    Raises RunError for a plan of several types, which one backend cannot serve.
+    """
+    planned = common_type(stage.device_type for stage in plan.stages)
     if wanted is not None:
-        return wanted
-    if len(types) > 1:
+        return type_of(wanted)
+    if planned is None:
         raise RunError(
             "the plan has stages on CPUs and on GPUs; between them nothing can be sent. Compile for a cluster "
             "of one type of device, or try this plan on CPU ranks with --device cpu"
         )
-    return types.pop()
+    return planned
 
 
 def refuse_without_gpu(plan: Plan, wanted: str | None) -> None:
     """Raises RunError, once and before any rank starts, where a plan for GPUs is to run on a machine that has none."""
-    import torch
-
-    if device_type(plan, wanted) == "cuda" and not torch.cuda.is_available():
+    kind = device_type_of(plan, wanted)
+    if not is_available(kind):
         kinds = ", ".join(dict.fromkeys(stage.device for stage in plan.stages))
-        asked = "--device cuda asks for GPUs" if wanted else f"the plan is for {kinds}"
+        asked = f"--device {kind.name} asks for GPUs" if wanted else f"the plan is for {kinds}"
         raise RunError(
             f"{asked}, but this machine has no GPU; compile with --cluster auto, or try the plan on CPU ranks with --device cpu"
         )
@@ -93,7 +88,8 @@ def visible_devices(plan: Plan, environment: Mapping[str, str]) -> list[dict[str
     """
     source = plan.source
     nothing: list[dict[str, str]] = [{} for _ in range(plan.ranks)]
-    if source is None or device_type(plan, None) != "cuda":
+    variable = device_type_of(plan, None).visible
+    if source is None or variable is None:
         return nothing
     wanted = list(source.devices)[: plan.ranks]
     if len(wanted) < plan.ranks or wanted == list(range(plan.ranks)):

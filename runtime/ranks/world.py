@@ -11,15 +11,16 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import Store
 
-from pipecut.device import keep_memory
+from pipecut.device.local import describe, device_count, is_available, use_device
+from pipecut.device.memory import keep_memory
+from pipecut.device.types import DeviceType, type_of
 from pipecut.errors import PeerLostError, RunError
 from pipecut.plan.schema import Plan
 from pipecut.runtime.health.last_words import LastWords, end_now, say, within
 from pipecut.runtime.health.status import State, Status
 from pipecut.runtime.health.timeouts import start_timeout, transfer_timeout
 from pipecut.runtime.ranks.devices import (
-    LocalDevice,
-    device_type,
+    device_type_of,
     local_index,
     refuse_lost,
     refuse_other_device,
@@ -79,13 +80,13 @@ def join_world(plan: Plan, device: str | None, meeting: Meeting | None = None) -
     if size > 1:
         # Other ranks wait for this one, also in a loop of the user's own.
         LastWords(rank, status).listen()
-    kind = device_type(plan, device)
+    kind = device_type_of(plan, device)
     place = _device(plan, rank, kind, check=device is None)
     if size > 1 and not dist.is_initialized():
         store = find_ranks(rank, size, timedelta(seconds=start_timeout()))
         _refuse_shared_gpus(store, rank, size, place)
         _warn_of_hosts(plan, rank)
-        join_ranks("nccl" if place.type == "cuda" else "gloo", store, rank, size, limit)
+        join_ranks(kind.backend, store, rank, size, limit)
     heartbeat = begin_heartbeat(second_store(), rank, roll(), status)
     world = World(
         rank, size, pipeline_rank, replica, plan.replicas, place, status, meeting=meeting or meet()
@@ -95,36 +96,45 @@ def join_world(plan: Plan, device: str | None, meeting: Meeting | None = None) -
     return world
 
 
-def _device(plan: Plan, rank: int, kind: str, check: bool) -> torch.device:
+def _device(plan: Plan, rank: int, kind: DeviceType, check: bool) -> torch.device:
     """This rank's device; with `check` it must be what the plan has there. Raises RunError."""
-    if kind == "cpu":
-        beside = number_in_environment("LOCAL_WORLD_SIZE", 1)
-        keep_memory()
-        if "OMP_NUM_THREADS" not in os.environ or beside > 1:
-            torch.set_num_threads(max(1, (os.cpu_count() or 1) // beside))
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
+    if kind.of_host:
+        return _share_of_host(kind)
+    if not is_available(kind):
         stage = next(stage for stage in plan.stages if stage.pipeline_rank == rank // plan.replicas)
-        asked = f"the plan places it on a {stage.device}" if check else "--device cuda asks for one"
+        asked = (
+            f"the plan places it on a {stage.device}"
+            if check
+            else f"--device {kind.name} asks for one"
+        )
         raise RunError(
             f"rank {rank}: {asked}, but this machine has no GPU; "
             "compile with --cluster auto, or try the plan on CPU ranks with --device cpu"
         )
     if check:
         refuse_lost(plan, os.environ)
-    index = local_index(os.environ, torch.cuda.device_count())
-    properties = torch.cuda.get_device_properties(index)
+    index = local_index(os.environ, device_count(kind))
     if check:
-        refuse_other_device(plan, rank, LocalDevice(properties.name, properties.total_memory))
-    torch.cuda.set_device(index)
-    return torch.device("cuda", index)
+        refuse_other_device(plan, rank, describe(kind, index))
+    return use_device(kind, index)
+
+
+def _share_of_host(kind: DeviceType) -> torch.device:
+    """The host's cores, with as many threads as fall to each of the ranks on this machine."""
+    device = use_device(kind, 0)
+    keep_memory(device)
+    ranks_here = number_in_environment("LOCAL_WORLD_SIZE", 1)
+    if "OMP_NUM_THREADS" not in os.environ or ranks_here > 1:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // ranks_here))
+    return device
 
 
 def _refuse_shared_gpus(store: Store, rank: int, size: int, device: torch.device) -> None:
     """Where processes see one GPU each, nothing but its identity tells whether two have the same."""
-    if device.type != "cuda" or size == 1:
+    kind = type_of(device)
+    if kind.of_host or size == 1:
         return
-    identity = str(getattr(torch.cuda.get_device_properties(device), "uuid", f"{os.getpid()}"))
+    identity = describe(kind, device.index).identity or str(os.getpid())
     store.set(f"device/{rank}", f"{identity} of {socket.gethostname()}")
     refuse_shared([store.get(f"device/{other}").decode() for other in range(size)])
 

@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from pipecut.compiler import Options, SizeOverrides, compile
+from pipecut.device.types import CUDA
 from pipecut.errors import PlanError
 from pipecut.model.optimizer import fusible, make_optimizer
 from pipecut.plan.check import check
 from pipecut.plan.communicators import (
     BYTES_PER_CTA,
     CHANNEL_CTAS,
-    CONTEXT_BYTES,
     SUM_CTAS,
     buffer_bytes,
     options_for,
@@ -52,7 +52,7 @@ def test_a_receiver_has_the_buffers_of_a_channel() -> None:
 
 def test_a_gpu_has_less_room_for_tensors_by_what_its_groups_take(plan: PlanFolder) -> None:
     # It receives from its neighbour, sums over replicas, and over all ranks.
-    expected = CONTEXT_BYTES + (CHANNEL_CTAS + SUM_CTAS + SUM_CTAS) * BYTES_PER_CTA
+    expected = CUDA.context_bytes + (CHANNEL_CTAS + SUM_CTAS + SUM_CTAS) * BYTES_PER_CTA
     assert [stage.outside_bytes for stage in plan.plan.stages] == [expected, expected]
     assert outside_bytes(plan.plan, 0) == expected
     assert all(

@@ -1,11 +1,10 @@
 """Devices are what their drivers say they are."""
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 
+from pipecut.compiler.inputs import cluster
 from pipecut.compiler.inputs.cluster import (
     Cluster,
     Device,
@@ -17,6 +16,8 @@ from pipecut.compiler.inputs.cluster import (
     this_machine,
 )
 from pipecut.compiler.partition.node_order import stage_devices_for
+from pipecut.device.local import LocalDevice
+from pipecut.device.types import CUDA
 from pipecut.errors import UserFileError
 
 GIB = 2**30
@@ -62,10 +63,10 @@ def test_every_cluster_that_comes_along_can_be_read(name: str) -> None:
 
 
 def test_an_unknown_gpu_asks_for_a_definition(monkeypatch: Any) -> None:
-    gpu = SimpleNamespace(name="NVIDIA RTX 6000 Ada Generation", total_memory=48 * GIB)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: gpu)
+    gpu = LocalDevice("NVIDIA RTX 6000 Ada Generation", 48 * GIB)
+    monkeypatch.setattr(cluster, "accelerator", lambda: CUDA)
+    monkeypatch.setattr(cluster, "device_count", lambda _: 1)
+    monkeypatch.setattr(cluster, "describe", lambda *_: gpu)
     with pytest.raises(
         UserFileError, match="'NVIDIA RTX 6000 Ada Generation': run pipecut calibrate"
     ):

@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 
 from pipecut.compiler import Options, SizeOverrides, compile
+from pipecut.device.local import LocalDevice
+from pipecut.device.types import CPU, CUDA
 from pipecut.errors import RunError
 from pipecut.plan.schema import Plan
 from pipecut.runtime.ranks.devices import (
-    LocalDevice,
-    device_type,
+    device_type_of,
     local_index,
     ranks_by_host,
     refuse_lost,
@@ -86,9 +87,9 @@ def a_plan_of_two_types_is_refused(plan: Plan) -> None:
     mixed = plan.model_copy(deep=True)
     mixed.stages[1].__dict__["device_type"] = "cpu"
     with pytest.raises(RunError, match="stages on CPUs and on GPUs"):
-        device_type(mixed, None)
-    assert device_type(mixed, "cpu") == "cpu"
-    assert device_type(plan, None) == "cuda"
+        device_type_of(mixed, None)
+    assert device_type_of(mixed, "cpu") is CPU
+    assert device_type_of(plan, None) is CUDA
 
 
 def hosts_other_than_the_plans_nodes_are_told(plan: Plan) -> None:
