@@ -35,7 +35,7 @@ check: $(VENV)/.dev
 golden: $(VENV)/.dev
 	PIPECUT_GOLDEN=write $(BIN)/python -m pytest -n auto $$(grep -rl check_golden tests --include='test_*.py')
 
-# The figures that do not depend on the machine, and README's tables, are what they were.
+# The figures that do not depend on the machine, and the tables made of them, are what they were.
 figures: $(VENV)/.examples
 	$(BIN)/python -m benchmarks.compiles.models --check --fast
 	$(BIN)/python -m benchmarks.tables --check

@@ -1,4 +1,4 @@
-"""README's tables from docs/figures.json.
+"""The tables of README and docs/measurements.md that are made from docs/figures.json.
 
 python -m benchmarks.tables            write them
 python -m benchmarks.tables --check    say what differs, and fail
@@ -11,48 +11,66 @@ from collections.abc import Callable
 from benchmarks.compiles.zoo import CONFIGURATIONS
 from benchmarks.figures import ROOT, Figures, read_figures
 
-README = ROOT / "README.md"
+PAGES = (ROOT / "README.md", ROOT / "docs" / "measurements.md")
+# The rows that README keeps.
+BEST = ("Llama-3-8B", "Llama-3-405B")
 # Two comments around each table, which name it.
 MARKED = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end of figures -->)", re.DOTALL)
 
 
-def models(rows: Figures) -> str:
+def models(figures: dict[str, Figures]) -> str:
     """Whole compiles."""
+    return table(figures["models"], tuple(CONFIGURATIONS))
+
+
+def best(figures: dict[str, Figures]) -> str:
+    """The rows of BEST."""
+    return table(figures["models"], BEST)
+
+
+def table(rows: Figures, names: tuple[str, ...]) -> str:
+    """A row for each name; one that was not measured is left out."""
     lines = [
         "| configuration | GPUs | operators | seconds | placing | memory | predicted step | gap |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    # A row that was not measured is left out.
-    for name, configuration in ((n, c) for n, c in CONFIGURATIONS.items() if n in rows):
+    for name in (name for name in names if name in rows):
         row = rows[name]
-        gap = "proven optimal" if row["proven"] else f"{row['gap']:.2%}"
-        seconds = f"{row['seconds']:.0f} | {row['placing']:.1f} | {row['bytes'] / 1e9:.1f} GB | {row['step_seconds']:.2f} s"
-        lines.append(
-            f"| {name} | {configuration.gpus} | {row['operators']:,} | {seconds} | {gap} |"
-        )
+        cells = [
+            name,
+            CONFIGURATIONS[name].gpus,
+            f"{row['operators']:,}",
+            f"{row['seconds']:.0f}",
+            f"{row['placing']:.1f}",
+            f"{row['bytes'] / 1e9:.1f} GB",
+            f"{row['step_seconds']:.2f} s",
+            "proven optimal" if row["proven"] else f"{row['gap']:.2%}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-TABLES: dict[str, Callable[[Figures], str]] = {"models": models}
+TABLES: dict[str, Callable[[dict[str, Figures]], str]] = {"models": models, "best": best}
 
 
 def with_tables(text: str, figures: dict[str, Figures]) -> str:
-    """A document with its marked tables as the figures make them."""
+    """A page with its marked tables as the figures make them."""
 
-    def made(match: re.Match[str]) -> str:
-        return f"{match[1]}{TABLES[match[2]](figures[match[2]])}\n{match[3]}"
+    def rewritten(match: re.Match[str]) -> str:
+        return f"{match[1]}{TABLES[match[2]](figures)}\n{match[3]}"
 
-    return MARKED.sub(made, text)
+    return MARKED.sub(rewritten, text)
 
 
 def main() -> None:
-    """Write README, or fail where it would change."""
-    text = README.read_text(encoding="utf-8")
-    made = with_tables(text, read_figures())
-    if "--check" not in sys.argv[1:]:
-        README.write_text(made, encoding="utf-8")
-    elif made != text:
-        sys.exit("README.md differs from docs/figures.json: run python -m benchmarks.tables")
+    """Write the pages, or fail where one would change."""
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        written = with_tables(text, read_figures())
+        if "--check" not in sys.argv[1:]:
+            page.write_text(written, encoding="utf-8")
+        elif written != text:
+            sys.exit(f"{page.name} differs from docs/figures.json: run python -m benchmarks.tables")
 
 
 if __name__ == "__main__":

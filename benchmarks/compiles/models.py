@@ -1,6 +1,6 @@
 """Whole compiles of published configurations and of the examples: seconds, memory, and what is proven.
 
-python -m benchmarks.compiles.models [NAME ...]             into docs/figures.json, which README's table is made from
+python -m benchmarks.compiles.models [NAME ...]             into docs/figures.json, which tables are made from
 python -m benchmarks.compiles.models --check [NAME ...]     compare what does not depend on the machine with that file, and fail
 python -m benchmarks.compiles.models --check --fast         the small ones alone
 
@@ -26,7 +26,7 @@ from pipecut.compiler import Options, SizeOverrides, compile
 
 # Bars: seconds of the whole compile, of placing, bytes, gap. Those of other models are not set.
 BARS = {"Llama-3-70B": (30.0, 5.0, 2e9, 0.01), "Llama-3-405B": (60.0, None, None, 0.01)}
-# Examples that are no row of README's table, with a cluster and stages.
+# Examples that are no row of the table of compiles, with a cluster and stages.
 EXAMPLES = {"demo.yaml": ("rtx-4090x4", 2), "gpt2-tiny.yaml": ("rtx-4090x4", 2)}
 FAST = (*EXAMPLES, "ViT-H")
 # What a compile gives on any machine; of some the part that they may be apart, since solvers stop by the clock.

@@ -114,7 +114,7 @@ def speech(microbatch: int) -> dict[str, torch.Tensor]:
 
 @dataclass(frozen=True)
 class Configuration:
-    """A row of README's table: a job, a cluster of specs/, and how these are named for people.
+    """A row of the table of compiles: a job, a cluster of specs/, and how these are named for people.
 
     `job` is an example's file, or a factory and inputs of this module with the sizes of a job.
     """

@@ -1,4 +1,4 @@
-"""README says what benchmarks measured, and what they measured is what compiling gives."""
+"""Pages say what benchmarks measured, and what they measured is what compiling gives."""
 
 from pathlib import Path
 
@@ -7,13 +7,19 @@ import pytest
 from benchmarks.compiles.models import EXAMPLES, changes, compiled
 from benchmarks.compiles.zoo import CONFIGURATIONS
 from benchmarks.figures import ROOT, differing, read_figures, write_figures
-from benchmarks.tables import README, with_tables
+from benchmarks.tables import BEST, PAGES, TABLES, with_tables
 
 
-def test_the_tables_of_readme_are_made_from_the_figures() -> None:
-    text = README.read_text(encoding="utf-8")
-    assert "<!-- figures: models -->" in text
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_tables_are_made_from_the_figures(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
     assert with_tables(text, read_figures()) == text, "run python -m benchmarks.tables"
+
+
+def test_every_table_is_on_a_page() -> None:
+    texts = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    assert all(f"<!-- figures: {name} -->" in texts for name in TABLES)
+    assert set(BEST) <= set(CONFIGURATIONS)
 
 
 def test_every_example_has_its_figures() -> None:
