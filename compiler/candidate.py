@@ -7,7 +7,10 @@ from pipecut.compiler.schedules.registry import in_flight
 
 @dataclass(frozen=True)
 class Candidate:
-    """Stages, replicas of each, samples a microbatch, microbatches a step of each replica, their schedule, stages a rank."""
+    """Stages and replicas of each, samples per microbatch, microbatches per step of each replica,
+
+    their schedule, and stages per rank.
+    """
 
     stages: int
     replicas: int
@@ -15,6 +18,14 @@ class Candidate:
     microbatches: int
     schedule: str
     stages_per_rank: int = 1
+
+    def __str__(self) -> str:
+        """`16 stages x 4 replicas, 32 microbatches of 2, 1f1b`."""
+        ranks = f" on {self.ranks} ranks" if self.stages_per_rank > 1 else ""
+        return (
+            f"{self.stages} stages{ranks} x {self.replicas} replicas, "
+            f"{self.microbatches} microbatches of {self.microbatch}, {self.schedule}"
+        )
 
     @property
     def ranks(self) -> int:

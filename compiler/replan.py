@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from pipecut.compiler.inputs.job import AUTO
-from pipecut.compiler.passes import Options, compile
+from pipecut.compiler.inputs.auto import AUTO
+from pipecut.compiler.passes import compile_plan
+from pipecut.compiler.request import Options, Request
 from pipecut.compiler.search.sizes import SizeOverrides
 from pipecut.errors import InfeasibleError, UserFileError
 from pipecut.plan.folder import read_plan
@@ -45,5 +46,6 @@ def replan(path: Path, lost_rank: int, progress: Callable[[str], None] = lambda 
     target = path.with_name(
         f"{path.name.split('-without-')[0]}-without-{'-'.join(str(device) for device in lost)}"
     )
-    compile(source.job, source.cluster, target, Options(sizes, lost=tuple(lost)), progress)
+    options = Options(sizes, lost=tuple(lost))
+    compile_plan(Request(Path(source.job), source.cluster, target, options), progress)
     return target

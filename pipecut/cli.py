@@ -209,7 +209,7 @@ def compile(
 
     pipecut compile job.yaml --cluster hgx-h100 --stages auto --microbatch auto --explain
     """
-    from pipecut.compiler import Options, SizeOverrides, compile_and_explain
+    from pipecut.compiler import Options, Request, SizeOverrides, compile_plan
     from pipecut.compiler.partition.place import SolverOptions
     from pipecut.compiler.schedules.registry import SCHEDULES
     from pipecut.tables.plan import print_plan
@@ -235,9 +235,9 @@ def compile(
     )
     options = Options(sizes, explain, costs, profile_file, SolverOptions(solver, time_limit))
     with progress_line("starting") as report:
-        compiled = compile_and_explain(job, cluster, output, options, report)
+        compiled = compile_plan(Request(job, cluster, output, options), report)
     if explain:
-        print_explained(compiled.tried, compiled.prices, console)
+        print_explained(compiled.trials, compiled.sensitivities, console)
     print_plan(compiled.folder.plan, console)
     console.print(
         f"plan written to {output}/; next: pipecut verify {output}, pipecut run {output} --steps 10"

@@ -11,7 +11,8 @@ from rich.markup import escape
 from pipecut.errors import UserFileError
 
 if TYPE_CHECKING:
-    from pipecut.compiler.passes import ProfileProgress
+    from pipecut.compiler.inputs.auto import Auto
+    from pipecut.compiler.profile.profile import ProfileProgress
 
 # Columns where there is no terminal: rich's own 80 would fold every table.
 WIDTH = 140
@@ -62,12 +63,14 @@ def progress_line(first: str) -> Iterator[Callable[[str], None]]:
         yield report
 
 
-def number_or_auto(option: str, value: str | None) -> int | None:
-    """The number, 0 for auto, or None where the option was not given. Raises UserFileError."""
+def number_or_auto(option: str, value: str | None) -> "int | Auto | None":
+    """The number, AUTO, or None where the option was not given. Raises UserFileError."""
+    from pipecut.compiler.inputs.auto import AUTO
+
     if value is None:
         return None
-    if value == "auto":
-        return 0
+    if value == AUTO.value:
+        return AUTO
     if not value.isdigit() or int(value) < 1:
         raise UserFileError(f"{option} {value}: must be a number of 1 or more, or auto")
     return int(value)

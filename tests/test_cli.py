@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 import pipecut
 from pipecut import cli
-from pipecut.compiler import Options, SizeOverrides, compile
+from pipecut.compiler import AUTO, Options, SizeOverrides, compile
 from pipecut.errors import InfeasibleError, PipecutError, UserFileError
 from pipecut.plan.folder import PlanFolder, read_plan
 from pipecut.run_options import RunOptions
@@ -73,17 +73,17 @@ def test_version_and_help() -> None:
 
 
 def test_compile_passes_its_options_on(called: Any, plan: PlanFolder) -> None:
-    calls = called(
-        "pipecut.compiler.compile_and_explain", SimpleNamespace(folder=plan, tried=(), prices=())
-    )
+    calls = called("pipecut.compiler.compile_plan", SimpleNamespace(folder=plan))
     printed = invoke(
         *("compile", "job.yaml", "--cluster", "hgx-h100", "-o", "out", "--stages", "auto"),
         *("--data-parallel", 2, "--microbatch", 4, "--schedule", "zb-h1", "--solver", "cbc"),
         *("--time-limit", 3, "--costs", "measured:run.json"),
     ).output
-    ((job, cluster, output, options, _),) = calls
-    assert (str(job), cluster, str(output)) == ("job.yaml", "hgx-h100", "out")
-    assert options.sizes == SizeOverrides(0, 2, 4, None, "zb-h1", None)
+    ((request, _),) = calls
+    options = request.options
+    assert (request.job, request.cluster) == (Path("job.yaml"), "hgx-h100")
+    assert request.output == Path("out")
+    assert options.sizes == SizeOverrides(AUTO, 2, 4, None, "zb-h1", None)
     assert (options.solving.solver, options.solving.time_limit) == ("cbc", 3)
     assert (options.costs, options.explain, options.profile) == ("measured:run.json", False, None)
     assert "plan written to out/; next: pipecut verify out" in printed

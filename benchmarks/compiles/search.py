@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from pipecut.compiler import Options, SizeOverrides, compile_and_explain
+from pipecut.compiler import AUTO, Options, Request, SizeOverrides, compile_plan
 from pipecut.tables.search import print_explained
 
 # The bar, for the whole compile.
@@ -17,18 +17,16 @@ def main() -> None:
     """Print the candidates and whether the bar is met."""
     job = Path(__file__).parents[2] / "examples" / "llama-70b.yaml"
     options = Options(
-        SizeOverrides(stages=0, replicas=0, microbatch=0, schedule="auto"), explain=True
+        SizeOverrides(stages=AUTO, replicas=AUTO, microbatch=AUTO, schedule=AUTO), explain=True
     )
     with tempfile.TemporaryDirectory() as folder:
         begin = time.perf_counter()
-        compiled = compile_and_explain(
-            job, "hgx-h100-x8", Path(folder) / "plan", options, lambda _: None
-        )
+        compiled = compile_plan(Request(job, "hgx-h100-x8", Path(folder) / "plan", options))
         seconds = time.perf_counter() - begin
     console = Console(width=150)
-    print_explained(compiled.tried, compiled.prices, console)
+    print_explained(compiled.trials, compiled.sensitivities, console)
     console.print(
-        f"{len(compiled.tried)} candidates, whole compile {seconds:.0f} s; bar ({SECONDS:.0f} s) met: {seconds < SECONDS}"
+        f"{len(compiled.trials)} candidates, whole compile {seconds:.0f} s; bar ({SECONDS:.0f} s) met: {seconds < SECONDS}"
     )
 
 

@@ -293,14 +293,10 @@ def of_report(folder: Path) -> Try:
     graph = trace(job)
     rows = {operator.name: [1e-3, 2e-3] for operator in graph.operators}
     kept = folder / "report.json"
-    kept.write_text(
-        json.dumps({"microbatch": job.spec.batch.microbatch, "operators": {"cpu-core": rows}})
-    )
+    kept.write_text(json.dumps({"microbatch": job.microbatch, "operators": {"cpu-core": rows}}))
 
     def read(path: Path) -> None:
-        measured_costs(f"measured:{path}", None).seconds(
-            graph, job.spec.batch.microbatch, ["cpu-core"]
-        )
+        measured_costs(f"measured:{path}", None).seconds(graph, job.microbatch, ["cpu-core"])
 
     return of_file(kept, folder / "tried.json", read)
 

@@ -10,27 +10,20 @@ from typing import Any
 from safetensors.torch import save_file
 
 from pipecut.compiler.costs.roofline import CostedGraph
+from pipecut.compiler.draft import Draft
 from pipecut.compiler.graph import Graph
 from pipecut.compiler.partition.placement import Placement
 from pipecut.compiler.partition.standalone.read import as_data
 from pipecut.compiler.stages.cut import Cut, modules_covered
 from pipecut.compiler.stages.source import write_stage
 from pipecut.errors import PlanError, UserFileError
-from pipecut.plan.actions import Action
 from pipecut.plan.check import check
 from pipecut.plan.folder import MANIFEST, file_hash, listed_files, read_plan, write_plan
 from pipecut.plan.schema import Plan
 from pipecut.plan.trust import trust
 
 
-def write_folder(
-    target: Path,
-    plan: Plan,
-    cuts: tuple[Cut, ...],
-    costed: CostedGraph,
-    placement: Placement,
-    actions: list[list[Action]],
-) -> list[str]:
+def write_folder(target: Path, plan: Plan, costed: CostedGraph, draft: Draft) -> list[str]:
     """Write beside the target, read it back, run the checker on it, then put it in place. Returns what the checker proved.
 
     Of a plan that was there before, its own files alone are removed. Raises UserFileError when the target is something else
@@ -46,7 +39,7 @@ def write_folder(
             f"{target} cannot be written: {error.strerror}; give another -o"
         ) from None
     try:
-        _write_files(scratch, cuts, costed, placement, actions)
+        _write_files(scratch, costed, draft)
         files = sorted(p for p in scratch.rglob("*") if p.is_file())
         hashes = {str(p.relative_to(scratch)): file_hash(p) for p in files}
         seal = write_plan(scratch, plan.model_copy(update={"hashes": hashes}))
@@ -104,13 +97,8 @@ def _put_in_place(scratch: Path, target: Path, before: set[str]) -> None:
         (target / name).unlink(missing_ok=True)
 
 
-def _write_files(
-    folder: Path,
-    cuts: tuple[Cut, ...],
-    costed: CostedGraph,
-    placement: Placement,
-    actions: list[list[Action]],
-) -> None:
+def _write_files(folder: Path, costed: CostedGraph, draft: Draft) -> None:
+    cuts, actions = draft.scheduled.cuts, draft.scheduled.actions
     graph = costed.graph
     stages = folder / "stages"
     stages.mkdir()
@@ -125,7 +113,7 @@ def _write_files(
     (folder / "schedule.yaml").write_text(
         f"# Actions of each rank in order: KIND stage.microbatch\nranks:\n{rows}\n"
     )
-    (folder / "graph.json").write_text(json.dumps(_graph(costed, placement, cuts), indent=0))
+    (folder / "graph.json").write_text(json.dumps(_graph(costed, draft.placement, cuts), indent=0))
 
 
 def _graph(costed: CostedGraph, placement: Placement, cuts: tuple[Cut, ...]) -> dict[str, Any]:

@@ -80,9 +80,9 @@ def _batch(job: Job, graph: Graph) -> Batch:
     sizes = job.spec.batch
     return Batch(
         global_size=sizes.global_,
-        microbatch=sizes.microbatch,
+        microbatch=job.microbatch,
         dynamic=graph.dynamic,
-        terms=terms_of(graph, sizes.microbatch) if job.spec.reduction == "tokens" else None,
+        terms=terms_of(graph, job.microbatch) if job.spec.reduction == "tokens" else None,
     )
 
 

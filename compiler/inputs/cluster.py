@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from pipecut.compiler.inputs.document import KEY, FileSchema, place_of, read_document
+from pipecut.compiler.inputs.document import KEY, FileSchema, location_of, read_document
 from pipecut.compiler.inputs.units import (
     parse_bytes,
     parse_flops,
@@ -32,7 +32,7 @@ Flops = Annotated[float, BeforeValidator(parse_flops)]
 PlanModel = Annotated[float, Field(gt=0)]
 
 
-class Kind(FileSchema):
+class DeviceKind(FileSchema):
     """A device kind: capacity in bytes, memory bandwidth in bytes/s, peak dense rates in FLOP/s by precision.
 
     `operators` says what part of the roofline each reaches, forward and backward, as calibrate finds it; `other` is for the rest.
@@ -74,7 +74,7 @@ class ClusterSpec(FileSchema):
     nodes: list[NodeSpec] = Field(min_length=1)
     network: Link | None = None
     reserve: Bytes = 0
-    devices: dict[str, Kind] = {}
+    devices: dict[str, DeviceKind] = {}
     links: dict[str, Link] = {}
     source: str = ""
 
@@ -94,7 +94,7 @@ class ClusterSpec(FileSchema):
 class DeviceLibrary(FileSchema):
     """specs/devices.yaml."""
 
-    devices: dict[str, Kind]
+    devices: dict[str, DeviceKind]
     links: dict[str, Link]
 
 
@@ -150,27 +150,16 @@ class Cluster:
             (self.link(a, b) for a, b in pairs), key=lambda link: (1 / link.bandwidth, link.latency)
         )
 
-
-def without(cluster: Cluster, lost: Collection[int]) -> Cluster:
-    """The cluster less some of its devices, counted from 0. Raises UserFileError when there is no such device."""
-    missing = [index for index in lost if not 0 <= index < len(cluster.devices)]
-    if missing:
-        raise UserFileError(
-            f"cluster {cluster.name} has {len(cluster.devices)} devices, but no device {missing[0]} to leave out"
-        )
-    return replace(
-        cluster, devices=tuple(d for index, d in enumerate(cluster.devices) if index not in lost)
-    )
-
-
-def positions(cluster: Cluster, ordered: Cluster, lost: Collection[int]) -> list[int]:
-    """Of each device of a cluster whose nodes were put in another order, and some left out, its place in the cluster."""
-    left = [index for index in range(len(cluster.devices)) if index not in lost]
-    own = {
-        node: iter([i for i in left if cluster.devices[i].node == node])
-        for node in {d.node for d in ordered.devices}
-    }
-    return [next(own[device.node]) for device in ordered.devices]
+    def without(self, lost: Collection[int]) -> "Cluster":
+        """The cluster less some devices, counted from 0. Raises UserFileError for none such."""
+        count = len(self.devices)
+        for index in lost:
+            if not 0 <= index < count:
+                raise UserFileError(
+                    f"cluster {self.name} has {count} devices, but no device {index} to leave out"
+                )
+        remaining = tuple(d for index, d in enumerate(self.devices) if index not in lost)
+        return replace(self, devices=remaining)
 
 
 @cache
@@ -218,9 +207,8 @@ def resolve(spec: ClusterSpec, path: str) -> Cluster:
         if entry.link is not None:
             _known(entry.link, links, "link", path, ("nodes", index, "link"))
         elif sum(entry.devices.values()) > 1:
-            line, column = place_of(Path(path), "nodes", index)
             raise UserFileError(
-                f"{path}:{line}:{column}: a node with several devices needs a link, such as link: nvlink4"
+                f"{location_of(Path(path), 'nodes', index)}: a node with several devices needs a link, such as link: nvlink4"
             )
         for _ in range(entry.count):
             node = len(inside)
@@ -233,15 +221,14 @@ def resolve(spec: ClusterSpec, path: str) -> Cluster:
                 devices += [_device(kind, kinds[kind], node)] * count
     small = min(devices, key=lambda device: device.memory)
     if spec.reserve >= small.memory:
-        line, column = place_of(Path(path), "reserve")
         raise UserFileError(
-            f"{path}:{line}:{column}: a reserve of {show_bytes(spec.reserve)} leaves nothing of a {small.kind}'s "
+            f"{location_of(Path(path), 'reserve')}: a reserve of {show_bytes(spec.reserve)} leaves nothing of a {small.kind}'s "
             f"{show_bytes(small.memory)}; give less"
         )
     return Cluster(spec.name, tuple(devices), tuple(inside), spec.network, spec.reserve)
 
 
-def _device(name: str, kind: Kind, node: int) -> Device:
+def _device(name: str, kind: DeviceKind, node: int) -> Device:
     rates = tuple(sorted(kind.flops.items()))
     parts = tuple(
         (operator, (forward, backward)) for operator, (forward, backward) in kind.operators.items()
@@ -262,18 +249,17 @@ def _device(name: str, kind: Kind, node: int) -> Device:
 
 def _known(
     name: str,
-    table: dict[str, Kind] | dict[str, Link],
+    table: dict[str, DeviceKind] | dict[str, Link],
     what: str,
     path: str,
     location: tuple[str | int, ...],
 ) -> None:
     if name in table:
         return
-    line, column = place_of(Path(path), *location)
     close = difflib.get_close_matches(name, list(table), 1)
     hint = f"did you mean '{close[0]}'? " if close else ""
     raise UserFileError(
-        f"{path}:{line}:{column}: unknown {what} '{name}'; {hint}(pipecut specs lists them)"
+        f"{location_of(Path(path), *location)}: unknown {what} '{name}'; {hint}(pipecut specs lists them)"
     )
 
 

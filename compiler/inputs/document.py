@@ -74,10 +74,10 @@ def read_document(path: Path, schema: type[Model]) -> Model:
         raise UserFileError(_explain(path, error, marks, schema)) from None
 
 
-def place_of(path: Path, *location: str | int) -> tuple[int, int]:
+def position_of(path: Path, *location: str | int) -> tuple[int, int]:
     """Line and column of a value in a file that was read, by its keys and list positions from the top.
 
-    The nearest place around it where the file has no such value; 1, 1 where it has nothing of it.
+    The position of what is around it where the file has no such value; 1, 1 where it has nothing of it.
     """
     root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
     marks: Marks = {}
@@ -89,9 +89,15 @@ def place_of(path: Path, *location: str | int) -> tuple[int, int]:
     return 1, 1
 
 
-def place_of_key(path: Path, *location: str | int) -> tuple[int, int]:
-    """As `place_of`, of the key rather than its value."""
-    return place_of(path, *location, KEY)
+def location_of(path: Path, *location: str | int) -> str:
+    """`file:line:column` of a value, as messages begin."""
+    line, column = position_of(path, *location)
+    return f"{path}:{line}:{column}"
+
+
+def location_of_key(path: Path, *location: str | int) -> str:
+    """`file:line:column` of a key, not of its value."""
+    return location_of(path, *location, KEY)
 
 
 def _refuse_bomb(root: yaml.Node, path: Path) -> None:

@@ -5,20 +5,35 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, WrapValidator, model_validator
+from pydantic import Field, GetCoreSchemaHandler, model_validator
+from pydantic_core import core_schema
 
-from pipecut.compiler.inputs.document import FileSchema, place_of, read_document
+from pipecut.compiler.inputs.auto import AUTO, Auto
+from pipecut.compiler.inputs.document import FileSchema, location_of, read_document
+from pipecut.compiler.schedules.registry import SCHEDULES
 from pipecut.model.functions import find_function
 
-# A size that is searched for.
-AUTO = 0
+
+@dataclass(frozen=True)
+class OrAuto:
+    """Marks a field that is of a type or `auto`, which it becomes AUTO."""
+
+    inner: Any
+
+    def __get_pydantic_core_schema__(
+        self, _source: Any, handler: GetCoreSchemaHandler
+    ) -> core_schema.CoreSchema:
+        """The type's own schema, so that its messages stay, behind a check for `auto`."""
+        inner = handler.generate_schema(self.inner)
+        return core_schema.no_info_wrap_validator_function(_or_auto, inner)
 
 
-def _or_auto(value: object, handler: Callable[[object], int]) -> int:
-    return AUTO if value == "auto" else handler(value)
+def _or_auto(value: object, handler: Callable[[object], Any]) -> Any:
+    return AUTO if value in (AUTO, AUTO.value) else handler(value)
 
 
-Count = Annotated[int, Field(ge=1), WrapValidator(_or_auto)]
+CountOrAuto = Annotated[int | Auto, OrAuto(Annotated[int, Field(ge=1)])]
+ScheduleOrAuto = Annotated[str | Auto, OrAuto(Literal.__getitem__(tuple(SCHEDULES)))]
 FUNCTION = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
 
 
@@ -33,11 +48,11 @@ class BatchSpec(FileSchema):
     """Samples per optimizer step and per microbatch, which may be AUTO."""
 
     global_: int = Field(alias="global", ge=1)
-    microbatch: Count
+    microbatch: CountOrAuto
 
     @model_validator(mode="after")
     def _fits(self) -> "BatchSpec":
-        if self.microbatch > self.global_:
+        if self.microbatch is not AUTO and self.microbatch > self.global_:
             raise ValueError(
                 f"microbatch {self.microbatch} is larger than the global batch {self.global_}"
             )
@@ -67,7 +82,7 @@ class JobSpec(FileSchema):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     optimizer: Literal["adamw", "adam", "sgd", "momentum"] = "adamw"
     shard_optimizer: bool = False
-    schedule: Literal["gpipe", "1f1b", "interleaved", "zb-h1", "v-shaped", "auto"] = "1f1b"
+    schedule: ScheduleOrAuto = "1f1b"
     stages_per_rank: int = Field(default=2, ge=1, le=64)
     weights: str | None = None
     loss: str | None = Field(default=None, pattern=FUNCTION)
@@ -75,8 +90,8 @@ class JobSpec(FileSchema):
     reduction: Literal["samples", "tokens"] = "samples"
     seed: int = Field(default=0, ge=0)
     recompute: Literal["auto", "never", "always"] = "auto"
-    stages: Count | None = None
-    data_parallel: Count = 1
+    stages: CountOrAuto | None = None
+    data_parallel: CountOrAuto = 1
     placement: PlacementSpec = PlacementSpec()
 
 
@@ -97,6 +112,13 @@ class Job:
         """Where the job's functions are looked up."""
         return Path.cwd(), self.folder
 
+    @property
+    def microbatch(self) -> int:
+        """Samples per microbatch, once it is decided."""
+        size = self.spec.batch.microbatch
+        assert size is not AUTO
+        return size
+
     def with_microbatch(self, microbatch: int) -> "Job":
         """The same job with another number of samples a microbatch."""
         batch = self.spec.batch.model_copy(update={"microbatch": microbatch})
@@ -113,6 +135,5 @@ def read_job(path: Path) -> Job:
     }
     for location, name in functions.items():
         if name is not None:
-            line, column = place_of(path, *location)
-            find_function(name, job.folders, f"{path}:{line}:{column}")
+            find_function(name, job.folders, location_of(path, *location))
     return job

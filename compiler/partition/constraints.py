@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from pipecut.compiler.graph import Graph
-from pipecut.compiler.inputs.document import KEY, place_of
+from pipecut.compiler.inputs.document import KEY, location_of
 from pipecut.compiler.inputs.job import Job, PlacementSpec
 from pipecut.errors import UserFileError
 
@@ -26,8 +26,8 @@ def placement_rules(job: Job, graph: Graph, stages: int) -> Constraints:
     spec = job.spec.placement
 
     def fail(pattern: str, problem: str) -> UserFileError:
-        line, column = place_of(job.path, "placement", *_location(spec, pattern))
-        return UserFileError(f"{job.path}:{line}:{column}: placement: {problem}")
+        location = location_of(job.path, "placement", *_location(spec, pattern))
+        return UserFileError(f"{location}: placement: {problem}")
 
     def matching(pattern: str) -> dict[str, list[int]]:
         found = _instances(graph, pattern)

@@ -26,11 +26,20 @@ class ReportedCosts(BaseModel):
 
 
 @dataclass(frozen=True)
-class Known:
-    """Where to look: a profile's file, a report as read, or neither."""
+class MeasuredCosts:
+    """Where to look: a profile's file, a report as read, or neither.
 
+    `option` is what --costs says.
+    """
+
+    option: str = "roofline"
     profile: Path | None = None
     report: ReportedCosts | None = None
+
+    @property
+    def required(self) -> bool:
+        """Whether a device without measurements is refused; else its costs are estimated."""
+        return self.option not in ("auto", "roofline")
 
     def seconds(
         self, graph: Graph, microbatch: int, kinds: list[str]
@@ -48,12 +57,12 @@ class Known:
         return found
 
 
-def measured_costs(costs: str, profile: Path | None) -> Known:
+def measured_costs(costs: str, profile: Path | None) -> MeasuredCosts:
     """For auto, roofline, profile or measured:FILE. Raises UserFileError."""
     if costs == "roofline":
-        return Known()
+        return MeasuredCosts(costs)
     if not costs.startswith(MEASURED):
-        return Known(profile or default_path())
+        return MeasuredCosts(costs, profile or default_path())
     path = Path(costs.removeprefix(MEASURED))
     try:
         report = ReportedCosts.model_validate_json(read_text(path))
@@ -61,4 +70,4 @@ def measured_costs(costs: str, profile: Path | None) -> Known:
         raise UserFileError(
             f"--costs {costs}: {path} is no report; pipecut run PLAN --report FILE writes one"
         ) from None
-    return Known(report=report)
+    return MeasuredCosts(costs, report=report)

@@ -15,7 +15,7 @@ from pipecut.compiler.profile.store import Store, key_of
 from pipecut.compiler.profile.timing import Timed
 
 # Called with what is done, and of how many.
-Progress = Callable[[str, int, int], None]
+ProfileProgress = Callable[[str, int, int], None]
 # Forward and backward seconds of each operator.
 Seconds = list[tuple[float, float]]
 
@@ -38,7 +38,7 @@ def profile(
     kind: str,
     device: torch.device,
     path: Path,
-    progress: Progress,
+    progress: ProfileProgress,
 ) -> Profiled:
     """Measure what the store lacks, one thread on a CPU. Everything measured is kept at once.
 

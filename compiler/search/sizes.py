@@ -1,145 +1,167 @@
 """What is fixed before operators are placed, and what may be tried where the job says auto."""
 
-from collections.abc import Iterator
+import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
-from pipecut.compiler.candidate import Candidate
-from pipecut.compiler.inputs.document import place_of_key
-from pipecut.compiler.inputs.job import AUTO, JobSpec
+from pipecut.compiler.inputs.auto import AUTO, Auto, or_auto
+from pipecut.compiler.inputs.cluster import Cluster
+from pipecut.compiler.inputs.document import location_of_key
+from pipecut.compiler.inputs.job import JobSpec
 from pipecut.compiler.schedules.registry import SCHEDULES
+from pipecut.device.types import type_of
 from pipecut.errors import UserFileError
 
-# What auto tries with every size; the others with the best of these.
-SEARCHED = ("1f1b", "gpipe")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """What job and command line say: None is what the search decides. `devices` may be used, `stages_per_rank` stages on each."""
+    """What job and command line say; AUTO is what the search decides.
+
+    `devices` may be used, with `stages_per_rank` stages on each. `total` is the global batch.
+    """
 
     devices: int
     total: int
-    stages: int | None
-    replicas: int | None
-    microbatch: int | None
-    schedule: str | None
+    stages: int | Auto
+    replicas: int | Auto
+    microbatch: int | Auto
+    schedule: str | Auto
     stages_per_rank: int = 1
 
     @property
     def fixed(self) -> bool:
-        """Nothing is left to decide."""
-        return None not in (self.stages, self.replicas, self.microbatch, self.schedule)
-
-
-def candidates(asked: SearchSpace) -> list[Candidate]:
-    """All that what was asked leaves open: powers of two and even shares of the devices, on as many devices as they fill."""
-    return list(dict.fromkeys(_candidates(asked)))
-
-
-def _candidates(asked: SearchSpace) -> Iterator[Candidate]:
-    for stages in [asked.stages] if asked.stages else _stage_counts(asked):
-        ranks = stages // asked.stages_per_rank
-        room = asked.devices // ranks
-        for replicas in [asked.replicas] if asked.replicas else _powers(room, room):
-            if not replicas or asked.total % replicas:
-                continue
-            share = asked.total // replicas
-            sizes = (
-                [asked.microbatch]
-                if asked.microbatch
-                else [b for b in _powers(share, share) if share % b == 0]
-            )
-            for size in sizes:
-                for schedule in [asked.schedule] if asked.schedule else SEARCHED:
-                    if ranks * replicas <= asked.devices and (
-                        replicas == 1 or asked.total % (size * replicas) == 0
-                    ):
-                        yield Candidate(
-                            stages,
-                            replicas,
-                            size,
-                            -(-asked.total // (size * replicas)),
-                            schedule,
-                            asked.stages_per_rank,
-                        )
-
-
-def _stage_counts(asked: SearchSpace) -> list[int]:
-    devices = max(1, asked.devices // (asked.replicas or 1))
-    counts = {
-        *_powers(devices, devices),
-        *(devices // share for share in range(1, 5) if share <= devices),
-    }
-    return sorted(count * asked.stages_per_rank for count in counts)
-
-
-def _powers(limit: int, last: int) -> list[int]:
-    """Powers of two up to a limit, and the last itself."""
-    return sorted({1 << e for e in range(limit.bit_length()) if 1 << e <= limit} | {last})
+        """Whether nothing is left to decide."""
+        return AUTO not in (self.stages, self.replicas, self.microbatch, self.schedule)
 
 
 @dataclass(frozen=True)
 class SizeOverrides:
-    """What the command line says over the job file; AUTO is searched for, None is the job's."""
+    """What the command line says over the job file; None is what the job says.
 
-    stages: int | None = None
-    replicas: int | None = None
-    microbatch: int | None = None
+    A size that is "auto" (or 0) is AUTO; so is the schedule "auto".
+    """
+
+    stages: int | Auto | None = None
+    replicas: int | Auto | None = None
+    microbatch: int | Auto | None = None
     microbatches: int | None = None
-    schedule: str | None = None
+    schedule: str | Auto | None = None
     stages_per_rank: int | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("stages", "replicas", "microbatch"):
+            object.__setattr__(self, name, or_auto(getattr(self, name)))
+        if self.schedule == AUTO.value:
+            object.__setattr__(self, "schedule", AUTO)
 
-def resolve_sizes(spec: JobSpec, path: Path, devices: int, over: SizeOverrides) -> SearchSpace:
+
+def usable_devices(cluster: Cluster, spec: JobSpec, sizes: SizeOverrides) -> int:
+    """All devices of the cluster; of this machine's CPU one for each core.
+
+    More are used, and share the cores, where more stages are asked for.
+    """
+    if cluster.name != "auto" or not type_of(cluster.devices[0].type).of_host:
+        return len(cluster.devices)
+    stages = _number(sizes.stages, spec.stages)
+    replicas = _number(sizes.replicas, spec.data_parallel)
+    ranks = stages // _stages_per_rank(spec, sizes, _over(sizes.schedule, spec.schedule))
+    return min(len(cluster.devices), max(os.cpu_count() or 1, ranks * replicas))
+
+
+def resolve_sizes(spec: JobSpec, path: Path, devices: int, sizes: SizeOverrides) -> SearchSpace:
     """The job's sizes, with those of the command line over them. Raises UserFileError."""
-    total = spec.batch.global_
-    copies = spec.data_parallel if over.replicas is None else over.replicas
-    count = spec.stages if over.stages is None else over.stages
-    said = spec.schedule if over.schedule is None else over.schedule
-    if (
-        said not in ("interleaved", "auto")
-        and over.schedule is None
-        and "stages_per_rank" in spec.model_fields_set
-    ):
-        line, column = place_of_key(path, "stages_per_rank")
-        raise UserFileError(
-            f"{path}:{line}:{column}: stages_per_rank is for schedule: interleaved, and this is {said}; leave stages_per_rank out, or "
-            "choose interleaved"
-        )
-    stages_per_rank = (
-        (spec.stages_per_rank if over.stages_per_rank is None else over.stages_per_rank)
-        if said == "interleaved"
-        else 1
-    )
-    if said != "auto":
-        stages_per_rank = SCHEDULES[said].stages_per_rank or stages_per_rank
-    if count is None:
+    schedule = _over(sizes.schedule, spec.schedule)
+    _refuse_stray_stages_per_rank(spec, path, sizes, schedule)
+    stages_per_rank = _stages_per_rank(spec, sizes, schedule)
+    replicas = _over(sizes.replicas, spec.data_parallel)
+    stages = _over(sizes.stages, spec.stages)
+    if stages is None:
         # Every device, where nothing else is said.
-        count = max(1, devices // copies) * stages_per_rank if copies != AUTO else AUTO
-    if count % stages_per_rank:
-        raise UserFileError(
-            f"{path}: the {said} schedule has {stages_per_rank} stages on a device; {count} stages is no multiple"
-        )
-    microbatch = spec.batch.microbatch if over.microbatch is None else over.microbatch
-    if over.microbatches is not None:
-        microbatch = -(-total // over.microbatches)
-    for option, size in (("--microbatch", over.microbatch), ("--microbatches", over.microbatches)):
-        if size is not None and size > total:
-            raise UserFileError(f"{option} {size}: must be at most the global batch, {total}")
-    if count // stages_per_rank * max(1, copies) > devices:
-        times = f" times {copies} replicas" if copies > 1 else ""
-        each = f", {stages_per_rank} on a device," if stages_per_rank > 1 else ""
-        raise UserFileError(
-            f"{count} stages{each}{times} asked for, but the cluster has {devices} devices"
-        )
-    if copies > 1 and (total % copies or (microbatch and total % (copies * microbatch))):
-        line, column = place_of_key(path, "batch")
-        raise UserFileError(
-            f"{path}:{line}:{column}: a global batch of {total} is no multiple of {copies} replicas"
-            + (f" with microbatches of {microbatch}" if microbatch else "")
-        )
-    schedule = None if said == "auto" else said
-    return SearchSpace(
-        devices, total, count or None, copies or None, microbatch or None, schedule, stages_per_rank
+        filled = AUTO if replicas is AUTO else max(1, devices // replicas) * stages_per_rank
+        stages = filled
+    space = SearchSpace(
+        devices,
+        spec.batch.global_,
+        stages,
+        replicas,
+        _microbatch(spec, sizes),
+        schedule,
+        stages_per_rank,
     )
+    _refuse_uneven_stages(space, path)
+    _refuse_too_many_devices(space)
+    _refuse_undivided_batch(space, path)
+    return space
+
+
+def _over(override: T | None, job: T) -> T:
+    return job if override is None else override
+
+
+def _number(*sizes: int | Auto | None) -> int:
+    """The first that is a number, or 1."""
+    return next((size for size in sizes if isinstance(size, int)), 1)
+
+
+def _stages_per_rank(spec: JobSpec, sizes: SizeOverrides, schedule: str | Auto) -> int:
+    if schedule is AUTO:
+        return 1
+    asked = _over(sizes.stages_per_rank, spec.stages_per_rank)
+    return SCHEDULES[schedule].stages_per_rank or asked
+
+
+def _microbatch(spec: JobSpec, sizes: SizeOverrides) -> int | Auto:
+    total, microbatch = spec.batch.global_, _over(sizes.microbatch, spec.batch.microbatch)
+    if sizes.microbatches is not None:
+        microbatch = -(-total // sizes.microbatches)
+    given = {"--microbatch": sizes.microbatch, "--microbatches": sizes.microbatches}
+    for option, size in given.items():
+        if isinstance(size, int) and size > total:
+            raise UserFileError(f"{option} {size}: must be at most the global batch, {total}")
+    return microbatch
+
+
+def _refuse_stray_stages_per_rank(
+    spec: JobSpec, path: Path, sizes: SizeOverrides, schedule: str | Auto
+) -> None:
+    """Only the interleaved schedule has stages per rank to choose."""
+    stray = schedule not in ("interleaved", AUTO) and "stages_per_rank" in spec.model_fields_set
+    if stray and sizes.schedule is None:
+        raise UserFileError(
+            f"{location_of_key(path, 'stages_per_rank')}: stages_per_rank is for "
+            f"schedule: interleaved, and this is {schedule}; leave stages_per_rank out, or choose "
+            "interleaved"
+        )
+
+
+def _refuse_uneven_stages(space: SearchSpace, path: Path) -> None:
+    if space.stages is not AUTO and space.stages % space.stages_per_rank:
+        raise UserFileError(
+            f"{path}: the {space.schedule} schedule has {space.stages_per_rank} stages on a "
+            f"device; {space.stages} stages is no multiple"
+        )
+
+
+def _refuse_too_many_devices(space: SearchSpace) -> None:
+    ranks = _number(space.stages) // space.stages_per_rank
+    replicas = _number(space.replicas)
+    if space.stages is AUTO or ranks * replicas <= space.devices:
+        return
+    times = f" times {replicas} replicas" if replicas > 1 else ""
+    each = f", {space.stages_per_rank} on a device," if space.stages_per_rank > 1 else ""
+    raise UserFileError(
+        f"{space.stages} stages{each}{times} asked for, but the cluster has {space.devices} devices"
+    )
+
+
+def _refuse_undivided_batch(space: SearchSpace, path: Path) -> None:
+    replicas, microbatch = _number(space.replicas), _number(space.microbatch)
+    if replicas > 1 and space.total % (replicas * microbatch):
+        sized = f" with microbatches of {microbatch}" if space.microbatch is not AUTO else ""
+        raise UserFileError(
+            f"{location_of_key(path, 'batch')}: a global batch of {space.total} is no multiple of "
+            f"{replicas} replicas{sized}"
+        )

@@ -68,7 +68,7 @@ def export(job: Job, fixed_because: str = "") -> Exported:
     error: BaseException | None = None
     if not fixed_because:
         # A batch of one is indistinguishable from a broadcast dimension while tracing.
-        batch = example_batch(job, max(job.spec.batch.microbatch, 2))
+        batch = example_batch(job, max(job.microbatch, 2))
         check_names(model, batch, job)
         with watched_mode(model) as reads, noting_choices() as choices:
             program, error = _traced(model, batch, True, reads)
@@ -76,7 +76,7 @@ def export(job: Job, fixed_because: str = "") -> Exported:
             left_out = dict(model.left_out.now)
             return Exported(program, model, batch, True, (), left_out, reads, tuple(choices))
         fixed_because = _first_line(error)
-    batch = example_batch(job, job.spec.batch.microbatch)
+    batch = example_batch(job, job.microbatch)
     with watched_mode(model) as reads:
         program, fixed_error = _traced(model, batch, False, reads)
     if program is None:
@@ -91,7 +91,7 @@ def export_evaluation(job: Job, exported: Exported, dynamic: bool) -> Exported |
     """The same model in eval mode, in which it may have no loss; the reason where it cannot be traced."""
     model, batch = exported.model, exported.batch
     if exported.dynamic and not dynamic:
-        batch = example_batch(job, job.spec.batch.microbatch)
+        batch = example_batch(job, job.microbatch)
     model.eval()
     first: BaseException | None = None
     try:

@@ -44,7 +44,7 @@ def trace(job: Job) -> Graph:
 
 def _training(job: Job) -> tuple[Exported, "_Lowering", Graph, Graph]:
     """In training mode, with the graph of the loss and that of all that the model returns."""
-    size, total = job.spec.batch.microbatch, job.spec.batch.global_
+    size, total = job.microbatch, job.spec.batch.global_
     try:
         exported = export(job)
         lowering = _Lowering(exported, size)
@@ -70,7 +70,7 @@ def _training(job: Job) -> tuple[Exported, "_Lowering", Graph, Graph]:
 
 
 def _both_modes(job: Job) -> Graph:
-    microbatch = job.spec.batch.microbatch
+    microbatch = job.microbatch
     exported, lowering, training, everything = _training(job)
     training = checked(training)
     if not exported.reads.differs and flags_alone(lowering.operators, exported.reads.dropouts):

@@ -14,11 +14,9 @@ from torch import fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map
 
-from pipecut.compiler.graph import Graph, Operator
-from pipecut.compiler.operators.lookup import rule_of, short_name
 from pipecut.compiler.trace.mode_reads import TRACER
 from pipecut.device.types import DEVICE_TYPES
-from pipecut.errors import TraceError, UserFileError
+from pipecut.errors import TraceError
 from pipecut.model.draws import CountDraws, may_draw
 
 SEEDING = (
@@ -99,30 +97,3 @@ def only_operators_draw() -> Iterator[None]:
 
 def _equal(one: Any, other: Any) -> bool:
     return all(numpy.array_equal(a, b) for a, b in zip(one, other, strict=True))
-
-
-def refuse_randomness(graph: Graph, compiled: str | None, unseeded: bool) -> None:
-    """Raises UserFileError where operators would draw other numbers than the unsplit model's.
-
-    `compiled` is where the job says that stages are compiled, None where it does not; `unseeded` whether
-    a device's recurrent layers drop by a state of their own.
-    """
-    both = (*graph.operators, *(graph.evaluation.operators if graph.evaluation else ()))
-    drawing = [operator for operator in both if operator.draws]
-    if drawing and compiled is not None:
-        raise UserFileError(
-            f"{compiled}: {_told(drawing)}, and compiled code draws other numbers than the "
-            "unsplit model; use compile: eager, or build the model without it (dropout 0)"
-        )
-    recurrent = [operator for operator in drawing if rule_of(operator.target).cudnn_draws]
-    if recurrent and unseeded:
-        raise UserFileError(
-            f"{_told(recurrent)}: on a GPU cuDNN drops by a state of its own, which no seed sets; "
-            "build it with dropout=0, and put nn.Dropout between single layers"
-        )
-
-
-def _told(operators: list[Operator]) -> str:
-    first = operators[0]
-    others = f" and {len(operators) - 1} more" if len(operators) > 1 else ""
-    return f"{short_name(first.target)} of {first.module or 'the model'}{first.source}{others} draws random numbers"

@@ -13,7 +13,7 @@ import torch
 
 from pipecut.calibrate.reference_model import reached
 from pipecut.compiler.inputs.cluster import kind_here, read_cluster
-from pipecut.compiler.passes import ProfileProgress
+from pipecut.compiler.profile.profile import ProfileProgress
 from pipecut.device.local import device_count, has_devices
 from pipecut.device.types import type_of
 from pipecut.errors import UserFileError

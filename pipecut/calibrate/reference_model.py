@@ -13,8 +13,8 @@ from pipecut.compiler.costs.work import measure_all
 from pipecut.compiler.inputs.cluster import Cluster
 from pipecut.compiler.inputs.job import read_job
 from pipecut.compiler.operators.lookup import short_name
-from pipecut.compiler.passes import ProfileProgress, profile_job
-from pipecut.compiler.profile.profile import measured_seconds
+from pipecut.compiler.profile.job import profile_job
+from pipecut.compiler.profile.profile import ProfileProgress, measured_seconds
 from pipecut.compiler.trace.lower import trace
 from pipecut.device.types import type_of
 

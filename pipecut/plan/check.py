@@ -14,6 +14,7 @@ from pipecut.plan.deadlock import Rows, Traffic, check_opening, check_order, che
 from pipecut.plan.folder import PlanFolder
 from pipecut.plan.forward_only import forward_only
 from pipecut.plan.memory import STATES, outside_bytes, peak_of
+from pipecut.plan.rules import Combination, conflict_of
 from pipecut.plan.schema import HALF, Plan
 
 
@@ -121,13 +122,28 @@ def _flows(plan: Plan, graph: dict[str, Any]) -> str:
     return f"the stage graph is acyclic; {len(tensors)} tensors cross {len(over)} boundaries"
 
 
-def _computes_everything(plan: Plan, actions: tuple[tuple[Action, ...], ...]) -> str:
-    if plan.replicas < 1 or (
-        plan.replicas > 1 and any(held.written for s in plan.stages for held in s.buffers)
-    ):
-        raise PlanError(
-            f"{plan.replicas} replicas of stages that change their buffers would drift apart; compile again"
+def _splits(actions: Rows) -> bool:
+    return any(isinstance(a, Compute) and a.op == "W" for row in actions for a in row)
+
+
+def _possible(plan: Plan, actions: Rows) -> None:
+    """The rules that the compiler asks of a request, asked of the plan."""
+    evaluated = plan.in_evaluation().stages
+    conflict = conflict_of(
+        Combination(
+            replicas=plan.replicas,
+            writes_buffers=any(held.written for s in plan.stages for held in s.buffers),
+            compiled=plan.compile == "inductor",
+            split=plan.schedule if _splits(actions) else "",
+            draws="the model" if any(s.dropouts for s in (*plan.stages, *evaluated)) else "",
         )
+    )
+    if conflict is not None:
+        raise PlanError(f"{conflict.why}; compile again")
+
+
+def _computes_everything(plan: Plan, actions: tuple[tuple[Action, ...], ...]) -> str:
+    _possible(plan, actions)
     if len(actions) != len({s.pipeline_rank for s in plan.stages}):
         raise PlanError(
             f"schedule.yaml has {len(actions)} ranks, the plan {len({s.pipeline_rank for s in plan.stages})}"

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipecut.compiler.inputs.units import show_seconds
-from pipecut.compiler.search.search import Sensitivity, Trial
+from pipecut.compiler.search.trial import Sensitivity, Trial
 
 # More candidates than this say nothing new.
 MOST = 40

@@ -109,7 +109,7 @@ def test_an_alias_in_a_users_file_is_what_it_stands_for(tmp_path: Path) -> None:
     path.write_text(
         'model: {factory: &f "tests.models.core:mlp"}\ninputs: "tests.models.core:vectors"\nbatch: {global: &n 8, microbatch: *n}\n'
     )
-    assert read_job(path).spec.batch.microbatch == 8
+    assert read_job(path).microbatch == 8
 
 
 @pytest.mark.parametrize("link", ["stages", "stages/stage_0.py", GRAPH])

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipecut.compiler.inputs.cluster import read_cluster
-from pipecut.compiler.inputs.document import KEY, place_of
+from pipecut.compiler.inputs.document import KEY, position_of
 from pipecut.compiler.inputs.job import read_job
 from pipecut.compiler.search.sizes import SizeOverrides, resolve_sizes
 from pipecut.errors import UserFileError
@@ -87,7 +87,7 @@ def test_broken_cluster(what: str, tmp_path: Path) -> None:
     one_paragraph(str(caught.value), path)
 
 
-def test_misspelt_device_is_told_with_place_and_remedy(tmp_path: Path) -> None:
+def test_misspelt_device_is_reported_with_position_and_remedy(tmp_path: Path) -> None:
     path = tmp_path / "cluster.yaml"
     path.write_text(BROKEN_CLUSTERS["unknown device"])
     with pytest.raises(
@@ -114,7 +114,7 @@ def test_a_mutated_job_is_read_or_refused(at: int, junk: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "location", "place"),
+    ("text", "location", "position"),
     [
         (
             '# compile: later\nmodel: {args: {compile: 1}}\ninputs: "a:b"\ncompile: inductor\n',
@@ -128,12 +128,12 @@ def test_a_mutated_job_is_read_or_refused(at: int, junk: str) -> None:
         ("", ("batch",), (1, 1)),
     ],
 )
-def test_a_place_is_that_of_the_key_not_of_a_word_like_it(
-    text: str, location: tuple[str | int, ...], place: tuple[int, int], tmp_path: Path
+def test_a_position_is_that_of_the_key_not_of_a_word_like_it(
+    text: str, location: tuple[str | int, ...], position: tuple[int, int], tmp_path: Path
 ) -> None:
     path = tmp_path / "some.yaml"
     path.write_text(text)
-    assert place_of(path, *location) == place
+    assert position_of(path, *location) == position
 
 
 def test_a_function_that_is_not_found_is_told_where_its_key_is(tmp_path: Path) -> None:

@@ -7,13 +7,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipecut.compiler import Options, SizeOverrides, compile, compile_and_explain
+from pipecut.compiler import AUTO, Options, Request, SizeOverrides, compile, compile_plan
 from pipecut.compiler.costs.rebatch import with_batch
-from pipecut.compiler.inputs.cluster import read_cluster
-from pipecut.compiler.inputs.job import read_job
-from pipecut.compiler.search.search import MARGIN, Search
-from pipecut.compiler.search.sizes import SEARCHED, SearchSpace, candidates, resolve_sizes
+from pipecut.compiler.graphs import Costs, Graphs
+from pipecut.compiler.inputs.auto import Auto
+from pipecut.compiler.inputs.cluster import Cluster, read_cluster
+from pipecut.compiler.inputs.job import Job, read_job
+from pipecut.compiler.profile.measured_costs import MeasuredCosts
+from pipecut.compiler.search.candidates import SEARCHED, candidates
+from pipecut.compiler.search.search import MARGIN, search
+from pipecut.compiler.search.sizes import SearchSpace, resolve_sizes
 from pipecut.compiler.search.sizes import SizeOverrides as Over
+from pipecut.compiler.search.trial import Setting, attempt
 from pipecut.compiler.trace.lower import trace
 from pipecut.errors import InfeasibleError, UserFileError
 
@@ -27,6 +32,11 @@ links:
 """
 
 
+def setting_of(job: Job, machine: Cluster) -> Setting:
+    costs = Costs(Graphs(job, job.microbatch), machine, MeasuredCosts())
+    return Setting(job, machine, costs)
+
+
 def cluster(tmp_path: Path, memory: str = "4GiB") -> str:
     path = tmp_path / "cluster.yaml"
     path.write_text(CLUSTER.format(memory=memory))
@@ -36,26 +46,24 @@ def cluster(tmp_path: Path, memory: str = "4GiB") -> str:
 @given(
     devices=st.integers(1, 24),
     total=st.integers(1, 48),
-    stages=st.none() | st.integers(1, 8),
-    replicas=st.none() | st.integers(1, 4),
-    microbatch=st.none() | st.integers(1, 8),
+    stages=st.just(AUTO) | st.integers(1, 8),
+    replicas=st.just(AUTO) | st.integers(1, 4),
+    microbatch=st.just(AUTO) | st.integers(1, 8),
 )
 def test_candidates_use_what_there_is_and_divide_the_batch(
-    devices: int, total: int, stages: int | None, replicas: int | None, microbatch: int | None
+    devices: int, total: int, stages: int | Auto, replicas: int | Auto, microbatch: int | Auto
 ) -> None:
-    for one in candidates(SearchSpace(devices, total, stages, replicas, microbatch, None)):
+    for one in candidates(SearchSpace(devices, total, stages, replicas, microbatch, AUTO)):
         assert one.stages * one.replicas <= devices
         samples = one.replicas * one.microbatches * one.microbatch
         assert (
             samples == total
-            if one.replicas > 1 or microbatch is None
+            if one.replicas > 1 or microbatch is AUTO
             else samples - total < one.microbatch
         )
-        assert (stages or one.stages, replicas or one.replicas, microbatch or one.microbatch) == (
-            one.stages,
-            one.replicas,
-            one.microbatch,
-        )
+        assert stages in (AUTO, one.stages)
+        assert replicas in (AUTO, one.replicas)
+        assert microbatch in (AUTO, one.microbatch)
 
 
 @pytest.mark.parametrize("memory", ["4GiB", "200KiB"])
@@ -63,12 +71,12 @@ def test_the_search_finds_the_best_of_all(memory: str, write_job: Any, tmp_path:
     job = read_job(write_job("mlp", "vectors"))
     machine = read_cluster(cluster(tmp_path, memory))
     asked = resolve_sizes(
-        job.spec, job.path, 4, Over(stages=0, replicas=0, microbatch=0, schedule="auto")
+        job.spec, job.path, 4, Over(stages=AUTO, replicas=AUTO, microbatch=AUTO, schedule=AUTO)
     )
-    search = Search(job, machine, trace(job), job.spec.batch.microbatch)
-    tried = search.run(asked, lambda _: None)
+    setting = setting_of(job, machine)
+    tried = search(asked, setting, lambda _: None)
     searched = [one for one in tried if one.candidate.schedule in SEARCHED]
-    everything = [search.place(one, machine) for one in searched]
+    everything = [attempt(one, setting) for one in searched]
     steps = [one.step_seconds for one in everything if one.step_seconds is not None]
     assert len(searched) == len(candidates(asked)) and len(steps) > 5
     assert searched[0].step_seconds == min(steps)
@@ -88,10 +96,8 @@ def test_another_schedule_is_taken_where_it_is_much_shorter(
     )
     job = read_job(path)
     machine = read_cluster(cluster(tmp_path))
-    search = Search(job, machine, trace(job), 1)
-    tried = search.run(
-        resolve_sizes(job.spec, job.path, 4, Over(stages=0, schedule="auto")), lambda _: None
-    )
+    space = resolve_sizes(job.spec, job.path, 4, Over(stages="auto", schedule="auto"))
+    tried = search(space, setting_of(job, machine), lambda _: None)
     best = next(one for one in tried if one.candidate.schedule in SEARCHED)
     others = [one for one in tried if one.candidate.schedule not in SEARCHED]
     assert best.step_seconds is not None and {one.candidate.ranks for one in others} == {
@@ -103,10 +109,9 @@ def test_another_schedule_is_taken_where_it_is_much_shorter(
 
 def test_a_plan_is_the_best_found_and_says_so(write_job: Any, tmp_path: Path) -> None:
     job = write_job("mlp", "vectors", extra="stages: auto\ndata_parallel: auto\nschedule: auto\n")
-    compiled = compile_and_explain(
-        job, cluster(tmp_path), tmp_path / "plan", Options(explain=True), lambda _: None
-    )
-    plan, best = compiled.folder.plan, compiled.tried[0]
+    options = Options(explain=True)
+    compiled = compile_plan(Request(job, cluster(tmp_path), tmp_path / "plan", options))
+    plan, best = compiled.folder.plan, compiled.trials[0]
     assert (len(plan.stages), plan.replicas, plan.schedule) == (
         best.candidate.stages,
         best.candidate.replicas,
@@ -114,12 +119,12 @@ def test_a_plan_is_the_best_found_and_says_so(write_job: Any, tmp_path: Path) ->
     )
     assert plan.prediction.step_seconds == pytest.approx(best.step_seconds, rel=0.01)
     assert any("candidates" in note for note in plan.notes)
-    assert [price.limit for price in compiled.prices] == [
+    assert [price.limit for price in compiled.sensitivities] == [
         "one more device",
         "10% more memory",
         "twice the bandwidth of links",
     ]
-    assert all(price.step_seconds is not None for price in compiled.prices)
+    assert all(price.step_seconds is not None for price in compiled.sensitivities)
 
 
 def test_nothing_that_fits_names_the_candidates(write_job: Any, tmp_path: Path) -> None:
@@ -128,7 +133,7 @@ def test_nothing_that_fits_names_the_candidates(write_job: Any, tmp_path: Path) 
             write_job("mlp", "vectors"),
             cluster(tmp_path, "10KiB"),
             tmp_path / "plan",
-            Options(SizeOverrides(stages=0)),
+            Options(SizeOverrides(stages=AUTO)),
         )
 
 

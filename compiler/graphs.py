@@ -1,0 +1,104 @@
+"""What depends on the microbatch: the traced graph, and its costs."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from pipecut.compiler.costs.rebatch import with_batch
+from pipecut.compiler.costs.roofline import CostedGraph, cost
+from pipecut.compiler.graph import Graph
+from pipecut.compiler.inputs.cluster import Cluster
+from pipecut.compiler.inputs.job import Job
+from pipecut.compiler.profile.measured_costs import MeasuredCosts
+from pipecut.compiler.trace.lower import trace
+
+Progress = Callable[[str], None]
+
+
+class Estimates(Protocol):
+    """Costs of each microbatch, close enough to compare candidates."""
+
+    measured: MeasuredCosts
+
+    def estimate(self, microbatch: int) -> CostedGraph:
+        """The costed graph of a microbatch."""
+
+    def unmeasured_kinds(self, microbatch: int) -> tuple[str, ...]:
+        """Device kinds on which some operator of a microbatch was not measured."""
+
+
+class Graphs:
+    """microbatch -> Graph, each traced once."""
+
+    def __init__(self, job: Job, first: int, progress: Progress = lambda _: None) -> None:
+        self.job, self.progress = job, progress
+        self._traced: dict[int, Graph] = {}
+        self.first = self[first]
+
+    def __getitem__(self, microbatch: int) -> Graph:
+        """Raises TraceError or UserFileError."""
+        if microbatch not in self._traced:
+            self.progress(f"tracing the model for a microbatch of {microbatch}")
+            self._traced[microbatch] = trace(self.job.with_microbatch(microbatch))
+        return self._traced[microbatch]
+
+    def estimate(self, microbatch: int) -> Graph:
+        """The traced graph, or the first one resized: close enough to compare candidates.
+
+        A graph whose batch is fixed cannot be resized, so it is traced.
+        """
+        if microbatch in self._traced or not self.first.dynamic:
+            return self[microbatch]
+        return with_batch(self.first, microbatch)
+
+
+class Costs:
+    """microbatch -> CostedGraph, each computed once."""
+
+    def __init__(
+        self,
+        graphs: Graphs,
+        cluster: Cluster,
+        measured: MeasuredCosts,
+        progress: Progress = lambda _: None,
+    ) -> None:
+        self.graphs, self.cluster, self.measured = graphs, cluster, measured
+        self.progress = progress
+        self._costed: dict[int, CostedGraph] = {}
+        self._estimated: dict[int, CostedGraph] = {}
+        self._measured_kinds: dict[int, tuple[str, ...]] = {}
+
+    def __getitem__(self, microbatch: int) -> CostedGraph:
+        """The costs of the traced graph."""
+        if microbatch not in self._costed:
+            graph = self.graphs[microbatch]
+            self.progress(f"costing {len(graph.operators)} operators")
+            self._costed[microbatch] = self._cost(graph, microbatch)
+        return self._costed[microbatch]
+
+    def estimate(self, microbatch: int) -> CostedGraph:
+        """The costs of a graph that may be a resized one: see `Graphs.estimate`."""
+        graph = self.graphs.estimate(microbatch)
+        if graph is self.graphs.first:
+            return self[microbatch]
+        if microbatch not in self._estimated:
+            self._estimated[microbatch] = self._cost(graph, microbatch)
+        return self._estimated[microbatch]
+
+    def measured_kinds(self, microbatch: int) -> tuple[str, ...]:
+        """Device kinds on which every operator of the traced graph was measured, sorted."""
+        if microbatch not in self._measured_kinds:
+            seconds = self.measured.seconds(self.graphs[microbatch], microbatch, self._kinds())
+            self._measured_kinds[microbatch] = tuple(sorted(seconds))
+        return self._measured_kinds[microbatch]
+
+    def unmeasured_kinds(self, microbatch: int) -> tuple[str, ...]:
+        """The cluster's other device kinds, sorted."""
+        return tuple(sorted({*self._kinds()} - {*self.measured_kinds(microbatch)}))
+
+    def _kinds(self) -> list[str]:
+        return sorted({device.kind for device in self.cluster.devices})
+
+    def _cost(self, graph: Graph, microbatch: int) -> CostedGraph:
+        seconds = self.measured.seconds(graph, microbatch, self._kinds())
+        precision = self.graphs.job.spec.precision
+        return cost(graph, self.cluster, precision, microbatch, seconds)

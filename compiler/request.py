@@ -1,0 +1,49 @@
+"""What a compile is asked for, and what it returns."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipecut.compiler.partition.place import SolverOptions
+from pipecut.compiler.search.sizes import SizeOverrides
+from pipecut.compiler.search.trial import Sensitivity, Trial
+from pipecut.plan.folder import PlanFolder
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line may add to the job file.
+
+    `sizes` stand over the job file's. `explain` also compares what would be compiled without a search.
+    `costs` are measured ones where the profile has them (auto), estimates alone (roofline), measured
+    ones alone (profile), or those of a run's report (measured:FILE); `profile` is the file of
+    measurements. `lost` devices, counted from 0 as in the cluster file, are left out.
+    """
+
+    sizes: SizeOverrides = field(default_factory=SizeOverrides)
+    explain: bool = False
+    costs: str = "auto"
+    profile: Path | None = None
+    solving: SolverOptions = field(default_factory=SolverOptions)
+    lost: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Request:
+    """A job file, a cluster file or name, and the folder to write the plan to."""
+
+    job: Path
+    cluster: str
+    output: Path
+    options: Options = field(default_factory=Options)
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """The plan as written; where candidates were compared, all of them, the best first.
+
+    `sensitivities` are there where the choice was to be explained.
+    """
+
+    folder: PlanFolder
+    trials: tuple[Trial, ...] = ()
+    sensitivities: tuple[Sensitivity, ...] = ()

@@ -1,0 +1,79 @@
+"""What a plan cannot combine, in values that both a request and a finished plan have.
+
+The compiler asks these rules before its search and of every candidate; its other rules, of models,
+costs and memory, stand in compiler/refusals.py. The checker asks them of the plan that comes out.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Combination:
+    """What a rule looks at.
+
+    `split` is the schedule that splits the backward of a stage, `draws` an operator that draws
+    random numbers; both are "" where there is none. `compiled` is whether stages are compiled.
+    """
+
+    replicas: int = 1
+    writes_buffers: bool = False
+    compiled: bool = False
+    split: str = ""
+    draws: str = ""
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """Why a combination cannot be, what to do, and the key of the job file that asks for it."""
+
+    why: str
+    remedy: str
+    key: str
+
+
+Rule = Callable[[Combination], Conflict | None]
+
+
+def replicas_drift(asked: Combination) -> Conflict | None:
+    """Each replica would write buffers of its own samples."""
+    if asked.replicas == 1 or not asked.writes_buffers:
+        return None
+    return Conflict(
+        f"data_parallel {asked.replicas}: the model changes buffers in its forward, as BatchNorm "
+        "does, and replicas would drift apart",
+        "use data_parallel: 1",
+        "data_parallel",
+    )
+
+
+def compiled_backward_is_whole(asked: Combination) -> Conflict | None:
+    """A compiled backward computes both gradients of a product at once."""
+    if not asked.compiled or not asked.split:
+        return None
+    return Conflict(
+        f"{asked.split} splits the backward of a stage, which compiled stages do not allow",
+        "use compile: eager, or another schedule",
+        "compile",
+    )
+
+
+def compiled_draws_differ(asked: Combination) -> Conflict | None:
+    """Inductor's kernels have a random number generator of their own."""
+    if not asked.compiled or not asked.draws:
+        return None
+    return Conflict(
+        f"{asked.draws} draws random numbers, and compiled code draws other numbers than the "
+        "unsplit model",
+        "use compile: eager, or build the model without it (dropout 0)",
+        "compile",
+    )
+
+
+RULES: tuple[Rule, ...] = (replicas_drift, compiled_backward_is_whole, compiled_draws_differ)
+
+
+def conflict_of(asked: Combination) -> Conflict | None:
+    """The first conflict of a combination, None where all of it can be."""
+    conflicts = (rule(asked) for rule in RULES)
+    return next((conflict for conflict in conflicts if conflict is not None), None)
