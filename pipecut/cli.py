@@ -585,8 +585,8 @@ def export(
     from pipecut.plan.folder import read_plan
     from pipecut.runtime.checkpoint.export import export as export_checkpoint
 
-    count, step = export_checkpoint(read_plan(plan).plan, checkpoint, output)
-    console.print(f"{count} tensors after step {step} written to {output}")
+    exported = export_checkpoint(read_plan(plan).plan, checkpoint, output)
+    console.print(f"{exported.tensors} tensors after step {exported.step} written to {output}")
 
 
 @app.command()

@@ -19,10 +19,11 @@ from pipecut.device.work import synchronize
 from pipecut.errors import CheckpointError, DivergedError, PeerLostError, PipecutError, RunError
 from pipecut.model.functions import find_function
 from pipecut.model.optimizer import make_optimizer
+from pipecut.runtime.batches.check_tensors import check_tensors
 from pipecut.runtime.checkpoint.folder import home_of, last_finite, refuse_earlier
-from pipecut.runtime.checkpoint.state import not_finite
+from pipecut.runtime.checkpoint.rank_tensors import not_finite
+from pipecut.runtime.checkpoint.restoring import find_checkpoint
 from pipecut.runtime.checkpoint.stopping import Stopping
-from pipecut.runtime.engine.batch_input import check_tensors
 from pipecut.runtime.engine.recorder import Measured
 from pipecut.runtime.health.status import State
 from pipecut.runtime.observe.allocations import Allocations
@@ -123,9 +124,9 @@ class Training:
         rate = RATE if wishes.rate is None else wishes.rate
         optimizer = make_optimizer(pipe.plan.optimizer, pipe.parameters(), rate)
         saving, self.clip = pipe.saving, wishes.clip or 0.0
-        saving.more = {"kind": pipe.plan.optimizer, "data": data}
-        saving.more |= {"clip": wishes.clip} if wishes.clip is not None else {}
-        again = wishes.restarted and saving.find(wishes.folder) is not None
+        saving.recipe = {"kind": pipe.plan.optimizer, "data": data}
+        saving.recipe |= {"clip": wishes.clip} if wishes.clip is not None else {}
+        again = wishes.restarted and find_checkpoint(pipe.world, wishes.folder) is not None
         if wishes.every and not (wishes.resume or wishes.restarted):
             refuse_earlier(wishes.folder)
         self.home = home_of(wishes.folder)
@@ -133,14 +134,14 @@ class Training:
             saving.enter(self.home)
         if wishes.resume or again:
             self._go_on(optimizer)
-        elif pipe.unfilled:
+        elif pipe.model.values_missing:
             raise CheckpointError(
                 f"rank {pipe.world.rank}: {wishes.folder} has checkpoints, but none that all ranks "
                 "see; move them elsewhere to begin anew"
             )
         if wishes.every:
             saving.set_aside(self.home, self.begun)
-        saving.more["clip"] = self.clip
+        saving.recipe["clip"] = self.clip
         return optimizer
 
     def _go_on(self, optimizer: torch.optim.Optimizer) -> None:
@@ -150,7 +151,7 @@ class Training:
         for group in optimizer.param_groups if wishes.rate is not None else ():
             group["lr"] = wishes.rate
         if wishes.clip is None:
-            self.clip = float(pipe.saving.more.get("clip", 0.0))
+            self.clip = float(pipe.saving.recipe.get("clip", 0.0))
         if not self.loud:
             return
         rate = float(optimizer.param_groups[0]["lr"])
@@ -363,7 +364,9 @@ def watch_memory(
         for v in state.values()
         if isinstance(v, torch.Tensor)
     ]
-    modules = [parameter for module in pipe.modules.values() for parameter in module.parameters()]
+    modules = [
+        parameter for module in pipe.model.modules.values() for parameter in module.parameters()
+    ]
     counted = Allocations(
         [*modules, *pipe.parameters(), *(buffer for _, buffer in pipe.named_buffers()), *states]
     )

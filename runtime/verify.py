@@ -34,8 +34,10 @@ from pipecut.model.weights import read_weights
 from pipecut.plan.folder import read_plan
 from pipecut.plan.rows import divided, rows_of
 from pipecut.plan.schema import Plan
-from pipecut.runtime.engine.microbatches import microbatches, samples_in
-from pipecut.runtime.gradients.masters import LossScale, Masters
+from pipecut.runtime.batches.microbatches import microbatches, samples_in
+from pipecut.runtime.gradients.loss_scale import LossScale
+from pipecut.runtime.gradients.masters import Masters
+from pipecut.runtime.gradients.parameters import parameters_of
 from pipecut.runtime.health.rank_errors import end_with_parent, tell
 from pipecut.runtime.launch.launch import launch
 from pipecut.runtime.pipeline import load_pipeline
@@ -186,8 +188,9 @@ def _unsplit(
     loss_of = find_function(reference.loss, folders, "plan.yaml") if reference.loss else None
     first = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     whole = WithLoss(cast_model(model, reference.precision), loss_of).train().to(device)
-    masters, scale = Masters(model.parameters()), LossScale(reference.precision)
-    trained = {name: masters.of[id(parameter)] for name, parameter in model.named_parameters()}
+    parameters = parameters_of(model)
+    masters, scale = Masters(parameters), LossScale(reference.precision)
+    trained = {parameter.name: parameter.master for parameter in parameters}
     with torch.no_grad():
         for name, parameter in trained.items():
             parameter.copy_(first[name])

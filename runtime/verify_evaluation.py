@@ -10,7 +10,7 @@ from pipecut.model.draws import Draws
 from pipecut.model.sample_batch import sample_batch
 from pipecut.model.unsplit import WithLoss
 from pipecut.plan.schema import HALF, Plan
-from pipecut.runtime.engine.microbatches import checked_batch, microbatches, samples_in
+from pipecut.runtime.batches.microbatches import checked_batch, microbatches, samples_in
 from pipecut.runtime.pipeline import Pipeline
 
 # Batches that training does not use.
@@ -31,7 +31,7 @@ def evaluated_by_plan(pipe: Pipeline, step: int) -> dict[str, torch.Tensor]:
     found = {}
     if pipe.plan.evaluation.loss:
         found["eval loss/loss"] = pipe.eval_step(**batch).float()
-    if any(stage.outputs for stage in pipe.evaluated.stages):
+    if any(stage.outputs for stage in pipe.evaluation.evaluated.stages):
         outputs = pipe.predict(everywhere=True, **batch)
         found |= {f"output/{name}": tensor for name, tensor in _comparable(pipe.plan, outputs)}
     return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in found.items()}

@@ -43,7 +43,7 @@ class ForTorch(nn.Module):
 def theirs(pipe: Pipeline, kind: type[Any], batch: dict[str, torch.Tensor]) -> Callable[[], None]:
     """A step of torch's schedule over the same modules, parameters and batch."""
     rank, plan = pipe.world.rank, pipe.plan
-    stage = PipelineStage(ForTorch(pipe.modules[rank], rank == 1), rank, 2, pipe.world.device)
+    stage = PipelineStage(ForTorch(pipe.model.modules[rank], rank == 1), rank, 2, pipe.world.device)
     schedule = kind(stage, plan.microbatches, loss_fn=lambda loss, _: loss.sum(), scale_grads=True)
 
     def step() -> None:
@@ -57,7 +57,7 @@ def theirs(pipe: Pipeline, kind: type[Any], batch: dict[str, torch.Tensor]) -> C
 
 def alone(pipe: Pipeline, batch: dict[str, torch.Tensor]) -> Callable[[], None]:
     """Forward and backward of every microbatch of this rank's stage, with no message."""
-    plan, module = pipe.plan, pipe.modules[pipe.world.rank]
+    plan, module = pipe.plan, pipe.model.modules[pipe.world.rank]
     parts = [
         dict(zip(batch, piece, strict=True))
         for piece in zip(*(t.split(plan.batch.microbatch) for t in batch.values()), strict=True)

@@ -24,6 +24,7 @@ from pipecut.compiler import Options, SizeOverrides, compile
 from pipecut.compiler.partition.program.solver import quiet_stdout
 from pipecut.model.precision import cast_model
 from pipecut.runtime.gradients.masters import Masters
+from pipecut.runtime.gradients.parameters import parameters_of
 from pipecut.runtime.pipeline import load_pipeline
 from pipecut.runtime.training import batches
 from pipecut.runtime.verify import verify
@@ -99,7 +100,9 @@ def in_turn(path: Path, device: str) -> tuple[list[float], list[float]]:
     torch.set_num_threads(1)
     batch = next(batches(pipe, None, path))
     model = cast_model(build(device), pipe.plan.model.precision).to(device).train()
-    masters = Masters(model.parameters())
+    parameters = parameters_of(model)
+    # Its hooks add up gradients.
+    Masters(parameters)
     parts = [
         {name: t.to(device) for name, t in _part(batch, m, pipe.plan.batch.microbatch).items()}
         for m in range(MICROBATCHES)
@@ -110,7 +113,7 @@ def in_turn(path: Path, device: str) -> tuple[list[float], list[float]]:
             (model(**part).loss / MICROBATCHES).backward()
 
     both: tuple[Callable[[], Any], ...] = (lambda: pipe.step(**batch)), unsplit
-    held = [*pipe.parameters(), *masters.of.values()]
+    held = [*pipe.parameters(), *(p.master for p in parameters)]
     found: tuple[list[float], list[float]] = ([], [])
     for number in range(WARM + ROUNDS):
         for at in (0, 1) if number % 2 else (1, 0):

@@ -16,6 +16,8 @@ from pipecut.plan.actions import splits_backward
 from pipecut.plan.memory import outside_bytes, peak_of
 from pipecut.plan.schema import Plan, Stage, StageMemory
 from pipecut.runtime.engine.stage import RunningStage
+from pipecut.runtime.gradients.masters import Masters
+from pipecut.runtime.gradients.parameters import parameters_of
 from pipecut.runtime.observe.allocations import Allocations
 
 CPU = torch.device("cpu")
@@ -97,8 +99,10 @@ def _run(plan: Plan, graph: Graph, one: Cut, later: bool) -> StageMemory:
     with FakeTensorMode() as mode:
         buffers = {b.names[0]: mode.from_tensor(b.data) for b in one.buffers}
         module = build(graph, one, len(plan.stages), CPU, buffers)
-        running = RunningStage(plan, plan.stages[one.index], module, later)
-        held = [*module.parameters(), *running.masters.of.values(), *module.buffers()]
+        parameters = parameters_of(module)
+        masters = Masters(parameters)
+        running = RunningStage(plan, plan.stages[one.index], module, masters, later)
+        held = [*module.parameters(), *(p.master for p in parameters), *module.buffers()]
         # A plan's own kind of device, whatever this machine has.
         with Allocations(held) as counted, Kernels(plan.stages[one.index].device_type):
             first = _microbatch(running, graph, one, counted)
@@ -138,7 +142,7 @@ def _microbatch(
         if last
         else [
             _empty(graph.values[n])
-            for n, needs in zip(one.sends, running.gives_grad, strict=True)
+            for n, needs in zip(one.sends, running.sent_need_grad, strict=True)
             if needs
         ]
     )
@@ -151,7 +155,7 @@ def _microbatch(
     after = counted.live - before - size
     counted.peak = counted.live
     begun = counted.live
-    if running.later:
+    if running.split_backward:
         running.weights(0)
     return (
         peak,

@@ -1,48 +1,54 @@
 """A checkpoint as one safetensors file with the unsplit model's own names."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from pipecut.errors import CheckpointError
 from pipecut.plan.schema import Plan
-from pipecut.runtime.checkpoint import files as checkpoint
-from pipecut.runtime.checkpoint import folder as checkpoint_folder
+from pipecut.runtime.checkpoint.folder import latest
+from pipecut.runtime.checkpoint.manifest import read_manifest
+from pipecut.runtime.checkpoint.reading import read_tensors
 from pipecut.runtime.checkpoint.resume import refuse_other_model
 from pipecut.writable import writable_file
 
 
-def export(plan: Plan, where: Path, output: Path) -> tuple[int, int]:
-    """Write parameters and persistent buffers under every FQN they have. Returns how many, and the checkpoint's step.
+@dataclass(frozen=True)
+class Exported:
+    """How many tensors a file has, and after which step of the training."""
 
-    Raises CheckpointError.
+    tensors: int
+    step: int
+
+
+def export(plan: Plan, folder: Path, output: Path) -> Exported:
+    """Write parameters and persistent buffers under every FQN they have. Raises CheckpointError.
+
+    `folder` is a checkpoint, or a folder of checkpoints, of which the last is taken.
     """
     writable_file(output, "-o")
-    path = checkpoint_folder.latest(where)
+    path = latest(folder)
     if path is None:
-        raise CheckpointError(f"{where} is no checkpoint and has none")
-    facts = checkpoint.read_facts(path)
-    refuse_other_model(str(path), plan, facts)
-    if not facts.finite and path != where:
+        raise CheckpointError(f"{folder} is no checkpoint and has none")
+    manifest = read_manifest(path)
+    refuse_other_model(str(path), plan, manifest)
+    if not manifest.finite and path != folder:
         raise CheckpointError(
-            f"{path} has values that are no finite numbers: its training had diverged; name the checkpoint that is meant"
+            f"{path} has values that are no finite numbers: its training had diverged; "
+            "name the checkpoint that is meant"
         )
-    wanted: dict[str, list[str]] = {}
+    names: dict[str, list[str]] = {}
     for stage in plan.stages:
-        wanted |= {f"parameter/{held.names[0]}": held.names for held in stage.parameters}
-        wanted |= {
-            f"buffer/{held.names[0]}": held.names for held in stage.buffers if held.persistent
-        }
-    found = checkpoint.read_tensors(path, facts, wanted)
-    # A file cannot have one tensor under two names.
-    tensors: dict[str, torch.Tensor] = {
-        name: found[key].clone() for key, names in wanted.items() for name in names
-    }
+        names |= {f"parameter/{p.names[0]}": p.names for p in stage.parameters}
+        names |= {f"buffer/{b.names[0]}": b.names for b in stage.buffers if b.persistent}
+    values = read_tensors(path, manifest, names)
+    # Cloned, since a file cannot have one tensor under two names.
+    tensors = {name: values[key].clone() for key, fqns in names.items() for name in fqns}
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         save_file(tensors, str(output))
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{output} cannot be written: {error}") from None
-    return len(tensors), facts.step
+    return Exported(len(tensors), manifest.step)

@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 
 from pipecut.errors import CheckpointError
-from pipecut.runtime.checkpoint.files import facts_files, read_facts
+from pipecut.runtime.checkpoint.manifest import manifest_files, read_manifest
 
 NAME = re.compile(r"step_(\d+)")
 ASIDE = "aside_"
@@ -23,13 +23,13 @@ def step_of(path: Path) -> int:
 
 def checkpoints(folder: Path) -> list[Path]:
     """The whole ones of a folder, by step."""
-    whole = [path for path in folder.glob("step_*") if step_of(path) >= 0 and facts_files(path)]
+    whole = [path for path in folder.glob("step_*") if step_of(path) >= 0 and manifest_files(path)]
     return sorted(whole, key=step_of)
 
 
 def latest(folder: Path) -> Path | None:
     """The last one of a folder of checkpoints, or the folder itself where it is one, or None."""
-    if facts_files(folder):
+    if manifest_files(folder):
         return folder
     whole = checkpoints(folder)
     return whole[-1] if whole else None
@@ -37,7 +37,7 @@ def latest(folder: Path) -> Path | None:
 
 def home_of(folder: Path) -> Path:
     """Where checkpoints go that follow: beside a checkpoint that is named itself."""
-    return folder.parent if facts_files(folder) and step_of(folder) >= 0 else folder
+    return folder.parent if manifest_files(folder) and step_of(folder) >= 0 else folder
 
 
 def prune(folder: Path, keep: int) -> None:
@@ -55,7 +55,7 @@ def last_finite(folder: Path) -> Path | None:
 
 def _finite(path: Path) -> bool:
     try:
-        return read_facts(path).finite
+        return read_manifest(path).finite
     except CheckpointError:
         return False
 

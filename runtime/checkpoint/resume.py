@@ -1,7 +1,7 @@
-"""What must be the same where a training goes on from a checkpoint, and what is said where it is not.
+"""What must be the same where a training goes on from a checkpoint, and what is reported where it is not.
 
 Parameters and the optimizer must be the same. Precision, seed, batch, data, loss and clipping may be
-changed on purpose, so that the training goes on, and what changed is said.
+changed on purpose, so the training goes on, and what changed is reported. These are its recipe.
 """
 
 from collections.abc import Iterable, Mapping
@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
-from pipecut.errors import OtherTrainingError
+from pipecut.errors import CheckpointError, OtherTrainingError
 from pipecut.plan.schema import Plan
-from pipecut.runtime.checkpoint.files import Facts
+from pipecut.runtime.checkpoint.manifest import Manifest, spoken
 
-# What a job file or an option calls it.
-SAID = {
+# Entries of a recipe that may change, as a job file or an option calls them.
+CHANGEABLE = {
     "factory": "the model's factory",
     "args": "the factory's arguments",
     "precision": "precision",
@@ -27,10 +27,10 @@ SAID = {
 }
 
 
-def made_by(
+def recipe_of(
     plan: Plan, optimizer: torch.optim.Optimizer | None, more: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """By what a training is made, in plain values; `more` is what the plan does not know."""
+    """A training's recipe in plain values; `more` is what the plan does not know of it."""
     terms = plan.batch.terms
     return {
         "optimizer": type(optimizer).__name__ if optimizer is not None else None,
@@ -43,67 +43,85 @@ def made_by(
     }
 
 
-def refuse_other_model(where: str, plan: Plan, facts: Facts) -> None:
-    """Raises OtherTrainingError where the checkpoint has other parameters or buffers than the plan."""
-    here = {f"parameter/{held.names[0]}" for stage in plan.stages for held in stage.parameters}
-    here |= {
-        f"buffer/{held.names[0]}"
+def refuse_other_model(where: str, plan: Plan, manifest: Manifest) -> None:
+    """Raise OtherTrainingError where the checkpoint has other parameters or buffers than the plan."""
+    in_plan = {f"parameter/{p.names[0]}" for stage in plan.stages for p in stage.parameters}
+    in_plan |= {
+        f"buffer/{buffer.names[0]}"
         for stage in plan.stages
-        for held in stage.buffers
-        if held.persistent or held.written
+        for buffer in stage.buffers
+        if buffer.persistent or buffer.written
     }
-    there = {name for name in facts.names if name.partition("/")[0] in ("parameter", "buffer")}
-    for what, names in (
-        (f"has {{}}, which the model of {plan.model.factory} has not", there - here),
-        (f"has no {{}}, which the model of {plan.model.factory} has", here - there),
-    ):
-        if names:
-            raise OtherTrainingError(
-                f"{where} is of another model, made by {facts.model.get('factory')}: it "
-                f"{what.format(_listed(names))}; compile the model that it is of, or give "
-                "--checkpoints another folder"
-            )
+    in_checkpoint = {
+        name for name in manifest.names if name.partition("/")[0] in ("parameter", "buffer")
+    }
+    factory = plan.model.factory
+    if in_checkpoint - in_plan:
+        extra = _listed(in_checkpoint - in_plan)
+        difference = f"has {extra}, which the model of {factory} has not"
+    elif in_plan - in_checkpoint:
+        missing = _listed(in_plan - in_checkpoint)
+        difference = f"has no {missing}, which the model of {factory} has"
+    else:
+        return
+    raise OtherTrainingError(
+        f"{where} is of another model, made by {manifest.model.get('factory')}: it {difference}; "
+        "compile the model that it is of, or give --checkpoints another folder"
+    )
 
 
 def refuse_other_optimizer(
-    where: str, facts: Facts, optimizer: torch.optim.Optimizer, kind: str | None
+    where: str, manifest: Manifest, optimizer: torch.optim.Optimizer, kind: str | None
 ) -> None:
-    """Raises OtherTrainingError where the checkpoint is of another optimizer; `kind` as jobs say it."""
-    made = facts.rest.made
-    pairs = [(made.get("optimizer"), type(optimizer).__name__)]
-    pairs += [(made.get("kind"), kind)] if kind is not None else []
-    for there, here in pairs:
-        if there is not None and there != here:
+    """Raise OtherTrainingError where the checkpoint is of another optimizer.
+
+    `kind` is what job files call this one, where that is known.
+    """
+    recipe = manifest.rest.made
+    pairs = [(recipe.get("optimizer"), type(optimizer).__name__)]
+    pairs += [(recipe.get("kind"), kind)] if kind is not None else []
+    for saved, current in pairs:
+        if saved is not None and saved != current:
             raise OtherTrainingError(
-                f"{where} is of a training with the optimizer {there}, this one has {here}, whose "
-                "states are others; compile with the optimizer that it was trained with, or begin "
-                "a new training: pipecut export writes the checkpoint's weights, weights: in the "
-                "job file takes them"
+                f"{where} is of a training with the optimizer {saved}, this one has {current}, "
+                "whose states are others; compile with the optimizer that it was trained with, or "
+                "begin a new training: pipecut export writes the checkpoint's weights, weights: in "
+                "the job file takes them"
             )
     groups = len(optimizer.param_groups)
-    if len(facts.groups) != groups:
+    if len(manifest.groups) != groups:
         raise OtherTrainingError(
             f"{where}: the optimizer has {groups} parameter groups, the checkpoint "
-            f"{len(facts.groups)}; make it as it was made then"
+            f"{len(manifest.groups)}; make it as it was made then"
         )
 
 
-def changes(facts: Facts, plan: Plan, more: Mapping[str, Any]) -> list[str]:
-    """A line for each that differs from what the checkpoint was made by, and may."""
-    there = {**facts.model, **facts.rest.made}
+def refuse_diverged(where: str, manifest: Manifest) -> None:
+    """Raise CheckpointError where values are infinite or NaN."""
+    if not manifest.finite:
+        raise CheckpointError(
+            f"{where} has values that are no finite numbers: its training had diverged; move it "
+            "out of the folder to go on from the checkpoint before it"
+        )
+
+
+def changes(manifest: Manifest, plan: Plan, more: Mapping[str, Any]) -> list[str]:
+    """A line for each changeable entry of the recipe that the checkpoint has otherwise."""
+    saved = {**manifest.model, **manifest.rest.made}
     model = {"factory": plan.model.factory, "args": plan.model.args}
-    here = {**model, **made_by(plan, None, more)}
+    current = {**model, **recipe_of(plan, None, more)}
     return [
-        f"{said} is {_show(here[key])}, it was {_show(there[key])} when the checkpoint was written"
-        for key, said in SAID.items()
-        if key in here and key in there and here[key] != there[key]
+        f"{name} is {_shown(current[key])}, it was {_shown(saved[key])} "
+        "when the checkpoint was written"
+        for key, name in CHANGEABLE.items()
+        if key in current and key in saved and current[key] != saved[key]
     ]
 
 
-def _show(value: Any) -> str:
+def _shown(value: Any) -> str:
     return "not given" if value is None else str(value)
 
 
 def _listed(names: Iterable[str]) -> str:
-    first, *others = sorted(name.replace("/", " ", 1) for name in names)
+    first, *others = sorted(spoken(name) for name in names)
     return f"{first} and {len(others)} more" if others else first

@@ -1,4 +1,7 @@
-"""Which dimensions of a stage's inputs follow the batch, told to torch.compile: all others are constants to its kernels."""
+"""Tell torch.compile which dimensions of a stage's inputs follow the batch.
+
+All others are constants to its kernels.
+"""
 
 from collections.abc import Sequence
 
@@ -8,20 +11,25 @@ from pipecut.plan.schema import Plan, Stage
 
 
 def batch_dimensions(plan: Plan, stage: Stage) -> list[list[int]]:
-    """Of each tensor that the stage is given, in order; none where nothing is compiled or the batch is fixed."""
+    """The dimensions that follow the batch, of each tensor that the stage takes, in order.
+
+    None where nothing is compiled or the batch size is fixed.
+    """
     if plan.compile == "eager" or not plan.batch.dynamic:
         return []
     received = next((b.tensors for b in plan.boundaries if b.left == stage.index - 1), [])
     inputs = {tensor.name: tensor for tensor in plan.inputs}
-    given = [*received, *(inputs[name] for name in stage.batch_inputs)]
+    taken = [*received, *(inputs[name] for name in stage.batch_inputs)]
+    # A dimension that follows the batch is an expression; others are numbers.
     return [
-        [at for at, size in enumerate(tensor.shape) if isinstance(size, str)] for tensor in given
+        [dimension for dimension, size in enumerate(tensor.shape) if isinstance(size, str)]
+        for tensor in taken
     ]
 
 
 def mark(tensors: Sequence[torch.Tensor], dimensions: Sequence[Sequence[int]]) -> None:
-    """Before a compiled stage is called: a ragged microbatch, or an evaluation, has another size."""
-    for tensor, own in zip(tensors, dimensions, strict=False):
-        for dimension in own:
+    """Mark inputs before each call of a compiled stage: microbatches differ in their sizes."""
+    for tensor, batch_dimensions_of_tensor in zip(tensors, dimensions, strict=False):
+        for dimension in batch_dimensions_of_tensor:
             # Weakly: a size of 1 stays a constant, and is compiled by itself.
             torch._dynamo.maybe_mark_dynamic(tensor, dimension)

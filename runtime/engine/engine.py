@@ -88,7 +88,7 @@ class Engine:
             stage.begin(self.status.step, work.first)
         for action in actions:
             with naming_errors(f"rank {self.rank}, action '{action}'"):
-                self.replicas.ends(stage_of(action) if action in self.last else None)
+                self.replicas.last_backward_of(stage_of(action) if action in self.last else None)
                 self._do(action, work, losses, outgoing)
         self.status.note(State.WAITING, END)
         with naming_errors(f"rank {self.rank}, waiting for the last sends"):

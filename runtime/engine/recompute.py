@@ -1,4 +1,4 @@
-"""Run a stage's forward a second time, exactly as the first: same random numbers, same buffers."""
+"""Run a stage's forward a second time exactly as the first: same random numbers, same buffers."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,43 +12,44 @@ from pipecut.errors import RunError
 
 
 @dataclass(frozen=True)
-class Before:
-    """What a forward began with: states of the random number generators, values of the buffers that it changes."""
+class Captured:
+    """What a forward began with: random number generators' states, values of buffers that it writes."""
 
     random: torch.Tensor
     random_of_device: torch.Tensor | None
     buffers: dict[str, torch.Tensor]
 
 
-def note(module: nn.Module, device: torch.device, changing: list[str]) -> Before:
-    """Note what the forward that comes next begins with. `changing` names the buffers that it writes."""
-    held = dict(module.named_buffers(remove_duplicate=False))
-    of_device = rng_state(device)
-    return Before(torch.get_rng_state(), of_device, {name: held[name].clone() for name in changing})
+def capture(module: nn.Module, device: torch.device, written: list[str]) -> Captured:
+    """Capture what the next forward begins with. `written` names the buffers that it writes."""
+    buffers = dict(module.named_buffers(remove_duplicate=False))
+    values = {name: buffers[name].clone() for name in written}
+    return Captured(torch.get_rng_state(), rng_state(device), values)
 
 
 @contextmanager
-def again(module: nn.Module, device: torch.device, before: Before) -> Iterator[None]:
-    """Begin as noted; afterwards random numbers and buffers go on from where they were.
+def replaying(module: nn.Module, device: torch.device, captured: Captured) -> Iterator[None]:
+    """Begin as captured; afterwards random numbers and buffers go on from where they were.
 
     The backward belongs inside: autograd refuses a buffer that changes between the two.
     """
-    held = dict(module.named_buffers(remove_duplicate=False))
-    now = {name: held[name].clone() for name in before.buffers}
+    buffers = dict(module.named_buffers(remove_duplicate=False))
+    current = {name: buffers[name].clone() for name in captured.buffers}
     with fork_rng(device), torch.no_grad():
-        torch.set_rng_state(before.random)
-        set_rng_state(device, before.random_of_device)
-        for name, value in before.buffers.items():
-            held[name].copy_(value)
+        torch.set_rng_state(captured.random)
+        set_rng_state(device, captured.random_of_device)
+        for name, value in captured.buffers.items():
+            buffers[name].copy_(value)
         with torch.enable_grad():
             yield
-        for name, value in now.items():
-            held[name].copy_(value)
+        for name, value in current.items():
+            buffers[name].copy_(value)
 
 
 def check_untouched(tensors: list[torch.Tensor], versions: list[int]) -> None:
-    """Raises RunError when a forward wrote to what it was given: a second one would begin with something else."""
+    """Raise RunError when a forward wrote to its inputs: a second one would begin with other values."""
     if any(tensor._version != version for tensor, version in zip(tensors, versions, strict=True)):
         raise RunError(
-            "the stage writes to its own inputs, so its forward cannot run again; set recompute: never in the job file"
+            "the stage writes to its own inputs, so its forward cannot run again; "
+            "set recompute: never in the job file"
         )

@@ -1,6 +1,6 @@
-"""One stage on its device: forward keeps what backward needs, backward gives the gradients of what was received.
+"""One stage on its device: forward keeps what backward needs, backward returns received tensors' gradients.
 
-A stage that recomputes keeps what it was given alone, and runs its forward again when the gradients come.
+A stage that recomputes keeps only what it was given, and runs its forward again when gradients come.
 """
 
 import types
@@ -22,6 +22,10 @@ from pipecut.runtime.engine.batch_dimensions import batch_dimensions, mark
 from pipecut.runtime.engine.weight_gradients import WeightGradStore
 from pipecut.runtime.gradients.masters import Masters
 
+Tensors = list[torch.Tensor]
+# Where a gradient enters: a loss itself, the edge of a tensor that was sent, or None where none does.
+Root = torch.Tensor | GradientEdge | None
+
 
 def build_module(path: Path, plan: Plan, stage: Stage, device: torch.device) -> nn.Module:
     """Build a stage of a plan folder, uninitialised, on its device. Raises PlanError.
@@ -36,52 +40,47 @@ def build_module(path: Path, plan: Plan, stage: Stage, device: torch.device) -> 
     return built
 
 
-def _hooks(parameter: nn.Parameter) -> int:
-    return len(parameter._post_accumulate_grad_hooks or ())
-
-
-Root = torch.Tensor | GradientEdge | None
-
-
 @dataclass(frozen=True)
 class InFlight:
-    """A microbatch between forward and backward: `roots` is None, and `before` is not, where the stage recomputes.
+    """A microbatch between forward and backward.
 
-    What was sent is not kept, only where its gradient enters; None where it needs none.
+    `roots` is None, and `captured` is not, where the stage recomputes. What was sent is not kept,
+    only where its gradient enters.
     """
 
-    received: list[torch.Tensor]
-    batch: list[torch.Tensor]
+    received: Tensors
+    batch: Tensors
     weight: float
     roots: list[Root] | None
-    before: recompute.Before | None
+    captured: recompute.Captured | None
 
 
 class RunningStage:
-    """A stage and the microbatches it has in flight."""
+    """A stage and the microbatches it has in flight.
+
+    With `split_backward`, gradients of weights are put aside for `weights`. `gradient_ready` is called
+    with each parameter of a split backward that gets no more gradient from the action that runs.
+    """
 
     def __init__(
         self,
         plan: Plan,
         stage: Stage,
         module: nn.Module,
-        later: bool = False,
-        masters: Masters | None = None,
-        whole: Callable[[nn.Parameter], None] = lambda _: None,
+        masters: Masters,
+        split_backward: bool = False,
+        gradient_ready: Callable[[nn.Parameter], None] = lambda _: None,
     ) -> None:
         self.stage, self.module = stage, module
-        self.masters = masters or Masters(module.parameters())
-        # Of each microbatch whose gradients of weights come later, what is to be done for them.
-        self.later, self.whole = later, whole
-        self.tasks: dict[int, WeightGradStore] = {}
-        self.own_hooks = {id(p): _hooks(p) for p in module.parameters()}
-        boundaries = {b.left: b for b in plan.boundaries}
-        received = boundaries[stage.index - 1].tensors if stage.index else []
-        self.takes_grad = [t.needs_grad for t in received]
-        sent = boundaries[stage.index].tensors if stage.index in boundaries else []
-        self.gives_grad = [t.needs_grad for t in sent]
+        self.masters = masters
+        self.split_backward, self.gradient_ready = split_backward, gradient_ready
+        self.aside: dict[int, WeightGradStore] = {}
+        self.own_hooks = {p: _hooks(p) for p in module.parameters()}
+        tensors_after = {boundary.left: boundary.tensors for boundary in plan.boundaries}
+        self.received_need_grad = [t.needs_grad for t in tensors_after.get(stage.index - 1, [])]
+        self.sent_need_grad = [t.needs_grad for t in tensors_after.get(stage.index, [])]
         self.last = stage.index == len(plan.stages) - 1
-        self.changing = [held.names[0] for held in stage.buffers if held.written]
+        self.written_names = [buffer.names[0] for buffer in stage.buffers if buffer.written]
         self.device = next(
             (t.device for t in (*module.parameters(), *module.buffers())), torch.device("cpu")
         )
@@ -90,123 +89,132 @@ class RunningStage:
         self.dimensions = batch_dimensions(plan, stage)
         self.step = self.first = 0
 
+    def begin(self, step: int, first: int) -> None:
+        """Begin a step: its number, and the number of this replica's first microbatch among all."""
+        self.step, self.first = step, first
+
     def forward(
         self,
         microbatch: int,
-        received: list[torch.Tensor],
-        batch: list[torch.Tensor],
+        received: Tensors,
+        batch: Tensors,
         weight: float,
         grad: bool,
         outputs: dict[str, torch.Tensor] | None = None,
-    ) -> list[torch.Tensor]:
+    ) -> Tensors:
         """What the next stage needs, or the loss. `weight` is what the loss is multiplied by for backward.
 
-        Without gradients, what the model gives besides is put into `outputs`.
+        Without gradients, the model's other outputs are put into `outputs`.
         """
-        for tensor, needs in zip(received, self.takes_grad, strict=True) if grad else ():
-            tensor.requires_grad_(needs)
         mark([*received, *batch], self.dimensions)
-        if grad and self.stage.recompute:
-            given = [*received, *batch]
-            before, versions = (
-                recompute.note(self.module, self.device, self.changing),
-                [t._version for t in given],
-            )
-            with torch.no_grad(), self._drawing(microbatch):
-                results = list(self.module(*given))
-            recompute.check_untouched(given, versions)
-            self.live[microbatch] = InFlight(received, batch, weight, None, before)
-            return results
-        aside = self._put_aside(microbatch) if grad else nullcontext()
-        with torch.set_grad_enabled(grad), self._drawing(microbatch), aside:
-            wanted = {"outputs": outputs} if outputs is not None and self.stage.outputs else {}
-            results = list(self.module(*received, *batch, **wanted))
-        if grad:
-            self.live[microbatch] = InFlight(
-                received, batch, weight, self._roots(results, weight), None
-            )
+        if not grad:
+            return self._forward_only(microbatch, [*received, *batch], outputs)
+        for tensor, needs_grad in zip(received, self.received_need_grad, strict=True):
+            tensor.requires_grad_(needs_grad)
+        if self.stage.recompute:
+            return self._forward_to_recompute(microbatch, received, batch, weight)
+        with torch.enable_grad(), self._drawing(microbatch), self._putting_aside(microbatch):
+            results = list(self.module(*received, *batch))
+        roots = self._roots(results, weight)
+        self.live[microbatch] = InFlight(received, batch, weight, roots, None)
         return results
 
-    def begin(self, step: int, first: int) -> None:
-        """Of a step: its number, and that of its first microbatch here among those of all replicas."""
-        self.step, self.first = step, first
+    def _forward_only(
+        self, microbatch: int, inputs: Tensors, outputs: dict[str, torch.Tensor] | None
+    ) -> Tensors:
+        wanted = {"outputs": outputs} if outputs is not None and self.stage.outputs else {}
+        with torch.no_grad(), self._drawing(microbatch):
+            return list(self.module(*inputs, **wanted))
 
-    def _drawing(self, microbatch: int) -> AbstractContextManager[object]:
-        return (
-            self.draws.at(self.step, self.first + microbatch)
-            if self.draws is not None
-            else nullcontext()
-        )
+    def _forward_to_recompute(
+        self, microbatch: int, received: Tensors, batch: Tensors, weight: float
+    ) -> Tensors:
+        inputs = [*received, *batch]
+        versions = [tensor._version for tensor in inputs]
+        captured = recompute.capture(self.module, self.device, self.written_names)
+        with torch.no_grad(), self._drawing(microbatch):
+            results = list(self.module(*inputs))
+        recompute.check_untouched(inputs, versions)
+        self.live[microbatch] = InFlight(received, batch, weight, None, captured)
+        return results
 
-    def _put_aside(self, microbatch: int) -> AbstractContextManager[object]:
-        if not self.later:
-            return nullcontext()
-        return self.tasks.setdefault(
-            microbatch, WeightGradStore(self.masters.take, self.whole, self.own_hooks)
-        )
-
-    def written(self) -> list[torch.Tensor]:
-        """Buffers that a forward changes."""
-        held = dict(self.module.named_buffers(remove_duplicate=False))
-        return [held[name] for name in self.changing]
-
-    def weights(self, microbatch: int) -> None:
-        """The gradients of weights that a backward put aside."""
-        later = self.tasks.pop(microbatch)
-        aside = later.weights
-        for parameter in self.module.parameters():
-            if parameter.requires_grad and id(parameter) not in aside:
-                # Its backward has made all of it.
-                self.whole(parameter)
-        later.do()
-
-    def _roots(self, outputs: list[torch.Tensor], weight: float) -> list[Root]:
-        """Where backward begins; the loss is kept itself, since it has no gradient to be given."""
-        for index, output in enumerate(outputs if not self.last else []):
-            if output.requires_grad and not self.gives_grad[index]:
-                raise RunError(
-                    f"the plan says that {self.stage.sends[index]} needs no gradient, but it does; compile again"
-                )
-        if self.last and not outputs[0].requires_grad:
-            raise RunError(
-                f"{self.stage.file} returns a loss that needs no gradient, so nothing would be trained; compile again"
-            )
-        if self.last:
-            return [outputs[0] * weight]
-        return [get_gradient_edge(output) if output.requires_grad else None for output in outputs]
-
-    def backward(self, microbatch: int, gradients: list[torch.Tensor]) -> list[torch.Tensor]:
+    def backward(self, microbatch: int, gradients: Tensors) -> Tensors:
         """Gradients of what was received, in its order, for the tensors that need one."""
         live = self.live.pop(microbatch)
-        with (
-            recompute.again(self.module, self.device, live.before)
-            if live.before is not None
-            else nullcontext()
-        ):
-            roots = live.roots
-            if roots is None:
-                with self._drawing(microbatch), self._put_aside(microbatch):
-                    roots = self._roots(list(self.module(*live.received, *live.batch)), live.weight)
-            self._backward(roots, gradients)
+        if live.captured is None:
+            assert live.roots is not None
+            self._backward(live.roots, gradients)
+        else:
+            with recompute.replaying(self.module, self.device, live.captured):
+                with self._drawing(microbatch), self._putting_aside(microbatch):
+                    results = list(self.module(*live.received, *live.batch))
+                self._backward(self._roots(results, live.weight), gradients)
         return [
             tensor.grad if tensor.grad is not None else torch.zeros_like(tensor)
-            for tensor, needs in zip(live.received, self.takes_grad, strict=True)
-            if needs
+            for tensor, needs_grad in zip(live.received, self.received_need_grad, strict=True)
+            if needs_grad
         ]
 
-    def _backward(self, roots: list[Root], gradients: list[torch.Tensor]) -> None:
-        pairs: list[tuple[Root, torch.Tensor | None]]
+    def weights(self, microbatch: int) -> None:
+        """Add the gradients of weights that a backward put aside."""
+        store = self.aside.pop(microbatch)
+        pending = store.weights
+        for parameter in self.module.parameters():
+            if parameter.requires_grad and parameter not in pending:
+                # The backward before made all of its gradient.
+                self.gradient_ready(parameter)
+        store.do()
+
+    def written(self) -> Tensors:
+        """Buffers that a forward changes."""
+        buffers = dict(self.module.named_buffers(remove_duplicate=False))
+        return [buffers[name] for name in self.written_names]
+
+    def _drawing(self, microbatch: int) -> AbstractContextManager[object]:
+        if self.draws is None:
+            return nullcontext()
+        return self.draws.at(self.step, self.first + microbatch)
+
+    def _putting_aside(self, microbatch: int) -> AbstractContextManager[object]:
+        if not self.split_backward:
+            return nullcontext()
+        store = WeightGradStore(self.masters.accumulate, self.gradient_ready, self.own_hooks)
+        return self.aside.setdefault(microbatch, store)
+
+    def _roots(self, results: Tensors, weight: float) -> list[Root]:
+        """Where backward begins; the loss is kept itself, since it gets no gradient."""
         if self.last:
-            loss = roots[0]
-            pairs = [
-                (loss if isinstance(loss, torch.Tensor) and loss.requires_grad else None, None)
-            ]
-        else:
-            needing = [r for r, needs in zip(roots, self.gives_grad, strict=True) if needs]
-            pairs = list(zip(needing, gradients, strict=True))
-        # A tensor passed through is a leaf here: its gradient comes from the outputs and the leaf itself together.
-        known = [(root, gradient) for root, gradient in pairs if root is not None]
-        if known:
-            # Tensors and edges are never mixed: the loss is alone.
-            reached, gradients_of_reached = zip(*known, strict=True)
-            torch.autograd.backward(list(reached), list(gradients_of_reached))
+            if not results[0].requires_grad:
+                raise RunError(
+                    f"{self.stage.file} returns a loss that needs no gradient, so nothing would be "
+                    "trained; compile again"
+                )
+            return [results[0] * weight]
+        for index, result in enumerate(results):
+            if result.requires_grad and not self.sent_need_grad[index]:
+                raise RunError(
+                    f"the plan says that {self.stage.sends[index]} needs no gradient, but it does; "
+                    "compile again"
+                )
+        return [get_gradient_edge(result) if result.requires_grad else None for result in results]
+
+    def _backward(self, roots: list[Root], gradients: Tensors) -> None:
+        if self.last:
+            (loss,) = roots
+            assert isinstance(loss, torch.Tensor)
+            torch.autograd.backward([loss])
+            return
+        needing = [root for root, needs in zip(roots, self.sent_need_grad, strict=True) if needs]
+        # A tensor passed through is a leaf here: its gradient is that of the output and its own.
+        entries = [
+            (root, gradient)
+            for root, gradient in zip(needing, gradients, strict=True)
+            if root is not None
+        ]
+        if entries:
+            edges, gradients_of_edges = zip(*entries, strict=True)
+            torch.autograd.backward(list(edges), list(gradients_of_edges))
+
+
+def _hooks(parameter: nn.Parameter) -> int:
+    return len(parameter._post_accumulate_grad_hooks or ())

@@ -1,4 +1,7 @@
-"""Run each stage once before the ranks wait for each other: what is compiled or set up at first use takes no step's time."""
+"""Run each stage once before the ranks wait for each other.
+
+What is compiled or set up at first use then takes no step's time.
+"""
 
 import logging
 from collections.abc import Iterable
@@ -28,19 +31,19 @@ def warm(
     device: torch.device,
     training: bool = True,
 ) -> None:
-    """One forward of zeros on each stage, and when `training` a backward; nothing that lasts changes by it.
+    """Run one forward of zeros on each stage, and when `training` a backward, without lasting effect.
 
-    Gradients, buffers and random numbers stay as they are. A stage that cannot run on zeros is left as it is.
+    Gradients, buffers and random numbers stay as they are. A stage that cannot run on zeros is left
+    as it is, with a warning.
     """
     if not needs_warming(plan, device):
         return
     for stage in stages:
-        module = modules[stage.index]
-        running = RunningStage(plan, stage, module, masters=masters)
+        running = RunningStage(plan, stage, modules[stage.index], masters)
         before = [(buffer, buffer.clone()) for buffer in running.written()]
         try:
             with fork_rng(device):
-                _once(plan, stage, running, device, training)
+                _run_on_zeros(plan, running, device, training)
         except Exception as error:
             log.warning(
                 "stage %d could not run on zeros before its first step: %s", stage.index, error
@@ -49,29 +52,28 @@ def warm(
             with torch.no_grad():
                 for buffer, value in before:
                     buffer.copy_(value)
-            for parameter in module.parameters() if training else ():
-                parameter.grad = masters.of[id(parameter)].grad = None
+            if training:
+                masters.drop_gradients()
     synchronize(device)
 
 
-def _once(
-    plan: Plan, stage: Stage, running: RunningStage, device: torch.device, training: bool
-) -> None:
-    size = plan.batch.microbatch
-    received = plan.boundaries[stage.index - 1].tensors if stage.index else []
-    sent = plan.boundaries[stage.index].tensors if stage.index < len(plan.boundaries) else []
+def _run_on_zeros(plan: Plan, running: RunningStage, device: torch.device, training: bool) -> None:
+    stage, size = running.stage, plan.batch.microbatch
+    tensors_after = {boundary.left: boundary.tensors for boundary in plan.boundaries}
     inputs = {tensor.name: tensor for tensor in plan.inputs}
-    given = [_zeros(tensor, size, device) for tensor in received]
+    received = [_zeros(t, size, device) for t in tensors_after.get(stage.index - 1, [])]
     batch = [_zeros(inputs[name], size, device) for name in stage.batch_inputs]
     running.begin(1, 0)
-    running.forward(0, given, batch, 1.0, grad=training)
+    running.forward(0, received, batch, 1.0, grad=training)
     if training:
-        running.backward(0, [_zeros(tensor, size, device) for tensor in sent if tensor.needs_grad])
+        sent = [t for t in tensors_after.get(stage.index, []) if t.needs_grad]
+        running.backward(0, [_zeros(tensor, size, device) for tensor in sent])
 
 
 def _zeros(tensor: Tensor, samples: int, device: torch.device) -> torch.Tensor:
-    """Laid out in memory as the transport lays it out."""
+    """Zeros with the layout in memory that the transport gives."""
     sizes = tensor.sizes(samples)
     order = tensor.order or list(range(len(sizes)))
-    laid = torch.zeros([sizes[d] for d in order], dtype=getattr(torch, tensor.dtype), device=device)
-    return laid.permute([order.index(d) for d in range(len(order))])
+    in_memory = [sizes[dimension] for dimension in order]
+    zeros = torch.zeros(in_memory, dtype=getattr(torch, tensor.dtype), device=device)
+    return zeros.permute([order.index(dimension) for dimension in range(len(order))])

@@ -131,15 +131,16 @@ class WeightGradStore(TorchFunctionMode):
 
     def __init__(
         self,
-        made: Callable[[nn.Parameter], None] = lambda _: None,
-        whole: Callable[[nn.Parameter], None] = lambda _: None,
-        own_hooks: Mapping[int, int] | None = None,
+        gradient_added: Callable[[nn.Parameter], None] = lambda _: None,
+        gradient_ready: Callable[[nn.Parameter], None] = lambda _: None,
+        own_hooks: Mapping[nn.Parameter, int] | None = None,
     ) -> None:
         super().__init__()
         self.tasks: deque[Task] = deque()
-        # Called with each parameter that got a gradient, and once it gets no more; of those autograd makes hooks tell.
-        self.made, self.whole = made, whole
-        # How many such hooks are the runtime's own, by the parameter's id.
+        # In place of the hooks of gradients that autograd makes: called each time a parameter's
+        # gradient was added to, and once when it gets no more.
+        self.gradient_added, self.gradient_ready = gradient_added, gradient_ready
+        # How many of a parameter's hooks are the runtime's own.
         self.own_hooks = own_hooks or {}
 
     def put(
@@ -149,21 +150,21 @@ class WeightGradStore(TorchFunctionMode):
         self.tasks.append((weight, task))
 
     @property
-    def weights(self) -> set[int]:
-        """Ids of the parameters whose gradients are not whole yet."""
-        return {id(weight) for weight, _ in self.tasks}
+    def weights(self) -> set[nn.Parameter]:
+        """The parameters whose gradients are not whole yet."""
+        return {weight for weight, _ in self.tasks}
 
     def do(self) -> None:
         """Add what was put aside to the parameters' gradients."""
-        left = Counter(id(weight) for weight, _ in self.tasks)
+        left = Counter(weight for weight, _ in self.tasks)
         while self.tasks:
             weight, task = self.tasks.popleft()
             with torch.no_grad():
                 weight.grad = task(weight.grad)
-            self.made(weight)
-            left[id(weight)] -= 1
-            if not left[id(weight)]:
-                self.whole(weight)
+            self.gradient_added(weight)
+            left[weight] -= 1
+            if not left[weight]:
+                self.gradient_ready(weight)
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -198,7 +199,7 @@ class WeightGradStore(TorchFunctionMode):
                 return False
         # A user's hooks are called by autograd alone.
         hooks = weight._post_accumulate_grad_hooks
-        hooked = weight._backward_hooks or len(hooks or ()) > self.own_hooks.get(id(weight), 0)
+        hooked = weight._backward_hooks or len(hooks or ()) > self.own_hooks.get(weight, 0)
         return not hooked and not torch.is_autocast_enabled(weight.device.type)
 
     def _convolution(self, dimensions: int, args: tuple[Any, ...]) -> Any:

@@ -1,116 +1,65 @@
-"""Half-precision parameters with float32 masters, which the optimizer has, and loss scaling, as the field does it.
+"""Half-precision parameters with float32 masters, which the optimizer has.
 
-A microbatch's gradient is added to the master's in float32 and let go, so a parameter takes 2 bytes, its master, the gradient and
-each of the optimizer's states 4 (Micikevicius et al., Mixed Precision Training, 2018; 18 bytes with Adam, as Megatron-LM has it).
+A microbatch's gradient is added to the master's in float32 and let go, so a parameter takes 2 bytes,
+its master, the gradient and each of the optimizer's states 4 (Micikevicius et al., Mixed Precision
+Training, 2018; 18 bytes with Adam, as in Megatron-LM).
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 
-from pipecut.plan.schema import HALF
+from pipecut.runtime.gradients.parameters import RankParameter
 
 
 class Masters:
-    """The master of each parameter: itself where it is no half-precision one that is trained.
+    """Adds gradients to masters as backward makes them, and rounds masters into their parameters."""
 
-    Unless the parameters are `filled`, masters get no values, nor memory that was touched, before they are given theirs.
-    """
-
-    def __init__(self, parameters: Iterable[nn.Parameter], filled: bool = True) -> None:
-        self.of: dict[int, nn.Parameter] = {}
-        self.parameters: list[nn.Parameter] = []
-        self.halves: list[nn.Parameter] = []
-        # By the parameter's id, how often it was written when its master was last copied into it.
-        self.versions: dict[int, int] = {}
+    def __init__(self, parameters: Sequence[RankParameter]) -> None:
+        self.parameters = {parameter.model: parameter for parameter in parameters}
+        # Sharded ones are brought into the stages by Shards.gather.
+        self.rounded = [p for p in parameters if p.has_master and p.rows is None]
+        # The version of each half-precision tensor when its master was last rounded into it.
+        self.versions: dict[RankParameter, int] = {}
         for parameter in parameters:
-            if id(parameter) in self.of:
-                continue
-            self.of[id(parameter)] = parameter
-            self.parameters.append(parameter)
-            if parameter.requires_grad and str(parameter.dtype).removeprefix("torch.") in HALF:
-                self.of[id(parameter)] = nn.Parameter(
-                    parameter.detach().float()
-                    if filled
-                    else torch.empty_like(parameter, dtype=torch.float32)
-                )
-                self.halves.append(parameter)
-                parameter.register_post_accumulate_grad_hook(self.take)  # type: ignore[no-untyped-call]
+            if parameter.has_master:
+                parameter.model.register_post_accumulate_grad_hook(self.accumulate)  # type: ignore[no-untyped-call]
 
-    def take(self, parameter: torch.Tensor) -> None:
+    def master_of(self, model: nn.Parameter) -> nn.Parameter:
+        """What takes the gradient of a parameter of a stage."""
+        return self.parameters[model].master
+
+    def accumulate(self, model: nn.Parameter) -> None:
         """Add a parameter's gradient to its master's, and let it go."""
-        master = self.of[id(parameter)]
-        if master is parameter or parameter.grad is None:
+        master = self.master_of(model)
+        if master is model or model.grad is None:
             return
-        gradient, parameter.grad = parameter.grad, None
+        gradient, model.grad = model.grad, None
         if master.grad is None:
             master.grad = gradient.float()
         else:
             master.grad.add_(gradient)
 
-    def without_values(self, parameter: nn.Parameter) -> nn.Parameter:
-        """What takes the parameter's gradient from now on, where its master's values are kept elsewhere."""
-        master = self.of[id(parameter)]
-        if master is not parameter:
-            empty = torch.zeros((), dtype=master.dtype, device=master.device).expand(master.shape)
-            self.of[id(parameter)] = nn.Parameter(empty)
-            self.halves = [half for half in self.halves if half is not parameter]
-        return self.of[id(parameter)]
+    def drop_gradients(self) -> None:
+        """Leave no gradient, neither in a stage nor in a master."""
+        for parameter in self.parameters.values():
+            parameter.model.grad = parameter.master.grad = None
 
     def refresh(self) -> None:
         """Round masters into their parameters.
 
-        Always, since what writes to `.data`, as some optimizers do, leaves no trace in a tensor's version.
+        All of them each time: what writes to `.data`, as some optimizers do, leaves no trace in a
+        tensor's version.
         """
         with torch.no_grad():
-            for parameter in self.halves:
-                parameter.copy_(self.of[id(parameter)])
-                self.versions[id(parameter)] = parameter._version
+            for parameter in self.rounded:
+                parameter.model.copy_(parameter.master)
+                self.versions[parameter] = parameter.model._version
 
-    def written(self) -> list[int]:
-        """Ids of half-precision parameters that somebody else wrote since the last refresh."""
-        return [id(p) for p in self.halves if self.versions.get(id(p), p._version) != p._version]
+    def written(self) -> list[RankParameter]:
+        """Half-precision parameters that somebody else wrote since the last refresh."""
+        return [p for p in self.rounded if p.model._version != self._version_of(p)]
 
-
-class LossScale:
-    """By how much a float16 loss is multiplied, so that small gradients are not rounded to zero.
-
-    As torch.amp.GradScaler with its defaults: halved when a gradient overflows, whose step is left out, and doubled after 2,000
-    steps in which none did. Left at 1 for other precisions.
-    """
-
-    GROWTH, BACKOFF, INTERVAL = 2.0, 0.5, 2000
-
-    def __init__(self, precision: str) -> None:
-        self.used = precision == "fp16"
-        self.scale = 65536.0 if self.used else 1.0
-        self.good = 0
-
-    def overflows(self, parameters: Iterable[nn.Parameter]) -> torch.Tensor:
-        """Whether a gradient of this rank is infinite or no number, as a 0 or 1 to be joined over ranks."""
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        if not gradients:
-            return torch.zeros(())
-        return torch.stack([torch.isfinite(g).all() for g in gradients]).all().logical_not().float()
-
-    def apply(self, parameters: Iterable[nn.Parameter], overflowed: bool) -> None:
-        """Divide gradients by the scale; leave none where one overflowed, so that the optimizer does nothing."""
-        for parameter in parameters:
-            if parameter.grad is not None and overflowed:
-                parameter.grad = None
-            elif parameter.grad is not None:
-                parameter.grad.div_(self.scale)
-        self.good = 0 if overflowed else self.good + 1
-        if overflowed:
-            self.scale *= self.BACKOFF
-        elif self.good % self.INTERVAL == 0:
-            self.scale *= self.GROWTH
-
-    def state_dict(self) -> dict[str, float]:
-        """For a checkpoint."""
-        return {"scale": self.scale, "good": float(self.good)}
-
-    def load_state_dict(self, state: dict[str, float]) -> None:
-        """From one."""
-        self.scale, self.good = state["scale"], int(state["good"])
+    def _version_of(self, parameter: RankParameter) -> int:
+        return self.versions.get(parameter, parameter.model._version)

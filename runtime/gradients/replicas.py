@@ -1,101 +1,98 @@
-"""Data parallelism: replicas of a stage sum their gradients once a step, many in one call.
+"""Data parallelism: replicas of a stage sum their gradients once per step, many in one call.
 
 A bucket's sum begins as soon as the last backward of its stage, or the last W, has made all its
-gradients: the rest runs meanwhile. Buckets, and when they begin, follow from the plan alone, so that
-all replicas call in one order.
+gradients: the rest of the step runs meanwhile. Buckets, and when their sums begin, follow from the
+plan alone, so all replicas call in one order.
 """
 
 from collections.abc import Sequence
 
 from torch import nn
 
-from pipecut.runtime.gradients.buckets import Sum, buckets
-from pipecut.runtime.gradients.masters import Masters
+from pipecut.runtime.gradients.buckets import Collective, buckets
+from pipecut.runtime.gradients.parameters import RankParameter
 from pipecut.runtime.gradients.shards import Shards
+
+Bucket = list[RankParameter]
 
 
 class ReplicaGradients:
-    """The parameters of this rank, whose gradients the same stages of other replicas have too.
+    """Sums the gradients of this rank's parameters with those of the same stages in other replicas.
 
-    `alone` has those of each stage that no other stage has: where the stage ends, their gradients are whole.
+    A parameter that one stage alone uses has its whole gradient after that stage's last backward.
+    Shared ones are summed at the step's end, once their stages have summed theirs (see tied.py).
     """
 
-    def __init__(
-        self, replicas: int, masters: Masters, shards: Shards, alone: dict[int, list[nn.Parameter]]
-    ) -> None:
-        self.masters, self.shards = masters, shards
-        trained = (
-            {stage: [p for p in own if p.requires_grad] for stage, own in alone.items()}
-            if replicas > 1
-            else {}
-        )
-        self.parameters = (
-            [masters.of[id(p)] for p in masters.parameters if p.requires_grad]
-            if replicas > 1
-            else []
-        )
-        single = {id(masters.of[id(p)]) for own in trained.values() for p in own}
-        # Of each stage; backward makes the last first.
+    def __init__(self, replicas: int, parameters: Sequence[RankParameter], shards: Shards) -> None:
+        self.shards = shards
+        self.summed = [p for p in parameters if p.model.requires_grad] if replicas > 1 else []
+        unshared = [p for p in self.summed if len(p.stages) == 1 and not p.tied_ranks]
+        self.unshared = {parameter.model: parameter for parameter in unshared}
+        shared = [p for p in self.summed if p.model not in self.unshared]
+        # Backward makes the gradients of a stage's last parameters first.
         self.buckets = {
-            stage: self._bucketed([masters.of[id(p)] for p in reversed(own)])
-            for stage, own in trained.items()
+            stage: self._bucketed([p for p in reversed(unshared) if p.stages == (stage,)])
+            for stage in dict.fromkeys(stage for p in unshared for stage in p.stages)
         }
-        self.tied = self._bucketed([p for p in self.parameters if id(p) not in single])
-        self.works: list[Sum] = []
-        # How many buckets of a stage have begun; ids of what has its whole gradient.
-        self.begun = dict.fromkeys(self.buckets, 0)
-        self.whole: set[int] = set()
-        self.ending: int | None = None
-        for stage, own in trained.items():
-            for parameter in own:
-                parameter.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
-                    lambda made, stage=stage: self.made(made, stage)
-                )
+        self.shared_buckets = self._bucketed(shared)
+        self.begun: list[Collective] = []
+        self.buckets_begun = dict.fromkeys(self.buckets, 0)
+        # Those to whose gradients this step adds no more.
+        self.ready: set[RankParameter] = set()
+        self.ending_stage: int | None = None
+        # After the hooks of Masters, which are called first and hold what is summed.
+        for parameter in unshared:
+            parameter.model.register_post_accumulate_grad_hook(self.gradient_ready)  # type: ignore[no-untyped-call]
 
-    def _bucketed(self, parameters: Sequence[nn.Parameter]) -> list[list[nn.Parameter]]:
-        """Those whose rows are summed apart from those that are summed whole."""
-        parts = [[p for p in parameters if self.shards.evenly(p) == even] for even in (True, False)]
-        return [bucket for part in parts for bucket in buckets(part)]
+    def last_backward_of(self, stage: int | None) -> None:
+        """Call before each action: whose stage's gradients it is the last of this step to add to.
 
-    def ends(self, stage: int | None) -> None:
-        """What comes next is the last of this step to make gradients of the stage's parameters; None when it does not.
-
-        Where it did, those of the stage are whole.
+        None for an action that is the last of no stage. Gradients of the stage of the call before
+        are whole now.
         """
-        if self.ending is not None:
-            self._begin(self.ending, every=True)
-        self.ending = stage
+        if self.ending_stage is not None:
+            self._begin(self.ending_stage, every=True)
+        self.ending_stage = stage
 
-    def made(self, parameter: nn.Parameter, stage: int) -> None:
-        """A parameter of a stage has a gradient to which the action that runs adds no more."""
-        if self.ending == stage and stage in self.buckets:
-            self.whole.add(id(self.masters.of[id(parameter)]))
-            self._begin(stage, every=False)
-
-    def _begin(self, stage: int, every: bool) -> None:
-        """Sum the stage's buckets that are whole, or all that are left, always in their order."""
-        for bucket in self.buckets.get(stage, [])[self.begun.get(stage, 0) :]:
-            if not every and any(id(parameter) not in self.whole for parameter in bucket):
-                return
-            self._sum(bucket)
-            self.begun[stage] += 1
-
-    def _sum(self, bucket: list[nn.Parameter]) -> None:
-        self.works += self.shards.sum(
-            [parameter for parameter in bucket if parameter.grad is not None]
-        )
+    def gradient_ready(self, model: nn.Parameter) -> None:
+        """Call when the action that runs adds no more to a parameter's gradient."""
+        parameter = self.unshared.get(model)
+        if parameter is not None and parameter.stages == (self.ending_stage,):
+            self.ready.add(parameter)
+            self._begin(parameter.stages[0], every=False)
 
     def reduce(self) -> None:
-        """Sum over the replicas. Each microbatch's loss is weighted by its share of the whole batch, so a sum is the mean."""
-        self.ends(None)
+        """Sum over the replicas.
+
+        Each microbatch's loss is weighted by its share of the whole batch, so a sum is the mean.
+        """
+        self.last_backward_of(None)
         for stage in self.buckets:
             self._begin(stage, every=True)
-        for bucket in self.tied:
+        for bucket in self.shared_buckets:
             self._sum(bucket)
-        for work in self.works:
-            work.wait()
-        self.works.clear()
-        self.whole.clear()
-        self.begun = dict.fromkeys(self.buckets, 0)
-        for parameter in self.parameters:
+        for collective in self.begun:
+            collective.wait()
+        self.begun.clear()
+        self.ready.clear()
+        self.buckets_begun = dict.fromkeys(self.buckets, 0)
+        for parameter in self.summed:
             self.shards.hand_over(parameter)
+
+    def _bucketed(self, parameters: Sequence[RankParameter]) -> list[Bucket]:
+        """Buckets, those whose rows are summed apart from those that are summed whole."""
+        by_evenness = [
+            [p for p in parameters if self.shards.is_even(p) == e] for e in (True, False)
+        ]
+        return [bucket for part in by_evenness for bucket in buckets(part, lambda p: p.master)]
+
+    def _begin(self, stage: int, every: bool) -> None:
+        """Sum the stage's buckets that are ready, or all that are left, always in their order."""
+        for bucket in self.buckets.get(stage, [])[self.buckets_begun.get(stage, 0) :]:
+            if not every and not self.ready.issuperset(bucket):
+                return
+            self._sum(bucket)
+            self.buckets_begun[stage] += 1
+
+    def _sum(self, bucket: Bucket) -> None:
+        self.begun += self.shards.sum([p for p in bucket if p.master.grad is not None])

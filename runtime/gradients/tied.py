@@ -1,70 +1,64 @@
 """Tied parameters: one gradient over all stages that use them, summed as autograd would."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.distributed as dist
 from torch import nn
 
 from pipecut.plan.schema import Plan
+from pipecut.runtime.gradients.parameters import RankParameter
 from pipecut.runtime.ranks.world import World
 
 
 def share_tied(plan: Plan, modules: dict[int, nn.Module]) -> None:
-    """Stages of one rank, by index, hold the same tied parameters as the same objects."""
+    """Make stages of one rank, by index, hold the same tied parameters as the same objects."""
     for tied in plan.tied:
         first: nn.Parameter | None = None
         for index in tied.stages:
             if index not in modules:
                 continue
             for name in tied.names:
-                owner = modules[index].get_submodule(name.rpartition(".")[0])
-                first = first if first is not None else owner.get_parameter(name.rpartition(".")[2])
-                owner.register_parameter(name.rpartition(".")[2], first)
+                module_name, _, last = name.rpartition(".")
+                owner = modules[index].get_submodule(module_name)
+                first = first if first is not None else owner.get_parameter(last)
+                owner.register_parameter(last, first)
 
 
 class TiedGradients:
-    """The tied parameters of this rank."""
+    """Sums the gradients of parameters that other ranks of this replica hold, too."""
 
-    def __init__(self, plan: Plan, world: World, parameters: dict[str, nn.Parameter]) -> None:
+    def __init__(self, world: World, parameters: Sequence[RankParameter]) -> None:
+        # Groups are looked up where they are used: the world alone holds them, and lets go at the end.
         self.world = world
-        pipeline_rank_of = {s.index: world.rank_at(s.pipeline_rank) for s in plan.stages}
-        # The group is looked up where it is used: the world alone holds groups, and lets go of them at the end.
-        self.mine: list[tuple[nn.Parameter, tuple[int, ...]]] = []
-        # The rank that is first to have each, by the first of their names.
-        self.owners: dict[str, int] = {}
-        for tied in plan.tied:
-            ranks = tuple(sorted({pipeline_rank_of[s] for s in tied.stages}))
-            # Stages of one rank share the parameter itself.
-            if world.rank in ranks and len(ranks) > 1:
-                parameter = parameters[tied.names[0]]
-                self.mine.append((parameter, ranks))
-                self.owners[tied.names[0]] = min(ranks)
-
-    @property
-    def owned_elsewhere(self) -> set[str]:
-        """Those that an earlier rank has too, by the first of their names."""
-        return {name for name, owner in self.owners.items() if owner != self.world.rank}
-
-    @property
-    def parameters(self) -> list[nn.Parameter]:
-        """Those that other ranks have too."""
-        return [parameter for parameter, _ in self.mine]
+        self.parameters = [parameter for parameter in parameters if parameter.tied_ranks]
 
     def reduce(self) -> None:
-        """Sum over the stages, last stage first: the order in which autograd meets the uses; of two, any order is the same."""
-        for parameter, ranks in self.mine:
-            own = (
-                parameter.grad
-                if parameter.grad is not None
-                else torch.zeros(parameter.shape, dtype=parameter.dtype, device=parameter.device)
-            )
-            if len(ranks) == 2:
-                total = own.contiguous()
-                dist.all_reduce(total, group=self.world.tied[ranks])
-                parameter.grad = total
-                continue
-            parts = [torch.empty_like(own, memory_format=torch.contiguous_format) for _ in ranks]
-            dist.all_gather(parts, own.contiguous(), group=self.world.tied[ranks])
-            total = parts[-1]
-            for part in reversed(parts[:-1]):
-                total = total + part
-            parameter.grad = total
+        """Sum over the stages, the last first: the order in which autograd meets the uses."""
+        for parameter in self.parameters:
+            master, group = parameter.master, self.world.tied[parameter.tied_ranks]
+            gradient = master.grad if master.grad is not None else _zeros_like(master)
+            if len(parameter.tied_ranks) == 2:
+                # Of two summands any order is the same.
+                total = gradient.contiguous()
+                dist.all_reduce(total, group=group)
+                master.grad = total
+            else:
+                master.grad = _sum_from_the_last(gradient, len(parameter.tied_ranks), group)
+
+
+def _sum_from_the_last(
+    gradient: torch.Tensor, ranks: int, group: dist.ProcessGroup
+) -> torch.Tensor:
+    parts = [
+        torch.empty_like(gradient, memory_format=torch.contiguous_format) for _ in range(ranks)
+    ]
+    dist.all_gather(parts, gradient.contiguous(), group=group)
+    total = parts[-1]
+    for part in reversed(parts[:-1]):
+        total = total + part
+    return total
+
+
+def _zeros_like(master: nn.Parameter) -> torch.Tensor:
+    return torch.zeros(master.shape, dtype=master.dtype, device=master.device)

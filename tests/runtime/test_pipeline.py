@@ -140,7 +140,7 @@ def test_evaluation_takes_any_batch_and_changes_nothing(
         assert abs(loss - whole) <= 1e-5 * abs(whole), (size, loss, whole)
     for name, buffer in pipe.named_buffers():
         assert torch.equal(buffer, before[name]), name
-    assert all(p.grad is None for p in pipe.parameters()) and all(m.training for m in pipe.modules.values())
+    assert all(p.grad is None for p in pipe.parameters()) and all(m.training for m in pipe.model.modules.values())
     print(f"rank {pipe.world.rank} done")
     pipe.step(**images(8))
 """

@@ -12,10 +12,12 @@ from safetensors.torch import load_file
 from pipecut.compiler import Options, SizeOverrides, compile
 from pipecut.errors import CheckpointError, RunError
 from pipecut.plan.folder import read_plan
-from pipecut.runtime.checkpoint import files as checkpoint
 from pipecut.runtime.checkpoint import folder as checkpoint_folder
+from pipecut.runtime.checkpoint import writing
 from pipecut.runtime.checkpoint.export import export
-from pipecut.runtime.checkpoint.files import Facts, Rest
+from pipecut.runtime.checkpoint.manifest import MANIFEST, VERSION, Manifest, Rest, read_manifest
+from pipecut.runtime.checkpoint.rank_tensors import RankTensors
+from pipecut.runtime.checkpoint.reading import WantedRows, read_tensors
 from pipecut.runtime.launch.launch import launch
 
 
@@ -76,7 +78,7 @@ def test_a_training_goes_on_with_another_number_of_stages(
     files = []
     for name, plan in (("whole", "plan2"), ("parts", "plan3")):
         files.append(tmp_path / f"{name}.safetensors")
-        _, step = export(read_plan(tmp_path / plan).plan, tmp_path / name, files[-1])
+        step = export(read_plan(tmp_path / plan).plan, tmp_path / name, files[-1]).step
         assert step == 6
     whole, parts = (load_file(str(file)) for file in files)
     assert whole.keys() == parts.keys()
@@ -130,7 +132,7 @@ def saved(write_job: Any, slow_cores: str, tmp_path: Path) -> Path:
 def test_what_is_damaged_is_told_and_the_one_before_is_whole(
     saved: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert [checkpoint.read_facts(one).step for one in checkpoint_folder.checkpoints(saved)] == [
+    assert [read_manifest(one).step for one in checkpoint_folder.checkpoints(saved)] == [
         3,
         6,
     ]
@@ -155,47 +157,49 @@ def test_what_a_crash_left_is_no_checkpoint(saved: Path) -> None:
     (saved / ".step_00000009.partial").mkdir()
     (saved / "step_00000012").mkdir()
     assert checkpoint_folder.latest(saved) == saved / "step_00000006"
-    (saved / "step_00000006" / checkpoint.FACTS).write_text(json.dumps({"version": 1}))
+    (saved / "step_00000006" / MANIFEST).write_text(json.dumps({"version": 1}))
     with pytest.raises(CheckpointError, match=r"checkpoint.json cannot be read; remove"):
-        checkpoint.read_facts(saved / "step_00000006")
+        read_manifest(saved / "step_00000006")
 
 
-def about(step: int, **more: Any) -> Facts:
+def about(step: int, **more: Any) -> Manifest:
     """What all ranks together say of a checkpoint."""
-    return Facts(checkpoint.VERSION, step, {}, {}, {}, [], Rest(), **more)
+    return Manifest(VERSION, step, {}, {}, {}, [], Rest(), **more)
 
 
 def test_rows_are_read_from_the_pieces_that_have_them(tmp_path: Path) -> None:
     values = torch.arange(20.0).view(10, 2)
-    partial = checkpoint.begin(tmp_path, 1)
+    partial = writing.begin(tmp_path, 1)
     for rank, (begin, end) in enumerate(((0, 3), (3, 7), (7, 10))):
-        checkpoint.write_part(
-            partial, rank, {"parameter/w": values[begin:end]}, {"parameter/w": (begin, end)}
+        writing.write_part(
+            partial,
+            rank,
+            RankTensors({"parameter/w": values[begin:end]}, {"parameter/w": (begin, end)}),
         )
-    path = checkpoint.finish(partial, tmp_path, range(3), about(1))
-    facts = checkpoint.read_facts(path)
-    assert torch.equal(checkpoint.read_tensors(path, facts, ["parameter/w"])["parameter/w"], values)
+    path = writing.finish(partial, tmp_path, range(3), about(1))
+    facts = read_manifest(path)
+    assert torch.equal(read_tensors(path, facts, ["parameter/w"])["parameter/w"], values)
     for first, end in ((0, 10), (2, 5), (5, 6), (3, 7), (9, 10)):
-        read = checkpoint.read_tensors(
-            path, facts, ["parameter/w"], {"parameter/w": (first, end, 10)}
+        read = read_tensors(
+            path, facts, ["parameter/w"], {"parameter/w": WantedRows(first, end, 10)}
         )
         assert torch.equal(read["parameter/w"], values[first:end])
     with pytest.raises(CheckpointError, match=r"parameter w has 12 rows, in the checkpoint 10"):
-        checkpoint.read_tensors(path, facts, ["parameter/w"], {"parameter/w": (6, 12, 12)})
+        read_tensors(path, facts, ["parameter/w"], {"parameter/w": WantedRows(6, 12, 12)})
     # What is not needed is not read.
     (path / "rank_2.safetensors").unlink()
-    checkpoint.read_tensors(path, facts, ["parameter/w"], {"parameter/w": (0, 7, 10)})
+    read_tensors(path, facts, ["parameter/w"], {"parameter/w": WantedRows(0, 7, 10)})
 
 
 def test_a_file_that_cannot_be_written_leaves_the_checkpoint_before(tmp_path: Path) -> None:
-    partial = checkpoint.begin(tmp_path, 1)
+    partial = writing.begin(tmp_path, 1)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
     try:
         with pytest.raises(
             CheckpointError, match="could not be written: .*an earlier checkpoint stays as it was"
         ):
-            checkpoint.write_part(partial, 0, {"parameter/w": torch.zeros(10_000)}, {})
+            writing.write_part(partial, 0, RankTensors({"parameter/w": torch.zeros(10_000)}, {}))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert checkpoint_folder.latest(tmp_path) is None
@@ -203,15 +207,17 @@ def test_a_file_that_cannot_be_written_leaves_the_checkpoint_before(tmp_path: Pa
 
 def test_only_the_last_are_kept(tmp_path: Path) -> None:
     for step in (1, 2, 3, 4):
-        partial = checkpoint.begin(tmp_path, step)
-        checkpoint.write_part(partial, 0, {"parameter/w": torch.full((2,), float(step))}, {})
-        path = checkpoint.finish(partial, tmp_path, [0], about(step))
+        partial = writing.begin(tmp_path, step)
+        writing.write_part(
+            partial, 0, RankTensors({"parameter/w": torch.full((2,), float(step))}, {})
+        )
+        path = writing.finish(partial, tmp_path, [0], about(step))
         checkpoint_folder.prune(tmp_path, 2)
     assert [one.name for one in checkpoint_folder.checkpoints(tmp_path)] == [
         "step_00000003",
         "step_00000004",
     ]
-    values = checkpoint.read_tensors(path, checkpoint.read_facts(path), ["parameter/w"])
+    values = read_tensors(path, read_manifest(path), ["parameter/w"])
     assert values["parameter/w"].tolist() == [4.0, 4.0]
     with pytest.raises(CheckpointError, match="has no parameter v; it is of"):
-        checkpoint.read_tensors(path, checkpoint.read_facts(path), ["parameter/v"])
+        read_tensors(path, read_manifest(path), ["parameter/v"])

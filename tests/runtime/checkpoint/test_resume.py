@@ -20,12 +20,20 @@ from pipecut.cli import app
 from pipecut.compiler import Options, SizeOverrides, compile
 from pipecut.errors import CheckpointError, DivergedError, PipecutError, RunError, UserFileError
 from pipecut.plan.folder import PlanFolder, file_hash, read_plan, seal_of
-from pipecut.runtime.checkpoint import files as checkpoint
 from pipecut.runtime.checkpoint import folder as checkpoint_folder
-from pipecut.runtime.checkpoint import hosts
+from pipecut.runtime.checkpoint import hosts, writing
 from pipecut.runtime.checkpoint import lock as folder_lock
 from pipecut.runtime.checkpoint.export import export
-from pipecut.runtime.checkpoint.files import Elsewhere, Facts, Rest
+from pipecut.runtime.checkpoint.manifest import (
+    MANIFEST,
+    VERSION,
+    Elsewhere,
+    Manifest,
+    Rest,
+    read_manifest,
+)
+from pipecut.runtime.checkpoint.rank_tensors import RankTensors
+from pipecut.runtime.checkpoint.reading import WantedRows, read_tensors
 from pipecut.runtime.checkpoint.stopping import Stopping
 from pipecut.runtime.engine.recorder import FIRST, LAST, Measured
 from pipecut.runtime.pipeline import Pipeline
@@ -91,6 +99,10 @@ def written(plans: dict[int, PlanFolder], tmp_path_factory: pytest.TempPathFacto
 def trained(written: Path, tmp_path: Path) -> Path:
     """A copy of it."""
     return shutil.copytree(written, tmp_path / "saved")
+
+
+def values_of(pipe: Pipeline) -> dict[str, torch.Tensor]:
+    return {name: parameter.detach() for name, parameter in pipe.named_parameters()}
 
 
 def names(folder: Path) -> list[str]:
@@ -167,7 +179,7 @@ def test_a_learning_rate_that_is_given_is_obeyed_and_one_that_is_not_goes_on(
     training = train(plans[4], tmp_path, 9, resume=True, rate=0.02, clip=0.0)
     assert "learning rate of 0.02 as given, not 0.01" in capsys.readouterr().out
     assert training.clip == 0.0
-    groups = checkpoint.read_facts(checkpoint_folder.latest(tmp_path) or tmp_path).groups
+    groups = read_manifest(checkpoint_folder.latest(tmp_path) or tmp_path).groups
     assert groups[0].options["lr"] == 0.02
 
 
@@ -211,9 +223,9 @@ def test_going_back_sets_later_checkpoints_aside(
 def test_steps_beyond_eight_digits_are_in_order(tmp_path: Path) -> None:
     steps = (9, 99_999_999, 100_000_000, 1_000_000_000, 1_000_000_001)
     for step in steps:
-        partial = checkpoint.begin(tmp_path, step)
-        checkpoint.write_part(partial, 0, {"parameter/w": torch.ones(2)}, {})
-        checkpoint.finish(partial, tmp_path, [0], facts(step))
+        partial = writing.begin(tmp_path, step)
+        writing.write_part(partial, 0, RankTensors({"parameter/w": torch.ones(2)}, {}))
+        writing.finish(partial, tmp_path, [0], facts(step))
     assert [
         checkpoint_folder.step_of(path) for path in checkpoint_folder.checkpoints(tmp_path)
     ] == list(steps)
@@ -221,15 +233,15 @@ def test_steps_beyond_eight_digits_are_in_order(tmp_path: Path) -> None:
     assert names(tmp_path) == ["step_1000000000", "step_1000000001"]
 
 
-def facts(step: int, **more: Any) -> Facts:
-    return Facts(checkpoint.VERSION, step, {}, {}, {}, [], more.pop("rest", Rest()), **more)
+def facts(step: int, **more: Any) -> Manifest:
+    return Manifest(VERSION, step, {}, {}, {}, [], more.pop("rest", Rest()), **more)
 
 
 def test_the_last_finite_checkpoint_is_never_removed(tmp_path: Path) -> None:
     for step in range(1, 6):
-        partial = checkpoint.begin(tmp_path, step)
-        checkpoint.write_part(partial, 0, {"parameter/w": torch.ones(2)}, {})
-        checkpoint.finish(partial, tmp_path, [0], facts(step, finite=step <= 2))
+        partial = writing.begin(tmp_path, step)
+        writing.write_part(partial, 0, RankTensors({"parameter/w": torch.ones(2)}, {}))
+        writing.finish(partial, tmp_path, [0], facts(step, finite=step <= 2))
         checkpoint_folder.prune(tmp_path, 2)
     assert names(tmp_path) == ["step_00000002", "step_00000004", "step_00000005"]
 
@@ -254,7 +266,10 @@ def test_a_training_that_is_asked_to_stop_keeps_the_step_it_has_done(
     assert training.stopped and names(tmp_path) == ["step_00000001"]
     parts = train(plans[4], tmp_path, 4, resume=True)
     whole = train(plans[4], tmp_path / "whole", 4)
-    assert all(torch.equal(value, parts.pipe.held[name]) for name, value in whole.pipe.held.items())
+    assert all(
+        torch.equal(value, values_of(parts.pipe)[name])
+        for name, value in values_of(whole.pipe).items()
+    )
 
 
 def test_a_checkpoint_of_a_users_loop_says_that_it_diverged(
@@ -351,7 +366,7 @@ def test_a_launcher_refuses_what_it_cannot_write_before_ranks_start(
 
 def edited(path: Path, change: Any) -> None:
     """Change what a checkpoint says, as who knows its format could."""
-    file = path / checkpoint.FACTS
+    file = path / MANIFEST
     data = json.loads(file.read_text())
     change(data)
     del data["seal"]
@@ -419,13 +434,13 @@ def test_half_precision_is_taken_for_full(plans: dict[int, PlanFolder], trained:
     pipe = pipeline(plans[4])
     pipe.restore(trained)
     value = load_file(str(path / "rank_0.safetensors"))[name]
-    assert torch.equal(pipe.held[name.removeprefix("parameter/")].detach(), value.float())
+    assert torch.equal(values_of(pipe)[name.removeprefix("parameter/")].detach(), value.float())
 
 
 def test_no_flipped_bit_of_what_a_checkpoint_says_goes_unseen(
     trained: Path, tmp_path: Path
 ) -> None:
-    file = trained / "step_00000006" / checkpoint.FACTS
+    file = trained / "step_00000006" / MANIFEST
     whole, rng = file.read_bytes(), random.Random(0)
     meant = json.loads(whole)
     for _ in range(300):
@@ -433,7 +448,7 @@ def test_no_flipped_bit_of_what_a_checkpoint_says_goes_unseen(
         data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
         file.write_bytes(bytes(data))
         try:
-            read = checkpoint.read_facts(file.parent)
+            read = read_manifest(file.parent)
         except CheckpointError as error:
             assert str(file.parent) in str(error)
         else:
@@ -442,17 +457,17 @@ def test_no_flipped_bit_of_what_a_checkpoint_says_goes_unseen(
     # No way around the seal by calling it an older version.
     file.write_bytes(whole.replace(b'"version": 3', b'"version": 2'))
     with pytest.raises(CheckpointError, match="is not as it was written"):
-        checkpoint.read_facts(file.parent)
+        read_manifest(file.parent)
     shutil.move(file.parent, trained / "step_00000007")
-    (trained / "step_00000007" / checkpoint.FACTS).write_bytes(whole)
+    (trained / "step_00000007" / MANIFEST).write_bytes(whole)
     with pytest.raises(CheckpointError, match="is of step 6; name it as it was named"):
-        checkpoint.read_facts(trained / "step_00000007")
+        read_manifest(trained / "step_00000007")
 
 
 def test_checkpoints_of_earlier_versions_are_read(
     plans: dict[int, PlanFolder], trained: Path
 ) -> None:
-    file = trained / "step_00000006" / checkpoint.FACTS
+    file = trained / "step_00000006" / MANIFEST
     data = json.loads(file.read_text())
     for key in ("seal", "save", "finite", "elsewhere"):
         del data[key]
@@ -473,9 +488,9 @@ def test_mutated_checkpoints_are_restored_or_refused(
     ends = {"restored": 0, "refused": 0}
     for turn in range(turns):
         if turn % 2:
-            text = mutate(whole[checkpoint.FACTS].decode(), rng)
-            (path / checkpoint.FACTS).write_text(text, encoding="utf-8", errors="replace")
-            with_seal(path / checkpoint.FACTS)
+            text = mutate(whole[MANIFEST].decode(), rng)
+            (path / MANIFEST).write_text(text, encoding="utf-8", errors="replace")
+            with_seal(path / MANIFEST)
         else:
             header = mutate(whole["rank_0.safetensors"][8 : 8 + size].decode(), rng).encode(
                 errors="replace"
@@ -484,10 +499,10 @@ def test_mutated_checkpoints_are_restored_or_refused(
             (path / "rank_0.safetensors").write_bytes(
                 len(header).to_bytes(8, "little") + header + rest
             )
-            data = json.loads(whole[checkpoint.FACTS])
+            data = json.loads(whole[MANIFEST])
             data["files"]["rank_0.safetensors"] = file_hash(path / "rank_0.safetensors")
-            (path / checkpoint.FACTS).write_text(json.dumps(data))
-            with_seal(path / checkpoint.FACTS)
+            (path / MANIFEST).write_text(json.dumps(data))
+            with_seal(path / MANIFEST)
         try:
             optimizer = torch.optim.AdamW(pipe.parameters())
             pipe.restore(path, optimizer)
@@ -517,37 +532,37 @@ def test_machines_have_their_own_ranks_files_until_they_are_put_together(tmp_pat
     values = torch.arange(20.0).view(10, 2)
     for machine, (rank, rows) in {"a": (0, (0, 6)), "b": (1, (6, 10))}.items():
         folder = tmp_path / machine
-        partial = checkpoint.begin(folder, 4)
+        partial = writing.begin(folder, 4)
         own = {f"parameter/own{rank}": torch.ones(3), "parameter/w": values[slice(*rows)]}
-        checkpoint.write_part(partial, rank, own, {"parameter/w": rows})
+        writing.write_part(partial, rank, RankTensors(own, {"parameter/w": rows}))
         away = {
             f"parameter/own{1 - rank}": Elsewhere([1 - rank]),
             "parameter/w": Elsewhere([1 - rank], 10),
         }
-        checkpoint.finish(
+        writing.finish(
             partial, folder, [rank], facts(4, save="x", elsewhere=away, rest=Rest(ranks=2))
         )
     path = tmp_path / "a" / "step_00000004"
-    read = checkpoint.read_facts(path)
+    read = read_manifest(path)
     assert read.names == {"parameter/own0", "parameter/own1", "parameter/w"}
-    part = checkpoint.read_tensors(path, read, ["parameter/w"], {"parameter/w": (0, 6, 10)})
+    part = read_tensors(path, read, ["parameter/w"], {"parameter/w": WantedRows(0, 6, 10)})
     assert torch.equal(part["parameter/w"], values[:6])
     with pytest.raises(
         CheckpointError, match="parameter own1 is in the files of rank 1 on another one; copy"
     ):
-        checkpoint.read_tensors(path, read, ["parameter/own1"])
+        read_tensors(path, read, ["parameter/own1"])
     with pytest.raises(CheckpointError, match="parameter w is in the files of rank 1"):
-        checkpoint.read_tensors(path, read, ["parameter/w"], {"parameter/w": (0, 7, 10)})
+        read_tensors(path, read, ["parameter/w"], {"parameter/w": WantedRows(0, 7, 10)})
     with pytest.raises(CheckpointError, match="has 12 rows, in the checkpoint 10"):
-        checkpoint.read_tensors(path, read, ["parameter/w"], {"parameter/w": (0, 6, 12)})
+        read_tensors(path, read, ["parameter/w"], {"parameter/w": WantedRows(0, 6, 12)})
     shutil.copytree(tmp_path / "b" / "step_00000004", path, dirs_exist_ok=True)
-    read = checkpoint.read_facts(path)
+    read = read_manifest(path)
     assert not read.elsewhere
-    whole = checkpoint.read_tensors(path, read, ["parameter/w", "parameter/own1"])
+    whole = read_tensors(path, read, ["parameter/w", "parameter/own1"])
     assert torch.equal(whole["parameter/w"], values)
     edited(path, lambda data: data.update(save="y"))
     with pytest.raises(CheckpointError, match="are of two checkpoints"):
-        checkpoint.read_facts(path)
+        read_manifest(path)
 
 
 @pytest.mark.parametrize(
@@ -598,8 +613,8 @@ def test_shuffled_data_goes_on_in_the_order_it_had(
     train(plans[4], tmp_path / "parts", 6, data="shuffled")
     parts = train(plans[4], tmp_path / "parts", 9, data="shuffled", resume=True)
     assert parts.begun == 6
-    for name, parameter in whole.pipe.held.items():
-        assert torch.equal(parameter, parts.pipe.held[name]), name
+    for name, parameter in values_of(whole.pipe).items():
+        assert torch.equal(parameter, values_of(parts.pipe)[name]), name
 
 
 def test_what_a_crash_left_is_tidied_up(plans: dict[int, PlanFolder], trained: Path) -> None:

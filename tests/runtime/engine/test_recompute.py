@@ -29,13 +29,13 @@ def step(module: nn.Module, x: torch.Tensor, twice: bool) -> list[torch.Tensor]:
     if twice:
         notes = []
         for _ in range(2):
-            notes.append(recompute.note(module, CPU, changing))
+            notes.append(recompute.capture(module, CPU, changing))
             with torch.no_grad():
                 module(x)
         after = [buffer.clone() for buffer in module.buffers()]
         following = torch.rand(3)
         for before in notes:
-            with recompute.again(module, CPU, before):
+            with recompute.replaying(module, CPU, before):
                 module(x).square().sum().backward()
         assert all(torch.equal(a, b) for a, b in zip(after, module.buffers(), strict=True))
     else:
@@ -61,9 +61,9 @@ def test_dropout_and_buffers_are_those_of_the_first_forward() -> None:
 
 def test_random_numbers_go_on_from_where_they_were() -> None:
     module = Noisy()
-    before = recompute.note(module, CPU, [])
+    before = recompute.capture(module, CPU, [])
     state = torch.get_rng_state()
-    with recompute.again(module, CPU, before):
+    with recompute.replaying(module, CPU, before):
         torch.rand(5)
     assert torch.equal(state, torch.get_rng_state())
 

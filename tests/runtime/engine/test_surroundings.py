@@ -16,6 +16,7 @@ from pipecut.runtime.pipeline import Pipeline, load_pipeline
 from pipecut.runtime.ranks.world import leave_world
 from tests.conftest import SLOW_CORES
 from tests.models.numerics import WIDTH
+from tests.parameters import rank_parameter
 
 
 @contextmanager
@@ -146,7 +147,7 @@ def test_what_a_stage_cannot_follow_is_refused(load: Any) -> None:
     handle.remove()
     pipe.step(**batch())
     with torch.no_grad():
-        pipe.in_stages[name].zero_()
+        next(p.model for p in pipe.model.parameters if p.name == name).zero_()
     with pytest.raises(
         RunError, match=f"parameter '{name}' was written in the stage.*load_state_dict"
     ):
@@ -157,13 +158,14 @@ def test_what_a_stage_cannot_follow_is_refused(load: Any) -> None:
 
 def test_masters_are_copied_whoever_wrote_them() -> None:
     weight = nn.Parameter(torch.ones(4, dtype=torch.bfloat16))
-    masters = Masters([weight])
+    parameter = rank_parameter(weight)
+    masters = Masters([parameter])
     masters.refresh()
-    masters.of[id(weight)].data.add_(1.0)
+    parameter.master.data.add_(1.0)
     masters.refresh()
     assert (
         torch.equal(weight, torch.full((4,), 2.0, dtype=torch.bfloat16)) and not masters.written()
     )
     with torch.no_grad():
         weight.zero_()
-    assert masters.written() == [id(weight)]
+    assert masters.written() == [parameter]

@@ -100,7 +100,7 @@ class Ranks:
 
         def one(pipe: Pipeline) -> torch.Tensor | None:
             pipe.engine.actions = tuple(rows[pipe.world.rank])
-            return pipe.engine.run(pipe._split(batch, len(batch["x"]), any_count=True))
+            return pipe.engine.run(pipe.splitter.for_evaluation(batch))
 
         return self._loss(one)
 
@@ -109,7 +109,7 @@ class Ranks:
 
         def one(pipe: Pipeline) -> torch.Tensor | None:
             with torch.no_grad():
-                work = pipe._split(batch, len(batch["x"]), any_count=True)
+                work = pipe.splitter.for_evaluation(batch)
                 rows = forward_only(pipe.plan, pipe.world.pipeline_rank, len(work.samples))
                 return pipe.engine.evaluate(work, rows)
 

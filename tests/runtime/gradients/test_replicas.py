@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -12,11 +13,13 @@ import torch.distributed as dist
 from torch import nn
 
 from pipecut.plan.memory import padded_bytes
+from pipecut.plan.rows import Rows
 from pipecut.plan.schema import StageTensor
 from pipecut.runtime.gradients import shards as sharding
 from pipecut.runtime.gradients.masters import Masters
+from pipecut.runtime.gradients.parameters import parameters_of
 from pipecut.runtime.gradients.replicas import ReplicaGradients
-from pipecut.runtime.gradients.shards import Shards
+from pipecut.runtime.gradients.shards import Shards, shard
 from pipecut.runtime.health.status import Status
 from pipecut.runtime.ranks.world import World
 
@@ -59,32 +62,38 @@ def joined(store: Any, rank: int, count: int) -> Any:
     return group
 
 
-def replica(group: Any, model: Odd, inputs: torch.Tensor, shards: int) -> tuple[Any, Any, int]:
-    """Sums its own gradients with those of others, and gathers what each has stepped by one.
+@dataclass(frozen=True)
+class Stepped:
+    """What a replica's optimizer has of each parameter: gradients and rows; sums begun in backward."""
 
-    Returns what the optimizer has: gradients and rows; and how many sums began in backward.
-    """
+    gradients: dict[str, torch.Tensor | None]
+    rows: dict[str, Rows | None]
+    begun_early: int
+
+
+def replica(group: Any, model: Odd, inputs: torch.Tensor, shards: int) -> Stepped:
+    """Sum its own gradients with those of others, and gather what each has stepped by one."""
     rank, count = group.rank(), group.size()
-    masters = Masters(model.parameters())
-    world = World(rank, count, 0, rank, count, torch.device("cpu"), Status(rank), peers=group)
-    of_shards = Shards(world, masters, shards)
-    others = [model.uneven.weight, model.uneven.bias, model.scalar, model.unused]
-    replicas = ReplicaGradients(
-        count, masters, of_shards, {0: list(model.layers.parameters()), 1: others}
-    )
-    replicas.ends(0)
+    device = torch.device("cpu")
+    world = World(rank, count, 0, rank, count, device, Status(rank), replica_group=group)
+    of_stage = [
+        replace(p, stages=(0,) if p.name.startswith("layers") else (1,))
+        for p in parameters_of(model)
+    ]
+    shard(of_stage, shards, rank)
+    masters, rows = Masters(of_stage), Shards(world, of_stage)
+    replicas = ReplicaGradients(count, of_stage, rows)
+    replicas.last_backward_of(0)
     model(inputs.to(model.scalar.dtype)).backward()
-    early = len(replicas.works)
+    early = len(replicas.begun)
     replicas.reduce()
-    owned = {name: of_shards.of[id(masters.of[id(p)])] for name, p in model.named_parameters()}
-    gradients = {name: own.grad for name, own in owned.items()}
+    gradients = {p.name: p.stepped.grad for p in of_stage}
     with torch.no_grad():
-        for own in owned.values():
-            own.add_(1.0)
+        for parameter in of_stage:
+            parameter.stepped.add_(1.0)
     masters.refresh()
-    of_shards.gather()
-    rows = {name: of_shards.rows.get(id(own)) for name, own in owned.items()}
-    return gradients, rows, early
+    rows.gather()
+    return Stepped(gradients, {p.name: p.rows for p in of_stage}, early)
 
 
 @pytest.mark.parametrize("half", [False, True])
@@ -105,18 +114,18 @@ def test_replicas_sum_and_gather_in_few_calls(shards: int, half: bool, monkeypat
     with ThreadPoolExecutor(count) as pool:
         groups = list(pool.map(lambda rank: joined(store, rank, count), range(count)))
         each = [(groups[r], models[r], inputs[r], shards) for r in range(count)]
-        found = list(pool.map(lambda given: replica(*given), each))
+        stepped = list(pool.map(lambda arguments: replica(*arguments), each))
     sum(first(own) for own in inputs).backward()
     wanted = dict(first.named_parameters())
     close = 0.2 if half else 1e-5
-    for (gradients, rows, early), model in zip(found, models, strict=True):
-        assert early, "sums begin while backward runs"
-        for name, gradient in gradients.items():
+    for ours, model in zip(stepped, models, strict=True):
+        assert ours.begun_early, "sums begin while backward runs"
+        for name, gradient in ours.gradients.items():
             expected = wanted[name].grad
             if expected is None:
                 assert gradient is None
                 continue
-            own = rows[name]
+            own = ours.rows[name]
             part = expected if own is None else expected[slice(*own)]
             assert (gradient - part).norm() <= close * part.norm(), name
         for name, parameter in model.named_parameters():

@@ -16,6 +16,7 @@ from pipecut.plan.sources import changed_sources, source_hashes
 from pipecut.runtime.engine.stage import build_module
 from pipecut.runtime.engine.warm import warm
 from pipecut.runtime.gradients.masters import Masters
+from pipecut.runtime.gradients.parameters import parameters_of
 from pipecut.runtime.ranks.first_values import warn_of_changes
 from pipecut.runtime.ranks.same_model import refuse_other_parameters
 from tests.models import startup as models_startup
@@ -78,7 +79,7 @@ def test_warming_a_stage_changes_nothing(write_job: Any, slow_cores: str, tmp_pa
     plan = compile(job, slow_cores, tmp_path / "plan", Options(SizeOverrides(stages=2))).plan
     device = torch.device("cpu")
     modules = {s.index: build_module(tmp_path / "plan", plan, s, device) for s in plan.stages}
-    masters = Masters(p for module in modules.values() for p in module.parameters())
+    masters = Masters([p for module in modules.values() for p in parameters_of(module)])
     with torch.no_grad():
         for parameter in masters.parameters:
             parameter.fill_(0.1)

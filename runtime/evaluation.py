@@ -1,0 +1,150 @@
+"""Forward alone, in eval mode: the loss and the model's other outputs, leaving the training as it is."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+
+from pipecut.device.work import fork_rng
+from pipecut.errors import RunError
+from pipecut.model.outputs import Outputs
+from pipecut.plan.forward_only import forward_only
+from pipecut.plan.schema import Plan, Tensor
+from pipecut.runtime.batches.check_tensors import check_tensors
+from pipecut.runtime.batches.microbatches import samples_in, shape_in_batch
+from pipecut.runtime.batches.splitter import BatchSplitter, Tensors
+from pipecut.runtime.engine.engine import Engine, Work
+from pipecut.runtime.engine.gather_outputs import gather_outputs
+from pipecut.runtime.engine.share_loss import share_loss
+from pipecut.runtime.engine.warm import needs_warming, warm
+from pipecut.runtime.health.rank_errors import naming_errors
+from pipecut.runtime.health.status import State
+from pipecut.runtime.health.timeouts import start_timeout
+from pipecut.runtime.rank_model import RankModel
+from pipecut.runtime.ranks.same_batches import SameBatches
+from pipecut.runtime.ranks.world import World
+
+
+class Evaluation:
+    """This rank's part of evaluations, beside its training.
+
+    `plan` is the training's plan; `evaluated` has the boundaries of eval mode, over which `engine` runs.
+    """
+
+    def __init__(
+        self, plan: Plan, model: RankModel, engine: Engine, same_batches: SameBatches
+    ) -> None:
+        self.plan, self.evaluated = plan, plan.in_evaluation()
+        self.model, self.engine, self.same_batches = model, engine, same_batches
+        self.world: World = model.world
+        self.splitter = BatchSplitter(self.evaluated, self.world)
+        self.warmed = False
+
+    def loss(self, batch: Tensors) -> torch.Tensor:
+        """The loss of a batch, on every rank. Raises RunError where the model has none in eval mode."""
+        world = self.world
+        self._check_possible()
+        if not self.plan.evaluation.loss:
+            raise RunError(
+                f"rank {world.rank}: the model returns no loss in eval mode; "
+                "ask for its outputs with predict"
+            )
+        check_tensors(batch, f"rank {world.rank}", self.plan.constants)
+        work = self.splitter.for_evaluation(batch)
+        self.same_batches.compare(batch, "eval_step")
+        loss = self._run(work)
+        if loss is None and world.pipeline_rank == self.plan.stages[-1].pipeline_rank:
+            # A replica that got no microbatch.
+            loss = torch.zeros((), device=world.device)
+        shared = share_loss(self.plan, world, loss)
+        world.status.note(State.BETWEEN)
+        return shared
+
+    def predict(self, batch: Tensors, everywhere: bool) -> Outputs:
+        """The model's outputs beside its loss, for a batch: see Pipeline.predict."""
+        world = self.world
+        self._check_possible()
+        outputs = {tensor.name: tensor for s in self.evaluated.stages for tensor in s.outputs}
+        if not outputs:
+            raise RunError(self._nothing_to_predict())
+        check_tensors(batch, f"rank {world.rank}", self.plan.constants)
+        with naming_errors(f"rank {world.rank}"):
+            count = samples_in(self.plan, batch)
+        work = self.splitter.for_evaluation(self._completed(batch, count), by_samples=True)
+        # Some ranks alone may have labels, since no output depends on them.
+        required = {t.name: batch[t.name] for t in self.plan.inputs if not t.optional}
+        self.same_batches.compare(required, "predict")
+        parts: list[Tensors] = [{} for _ in work.samples]
+        self._run(replace(work, outputs=parts))
+        tensors = _joined(parts, outputs)
+        if everywhere:
+            tensors = gather_outputs(self.evaluated, world, tensors, count)
+        world.status.note(State.BETWEEN)
+        return Outputs(tensors, self.plan.evaluation.left_out)
+
+    def _completed(self, batch: Tensors, count: int) -> Tensors:
+        """The batch with zeros for missing inputs, such as labels, that the loss alone needs."""
+        missing = [t for t in self.plan.inputs if t.optional and t.name not in batch]
+        zeros = {
+            tensor.name: torch.zeros(
+                shape_in_batch(tensor, count), dtype=getattr(torch, tensor.dtype)
+            )
+            for tensor in missing
+        }
+        return {**batch, **zeros}
+
+    def _check_possible(self) -> None:
+        if self.plan.evaluation.refused:
+            raise RunError(
+                f"rank {self.world.rank}: the plan only trains: {self.plan.evaluation.refused}"
+            )
+
+    def _nothing_to_predict(self) -> str:
+        left_out = [
+            f"'{name}' cannot be handed out: {reason}"
+            for name, reason in self.plan.evaluation.left_out.items()
+        ]
+        return "; ".join(
+            ["the model returns nothing but its loss, so there is nothing to predict", *left_out]
+        )
+
+    def _run(self, work: Work) -> torch.Tensor | None:
+        """Forward of this rank's stages; its part of the loss where it has the last stage."""
+        world = self.world
+        self.model.refresh()
+        with self._in_eval_mode():
+            self._warm()
+            with fork_rng(world.device):
+                actions = forward_only(self.evaluated, world.pipeline_rank, len(work.samples))
+                return self.engine.evaluate(work, actions)
+
+    @contextmanager
+    def _in_eval_mode(self) -> Iterator[None]:
+        modules = self.model.modules.values()
+        training = [module.training for module in modules]
+        self.model.train(False)
+        try:
+            yield
+        finally:
+            for module, mode in zip(modules, training, strict=True):
+                module.train(mode)
+
+    def _warm(self) -> None:
+        """Before the first evaluation, compile on all ranks at once, not as each gets its first tensors."""
+        world, model = self.world, self.model
+        if self.warmed or not needs_warming(self.evaluated, world.device):
+            return
+        self.warmed = True
+        with world.status.during(State.STARTING):
+            stages = [stage for stage in self.evaluated.stages if stage.index in model.modules]
+            warm(self.evaluated, stages, model.modules, model.masters, world.device, training=False)
+            world.meeting.come_together("waiting until every rank can evaluate", start_timeout())
+
+
+def _joined(parts: list[Tensors], outputs: dict[str, Tensor]) -> Tensors:
+    """Outputs of the whole share of this replica; none where another rank makes them."""
+    return {
+        name: torch.cat([part[name] for part in parts], outputs[name].samples_at)
+        for name in (parts[0] if parts else {})
+    }

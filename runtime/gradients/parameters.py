@@ -1,0 +1,119 @@
+"""The parameters that this rank holds: one frozen record for each, however many names and stages use it."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from pipecut.plan.rows import Rows
+from pipecut.plan.schema import HALF, Plan
+from pipecut.runtime.ranks.world import World
+
+
+@dataclass(frozen=True, eq=False)
+class RankParameter:
+    """A parameter of this rank's stages: what computes with it, what takes its gradient, what steps it.
+
+    `names` are all its FQNs, of which plans and checkpoints know it by the first. `stages` are those
+    of this rank that hold it. `tied_ranks` are the global ranks of this replica that hold it, in
+    order, where other ranks do; empty where this one is alone.
+
+    `model` is what the stages compute with. `master` takes the gradient: `model` itself, or a float32
+    parameter for a half-precision one that is trained. `stepped` is what the optimizer has: `master`
+    itself, or with `shard_optimizer: true` a parameter with this replica's `rows` of it; the master
+    of one that is sharded has no values. `rows` is None where the optimizer has all rows.
+    """
+
+    names: tuple[str, ...]
+    stages: tuple[int, ...]
+    trainable: bool
+    model: nn.Parameter
+    master: nn.Parameter
+    stepped: nn.Parameter
+    rows: Rows | None = None
+    tied_ranks: tuple[int, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The name that plans and checkpoints know it by."""
+        return self.names[0]
+
+    @property
+    def has_master(self) -> bool:
+        """Whether its gradient is added up in float32, beside the half-precision parameter."""
+        return self.master is not self.model
+
+    def is_owned_by(self, rank: int) -> bool:
+        """Whether this is the first rank of a replica that holds it: the one that counts and saves it."""
+        return not self.tied_ranks or rank == self.tied_ranks[0]
+
+
+def master_for(model: nn.Parameter, filled: bool = True) -> nn.Parameter:
+    """What takes the gradient of a parameter: itself, or a float32 parameter for a half-precision one.
+
+    Unless `filled`, a new master gets no values, nor memory that was touched.
+    """
+    if not model.requires_grad or str(model.dtype).removeprefix("torch.") not in HALF:
+        return model
+    if filled:
+        return nn.Parameter(model.detach().float())
+    return nn.Parameter(torch.empty_like(model, dtype=torch.float32))
+
+
+def parameters_of(module: nn.Module) -> list[RankParameter]:
+    """The parameters of a module that is no part of a run, with filled masters."""
+    parameters = []
+    for name, model in module.named_parameters():
+        master = master_for(model)
+        parameters.append(RankParameter((name,), (0,), model.requires_grad, model, master, master))
+    return parameters
+
+
+def rank_parameters(
+    plan: Plan, world: World, modules: Mapping[int, nn.Module]
+) -> list[RankParameter]:
+    """The parameters of this rank's stages, in the order of the modules, with masters without values.
+
+    Stages share tied parameters already (see tied.py).
+    """
+    stages = [stage for stage in plan.stages if stage.index in modules]
+    tensors = {name: tensor for s in stages for tensor in s.parameters for name in tensor.names}
+    tied_ranks = ranks_that_share(plan, world)
+    parameters: dict[str, RankParameter] = {}
+    for module in modules.values():
+        for module_name, model in module.named_parameters():
+            tensor = tensors[module_name]
+            name = tensor.names[0]
+            if name in parameters:
+                continue
+            master = master_for(model, filled=False)
+            parameters[name] = RankParameter(
+                tuple(tensor.names),
+                tuple(s.index for s in stages if any(t.names[0] == name for t in s.parameters)),
+                tensor.trainable,
+                model,
+                master,
+                master,
+                tied_ranks=tied_ranks.get(name, ()),
+            )
+    return list(parameters.values())
+
+
+def ranks_that_share(plan: Plan, world: World) -> dict[str, tuple[int, ...]]:
+    """By the first name of a tied parameter, the ranks of this replica that hold it; this one among them.
+
+    Stages of one rank share the parameter itself, so what one rank alone holds is left out.
+    """
+    rank_of = {stage.index: world.rank_at(stage.pipeline_rank) for stage in plan.stages}
+    shared = {}
+    for tied in plan.tied:
+        ranks = tuple(sorted({rank_of[stage] for stage in tied.stages}))
+        if world.rank in ranks and len(ranks) > 1:
+            shared[tied.names[0]] = ranks
+    return shared
+
+
+def by_name(parameters: Iterable[RankParameter]) -> dict[str, RankParameter]:
+    """Each under all its names."""
+    return {name: parameter for parameter in parameters for name in parameter.names}
