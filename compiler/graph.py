@@ -1,6 +1,6 @@
 """The traced model as plain immutable values: operators, tensors, parameters, buffers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import networkx as nx
@@ -88,31 +88,54 @@ class Buffer:
 
 
 @dataclass(frozen=True)
+class BatchInput:
+    """A tensor of a batch: its value in the graph and the user's name for it.
+
+    A `whole` one goes to every microbatch as it is, where others are split.
+    """
+
+    value: str
+    name: str
+    whole: bool = False
+
+
+@dataclass(frozen=True)
+class Output:
+    """What the model returns beside its loss: the model's name for it, and its value in the graph."""
+
+    name: str
+    value: str
+
+
+@dataclass(frozen=True)
 class Graph:
     """A traced model. Operators stand in program order; `values` has every tensor by name.
 
-    `batch_inputs` has value and name of each tensor of a batch; those named in `whole` are the same for every
-    microbatch, `constants` are what else a batch has.
-    `outputs` are what else the model gives, by its own names; `left_out` has the reason for what cannot be handed out.
-    `default_dtype` is that of tensors whose operator names none.
-    In eval mode the operators run as they stand, or `evaluation` is what runs instead, or it is `refused` for a reason.
+    `constants` are the numbers and flags of a batch, by the user's names.
+    `left_out` maps what the model returns and a plan cannot hand out to the reason.
+    `default_dtype` is the dtype of tensors whose operator names none.
+    In eval mode the operators run as they stand; where `evaluation` is set, that runs instead;
+    where `refused` is set, it is the reason why nothing can.
     """
 
     operators: tuple[Operator, ...]
     values: dict[str, Value]
     parameters: tuple[Parameter, ...]
     buffers: tuple[Buffer, ...]
-    batch_inputs: tuple[tuple[str, str], ...]
+    batch_inputs: tuple[BatchInput, ...]
     loss: str
     dynamic: bool
     notes: tuple[str, ...] = ()
-    outputs: tuple[tuple[str, str], ...] = ()
-    whole: frozenset[str] = frozenset()
-    constants: tuple[tuple[str, Constant], ...] = ()
-    left_out: tuple[tuple[str, str], ...] = ()
+    outputs: tuple[Output, ...] = ()
+    constants: dict[str, Constant] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
     evaluation: "Graph | None" = None
     refused: str = ""
     default_dtype: str = "float32"
+
+    def batch_names(self) -> dict[str, str]:
+        """The value of each tensor of a batch, to the user's name for it."""
+        return {given.value: given.name for given in self.batch_inputs}
 
     def producers(self) -> dict[str, int]:
         """Value name to the index of the operator that makes it."""

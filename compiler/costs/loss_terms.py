@@ -29,7 +29,8 @@ def terms_of(graph: Graph, microbatch: int) -> Terms:
         raise TraceError(f"reduction: tokens: the loss is no mean; {REMEDY}")
     ignored = _argument(loss, where.ignore_index, "ignore_index", where.ignored)
     labels, path = _labels(graph, loss.inputs[1])
-    if dict(graph.batch_inputs)[labels] in graph.whole:
+    batch_input = next(given for given in graph.batch_inputs if given.value == labels)
+    if batch_input.whole:
         raise TraceError(
             f"reduction: tokens: every microbatch has all of the labels '{labels}'; {REMEDY}"
         )
@@ -42,7 +43,7 @@ def terms_of(graph: Graph, microbatch: int) -> Terms:
         counted = int((_evaluate(path, labels, given, microbatch) != ignored).sum())
         trials.append((given, counted))
     for skipped in (0, 1):
-        terms = Terms(input=dict(graph.batch_inputs)[labels], ignored=ignored, skipped=skipped)
+        terms = Terms(input=batch_input.name, ignored=ignored, skipped=skipped)
         if len(shape) > skipped and all(terms.count(given) == counted for given, counted in trials):
             return terms
     raise TraceError(
@@ -67,7 +68,7 @@ def _labels(graph: Graph, target: str) -> tuple[str, list[Operator]]:
                 needed.add(name)
                 waiting.append(name)
     sources = sorted(needed - set(made))
-    if len(sources) != 1 or sources[0] not in dict(graph.batch_inputs):
+    if len(sources) != 1 or sources[0] not in graph.batch_names():
         raise TraceError(
             f"reduction: tokens: what the loss compares with comes from {', '.join(sources)}, not one input; {REMEDY}"
         )

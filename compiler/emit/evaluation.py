@@ -14,7 +14,7 @@ def evaluation_of(graph: Graph, cuts: Sequence[Cut], refused: str) -> Evaluation
     if refused:
         evaluation = evaluation.model_copy(update={"refused": refused})
     if graph.left_out:
-        evaluation = evaluation.model_copy(update={"left_out": dict(graph.left_out)})
+        evaluation = evaluation.model_copy(update={"left_out": graph.left_out})
     cuts_in_evaluation = [cut.evaluation for cut in cuts if cut.evaluation is not None]
     if graph.evaluation is not None and cuts_in_evaluation:
         evaluation = evaluation.model_copy(
@@ -29,13 +29,13 @@ def evaluation_of(graph: Graph, cuts: Sequence[Cut], refused: str) -> Evaluation
 
 
 def _stage(graph: Graph, cut: Cut) -> EvaluationStage:
-    name_of = dict(graph.batch_inputs)
+    name_of = graph.batch_names()
     return EvaluationStage(
         operators=len(cut.operators),
         receives=list(cut.receives),
         batch_inputs=[name_of[value] for value in cut.batch_inputs],
         sends=list(cut.sends),
-        outputs=[output_of(graph, value, name) for name, value in cut.outputs],
+        outputs=[output_of(graph, output) for output in cut.outputs],
         dropouts=[number for index in cut.operators for number in graph.operators[index].draws],
     )
 

@@ -178,7 +178,7 @@ def _evaluation(graph: Graph, cuts: tuple[Cut, ...]) -> dict[str, Any]:
         }
         for index, o in enumerate(own.operators)
     ]
-    outputs = dict(own.outputs)
+    outputs = {output.name: output.value for output in own.outputs}
     buffers = [{"value": b.value, "names": list(b.names)} for b in own.buffers]
     return {
         "evaluation": {

@@ -48,7 +48,7 @@ def plan_of(job: Job, costed: CostedGraph, draft: Draft, notes: Sequence[str]) -
         replicas=candidate.replicas,
         schedule=candidate.schedule,
         inputs=_inputs(graph),
-        constants=dict(graph.constants),
+        constants=graph.constants,
         stages=stages_of(costed, draft, optimizer),
         boundaries=boundaries_of(graph, draft),
         tied=_tied(scheduled),
@@ -90,16 +90,20 @@ def _inputs(graph: Graph) -> list[Tensor]:
     """Tensors of a batch under the user's names."""
     needed = _needed_for_outputs(graph.evaluation or graph)
     return [
-        tensor_of(graph, value).model_copy(
-            update={"name": name, "optional": value not in needed, "whole": name in graph.whole}
+        tensor_of(graph, given.value).model_copy(
+            update={
+                "name": given.name,
+                "optional": given.value not in needed,
+                "whole": given.whole,
+            }
         )
-        for value, name in graph.batch_inputs
+        for given in graph.batch_inputs
     ]
 
 
 def _needed_for_outputs(graph: Graph) -> set[str]:
     """All values that the outputs depend on, or the loss where the model returns nothing else."""
-    needed = {value for _, value in graph.outputs} or {graph.loss}
+    needed = {output.value for output in graph.outputs} or {graph.loss}
     for operator in reversed(graph.operators):
         if operator.name in needed:
             needed |= set(operator.inputs)

@@ -55,7 +55,7 @@ def _stage(
     usage = _usage(costed, cut, optimizer)
     traffic = _Traffic.of(graph, cut)
     written = _written(costed, cut)
-    name_of = dict(graph.batch_inputs)
+    name_of = graph.batch_names()
     return Stage(
         index=index,
         device=stage_device.kind,
@@ -66,7 +66,7 @@ def _stage(
         receives=list(cut.receives),
         batch_inputs=[name_of[value] for value in cut.batch_inputs],
         sends=list(cut.sends),
-        outputs=[output_of(graph, value, name) for name, value in cut.outputs],
+        outputs=[output_of(graph, output) for output in cut.outputs],
         parameters=[parameter_of(parameter) for parameter in cut.parameters],
         buffers=[buffer_of(buffer, written) for buffer in cut.buffers],
         parameter_count=sum(_numbers_in(parameter) for parameter in cut.parameters),

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 
-from pipecut.compiler.graph import Buffer, Graph, Parameter, Value
+from pipecut.compiler.graph import Buffer, Graph, Output, Parameter, Value
 from pipecut.plan.schema import StageTensor, Tensor
 
 
@@ -16,9 +16,9 @@ def tensor_of(graph: Graph, name: str) -> Tensor:
     return tensor.model_copy(update={"order": order}) if order else tensor
 
 
-def output_of(graph: Graph, value: str, name: str) -> Tensor:
+def output_of(graph: Graph, output: Output) -> Tensor:
     """A value that the model returns, by the name it has there."""
-    return tensor_of(graph, value).model_copy(update={"name": name})
+    return tensor_of(graph, output.value).model_copy(update={"name": output.name})
 
 
 def memory_order(value: Value) -> list[int]:

@@ -83,7 +83,7 @@ class Runner:
 
     def __init__(self, graph: Graph, batch: dict[str, torch.Tensor], device: torch.device) -> None:
         self.graph, self.device = graph, device
-        self.values = {value: batch[name].to(device) for value, name in graph.batch_inputs}
+        self.values = {given.value: batch[given.name].to(device) for given in graph.batch_inputs}
         self.made, self.roots = graph.producers(), graph.roots()
         self.last_use = {
             name: index

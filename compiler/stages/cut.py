@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from pipecut.compiler.graph import Buffer, Graph, Operator, Parameter
+from pipecut.compiler.graph import Buffer, Graph, Operator, Output, Parameter
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Cut:
     batch_inputs: tuple[str, ...]
     parameters: tuple[Parameter, ...]
     buffers: tuple[Buffer, ...]
-    outputs: tuple[tuple[str, str], ...] = ()
+    outputs: tuple[Output, ...] = ()
     evaluation: "Cut | None" = None
 
 
@@ -44,12 +44,12 @@ def cut(graph: Graph, stages_of: Sequence[Collection[int]], stages: int) -> tupl
         own = tuple(i for i, on in enumerate(stages_of) if stage in on)
         receives = tuple(crossing[stage - 1]) if stage else ()
         batch_inputs = batch_inputs_of(
-            graph, receives, {name for name, _ in graph.batch_inputs if stage in uses[name]}
+            graph, receives, {name for name in graph.batch_names() if stage in uses[name]}
         )
         parameters = tuple(p for p in graph.parameters if stage in (uses[p.value] or {0}))
         buffers = tuple(b for b in graph.buffers if stage in (uses[b.value] or {0}))
         outputs = tuple(
-            (name, value) for name, value in graph.outputs if min(stages_of[made[value]]) == stage
+            output for output in graph.outputs if min(stages_of[made[output.value]]) == stage
         )
         result.append(
             Cut(
@@ -70,9 +70,9 @@ def batch_inputs_of(
     graph: Graph, receives: tuple[str, ...], used: Collection[str]
 ) -> tuple[str, ...]:
     """Batch inputs of a part of the graph: those it uses, and one to read the batch size off where nothing else has it."""
-    own = tuple(name for name, _ in graph.batch_inputs if name in used)
+    own = tuple(name for name in graph.batch_names() if name in used)
     if graph.dynamic and not any("batch" in graph.values[n].shape for n in (*receives, *own)):
-        own += tuple(n for n, _ in graph.batch_inputs if "batch" in graph.values[n].shape)[:1]
+        own += tuple(n for n in graph.batch_names() if "batch" in graph.values[n].shape)[:1]
     return own
 
 

@@ -73,7 +73,9 @@ class _StageWriter:
         }
         self.inputs = [*cut.receives, *cut.batch_inputs]
         # Batch inputs come first, so that they keep the user's own names.
-        given = {value: name for value, name in graph.batch_inputs if value in cut.batch_inputs}
+        given = {
+            value: name for value, name in graph.batch_names().items() if value in cut.batch_inputs
+        }
         self.local = local_names(given, [*cut.receives, *(o.name for o in self.operators)])
 
     def source(self) -> str:
@@ -137,9 +139,7 @@ class _StageWriter:
     def _forward(self, method: str, outputs: bool = True) -> list[str]:
         gives = self._gives()
         # What the model gives beside its loss, where it is asked for.
-        given: dict[str, list[str]] = {}
-        for name, value in self.cut.outputs if outputs else ():
-            given.setdefault(value, []).append(name)
+        given = self._output_names() if outputs else {}
         arguments = ", ".join(
             [
                 "self",
@@ -186,6 +186,13 @@ class _StageWriter:
         returned = "".join(f"{self._name(name)}, " for name in gives).rstrip(" ")
         lines.append(f"        return ({returned})" if returned else "        return ()")
         return lines
+
+    def _output_names(self) -> dict[str, list[str]]:
+        """Values that the model returns, to its names for each."""
+        names: dict[str, list[str]] = {}
+        for output in self.cut.outputs:
+            names.setdefault(output.value, []).append(output.name)
+        return names
 
     def _prelude(self) -> list[str]:
         lines = []

@@ -28,7 +28,7 @@ def with_evaluation(training: Graph, evaluated: Graph) -> Graph:
         else operator
         for operator in training.operators
     )
-    outputs = tuple((name, value) for name, value in merged.outputs if value in made)
+    outputs = tuple(output for output in merged.outputs if output.value in made)
     result = replace(training, operators=operators, outputs=outputs, left_out=merged.left_out)
     return result if _serves(result, merged) else replace(result, evaluation=merged)
 
@@ -125,9 +125,13 @@ class _Merging:
             values=values,
             parameters=self.training.parameters,
             buffers=self.buffers,
-            batch_inputs=tuple((self._name(value), name) for value, name in graph.batch_inputs),
+            batch_inputs=tuple(
+                replace(given, value=self._name(given.value)) for given in graph.batch_inputs
+            ),
             loss=self._name(graph.loss),
-            outputs=tuple((name, self._name(value)) for name, value in graph.outputs),
+            outputs=tuple(
+                replace(output, value=self._name(output.value)) for output in graph.outputs
+            ),
         )
 
     def _held(self) -> tuple[Buffer, ...]:
@@ -135,8 +139,8 @@ class _Merging:
         graph, known = self.evaluated, {b.names[0]: b for b in self.training.buffers}
         by_name = {p.names[0]: p.value for p in self.training.parameters}
         self.names |= {p.value: by_name[p.names[0]] for p in graph.parameters}
-        given = {name: value for value, name in self.training.batch_inputs}
-        self.names |= {value: given[name] for value, name in graph.batch_inputs}
+        value_of = {given.name: given.value for given in self.training.batch_inputs}
+        self.names |= {given.value: value_of[given.name] for given in graph.batch_inputs}
         buffers = list(self.training.buffers)
         for buffer in graph.buffers:
             same = known.get(buffer.names[0])

@@ -12,7 +12,18 @@ from torch.export.graph_signature import InputKind
 from torch.utils._pytree import tree_unflatten
 from torch.utils._sympy.printers import PythonPrinter
 
-from pipecut.compiler.graph import Buffer, Graph, Literal, Operator, Parameter, Ref, Sym, Value
+from pipecut.compiler.graph import (
+    BatchInput,
+    Buffer,
+    Graph,
+    Literal,
+    Operator,
+    Output,
+    Parameter,
+    Ref,
+    Sym,
+    Value,
+)
 from pipecut.compiler.inputs.job import Job
 from pipecut.compiler.names import identifier
 from pipecut.compiler.operators.lookup import rule_of
@@ -121,10 +132,10 @@ class _Lowering:
         self._refuse_written(parameters, buffers)
         loss, named, left_out = self._results()
         written = {b.value for b in buffers}
-        results = {loss} - {""}, {loss, *(value for _, value in named)} - {""}
-        exported, batch = self.exported, self.exported.batch
-        constants = tuple(batch.constants.items())
-        rest = (loss, exported.dynamic, exported.notes, named, batch.whole, constants, left_out)
+        results = {loss} - {""}, {loss, *(output.value for output in named)} - {""}
+        exported = self.exported
+        constants = dict(exported.batch.constants)
+        rest = (loss, exported.dynamic, exported.notes, named, constants, left_out)
         _refuse_shared_writes(self.operators, buffers, self.model.sharing_buffers)
         first, second = (
             Graph(
@@ -163,7 +174,7 @@ class _Lowering:
                     "register it as a buffer (register_buffer), or write to it between steps in a loop of your own"
                 )
 
-    def _results(self) -> tuple[str, tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]:
+    def _results(self) -> tuple[str, tuple[Output, ...], dict[str, str]]:
         """The loss's value, "" where there is none; names and values of what else is returned; why some of it cannot be had.
 
         Raises TraceError where the loss depends on nothing.
@@ -190,9 +201,9 @@ class _Lowering:
                     "none of its dimensions, or not one alone, is that of the samples; return it for each sample"
                 )
         named = tuple(
-            (name, value) for name, value in result["others"].items() if name not in left_out
+            Output(name, value) for name, value in result["others"].items() if name not in left_out
         )
-        return loss, named, tuple(left_out.items())
+        return loss, named, left_out
 
     def _samples_at(self, value: str) -> int | None:
         """The dimension of a tensor that has the samples, where it is the only one that depends on their number."""
@@ -204,7 +215,7 @@ class _Lowering:
 
     def _signature(
         self,
-    ) -> tuple[tuple[Parameter, ...], tuple[Buffer, ...], tuple[tuple[str, str], ...]]:
+    ) -> tuple[tuple[Parameter, ...], tuple[Buffer, ...], tuple[BatchInput, ...]]:
         model, program = self.model.model, self.program
         self.names = _names_of(model)
         owned = dict(self.model.named_parameters(remove_duplicate=False))
@@ -218,12 +229,12 @@ class _Lowering:
         first: dict[int, str] = {}
         parameters: list[Parameter] = []
         buffers: list[Buffer] = []
-        inputs: list[tuple[str, str]] = []
+        inputs: list[BatchInput] = []
         for spec in program.graph_signature.input_specs:
             name = spec.arg.name
             if spec.kind == InputKind.USER_INPUT:
                 inputs.append(self._batch_input(name, len(inputs)))
-                self._tensor(inputs[-1][0], nodes[name], False)
+                self._tensor(inputs[-1].value, nodes[name], False)
             elif spec.kind == InputKind.PARAMETER:
                 tensor = owned[str(spec.target)]
                 if id(tensor) in first:
@@ -277,12 +288,12 @@ class _Lowering:
             name, names, tuple(tensor.shape), value.dtype, value.bytes, tensor.requires_grad
         )
 
-    def _batch_input(self, placeholder: str, number: int) -> tuple[str, str]:
-        """A value's name close to the user's own, which is the second."""
+    def _batch_input(self, placeholder: str, number: int) -> BatchInput:
+        """A tensor of the batch, as a value whose name is close to the user's own."""
         users_name = list(self.exported.batch.tensors)[number]
         value = self._free_name(f"batch_{identifier(users_name)}")
         self.alias[placeholder] = value
-        return value, users_name
+        return BatchInput(value, users_name, users_name in self.exported.batch.whole)
 
     def _free_name(self, name: str) -> str:
         """A name for a value that no other one has."""

@@ -57,7 +57,7 @@ def duplicated_operators(
 
 def _independent(graph: Graph, pinned: set[int], written: dict[str, list[int]]) -> set[int]:
     """Operators that depend on no input, directly or through what is drawn or written elsewhere."""
-    inputs = {name for name, _ in graph.batch_inputs}
+    inputs = set(graph.batch_names())
     lasting = inputs | {parameter.value for parameter in graph.parameters}
     lasting |= {buffer.value for buffer in graph.buffers}
     barred = set(pinned)
@@ -81,7 +81,7 @@ def _independent(graph: Graph, pinned: set[int], written: dict[str, list[int]]) 
 
 def _without(graph: Graph, inputs: set[str], barred: set[int]) -> set[int]:
     """Operators that need neither an input nor a barred one, make no output and draw nothing."""
-    outputs = {graph.loss, *(value for _, value in graph.outputs)}
+    outputs = {graph.loss, *(output.value for output in graph.outputs)}
     dependent = set(inputs)
     independent: set[int] = set()
     for index, operator in enumerate(graph.operators):

@@ -100,7 +100,7 @@ def join_sources(
     """
     costed, graph = neighbours.costed, neighbours.costed.graph
     held = {parameter.value for parameter in graph.parameters}
-    held |= {name for name, _ in graph.batch_inputs}
+    held |= graph.batch_names().keys()
     kinds = {device.kind for device in stage_devices}
     for index in neighbours.dependencies:
         operator, consumer = graph.operators[index], neighbours.only_consumer(index)

@@ -189,7 +189,7 @@ def test_a_fixed_batch_is_traced_with_the_microbatch_itself(traced: Callable[...
         forward("return torch.stack([self.a(x[i]) for i in range(len(x))]).mean() / len(x)"),
         microbatch=1,
     )
-    assert not graph.dynamic and graph.values[graph.batch_inputs[0][0]].sizes == (1, 4)
+    assert not graph.dynamic and graph.values[graph.batch_inputs[0].value].sizes == (1, 4)
 
 
 def test_memory_that_only_lies_side_by_side_is_not_shared(traced: Callable[..., Graph]) -> None:
