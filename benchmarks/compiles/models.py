@@ -44,7 +44,7 @@ def compiled(name: str) -> dict[str, Any]:
     facts, certificate = plan.plan, plan.plan.certificate
     return {
         "torch": facts.torch.split("+")[0],
-        "operators": len(plan.graph["operators"]),
+        "operators": len(plan.graph.operators),
         "stages": len(facts.stages),
         "replicas": facts.replicas,
         "boundary_bytes": sum(

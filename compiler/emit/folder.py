@@ -5,20 +5,18 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from safetensors.torch import save_file
 
 from pipecut.compiler.costs.roofline import CostedGraph
 from pipecut.compiler.draft import Draft
-from pipecut.compiler.graph import Graph
-from pipecut.compiler.partition.placement import Placement
+from pipecut.compiler.emit.graph import graph_of
 from pipecut.compiler.partition.standalone.read import as_data
-from pipecut.compiler.stages.cut import Cut, modules_covered
+from pipecut.compiler.stages.cut import modules_covered
 from pipecut.compiler.stages.source import write_stage
 from pipecut.errors import PlanError, UserFileError
 from pipecut.plan.check import check
-from pipecut.plan.folder import MANIFEST, file_hash, listed_files, read_plan, write_plan
+from pipecut.plan.folder import GRAPH, MANIFEST, file_hash, listed_files, read_plan, write_plan
 from pipecut.plan.schema import Plan
 from pipecut.plan.trust import trust
 
@@ -113,83 +111,6 @@ def _write_files(folder: Path, costed: CostedGraph, draft: Draft) -> None:
     (folder / "schedule.yaml").write_text(
         f"# Actions of each rank in order: KIND stage.microbatch\nranks:\n{rows}\n"
     )
-    (folder / "graph.json").write_text(json.dumps(_graph(costed, draft.placement, cuts), indent=0))
-
-
-def _graph(costed: CostedGraph, placement: Placement, cuts: tuple[Cut, ...]) -> dict[str, Any]:
-    graph = costed.graph
-    operators = []
-    for index, operator in enumerate(graph.operators):
-        one = costed.costs[index]
-        operators.append(
-            {
-                "name": operator.name,
-                "target": operator.target,
-                "module": operator.module,
-                "source": operator.source.strip(" ()"),
-                "inputs": list(operator.inputs),
-                "stage": min(placement.stages_of[index]),
-                **_others(placement.stages_of[index]),
-                "forward_seconds": one.forward,
-                "backward_seconds": one.backward,
-                "saved_bytes": costed.saved.get(operator.name, 0) + one.saved_own_bytes,
-                "transient_bytes": one.transient_bytes,
-            }
-        )
-    values = {
-        v.name: {
-            "shape": list(v.shape),
-            "dtype": v.dtype,
-            "bytes": v.bytes,
-            "needs_grad": v.needs_grad,
-        }
-        for v in graph.values.values()
-    }
-    parameters = [
-        {"value": p.value, "names": list(p.names), "bytes": p.bytes, "trainable": p.trainable}
-        for p in graph.parameters
-    ]
-    buffers = [{"value": b.value, "names": list(b.names)} for b in graph.buffers]
-    facts = {
-        "loss": graph.loss,
-        "operators": operators,
-        "values": values,
-        "parameters": parameters,
-        "buffers": buffers,
-    }
-    return {**facts, **_evaluation(graph, cuts), "problem": as_data(placement.problem)}
-
-
-def _evaluation(graph: Graph, cuts: tuple[Cut, ...]) -> dict[str, Any]:
-    """The graph of eval mode with its stages, where it is one of its own."""
-    own = graph.evaluation
-    stage_of = {
-        i: one.index for one in cuts if one.evaluation is not None for i in one.evaluation.operators
-    }
-    if own is None or not stage_of:
-        return {}
-    operators = [
-        {
-            "name": o.name,
-            "target": o.target,
-            "module": o.module,
-            "inputs": list(o.inputs),
-            "stage": stage_of[index],
-        }
-        for index, o in enumerate(own.operators)
-    ]
-    outputs = {output.name: output.value for output in own.outputs}
-    buffers = [{"value": b.value, "names": list(b.names)} for b in own.buffers]
-    return {
-        "evaluation": {
-            "loss": own.loss,
-            "operators": operators,
-            "outputs": outputs,
-            "buffers": buffers,
-        }
-    }
-
-
-def _others(stages: frozenset[int]) -> dict[str, Any]:
-    """All stages that make it for themselves, where several do."""
-    return {"stages": sorted(stages)} if len(stages) > 1 else {}
+    data = graph_of(costed, draft.placement, cuts).model_dump(exclude_unset=True)
+    data["problem"] = as_data(draft.placement.problem)
+    (folder / GRAPH).write_text(json.dumps(data, indent=0))

@@ -5,7 +5,6 @@ What messages must stand is in deadlock.py.
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
 
 from pipecut.errors import PlanError
 from pipecut.plan.actions import Action, Compute, Op, Reduce
@@ -16,6 +15,7 @@ from pipecut.plan.forward_only import forward_only
 from pipecut.plan.memory import STATES, outside_bytes, peak_of
 from pipecut.plan.rules import Combination, conflict_of
 from pipecut.plan.schema import HALF, Plan
+from pipecut.plan.schema.graph import EvaluationGraph, PlanGraph
 
 
 def check(folder: PlanFolder) -> list[str]:
@@ -33,19 +33,14 @@ def check(folder: PlanFolder) -> list[str]:
     ]
 
 
-def stages_of(operator: dict[str, Any]) -> list[int]:
-    """The stages that run an operator of graph.json: several make for themselves what depends on no input."""
-    return operator.get("stages") or [operator["stage"]]
-
-
-def _known(plan: Plan, graph: dict[str, Any]) -> None:
+def _known(plan: Plan, graph: PlanGraph) -> None:
     """What the plan names, the graph has."""
-    parameters = {entry["names"][0] for entry in graph["parameters"]}
+    parameters = {entry.names[0] for entry in graph.parameters}
     if plan.optimizer not in STATES:
         raise PlanError(f"the optimizer '{plan.optimizer}' is none of {', '.join(STATES)}")
     for stage in plan.stages:
         unknown = [h.names[0] for h in stage.parameters if h.names[0] not in parameters]
-        unknown += [name for name in (*stage.receives, *stage.sends) if name not in graph["values"]]
+        unknown += [name for name in (*stage.receives, *stage.sends) if name not in graph.values]
         unknown += [
             name
             for name in stage.batch_inputs
@@ -65,40 +60,41 @@ def _known(plan: Plan, graph: dict[str, Any]) -> None:
             )
 
 
-def _placed(plan: Plan, graph: dict[str, Any]) -> str:
+def _placed(plan: Plan, graph: PlanGraph) -> str:
     count = len(plan.stages)
-    for operator in graph["operators"]:
-        on = stages_of(operator)
-        if not on or any(not isinstance(stage, int) or not 0 <= stage < count for stage in on):
-            raise PlanError(f"operator {operator['name']} ({operator['module']}) is on no stage")
+    for operator in graph.operators:
+        on = operator.placed_on
+        if any(not 0 <= stage < count for stage in on):
+            raise PlanError(f"operator {operator.name} ({operator.module}) is on no stage")
     held = [{n for h in (*s.parameters, *s.buffers) for n in h.names} for s in plan.stages]
     stages_using: dict[str, set[int]] = defaultdict(set)
-    for operator in graph["operators"]:
-        for name in operator["inputs"]:
-            stages_using[name].update(stages_of(operator))
+    for operator in graph.operators:
+        for name in operator.inputs:
+            stages_using[name].update(operator.placed_on)
     tied = {name: set(t.stages) for t in plan.tied for name in t.names}
-    for entry in (*graph["parameters"], *graph["buffers"]):
-        name = entry["names"][0]
+    trained = {parameter.value for parameter in graph.parameters if parameter.trainable}
+    for entry in (*graph.parameters, *graph.buffers):
+        name = entry.names[0]
         holders = {s for s in range(count) if name in held[s]}
         if not holders:
             raise PlanError(f"parameter or buffer {name} is on no stage")
-        missing = stages_using[entry["value"]] - holders
+        missing = stages_using[entry.value] - holders
         if missing:
             raise PlanError(f"stage {min(missing)} uses {name} but does not hold it")
-        if entry.get("trainable") and len(holders) > 1 and tied.get(name) != holders:
+        if entry.value in trained and len(holders) > 1 and tied.get(name) != holders:
             raise PlanError(
                 f"{name} is on stages {sorted(holders)} but its gradients are not summed over them"
             )
-    return f"{len(graph['operators'])} operators, {len(graph['parameters'])} parameters, {len(graph['buffers'])} buffers placed"
+    return f"{len(graph.operators)} operators, {len(graph.parameters)} parameters, {len(graph.buffers)} buffers placed"
 
 
-def _flows(plan: Plan, graph: dict[str, Any]) -> str:
+def _flows(plan: Plan, graph: PlanGraph | EvaluationGraph) -> str:
     """Values go forward only, and over every boundary between where they are made and used."""
-    made = {operator["name"]: stages_of(operator) for operator in graph["operators"]}
+    made = {operator.name: operator.placed_on for operator in graph.operators}
     over = {b.left: {t.name for t in b.tensors} for b in plan.boundaries}
-    for operator in graph["operators"]:
+    for operator in graph.operators:
         for name, stage in (
-            (name, stage) for name in operator["inputs"] for stage in stages_of(operator)
+            (name, stage) for name in operator.inputs for stage in operator.placed_on
         ):
             # Where the stage does not make it, it comes from the first that does.
             source = min(made.get(name, [stage]))
@@ -106,7 +102,7 @@ def _flows(plan: Plan, graph: dict[str, Any]) -> str:
                 continue
             if source > stage:
                 raise PlanError(
-                    f"{operator['name']} on stage {stage} uses {name} of later stage {source}"
+                    f"{operator.name} on stage {stage} uses {name} of later stage {source}"
                 )
             for left in range(source, stage):
                 if name not in over.get(left, set()):
@@ -204,39 +200,39 @@ def _no_deadlock(plan: Plan, actions: Rows) -> str:
     return f"{len(groups)} groups open one after the other; no deadlock under rendezvous, nor where messages occupy their ranks"
 
 
-def _evaluates(plan: Plan, graph: dict[str, Any]) -> str:
+def _evaluates(plan: Plan, graph: PlanGraph) -> str:
     """In eval mode, too, every stage has what it uses, and values go forward alone."""
     if plan.evaluation.refused:
         return f"the plan only trains: {plan.evaluation.refused}"
-    evaluated, own = plan.in_evaluation(), graph
+    evaluated, operators = plan.in_evaluation(), "the same operators"
     if plan.evaluation.stages:
-        if graph.get("evaluation") is None:
+        evaluation = graph.evaluation
+        if evaluation is None:
             raise PlanError(
                 "the plan has stages of eval mode, but the graph no operators of it; compile again"
             )
-        own = graph["evaluation"]
-        _held_in_evaluation(plan, graph, own)
-        _flows(evaluated, own)
-    made = {operator["name"]: operator["stage"] for operator in own["operators"]}
-    for stage in evaluated.stages:
+        _held_in_evaluation(plan, graph, evaluation)
+        _flows(evaluated, evaluation)
+        _makes_outputs(evaluated, evaluation)
+        operators = f"{len(evaluation.operators)} operators of its own"
+    outputs = sum(len(stage.outputs) for stage in evaluated.stages)
+    return f"eval mode runs {operators} and gives {outputs} outputs"
+
+
+def _makes_outputs(plan: Plan, graph: EvaluationGraph) -> None:
+    stage_of = {operator.name: operator.stage for operator in graph.operators}
+    for stage in plan.stages:
         for tensor in stage.outputs:
-            value = own.get("outputs", {}).get(tensor.name)
-            if plan.evaluation.stages and made.get(value) != stage.index:
+            value = graph.outputs.get(tensor.name, "")
+            if stage_of.get(value) != stage.index:
                 raise PlanError(
                     f"stage {stage.index} does not make the output '{tensor.name}'; compile again"
                 )
-    names = [tensor.name for stage in evaluated.stages for tensor in stage.outputs]
-    what = (
-        f"{len(own['operators'])} operators of its own"
-        if plan.evaluation.stages
-        else "the same operators"
-    )
-    return f"eval mode runs {what} and gives {len(names)} outputs"
 
 
-def _held_in_evaluation(plan: Plan, graph: dict[str, Any], own: dict[str, Any]) -> None:
+def _held_in_evaluation(plan: Plan, graph: PlanGraph, own: EvaluationGraph) -> None:
     held = [{name for h in (*s.parameters, *s.buffers) for name in h.names} for s in plan.stages]
-    names = {entry["value"]: entry["names"][0] for entry in (*graph["parameters"], *own["buffers"])}
+    names = {entry.value: entry.names[0] for entry in (*graph.parameters, *own.buffers)}
     given = {tensor.name for tensor in plan.inputs}
     for stage in plan.evaluation.stages:
         unknown = [name for name in stage.batch_inputs if name not in given]
@@ -244,32 +240,30 @@ def _held_in_evaluation(plan: Plan, graph: dict[str, Any], own: dict[str, Any]) 
             raise PlanError(
                 f"eval mode takes '{unknown[0]}', which is no input of the plan; compile again"
             )
-    for operator in own["operators"]:
-        if not 0 <= operator["stage"] < len(plan.stages):
-            raise PlanError(f"operator {operator['name']} of eval mode is on no stage")
+    for operator in own.operators:
+        if not 0 <= operator.stage < len(plan.stages):
+            raise PlanError(f"operator {operator.name} of eval mode is on no stage")
         lacking = [
-            names[n]
-            for n in operator["inputs"]
-            if n in names and names[n] not in held[operator["stage"]]
+            names[n] for n in operator.inputs if n in names and names[n] not in held[operator.stage]
         ]
         if lacking:
             raise PlanError(
-                f"in eval mode stage {operator['stage']} uses {lacking[0]} but does not hold it"
+                f"in eval mode stage {operator.stage} uses {lacking[0]} but does not hold it"
             )
-    last = {operator["name"]: operator["stage"] for operator in own["operators"]}.get(own["loss"])
+    last = {operator.name: operator.stage for operator in own.operators}.get(own.loss)
     if plan.evaluation.loss and last is None:
         raise PlanError("no operator of eval mode makes the loss; compile again")
     if plan.evaluation.loss and any(
-        own["loss"] not in stage.sends for stage in plan.evaluation.stages[last or 0 : -1]
+        own.loss not in stage.sends for stage in plan.evaluation.stages[last or 0 : -1]
     ):
         raise PlanError("the loss of eval mode does not reach the last stage; compile again")
 
 
-def _memory_fits(plan: Plan, graph: dict[str, Any], actions: tuple[tuple[Action, ...], ...]) -> str:
+def _memory_fits(plan: Plan, graph: PlanGraph, actions: tuple[tuple[Action, ...], ...]) -> str:
     states = STATES[plan.optimizer]
     worst = 0.0
     together: dict[int, tuple[float, float]] = {}
-    sizes = {entry["names"][0]: entry["bytes"] for entry in graph["parameters"]}
+    sizes = {entry.names[0]: entry.bytes for entry in graph.parameters}
     for stage in plan.stages:
         fixed = 0.0
         for h in stage.parameters:
@@ -281,10 +275,10 @@ def _memory_fits(plan: Plan, graph: dict[str, Any], actions: tuple[tuple[Action,
             fixed += (
                 size * (1 + wide * (1 + stepped * (states + wide - 1))) if h.trainable else size
             )
-        own = [o for o in graph["operators"] if stage.index in stages_of(o)]
-        received = sum(graph["values"][name]["bytes"] for name in stage.receives)
-        saved = sum(o["saved_bytes"] for o in own)
-        transient = max((o["transient_bytes"] for o in own), default=0)
+        own = [o for o in graph.operators if stage.index in o.placed_on]
+        received = sum(graph.values[name].bytes for name in stage.receives)
+        saved = sum(o.saved_bytes for o in own)
+        transient = max((o.transient_bytes for o in own), default=0)
         live = peak = 0
         for action in actions[stage.pipeline_rank]:
             match action:

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from pipecut.errors import PlanError
 from pipecut.plan.actions import Action, parse_action
-from pipecut.plan.schema import VERSION, Bytes, Plan, Seconds, evaluate
+from pipecut.plan.schema import VERSION, Plan, evaluate
+from pipecut.plan.schema.graph import PlanGraph
 
 MANIFEST, SCHEDULE, GRAPH = "plan.yaml", "schedule.yaml", "graph.json"
 # Of plan.yaml, schedule.yaml, graph.json or a stage's code.
@@ -26,62 +27,7 @@ class PlanFolder:
     path: Path
     plan: Plan
     actions: tuple[tuple[Action, ...], ...]
-    graph: dict[str, Any]
-
-
-class _Loose(BaseModel):
-    """What the runtime reads of graph.json; it has more, for `pipecut solve`."""
-
-    model_config = ConfigDict(extra="ignore", strict=True)
-
-
-class _Operator(_Loose):
-    name: str
-    module: str
-    inputs: list[str]
-    stage: int
-    forward_seconds: dict[str, Seconds]
-    backward_seconds: dict[str, Seconds]
-    saved_bytes: Bytes
-    transient_bytes: Bytes
-
-
-class _Value(_Loose):
-    bytes: Bytes
-
-
-class _Parameter(_Loose):
-    value: str
-    names: list[str] = Field(min_length=1)
-    bytes: Bytes
-    trainable: bool
-
-
-class _Buffer(_Loose):
-    value: str
-    names: list[str] = Field(min_length=1)
-
-
-class _InEvaluation(_Loose):
-    name: str
-    module: str
-    inputs: list[str]
-    stage: int
-
-
-class _Evaluation(_Loose):
-    loss: str
-    operators: list[_InEvaluation]
-    outputs: dict[str, str]
-    buffers: list[_Buffer]
-
-
-class _Graph(_Loose):
-    operators: list[_Operator]
-    values: dict[str, _Value]
-    parameters: list[_Parameter]
-    buffers: list[_Buffer]
-    evaluation: _Evaluation | None = None
+    graph: PlanGraph
 
 
 _SCHEDULE = TypeAdapter(dict[str, list[list[str]]])
@@ -316,11 +262,15 @@ def _whole(path: Path, plan: Plan) -> PlanFolder:
     actions = tuple(
         tuple(parse_action(text, rank) for text in row) for rank, row in enumerate(rows)
     )
+    return PlanFolder(path, plan, actions, _graph(path / GRAPH))
+
+
+def _graph(file: Path) -> PlanGraph:
     try:
-        graph = json.loads(_checked_size(path / GRAPH).read_text(encoding="utf-8"))
-        _Graph.model_validate(graph)
-    except (ValidationError, RecursionError) as error:
-        raise PlanError(f"{path / GRAPH}: {_first(error)}; compile again") from None
-    except ValueError as error:
-        raise PlanError(f"{path / GRAPH}: not valid JSON: {error}; compile again") from None
-    return PlanFolder(path, plan, actions, graph)
+        return PlanGraph.model_validate_json(_checked_size(file).read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        problem = (
+            f"not valid JSON: {first['msg']}" if first["type"] == "json_invalid" else _first(error)
+        )
+        raise PlanError(f"{file}: {problem}; compile again") from None

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pipecut.plan.actions import Compute, Op, Send, stage_of
-from pipecut.plan.check import stages_of
 from pipecut.plan.folder import PlanFolder
 from pipecut.plan.simulate import predicted
 from pipecut.runtime.engine.recorder import Record
@@ -134,13 +133,13 @@ def _operators(
         backward = _median([max(0.0, b.backward - again * forward) for _, b in pairs]) / (
             stage.backward_seconds or 1.0
         )
-        for operator in folder.graph["operators"]:
-            if stage.index in stages_of(operator):
+        for operator in folder.graph.operators:
+            if stage.index in operator.placed_on:
                 alone = (
-                    operator["forward_seconds"][stage.device],
-                    operator["backward_seconds"][stage.device],
+                    operator.forward_seconds[stage.device],
+                    operator.backward_seconds[stage.device],
                 )
-                result.setdefault(stage.device, {})[operator["name"]] = (
+                result.setdefault(stage.device, {})[operator.name] = (
                     alone[0] * forward,
                     alone[1] * backward,
                 )

@@ -105,10 +105,11 @@ def test_a_missing_backward_is_refused(folder: PlanFolder) -> None:
 
 
 def test_an_operator_on_an_earlier_stage_than_its_input_is_refused(folder: PlanFolder) -> None:
-    operators = [dict(o) for o in folder.graph["operators"]]
-    operators[0]["stage"] = 2
+    first, *rest = folder.graph.operators
+    operators = (first.model_copy(update={"stage": 2}), *rest)
+    graph = folder.graph.model_copy(update={"operators": operators})
     with pytest.raises(PlanError):
-        check(replace(folder, graph={**folder.graph, "operators": operators}))
+        check(replace(folder, graph=graph))
 
 
 def test_too_little_memory_is_refused(folder: PlanFolder) -> None:

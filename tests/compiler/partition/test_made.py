@@ -1,6 +1,5 @@
 """What depends on no input is made on every stage that uses it, counted there, and sent nowhere."""
 
-import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import pytest
 
 from pipecut.compiler import Options, SizeOverrides, compile
 from pipecut.errors import PlanError
-from pipecut.plan.check import check, stages_of
+from pipecut.plan.check import check
 from pipecut.plan.folder import PlanFolder
 from pipecut.runtime.verify import verify
 from tests.conftest import SLOW_CORES
@@ -46,9 +45,9 @@ def biased(tmp_path_factory: pytest.TempPathFactory) -> PlanFolder:
 def test_biases_tables_and_zeros_do_not_cross(biased: PlanFolder) -> None:
     shapes = [t.shape for boundary in biased.plan.boundaries for t in boundary.tensors]
     assert shapes == [["batch", 12, 16]] * 3
-    made = {o["name"]: stages_of(o) for o in biased.graph["operators"] if len(stages_of(o)) > 1}
+    made = {o.name: o.placed_on for o in biased.graph.operators if len(o.placed_on) > 1}
     assert any("embedding" in name for name in made) and any("cos" in name for name in made)
-    assert [0, 1, 2, 3] in made.values()
+    assert (0, 1, 2, 3) in made.values()
 
 
 def test_a_trained_parameter_of_what_is_made_is_tied(biased: PlanFolder) -> None:
@@ -67,8 +66,8 @@ def test_what_is_written_stays_on_one_stage(biased: PlanFolder) -> None:
 
 def test_noise_is_drawn_once_and_much_work_is_done_once(tmp_path: Path) -> None:
     noisy = plan_of("noisy", 4, tmp_path, LAYERS)
-    once = [o for o in noisy.graph["operators"] if "rand" in o["target"] or "matmul" in o["target"]]
-    assert len(once) == 2 and all(len(stages_of(o)) == 1 for o in once)
+    once = [o for o in noisy.graph.operators if "rand" in o.target or "matmul" in o.target]
+    assert len(once) == 2 and all(len(o.placed_on) == 1 for o in once)
     assert any(
         t.name.startswith("rand") for boundary in noisy.plan.boundaries for t in boundary.tensors
     )
@@ -77,17 +76,19 @@ def test_noise_is_drawn_once_and_much_work_is_done_once(tmp_path: Path) -> None:
 def test_seconds_are_counted_on_every_stage(biased: PlanFolder) -> None:
     kind = biased.plan.stages[0].device
     for stage in biased.plan.stages:
-        own = [o for o in biased.graph["operators"] if stage.index in stages_of(o)]
-        assert stage.forward_seconds == pytest.approx(sum(o["forward_seconds"][kind] for o in own))
-    assert sum(s.operators for s in biased.plan.stages) > len(biased.graph["operators"])
+        own = [o for o in biased.graph.operators if stage.index in o.placed_on]
+        assert stage.forward_seconds == pytest.approx(sum(o.forward_seconds[kind] for o in own))
+    assert sum(s.operators for s in biased.plan.stages) > len(biased.graph.operators)
 
 
 def test_a_stage_that_lacks_what_it_uses_is_refused(biased: PlanFolder) -> None:
-    edited = replace(biased, graph=copy.deepcopy(biased.graph))
-    operator = next(o for o in edited.graph["operators"] if len(stages_of(o)) == 4)
-    operator["stages"] = [0, 1, 2]
+    operators = [
+        o.model_copy(update={"stages": (0, 1, 2)}) if len(o.placed_on) == 4 else o
+        for o in biased.graph.operators
+    ]
+    graph = biased.graph.model_copy(update={"operators": tuple(operators)})
     with pytest.raises(PlanError, match="needed on stage 3 but does not cross"):
-        check(edited)
+        check(replace(biased, graph=graph))
 
 
 @pytest.mark.parametrize(

@@ -140,7 +140,7 @@ def test_what_the_model_returns_can_be_asked_for(how: str, slow_cores: str, tmp_
     assert sorted(outputs) == sorted(RETURNED[how])
     for name, tensor in outputs.items():
         assert torch.allclose(tensor, wanted[name], rtol=1e-4, atol=1e-6), name
-    trained = {operator["target"] for operator in folder.graph["operators"]}
+    trained = {operator.target for operator in folder.graph.operators}
     assert not any("argmax" in target for target in trained), (
         "training pays for what it does not need"
     )

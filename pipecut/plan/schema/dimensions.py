@@ -1,0 +1,62 @@
+"""Dimensions of tensors: integers, or expressions in the samples of a microbatch."""
+
+import ast
+from collections.abc import Callable
+
+from pipecut.errors import PlanError
+
+# `16`, or `16*batch`.
+Dimension = int | str
+
+_OPERATIONS: dict[type, Callable[[int, int], int]] = {
+    ast.Add: lambda a, b: a + b,
+    ast.Sub: lambda a, b: a - b,
+    ast.Mult: lambda a, b: a * b,
+    ast.FloorDiv: lambda a, b: a // b,
+    ast.Mod: lambda a, b: a % b,
+    ast.Pow: lambda a, b: a**b,
+}
+# No dimension is larger, and no power in one needs a larger exponent: `9**9**9` must not be tried.
+LARGEST, HIGHEST_EXPONENT = 1 << 62, 4
+
+
+def evaluate(dimension: Dimension, batch: int) -> int:
+    """A dimension for a microbatch of that many samples.
+
+    Of expressions only integers, `batch` and + - * // % ** are known. Raises PlanError.
+    """
+    if isinstance(dimension, int):
+        return dimension
+    try:
+        value = _value(ast.parse(dimension, mode="eval").body, batch)
+    except (SyntaxError, ValueError, ZeroDivisionError, RecursionError, MemoryError) as error:
+        raise PlanError(
+            f"the plan has a dimension '{dimension}' that cannot be read: {error}"
+        ) from None
+    if value is None:
+        raise PlanError(f"the plan has a dimension '{dimension}' that is no expression in batch")
+    return value
+
+
+def _value(node: ast.AST, batch: int) -> int | None:
+    """The value of a part of an expression; None where it is not one that a dimension may have."""
+    match node:
+        case ast.Constant(value=int(number)):
+            return number
+        case ast.Name(id="batch"):
+            return batch
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            value = _value(operand, batch)
+            return None if value is None else -value
+        case ast.BinOp(left=left, op=operation, right=right):
+            first, second = _value(left, batch), _value(right, batch)
+            if first is None or second is None or not _allowed(operation, first, second):
+                return None
+            return _OPERATIONS[type(operation)](first, second)
+    return None
+
+
+def _allowed(operation: ast.operator, first: int, second: int) -> bool:
+    if type(operation) not in _OPERATIONS or max(abs(first), abs(second)) > LARGEST:
+        return False
+    return not isinstance(operation, ast.Pow) or 0 <= second <= HIGHEST_EXPONENT

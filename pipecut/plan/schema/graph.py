@@ -1,0 +1,93 @@
+"""graph.json: the traced operators with their costs and stages, for the checker, reports and pictures."""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from pipecut.plan.schema.numbers import Bytes, Seconds
+
+
+class _GraphModel(BaseModel):
+    """Frozen and strict. The file has more than is read here: the problem, for `pipecut solve`."""
+
+    model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
+
+
+class PlacedOperator(_GraphModel):
+    """An operator of training. Seconds are by device kind; `stages` is there where several make it.
+
+    `saved_bytes` are kept from forward to backward, `transient_bytes` taken while it runs.
+    """
+
+    name: str
+    target: str
+    module: str
+    source: str
+    inputs: tuple[str, ...]
+    stage: int
+    stages: tuple[int, ...] = ()
+    forward_seconds: dict[str, Seconds]
+    backward_seconds: dict[str, Seconds]
+    saved_bytes: Bytes
+    transient_bytes: Bytes
+
+    @property
+    def placed_on(self) -> tuple[int, ...]:
+        """The stages that run it: several, where each makes for itself what depends on no input."""
+        return self.stages or (self.stage,)
+
+
+class EvaluationOperator(_GraphModel):
+    """An operator of eval mode."""
+
+    name: str
+    target: str
+    module: str
+    inputs: tuple[str, ...]
+    stage: int
+
+    @property
+    def placed_on(self) -> tuple[int, ...]:
+        """The stage that runs it."""
+        return (self.stage,)
+
+
+class GraphValue(_GraphModel):
+    """A tensor of one microbatch; dimensions are integers or expressions in `batch`."""
+
+    shape: tuple[int | str, ...]
+    dtype: str
+    bytes: Bytes
+    needs_grad: bool
+
+
+class GraphBuffer(_GraphModel):
+    """A buffer or a constant: the operators know it as `value`, the user's model by its `names`."""
+
+    value: str
+    names: tuple[str, ...] = Field(min_length=1)
+
+
+class GraphParameter(GraphBuffer):
+    """A parameter, likewise."""
+
+    bytes: Bytes
+    trainable: bool
+
+
+class EvaluationGraph(_GraphModel):
+    """The operators of eval mode, where they are not training's; `outputs` by the model's own names."""
+
+    loss: str
+    operators: tuple[EvaluationOperator, ...]
+    outputs: dict[str, str]
+    buffers: tuple[GraphBuffer, ...]
+
+
+class PlanGraph(_GraphModel):
+    """The graph of a plan."""
+
+    loss: str
+    operators: tuple[PlacedOperator, ...]
+    values: dict[str, GraphValue]
+    parameters: tuple[GraphParameter, ...]
+    buffers: tuple[GraphBuffer, ...]
+    evaluation: EvaluationGraph | None = None

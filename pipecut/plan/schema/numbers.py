@@ -1,0 +1,22 @@
+"""What a number of a plan may be, so that no sum or product of some overflows or is not a number."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+# Half an hour of seconds would do; a plan edited by hand may say anything.
+Seconds = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
+Rate = Annotated[float, Field(gt=0, le=1e18, allow_inf_nan=False)]
+Bytes = Annotated[int, Field(ge=0, le=2**60)]
+Signed = Annotated[int, Field(ge=-(2**60), le=2**60)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0, le=2**31)]
+Positive = Annotated[int, Field(ge=1, le=2**31)]
+# A flag or number of a batch, the same for every batch.
+Constant = bool | int | float | str | None
+
+
+class PlanModel(BaseModel):
+    """Base of the schema: immutable, no unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)

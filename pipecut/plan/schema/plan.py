@@ -1,0 +1,153 @@
+"""The plan: plan.yaml as a frozen value."""
+
+from typing import Any, Literal
+
+from pipecut.plan.schema.batch import Batch
+from pipecut.plan.schema.dtypes import Dtype
+from pipecut.plan.schema.numbers import Constant, Count, Finite, PlanModel, Positive, Seconds
+from pipecut.plan.schema.stage import Boundary, Evaluation, Stage
+from pipecut.plan.schema.tensors import Tensor
+
+VERSION = 6
+
+
+class ModelRef(PlanModel):
+    """Where the unsplit model comes from; needed to initialise and to verify.
+
+    `sources` has the start of the sha256 of the user's own files that it is made of.
+    `default_dtype` is torch's when the model was traced: that of tensors whose operator names none.
+    """
+
+    factory: str
+    args: dict[str, Any]
+    inputs: str
+    loss: str | None
+    folders: list[str]
+    precision: Literal["fp32", "bf16", "fp16"]
+    seed: int
+    default_dtype: Dtype = "float32"
+    weights: str | None
+    sources: dict[str, str] = {}
+
+
+class Tied(PlanModel):
+    """A parameter that several stages use.
+
+    Its gradients are summed from the last stage to the first, which takes `reduce_seconds` per step.
+    """
+
+    names: list[str]
+    stages: list[Count]
+    reduce_seconds: Seconds = 0.0
+
+
+class Prediction(PlanModel):
+    """Seconds of a step, and the fraction of it that ranks wait, over all ranks."""
+
+    step_seconds: Seconds
+    bubble: Finite
+
+
+class CertificateRecord(PlanModel):
+    """Objective and lower bound: seconds of the slowest stage for a microbatch."""
+
+    objective: Seconds
+    bound: Seconds
+    gap: Finite
+    proven: bool
+    solver: str
+    seconds: Seconds
+
+
+class Source(PlanModel):
+    """What a plan was compiled from: the job file, and the cluster file or name.
+
+    `devices` has the cluster's device of each rank, of `available` ones, counted from 0 as in the
+    cluster file; `lost` ones were left out. `nodes` has the node of each rank, `names` what drivers
+    call a device, by its kind.
+    """
+
+    job: str
+    cluster: str
+    available: Count
+    devices: list[Count]
+    lost: list[Count] = []
+    nodes: list[Count] = []
+    names: dict[str, list[str]] = {}
+
+
+class Plan(PlanModel):
+    """plan.yaml. Built once by the compiler; `source`, `hashes` and `seal` come when it is written."""
+
+    version: int
+    pipecut: str
+    torch: str
+    cluster: str
+    model: ModelRef
+    batch: Batch
+    optimizer: str
+    shard_optimizer: bool = False
+    compile: Literal["eager", "inductor"] = "eager"
+    replicas: Positive = 1
+    schedule: str
+    inputs: list[Tensor]
+    constants: dict[str, Constant] = {}
+    stages: list[Stage]
+    boundaries: list[Boundary]
+    evaluation: Evaluation = Evaluation()
+    tied: list[Tied]
+    prediction: Prediction
+    certificate: CertificateRecord
+    notes: list[str]
+    source: Source | None = None
+    hashes: dict[str, str] = {}
+    seal: str = ""
+
+    @property
+    def microbatches(self) -> int:
+        """Microbatches of each replica in a step of the global size."""
+        return -(-self.batch.global_size // (self.batch.microbatch * self.replicas))
+
+    def batch_bytes(self, tensor: Tensor) -> int:
+        """Bytes that one of `inputs` has in a batch of the global size."""
+        batch = self.batch
+        if batch.dynamic or tensor.whole:
+            return tensor.bytes_for(batch.global_size)
+        microbatches = -(-batch.global_size // batch.microbatch)
+        return tensor.bytes_for(batch.microbatch) * microbatches
+
+    def in_evaluation(self) -> "Plan":
+        """The plan with what its stages take and return in eval mode."""
+        evaluation = self.evaluation
+        if not evaluation.stages:
+            return self
+        stages = [
+            stage.model_copy(update=dict(changes))
+            for stage, changes in zip(self.stages, evaluation.stages, strict=True)
+        ]
+        boundaries = [
+            boundary.model_copy(update={"tensors": tensors})
+            for boundary, tensors in zip(self.boundaries, evaluation.boundaries, strict=True)
+        ]
+        dynamic = self.batch.dynamic and evaluation.dynamic
+        batch = self.batch.model_copy(update={"dynamic": dynamic})
+        return self.model_copy(update={"stages": stages, "boundaries": boundaries, "batch": batch})
+
+    @property
+    def shards(self) -> int:
+        """Replicas that masters and optimizer states are divided over."""
+        return self.replicas if self.shard_optimizer else 1
+
+    @property
+    def pipeline_rank_of(self) -> dict[int, int]:
+        """The pipeline rank of each stage."""
+        return {stage.index: stage.pipeline_rank for stage in self.stages}
+
+    def over_link(self, boundary: int) -> bool:
+        """Whether the stages before and after a boundary are on two ranks."""
+        return self.stages[boundary].pipeline_rank != self.stages[boundary + 1].pipeline_rank
+
+    @property
+    def ranks(self) -> int:
+        """Processes that run the plan."""
+        return len({stage.pipeline_rank for stage in self.stages}) * self.replicas

@@ -1,0 +1,118 @@
+"""Stages, what a microbatch takes on them, and the boundaries between them."""
+
+from pipecut.device.types import TypeName
+from pipecut.plan.schema.numbers import Bytes, Count, PlanModel, Rate, Seconds, Signed
+from pipecut.plan.schema.tensors import StageTensor, Tensor
+
+
+class StageMemory(PlanModel):
+    """Bytes that a microbatch takes on its stage, above parameters, buffers, receives and the batch.
+
+    `kept` is alive after a forward, `saved` once what is sent has left. The first backward of a
+    step allocates the `gradients` of parameters; backward's peaks are without the gradient that
+    arrives for it. Under a schedule that splits backward, `weights_kept` is alive until the
+    gradients of weights are computed; their peaks are above what is alive before them, and
+    `weights_gradients` are allocated by the first.
+    """
+
+    forward_peak: Signed
+    kept: Signed
+    saved: Signed
+    first_backward_peak: Signed
+    backward_peak: Signed
+    gradients: Signed
+    weights_kept: Signed = 0
+    weights_first_peak: Signed = 0
+    weights_peak: Signed = 0
+    weights_gradients: Signed = 0
+
+
+class Stage(PlanModel):
+    """One stage, on the ranks of `pipeline_rank`. Seconds and bytes are per microbatch.
+
+    - `outputs`: what the model returns beside its loss, by its own names; can be asked for.
+    - `load_seconds`: forward, backward and transfers; with the second forward where it recomputes.
+    - `recompute`: keeps only what it receives, and runs forward again before each backward.
+    - `memory_bytes`: what the partitioner counts, at most `capacity_bytes`: the device's memory
+      less the cluster's reserve, which `buffer_bytes` of tensors on their way come out of.
+    - `dropouts`: which of the model's random draws (dropout's and others'), counted in the model's
+      own order, are on the stage.
+    - `weight_seconds`: of `backward_seconds`, those for gradients of weights under a schedule that
+      splits backward.
+    - `reduce_seconds`: per step, to sum gradients over replicas.
+    - `peak_bytes`: what all tensors of its rank take, replayed from `passes`; with `outside_bytes`
+      of a GPU's context and communicators at most `device_bytes`.
+    - `passes`: None where an operator cannot run on fake tensors.
+    """
+
+    index: Count
+    device: str
+    device_type: TypeName
+    file: str
+    modules: list[str]
+    operators: Count
+    receives: list[str]
+    batch_inputs: list[str]
+    sends: list[str]
+    outputs: list[Tensor] = []
+    parameters: list[StageTensor]
+    buffers: list[StageTensor]
+    parameter_count: Bytes
+    forward_seconds: Seconds
+    backward_seconds: Seconds
+    load_seconds: Seconds
+    recompute: bool
+    memory_bytes: Bytes
+    capacity_bytes: Signed
+    buffer_bytes: Bytes = 0
+    bytes_sent: Bytes
+    pipeline_rank: Count
+    dropouts: list[Count] = []
+    weight_seconds: Seconds = 0.0
+    reduce_seconds: Seconds = 0.0
+    device_bytes: Bytes
+    peak_bytes: Bytes = 0
+    outside_bytes: Bytes = 0
+    passes: StageMemory | None = None
+
+    @property
+    def backward_and_again(self) -> float:
+        """Seconds of a backward, with the forward before it where the stage recomputes."""
+        return self.backward_seconds + (self.forward_seconds if self.recompute else 0.0)
+
+
+class Boundary(PlanModel):
+    """What goes from stage `left` to `left` + 1, with the link between them."""
+
+    left: Count
+    tensors: list[Tensor]
+    bandwidth: Rate
+    latency: Seconds
+
+
+class EvaluationStage(PlanModel):
+    """What a stage takes, returns and draws in eval mode; names and order as in `Stage`."""
+
+    operators: int
+    receives: list[str]
+    batch_inputs: list[str]
+    sends: list[str]
+    outputs: list[Tensor] = []
+    dropouts: list[int] = []
+
+
+class Evaluation(PlanModel):
+    """Eval mode, where it differs from training.
+
+    With no `stages` it runs training's operators over training's boundaries; `boundaries` has the
+    tensors after each stage but the last. `refused` is the reason why the plan only trains.
+    `left_out` has, for what the model returns but cannot be asked for, the reason. `loss` is false
+    where the model has none in eval mode, `dynamic` where it fixes its batch size there.
+    """
+
+    refused: str = ""
+    left_out: dict[str, str] = {}
+    loss: bool = True
+    dynamic: bool = True
+    stages: list[EvaluationStage] = []
+    boundaries: list[list[Tensor]] = []

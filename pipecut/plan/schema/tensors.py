@@ -1,0 +1,63 @@
+"""Tensors that cross boundaries, and those that stages hold."""
+
+from math import prod
+
+from pipecut.plan.schema.dimensions import Dimension, evaluate
+from pipecut.plan.schema.dtypes import HALF, ITEM_BYTES, Dtype
+from pipecut.plan.schema.numbers import Bytes, PlanModel
+
+
+class Tensor(PlanModel):
+    """A tensor over a boundary, from the batch or to the user.
+
+    `order` lists the dimensions from the outermost in memory to the innermost; empty when that is
+    their own order. Of the batch, an `optional` one is needed only for the loss, not for outputs;
+    a `whole` one is the same for every microbatch, since none of its dimensions follows the batch.
+    """
+
+    name: str
+    shape: list[Dimension]
+    dtype: Dtype
+    needs_grad: bool = False
+    order: list[int] = []
+    optional: bool = False
+    whole: bool = False
+
+    def sizes(self, batch: int) -> list[int]:
+        """The shape for a microbatch of that many samples."""
+        return [evaluate(dimension, batch) for dimension in self.shape]
+
+    @property
+    def samples_at(self) -> int:
+        """The dimension that has the samples, along which microbatches are concatenated."""
+        return self.shape.index("batch") if "batch" in self.shape else 0
+
+    def bytes_for(self, batch: int) -> int:
+        """Bytes of a microbatch of that many samples."""
+        return prod(self.sizes(batch)) * ITEM_BYTES[self.dtype]
+
+
+class StageTensor(PlanModel):
+    """A parameter or buffer of a stage; `names` are all its names in the user's model.
+
+    `written` when the stage's forward changes it.
+    """
+
+    names: list[str]
+    shape: list[Bytes]
+    dtype: Dtype
+    trainable: bool = False
+    persistent: bool = True
+    written: bool = False
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of its values."""
+        return ITEM_BYTES[self.dtype] * prod(self.shape)
+
+    @property
+    def gradient_bytes(self) -> int:
+        """Bytes of its gradient, which is float32 where it has a master; 0 when it is not trained."""
+        if not self.trainable:
+            return 0
+        return self.bytes * (4 // ITEM_BYTES[self.dtype] if self.dtype in HALF else 1)

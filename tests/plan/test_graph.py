@@ -1,0 +1,101 @@
+"""graph.json is read into frozen values, or refused with the key that is wrong."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from pipecut.errors import PlanError
+from pipecut.plan.folder import GRAPH, MANIFEST, SCHEDULE, seal, write_plan
+from pipecut.plan.schema.graph import PlanGraph
+from tests.plans import made_plan, made_stage
+
+OPERATOR = {
+    "name": "linear",
+    "target": "aten.linear.default",
+    "module": "layers.0",
+    "source": "model.py:3",
+    "inputs": ["x", "layers_0_weight"],
+    "stage": 0,
+    "forward_seconds": {"slow-core": 1.0},
+    "backward_seconds": {"slow-core": 2.0},
+    "saved_bytes": 8,
+    "transient_bytes": 16,
+}
+GRAPH_DATA = {
+    "loss": "linear",
+    "operators": [OPERATOR],
+    "values": {"x": {"shape": ["batch", 4], "dtype": "float32", "bytes": 32, "needs_grad": False}},
+    "parameters": [
+        {"value": "layers_0_weight", "names": ["layers.0.weight"], "bytes": 64, "trainable": True}
+    ],
+    "buffers": [{"value": "layers_0_seen", "names": ["layers.0.seen"]}],
+    "problem": {"anything": "is not read"},
+}
+
+
+def parsed(**changes: Any) -> PlanGraph:
+    return PlanGraph.model_validate_json(json.dumps({**GRAPH_DATA, **changes}))
+
+
+def test_what_is_read_is_typed_and_frozen() -> None:
+    graph = parsed()
+    operator = graph.operators[0]
+    assert operator.inputs == ("x", "layers_0_weight") and operator.placed_on == (0,)
+    assert graph.values["x"].shape == ("batch", 4)
+    with pytest.raises(ValidationError, match="frozen"):
+        operator.stage = 1  # type: ignore[misc]
+
+
+def test_an_operator_that_several_stages_make_is_placed_on_all_of_them() -> None:
+    graph = parsed(operators=[{**OPERATOR, "stages": [0, 2]}])
+    assert graph.operators[0].placed_on == (0, 2)
+
+
+def test_what_is_dumped_is_what_was_read() -> None:
+    graph = parsed()
+    data = json.loads(json.dumps(graph.model_dump(exclude_unset=True)))
+    assert data == {key: value for key, value in GRAPH_DATA.items() if key != "problem"}
+
+
+def plan_with(folder: Path, graph: str) -> Path:
+    """A plan folder of one stage whose graph.json is that text."""
+    stage = made_stage()
+    (folder / "stages").mkdir()
+    (folder / stage.file).write_text("")
+    (folder / SCHEDULE).write_text("ranks:\n  - [F 0.0, B 0.0]\n")
+    (folder / GRAPH).write_text(graph)
+    write_plan(folder, made_plan(1, hashes={stage.file: "", SCHEDULE: "", GRAPH: ""}))
+    assert (folder / MANIFEST).is_file()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"operators": [{**OPERATOR, "stage": "0"}]}, r"graph.json: operators\.0\.stage: "),
+        ({"operators": [{**OPERATOR, "saved_bytes": -1}]}, r"operators\.0\.saved_bytes: "),
+        (
+            {"operators": [{**OPERATOR, "forward_seconds": {"slow-core": float("nan")}}]},
+            r"operators\.0\.forward_seconds\.slow-core: ",
+        ),
+        ({"buffers": [{"value": "seen", "names": []}]}, r"buffers\.0\.names: "),
+        ({"values": None}, r"graph.json: values: .*; compile again"),
+    ],
+)
+def test_a_wrong_value_is_named(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    folder = plan_with(tmp_path, json.dumps({**GRAPH_DATA, **changes}))
+    with pytest.raises(PlanError, match=message):
+        seal(folder)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[" * 5000, '{"loss": "\\ud800"}', "nul"])
+def test_what_is_no_json_is_refused(text: str, tmp_path: Path) -> None:
+    with pytest.raises(PlanError, match="graph.json: not valid JSON: .*; compile again"):
+        seal(plan_with(tmp_path, text))
+
+
+def test_what_is_sealed_reads_as_the_same_graph(tmp_path: Path) -> None:
+    assert seal(plan_with(tmp_path, json.dumps(GRAPH_DATA))).graph == parsed()
