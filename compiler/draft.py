@@ -1,11 +1,14 @@
 """What is decided of a plan before it is written down: where operators go, on which devices, in what order."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipecut.compiler.candidate import Candidate
+from pipecut.compiler.graph import Graph
 from pipecut.compiler.inputs.cluster import Cluster
+from pipecut.compiler.partition.partition import Placed
 from pipecut.compiler.partition.placement import Placement
 from pipecut.compiler.predict.step import Scheduled
+from pipecut.compiler.stages.place_evaluation import place_evaluation
 
 
 @dataclass(frozen=True)
@@ -20,3 +23,11 @@ class Draft:
     placement: Placement
     scheduled: Scheduled
     evaluation_refused: str = ""
+
+
+def draft_of(graph: Graph, sizes: Candidate, placed: Placed, scheduled: Scheduled) -> Draft:
+    """The draft, with the operators of eval mode on the stages that training has."""
+    placement = placed.placement
+    cuts, refused = place_evaluation(graph, placement.stages_of, scheduled.cuts)
+    scheduled = replace(scheduled, cuts=cuts)
+    return Draft(sizes, placed.cluster, placement, scheduled, refused)

@@ -1,20 +1,23 @@
 """What the reader of a plan should know of how it came to be."""
 
-from pipecut.compiler.candidate import Candidate
-from pipecut.compiler.inputs.job import JobSpec
+from pipecut.compiler.fit import notes_on_reserves
+from pipecut.compiler.graphs import Costs
+from pipecut.compiler.inputs.cluster import Cluster
+from pipecut.compiler.inputs.job import Job
+from pipecut.compiler.search.search import Choice
 
 
-def notes_of(
-    spec: JobSpec, candidate: Candidate, measured_kinds: tuple[str, ...], compared: int
-) -> list[str]:
-    """Notes for plan.yaml; `compared` is the number of candidates that were compared."""
+def notes_of(job: Job, cluster: Cluster, costs: Costs, choice: Choice) -> list[str]:
+    """Notes for plan.yaml, of a cluster whose ranks may have come to leave more free."""
+    spec, sizes = job.spec, choice.sizes
+    measured_kinds = costs.measured_kinds(sizes.microbatch)
     measured = f"measured on {', '.join(measured_kinds)}"
     estimated = "roofline estimates; pipecut profile measures them"
     notes = [f"costs: {measured if measured_kinds else estimated}"]
-    if spec.shard_optimizer and candidate.replicas == 1:
+    if spec.shard_optimizer and sizes.replicas == 1:
         notes.append("shard_optimizer: true divides nothing here, since each stage has one replica")
     if spec.compile == "inductor":
         notes.append("times and memory are those of eager stages")
-    if compared:
-        notes.append(f"chosen of {compared} candidates: {candidate}")
-    return notes
+    if choice.compared:
+        notes.append(f"chosen of {choice.compared} candidates: {sizes}")
+    return [*notes, *notes_on_reserves(cluster)]

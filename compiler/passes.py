@@ -2,24 +2,27 @@
 
 from collections.abc import Callable
 
-from pipecut.compiler.emit.folder import files_of_plan, write_folder
-from pipecut.compiler.fit import Problem, fit
+from pipecut.compiler.draft import draft_of
+from pipecut.compiler.emit.folder import emit, files_of_plan, publish
+from pipecut.compiler.emit.plan import plan_of
+from pipecut.compiler.fit import shortage
 from pipecut.compiler.graphs import Costs, Graphs
 from pipecut.compiler.inputs.cluster import read_cluster
 from pipecut.compiler.inputs.job import read_job
 from pipecut.compiler.notes import notes_of
 from pipecut.compiler.partition.constraints import placement_rules
-from pipecut.compiler.partition.partition import blocks_for
+from pipecut.compiler.partition.partition import coarsen_for, partition
+from pipecut.compiler.predict.memory import replay
+from pipecut.compiler.predict.step import schedule
 from pipecut.compiler.profile.measured_costs import measured_costs
 from pipecut.compiler.provenance import source_of
 from pipecut.compiler.refusals import Proposal, refuse_impossible
 from pipecut.compiler.request import Compiled, Request
 from pipecut.compiler.search.candidates import smallest_microbatch
-from pipecut.compiler.search.search import choose, search
-from pipecut.compiler.search.sensitivity import sensitivities
-from pipecut.compiler.search.sizes import resolve_sizes, usable_devices
+from pipecut.compiler.search.search import choose
+from pipecut.compiler.search.sizes import search_space
 from pipecut.compiler.search.trial import Setting
-from pipecut.plan.folder import read_plan
+from pipecut.plan.check import check
 
 Progress = Callable[[str], None]
 
@@ -37,31 +40,33 @@ def compile_plan(request: Request, progress: Progress = silent) -> Compiled:
     progress("reading the job and the cluster")
     job, machine = read_job(request.job), read_cluster(request.cluster)
     cluster = machine.without(options.lost)
-    devices = usable_devices(cluster, job.spec, options.sizes)
-    space = resolve_sizes(job.spec, job.path, devices, options.sizes)
+    space = search_space(job, cluster, options.sizes)
     files_of_plan(request.output)
-
     graphs = Graphs(job, smallest_microbatch(space), progress)
-    measured = measured_costs(options.costs, options.profile)
-    costs = Costs(graphs, cluster, measured, progress)
+    costs = Costs(graphs, cluster, measured_costs(options.costs, options.profile), progress)
     refuse_impossible(Proposal.of(job, graphs.first, cluster, costs, space))
-    setting = Setting(job, cluster, costs)
-    trials = search(space, setting, progress) if options.explain or not space.fixed else ()
-    sizes = choose(space, trials)
-    limits = sensitivities(space, trials, setting, progress) if options.explain else ()
+    choice = choose(space, Setting(job, cluster, costs), progress, options.explain)
 
+    sizes = choice.sizes
     job = job.with_microbatch(sizes.microbatch)
-    graph = graphs[sizes.microbatch]
+    graph = graphs[sizes.microbatch]  # trace
     costed = costs[sizes.microbatch]
     constraints = placement_rules(job, graph, sizes.stages)
-    blocks = blocks_for(costed, cluster, job.spec, constraints, sizes)
-    compared = 0 if space.fixed else len(trials)
-    notes = notes_of(job.spec, sizes, costs.measured_kinds(sizes.microbatch), compared)
-    problem = Problem(job, costed, cluster, blocks, sizes, options.solving)
-    fitted = fit(problem, notes, progress)
-    draft = fitted.draft
-    source = source_of(request, job.spec, machine, draft)
-    plan = fitted.plan.model_copy(update={"source": source})
+    blocks = coarsen_for(costed, cluster, job.spec, constraints, sizes)
+    fits = False
+    while not fits:
+        progress(f"placing {len(graph.operators)} operators on {sizes.stages} stages")
+        placed = partition(blocks, cluster, job.spec.precision, sizes, options.solving)
+        progress(f"scheduling {sizes.microbatches} microbatches, {sizes.schedule}")
+        scheduled = schedule(costed, placed.cluster, placed.placement, sizes)
+        draft = draft_of(graph, sizes, placed, scheduled)
+        source = source_of(request, job.spec, machine, draft)
+        plan = plan_of(job, costed, draft, source, notes_of(job, cluster, costs, choice))
+        progress("replaying its memory")
+        plan = replay(plan, graph, draft.scheduled)
+        fits, cluster = not any(shortage(plan)), cluster.leaving_free(shortage(plan))
     progress("writing and checking the plan")
-    write_folder(request.output, plan, costed, draft)
-    return Compiled(read_plan(request.output), trials, limits)
+    with emit(plan, costed, draft, request.output) as folder:
+        check(folder)
+        published = publish(folder, request.output)
+    return Compiled(published, choice.trials, choice.sensitivities)

@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors.torch import save_file
@@ -15,43 +17,62 @@ from pipecut.compiler.partition.standalone.read import as_data
 from pipecut.compiler.stages.cut import modules_covered
 from pipecut.compiler.stages.source import write_stage
 from pipecut.errors import PlanError, UserFileError
-from pipecut.plan.check import check
-from pipecut.plan.folder import GRAPH, MANIFEST, file_hash, listed_files, read_plan, write_plan
+from pipecut.plan.folder import (
+    GRAPH,
+    MANIFEST,
+    PlanFolder,
+    file_hash,
+    listed_files,
+    read_plan,
+    write_plan,
+)
 from pipecut.plan.schema import Plan
 from pipecut.plan.trust import trust
 
 
-def write_folder(target: Path, plan: Plan, costed: CostedGraph, draft: Draft) -> list[str]:
-    """Write beside the target, read it back, run the checker on it, then put it in place. Returns what the checker proved.
+@contextmanager
+def emit(plan: Plan, costed: CostedGraph, draft: Draft, target: Path) -> Iterator[PlanFolder]:
+    """Write a plan folder beside the target, which `publish` puts in place; removed where it is not.
 
-    Of a plan that was there before, its own files alone are removed. Raises UserFileError when the target is something else
-    than a plan, PlanError when the check fails.
+    Raises UserFileError where the folder, or its target within the `with`, cannot be written.
+    """
+    target = target.resolve()
+    with _naming(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        with _naming(target):
+            _write_files(scratch, costed, draft)
+            files = sorted(p for p in scratch.rglob("*") if p.is_file())
+            hashes = {str(p.relative_to(scratch)): file_hash(p) for p in files}
+            write_plan(scratch, plan.model_copy(update={"hashes": hashes}))
+            yield read_plan(scratch)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def publish(folder: PlanFolder, target: Path) -> PlanFolder:
+    """Put an emitted folder in place, and trust it on this machine.
+
+    Of a plan that was there before, its own files alone are removed.
     """
     target = target.resolve()
     before = files_of_plan(target)
+    os.chmod(folder.path, 0o755)
+    _put_in_place(folder.path, target, before)
+    trust(folder.plan.seal)
+    return read_plan(target)
+
+
+@contextmanager
+def _naming(target: Path) -> Iterator[None]:
+    """Raises UserFileError, with the target, in place of an OSError."""
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    except OSError as error:
-        raise UserFileError(
-            f"{target} cannot be written: {error.strerror}; give another -o"
-        ) from None
-    try:
-        _write_files(scratch, costed, draft)
-        files = sorted(p for p in scratch.rglob("*") if p.is_file())
-        hashes = {str(p.relative_to(scratch)): file_hash(p) for p in files}
-        seal = write_plan(scratch, plan.model_copy(update={"hashes": hashes}))
-        proof = check(read_plan(scratch))
-        os.chmod(scratch, 0o755)
-        _put_in_place(scratch, target, before)
-        trust(seal)
+        yield
     except OSError as error:
         raise UserFileError(
             f"{target} cannot be written: {error.strerror or error}; give another -o"
         ) from None
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    return proof
 
 
 def files_of_plan(target: Path) -> set[str]:

@@ -24,14 +24,17 @@ from pipecut.plan.schema import (
     ModelRef,
     Plan,
     Prediction,
+    Source,
     Tensor,
     Tied,
 )
 from pipecut.plan.sources import source_hashes
 
 
-def plan_of(job: Job, costed: CostedGraph, draft: Draft, notes: Sequence[str]) -> Plan:
-    """The plan of a draft. `notes` stand before those of the cluster."""
+def plan_of(
+    job: Job, costed: CostedGraph, draft: Draft, source: Source, notes: Sequence[str]
+) -> Plan:
+    """The plan of a draft, without what its replay finds. `notes` stand before those of the cluster."""
     spec, graph = job.spec, costed.graph
     candidate, cluster, scheduled = draft.candidate, draft.cluster, draft.scheduled
     optimizer = OptimizerSpec.of(spec, candidate.replicas)
@@ -55,6 +58,7 @@ def plan_of(job: Job, costed: CostedGraph, draft: Draft, notes: Sequence[str]) -
         prediction=Prediction(step_seconds=scheduled.step_seconds, bubble=scheduled.bubble),
         certificate=_certificate(draft.placement.certificate),
         notes=[*graph.notes, *notes, *_node_order(cluster, candidate.devices)],
+        source=source,
     )
     evaluation = evaluation_of(graph, scheduled.cuts, draft.evaluation_refused)
     return plan if evaluation is None else plan.model_copy(update={"evaluation": evaluation})

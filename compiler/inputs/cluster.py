@@ -2,7 +2,7 @@
 
 import difflib
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
@@ -136,6 +136,11 @@ class Cluster:
     def reserve_of(self, rank: int) -> int:
         """Bytes that the stages of a rank leave free."""
         return self.reserve + (self.further[rank] if self.further else 0)
+
+    def leaving_free(self, more: Sequence[int]) -> "Cluster":
+        """The cluster whose ranks leave more bytes free than they do."""
+        before = self.further or (0,) * len(more)
+        return replace(self, further=tuple(map(sum, zip(before, more, strict=True))))
 
     def link(self, left: int, right: int) -> Link:
         """The link between two devices, by index."""

@@ -32,7 +32,7 @@ class Placed:
     cluster: Cluster
 
 
-def blocks_for(
+def coarsen_for(
     costed: CostedGraph,
     cluster: Cluster,
     spec: JobSpec,

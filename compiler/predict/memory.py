@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 UPPER_BOUND = "memory: an upper bound, since an operator cannot run on fake tensors"
 
 
-def with_memory(plan: Plan, graph: Graph, scheduled: Scheduled) -> Plan:
+def replay(plan: Plan, graph: Graph, scheduled: Scheduled) -> Plan:
     """The plan with what each stage's passes take, and the peak of its rank under the schedule."""
     later = any(splits_backward(row) for row in scheduled.actions)
     passes = passes_of(plan, graph, scheduled.cuts, later)

@@ -5,15 +5,16 @@ best step found.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from pipecut.compiler.candidate import Candidate
 from pipecut.compiler.inputs.auto import AUTO
 from pipecut.compiler.inputs.units import show_seconds
 from pipecut.compiler.schedules.registry import SCHEDULES
 from pipecut.compiler.search.candidates import SEARCHED, candidates
+from pipecut.compiler.search.sensitivity import sensitivities
 from pipecut.compiler.search.sizes import SearchSpace
-from pipecut.compiler.search.trial import Setting, Trial, attempt, bounded
+from pipecut.compiler.search.trial import Sensitivity, Setting, Trial, attempt, bounded
 from pipecut.errors import InfeasibleError, UserFileError
 
 Progress = Callable[[str], None]
@@ -22,6 +23,21 @@ Progress = Callable[[str], None]
 MARGIN = 0.12
 # Candidates that are named where none fits.
 NAMED = 3
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The chosen candidate; all trials, the best first, where there was something to compare.
+
+    `sensitivities` are there where the choice was to be explained. `compared` is the number of
+    candidates that sizes left open had.
+    """
+
+    sizes: Candidate
+    trials: tuple[Trial, ...] = ()
+    sensitivities: tuple[Sensitivity, ...] = ()
+
+    compared: int = 0
 
 
 def search(space: SearchSpace, setting: Setting, progress: Progress) -> tuple[Trial, ...]:
@@ -33,14 +49,21 @@ def search(space: SearchSpace, setting: Setting, progress: Progress) -> tuple[Tr
     return tuple(sorted(trials, key=_rank))
 
 
-def choose(space: SearchSpace, trials: tuple[Trial, ...]) -> Candidate:
-    """The best candidate. Raises InfeasibleError where none fits.
+def choose(
+    space: SearchSpace, setting: Setting, progress: Progress, explain: bool = False
+) -> Choice:
+    """The best candidate, and what became of the others. Raises InfeasibleError where none fits.
 
     Of a space with nothing to decide it is the only one, whatever became of it: if it does not
     fit, the partitioner says what is the least that would.
     """
-    if space.fixed:
-        return candidates(space)[0]
+    trials = search(space, setting, progress) if explain or not space.fixed else ()
+    sizes = candidates(space)[0] if space.fixed else _best(trials)
+    limits = sensitivities(space, trials, setting, progress) if explain else ()
+    return Choice(sizes, trials, limits, 0 if space.fixed else len(trials))
+
+
+def _best(trials: tuple[Trial, ...]) -> Candidate:
     if trials[0].step_seconds is None:
         reasons = "; ".join(f"{trial.candidate}: {trial.why}" for trial in trials[:NAMED])
         raise InfeasibleError(

@@ -8,7 +8,7 @@ from typing import TypeVar
 from pipecut.compiler.inputs.auto import AUTO, Auto, or_auto
 from pipecut.compiler.inputs.cluster import Cluster
 from pipecut.compiler.inputs.document import location_of_key
-from pipecut.compiler.inputs.job import JobSpec
+from pipecut.compiler.inputs.job import Job, JobSpec
 from pipecut.compiler.schedules.registry import SCHEDULES
 from pipecut.device.types import type_of
 from pipecut.errors import UserFileError
@@ -56,6 +56,15 @@ class SizeOverrides:
             object.__setattr__(self, name, or_auto(getattr(self, name)))
         if self.schedule == AUTO.value:
             object.__setattr__(self, "schedule", AUTO)
+
+
+def search_space(job: Job, cluster: Cluster, sizes: SizeOverrides) -> SearchSpace:
+    """The job's sizes, with those of the command line over them, on a cluster's devices.
+
+    Raises UserFileError.
+    """
+    devices = usable_devices(cluster, job.spec, sizes)
+    return resolve_sizes(job.spec, job.path, devices, sizes)
 
 
 def usable_devices(cluster: Cluster, spec: JobSpec, sizes: SizeOverrides) -> int:

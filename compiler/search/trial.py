@@ -18,7 +18,7 @@ from pipecut.compiler.graphs import Estimates
 from pipecut.compiler.inputs.cluster import Cluster
 from pipecut.compiler.inputs.job import Job
 from pipecut.compiler.partition.constraints import placement_rules
-from pipecut.compiler.partition.partition import Placed, blocks_for, place_quickly
+from pipecut.compiler.partition.partition import Placed, coarsen_for, place_quickly
 from pipecut.compiler.predict.step import schedule
 from pipecut.compiler.refusals import Proposal, parameters_too_large, refusal_of_sizes
 from pipecut.compiler.search.candidates import SEARCHED
@@ -105,7 +105,7 @@ def _place(setting: Setting, costed: CostedGraph, candidate: Candidate) -> Place
     job, cluster = setting.job, setting.cluster
     constraints = placement_rules(job, costed.graph, candidate.stages)
     try:
-        blocks = blocks_for(costed, cluster, job.spec, constraints, candidate)
+        blocks = coarsen_for(costed, cluster, job.spec, constraints, candidate)
     except InfeasibleError:
         return None
     return place_quickly(blocks, cluster, job.spec.precision, candidate)

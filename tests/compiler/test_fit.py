@@ -1,12 +1,13 @@
 """More is left free on the ranks where a step takes more than their device has, and no problem is solved twice."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from pipecut.compiler import Options, SizeOverrides, compile
-from pipecut.compiler.fit import _lacking
+from pipecut.compiler.fit import shortage
 from pipecut.plan.schema import Stage
 from tests.plans import made_stage
 
@@ -45,7 +46,7 @@ def stage(rank: int, counted: int, peak: int, capacity: int = 100, reserve: int 
 def test_only_ranks_that_are_over_leave_more_and_enough_to_move_the_placement(
     stages: list[Stage], expected: list[int]
 ) -> None:
-    assert _lacking(stages, 2) == expected
+    assert shortage(SimpleNamespace(stages=stages)) == tuple(expected)
 
 
 def test_the_other_devices_keep_their_room(write_job: Any, slow_cores: str, tmp_path: Path) -> None:
