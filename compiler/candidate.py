@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from pipecut.compiler.schedules.registry import in_flight
+from pipecut.compiler.schedules.registry import in_flight, pipeline_ranks_of
+from pipecut.plan.layout import RankLayout
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,12 @@ class Candidate:
         )
 
     @property
+    def layout(self) -> RankLayout:
+        """Which rank, and so which device of the cluster, runs which stage of which replica."""
+        ranks = pipeline_ranks_of(self.schedule, self.stages, self.stages_per_rank)
+        return RankLayout(ranks, self.replicas)
+
+    @property
     def ranks(self) -> int:
         """Ranks of one pipeline."""
         return self.stages // self.stages_per_rank
@@ -35,7 +42,7 @@ class Candidate:
     @property
     def devices(self) -> int:
         """Devices that it takes."""
-        return self.ranks * self.replicas
+        return self.layout.size
 
     def in_flight_per_stage(self, stages: int) -> tuple[int, ...]:
         """Microbatches in flight on each of a number of stages."""

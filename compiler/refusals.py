@@ -180,7 +180,7 @@ def parameters_too_large(
     """Why no placement of a candidate can fit; None where one may."""
     optimizer = OptimizerSpec.of(spec, candidate.replicas)
     needed = sum(fixed_bytes(parameter, optimizer) for parameter in graph.parameters)
-    first_replicas = cluster.devices[: candidate.devices : candidate.replicas]
+    first_replicas = [cluster.devices[rank] for rank in candidate.layout.pipeline(replica=0)]
     capacity = sum(device.memory - cluster.reserve for device in first_replicas)
     if needed <= capacity:
         return None

@@ -30,7 +30,7 @@ def replan(path: Path, lost_rank: int, progress: Callable[[str], None] = lambda 
             f"{path}: rank {lost_rank} was on the last device of {source.cluster}; none remains"
         )
     fits = plan.ranks <= remaining
-    ranks = plan.ranks // plan.replicas
+    ranks = plan.layout.pipeline_ranks
     stages_per_rank = len(plan.stages) // ranks
     stages = (
         len(plan.stages)

@@ -116,7 +116,12 @@ def verify(
                 seen |= set(found)
                 compared += len(found)
                 stride = RATE if plan.optimizer in ("adam", "adamw") else 0.0
-                _compare(found, _rows(plan, rank % plan.replicas, found, expected), worst, stride)
+                _compare(
+                    found,
+                    _rows(plan, plan.layout.place(rank).replica, found, expected),
+                    worst,
+                    stride,
+                )
             for key in set(expected) - seen:
                 if expected[key].numel():
                     worst[key.split("/")[0]] = (

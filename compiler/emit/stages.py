@@ -50,7 +50,7 @@ def _stage(
     operators = [graph.operators[position] for position in cut.operators]
     stage_device = placement.problem.stage_devices[index]
     pipeline_rank = scheduled.pipeline_rank_of[index]
-    first_device = cluster.devices[pipeline_rank * draft.candidate.replicas]
+    first_device = cluster.devices[draft.candidate.layout.rank_of(index)]
     recompute = placement.recompute[index]
     usage = _usage(costed, cut, optimizer)
     traffic = _Traffic.of(graph, cut)

@@ -4,7 +4,7 @@ Unequal nodes make a difference twice: the first stages hold the most microbatch
 nodes is best where few bytes cross. Nodes of one type stay side by side; every order of the types is tried on the chain.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import permutations
 
@@ -12,6 +12,7 @@ from pipecut.compiler.inputs.cluster import Cluster, Device, Link
 from pipecut.compiler.partition.chain.chain import chain_cuts
 from pipecut.compiler.partition.load import bottleneck
 from pipecut.compiler.partition.problem import Problem, StageDevice
+from pipecut.plan.layout import RankLayout
 
 # Four types of node have 24 orders.
 MOST_TYPES = 4
@@ -21,9 +22,8 @@ NOWHERE = Link.model_validate({"bandwidth": "1000000TB/s", "latency": "0us"})
 
 def stage_devices_for(
     cluster: Cluster,
-    pipeline_rank_of: Sequence[int],
+    layout: RankLayout,
     in_flight: tuple[int, ...],
-    replicas: int,
     precision: str,
 ) -> tuple[StageDevice, ...]:
     """Of each stage, the device of its rank: of the first of the cluster, in order, or of the first groups of `replicas`.
@@ -32,13 +32,14 @@ def stage_devices_for(
     the slowest of them at the job's precision and the smallest, over the slowest of their links.
     """
     stage_devices = []
-    for s, rank in enumerate(pipeline_rank_of):
-        own = range(rank * replicas, (rank + 1) * replicas)
-        after = pipeline_rank_of[s + 1] if s + 1 < len(pipeline_rank_of) else rank
-        link = cluster.slowest_link((device, device + (after - rank) * replicas) for device in own)
-        if after == rank and s + 1 < len(pipeline_rank_of):
+    last = len(layout.pipeline_rank_of) - 1
+    for s, rank in enumerate(layout.pipeline_rank_of):
+        ranks = layout.replica_ranks(rank)
+        after = layout.replica_ranks(layout.pipeline_rank_of[min(s + 1, last)])
+        link = cluster.slowest_link(zip(ranks, after, strict=True))
+        if s < last and not layout.changes_rank(s):
             link = NOWHERE
-        devices = [cluster.devices[device] for device in own]
+        devices = [cluster.devices[device] for device in ranks]
         slowest = min(devices, key=lambda device: device.rate(precision))
         memory = min(device.memory for device in devices) - cluster.reserve_of(rank)
         stage_devices.append(

@@ -17,7 +17,6 @@ from pipecut.compiler.partition.node_order import best_order, stage_devices_for
 from pipecut.compiler.partition.place import SolverOptions, place
 from pipecut.compiler.partition.placement import Certificate, Placement, placement_of
 from pipecut.compiler.partition.problem import Problem, StageDevice, Stages
-from pipecut.compiler.schedules.registry import pipeline_ranks_of
 from pipecut.errors import InfeasibleError
 
 # Precision of the bottleneck where many candidates are compared.
@@ -51,7 +50,7 @@ def coarsen_for(
         spec.recompute,
     )
     if candidate.stages_per_rank > 1:
-        problem = replace(problem, devices=_pipeline_ranks(candidate))
+        problem = replace(problem, devices=candidate.layout.pipeline_rank_of)
     if len(problem.blocks) < candidate.stages:
         raise explain(problem, True, candidate.in_flight_per_stage)
     return problem
@@ -117,12 +116,7 @@ def _stage_devices(
 ) -> tuple[StageDevice, ...]:
     return stage_devices_for(
         cluster,
-        _pipeline_ranks(candidate),
+        candidate.layout,
         candidate.in_flight_per_stage(candidate.stages),
-        candidate.replicas,
         precision,
     )
-
-
-def _pipeline_ranks(candidate: Candidate) -> tuple[int, ...]:
-    return pipeline_ranks_of(candidate.schedule, candidate.stages, candidate.stages_per_rank)

@@ -13,10 +13,11 @@ from pipecut.compiler.partition.coarsen.parameter_bytes import stage_tensor
 from pipecut.compiler.partition.placement import Placement
 from pipecut.compiler.partition.problem import StageDevice
 from pipecut.compiler.schedules.lower import lower
-from pipecut.compiler.schedules.registry import orders, pipeline_ranks_of
+from pipecut.compiler.schedules.registry import orders
 from pipecut.compiler.stages.cut import Cut, cut
 from pipecut.device.types import type_of
 from pipecut.plan.actions import Action, Hop
+from pipecut.plan.layout import Place
 from pipecut.plan.simulate import Costs, simulate, transfers_over
 
 
@@ -54,9 +55,8 @@ def schedule(
     """Order the microbatches, lower to actions and replay them."""
     graph, stage_devices = costed.graph, placement.problem.stage_devices
     cuts = cut(graph, placement.stages_of, candidate.stages)
-    pipeline_rank_of = pipeline_ranks_of(
-        candidate.schedule, candidate.stages, candidate.stages_per_rank
-    )
+    layout = candidate.layout
+    pipeline_rank_of = layout.pipeline_rank_of
     order = orders(
         candidate.schedule, candidate.stages, candidate.microbatches, candidate.stages_per_rank
     )
@@ -84,7 +84,7 @@ def schedule(
             one.index, sizes, stage_devices[one.index].latency, stage_devices[one.index].bandwidth
         )
     reductions = [
-        reduce_seconds(cluster, one, pipeline_rank_of[one.index], candidate.replicas)
+        reduce_seconds(cluster, one, layout.replica_ranks(pipeline_rank_of[one.index]))
         for one in cuts
     ]
     of_ranks = [
@@ -98,7 +98,7 @@ def schedule(
             stages,
             ring_seconds(
                 cluster,
-                [rank * candidate.replicas for rank in own],
+                [layout.rank(Place(rank)) for rank in own],
                 stage_tensor(parameter).gradient_bytes,
             ),
         )
@@ -155,14 +155,13 @@ def weight_seconds(costed: CostedGraph, kind: str, one: Cut) -> float:
     return total
 
 
-def reduce_seconds(cluster: Cluster, one: Cut, rank: int, replicas: int) -> float:
+def reduce_seconds(cluster: Cluster, one: Cut, ranks: Sequence[int]) -> float:
     """Seconds to sum a stage's gradients over its replicas.
 
     Where each steps rows of its own, the sums go to one alone, and the rows come back: as much in all.
     """
-    first = rank * replicas
     size = sum(stage_tensor(p).gradient_bytes for p in one.parameters)
-    return ring_seconds(cluster, range(first, first + replicas), size)
+    return ring_seconds(cluster, ranks, size)
 
 
 def ring_seconds(cluster: Cluster, devices: Sequence[int], size: int) -> float:

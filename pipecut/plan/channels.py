@@ -17,6 +17,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from pipecut.plan.layout import Place
 from pipecut.plan.schema import Plan
 
 
@@ -40,7 +41,7 @@ class Group:
 
 def channels(plan: Plan) -> list[tuple[int, int]]:
     """Places in the pipeline between which something is sent, from one to the other."""
-    pipeline_rank_of = plan.pipeline_rank_of
+    pipeline_rank_of = plan.layout.pipeline_rank_of
     found: set[tuple[int, int]] = set()
     for boundary in (*plan.boundaries, *plan.in_evaluation().boundaries):
         left, right = pipeline_rank_of[boundary.left], pipeline_rank_of[boundary.left + 1]
@@ -55,18 +56,22 @@ def channels(plan: Plan) -> list[tuple[int, int]]:
 def groups_of(plan: Plan) -> list[Group]:
     """Every group of a plan, in the order in which all ranks make and open them."""
 
-    def of_replicas(kind: str, places: Sequence[int]) -> list[Group]:
-        ranks = [tuple(p * plan.replicas + r for p in places) for r in range(plan.replicas)]
-        return [Group(kind, of_replica) for of_replica in ranks]
+    layout = plan.layout
+
+    def of_replicas(kind: str, pipeline_ranks: Sequence[int]) -> list[Group]:
+        return [
+            Group(kind, tuple(layout.rank(Place(p, replica)) for p in pipeline_ranks))
+            for replica in range(layout.replicas)
+        ]
 
     found = [group for pair in channels(plan) for group in of_replicas("channel", pair)]
     for tied in plan.tied:
-        places = sorted({plan.pipeline_rank_of[s] for s in tied.stages})
+        sharing = sorted({layout.pipeline_rank_of[s] for s in tied.stages})
         # Stages of one rank share the parameter itself; parameters of the same ranks share the group.
-        found += of_replicas("tied", places) if len(places) > 1 else []
-    if plan.replicas > 1:
-        firsts = range(0, plan.ranks, plan.replicas)
-        found += [Group("replicas", tuple(range(f, f + plan.replicas))) for f in firsts]
+        found += of_replicas("tied", sharing) if len(sharing) > 1 else []
+    if layout.replicas > 1:
+        ranks = [layout.replica_ranks(p) for p in range(layout.pipeline_ranks)]
+        found += [Group("replicas", tuple(same_stages)) for same_stages in ranks]
     if plan.ranks > 1:
         found.append(Group("all", tuple(range(plan.ranks))))
     return in_phases(dict.fromkeys(found))

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from pipecut.errors import PlanError
-from pipecut.plan.actions import Action, Compute, Op, Reduce
+from pipecut.plan.actions import Action, Compute, Op, Reduce, splits_backward
 from pipecut.plan.channels import channels, groups_of
 from pipecut.plan.deadlock import Rows, Traffic, check_opening, check_order, check_steps
 from pipecut.plan.folder import PlanFolder
@@ -118,10 +118,6 @@ def _flows(plan: Plan, graph: PlanGraph | EvaluationGraph) -> str:
     return f"the stage graph is acyclic; {len(tensors)} tensors cross {len(over)} boundaries"
 
 
-def _splits(actions: Rows) -> bool:
-    return any(isinstance(a, Compute) and a.op == "W" for row in actions for a in row)
-
-
 def _possible(plan: Plan, actions: Rows) -> None:
     """The rules that the compiler asks of a request, asked of the plan."""
     evaluated = plan.in_evaluation().stages
@@ -130,7 +126,7 @@ def _possible(plan: Plan, actions: Rows) -> None:
             replicas=plan.replicas,
             writes_buffers=any(held.written for s in plan.stages for held in s.buffers),
             compiled=plan.compile == "inductor",
-            split=plan.schedule if _splits(actions) else "",
+            split=plan.schedule if any(map(splits_backward, actions)) else "",
             draws="the model" if any(s.dropouts for s in (*plan.stages, *evaluated)) else "",
         )
     )
@@ -140,10 +136,9 @@ def _possible(plan: Plan, actions: Rows) -> None:
 
 def _computes_everything(plan: Plan, actions: tuple[tuple[Action, ...], ...]) -> str:
     _possible(plan, actions)
-    if len(actions) != len({s.pipeline_rank for s in plan.stages}):
-        raise PlanError(
-            f"schedule.yaml has {len(actions)} ranks, the plan {len({s.pipeline_rank for s in plan.stages})}"
-        )
+    ranks = plan.layout.pipeline_ranks
+    if len(actions) != ranks:
+        raise PlanError(f"schedule.yaml has {len(actions)} ranks, the plan {ranks}")
     total = sum(_computes_once(plan, s.index, actions[s.pipeline_rank]) for s in plan.stages)
     if (plan.tied or plan.replicas > 1) and any(row.count(Reduce()) != 1 for row in actions):
         raise PlanError("tied parameters and replicas need one REDUCE on every rank")

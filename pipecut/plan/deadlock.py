@@ -38,13 +38,11 @@ class Traffic:
     @classmethod
     def of(cls, plan: Plan) -> "Traffic":
         """The traffic of one pipeline of a plan."""
-        over = [b for b in plan.boundaries if plan.over_link(b.left)]
-        returning = [b.left for b in over if any(tensor.needs_grad for tensor in b.tensors)]
-        return cls(
-            plan.pipeline_rank_of,
-            frozenset(b.left for b in over if b.tensors),
-            frozenset(returning),
-        )
+        layout = plan.layout
+        over = [b for b in plan.boundaries if layout.changes_rank(b.left)]
+        forward = frozenset(b.left for b in over if b.tensors)
+        backward = frozenset(b.left for b in over if any(t.needs_grad for t in b.tensors))
+        return cls(dict(enumerate(layout.pipeline_rank_of)), forward, backward)
 
     def channel(self, message: Message) -> Channel:
         """The channel that a message takes."""

@@ -15,8 +15,9 @@ def forward_only(plan: Plan, pipeline_rank: int, microbatches: int) -> list[Acti
 
     A receive stands where its message is sent, about one forward ahead of what needs it.
     """
-    pipeline_rank_of, stages = plan.pipeline_rank_of, [stage.index for stage in plan.stages]
-    crossing = {b.left for b in plan.boundaries if b.tensors and plan.over_link(b.left)}
+    layout, stages = plan.layout, [stage.index for stage in plan.stages]
+    pipeline_rank_of = layout.pipeline_rank_of
+    crossing = {b.left for b in plan.boundaries if b.tensors and layout.changes_rank(b.left)}
     placed: list[tuple[tuple[int, int, int], Action]] = []
     for s in stages:
         for m in range(microbatches):

@@ -8,6 +8,7 @@ from pipecut.plan.actions import Action, Compute, Hop, Message, Recv, Reduce, Se
 from pipecut.plan.channels import groups_of
 from pipecut.plan.communicators import buffer_bytes
 from pipecut.plan.folder import PlanFolder
+from pipecut.plan.layout import Place
 from pipecut.plan.rows import divided, padded_rows
 from pipecut.plan.schema import HALF, Plan, Stage, StageMemory, StageTensor
 from pipecut.plan.simulate import Timeline
@@ -186,7 +187,7 @@ def _summing(plan: Plan, stages: Collection[int]) -> int:
     """
     most = 0
     for tied in plan.tied:
-        ranks = {plan.pipeline_rank_of[s] for s in tied.stages}
+        ranks = {plan.layout.pipeline_rank_of[s] for s in tied.stages}
         if len(ranks) > 2 and set(stages) & set(tied.stages):
             stage = next(s for s in plan.stages if s.index in tied.stages)
             size = next(h.gradient_bytes for h in stage.parameters if h.names == tied.names)
@@ -200,7 +201,7 @@ def outside_bytes(plan: Plan, pipeline_rank: int) -> int:
     kind = type_of(stage.device_type)
     if not kind.uses_nccl:
         return kind.context_bytes
-    rank = pipeline_rank * plan.replicas
+    rank = plan.layout.rank(Place(pipeline_rank))
     return kind.context_bytes + sum(
         buffer_bytes(group.kind, group.ranks, rank) for group in groups_of(plan)
     )

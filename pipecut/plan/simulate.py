@@ -169,12 +169,12 @@ def costs_of(plan: Plan) -> Costs:
         transfers |= transfers_over(boundary.left, sizes, boundary.latency, boundary.bandwidth)
     backward = [s.backward_and_again for s in plan.stages]
     blocking = all(type_of(s.device_type).host_carries for s in plan.stages)
-    ranks = plan.pipeline_rank_of
+    ranks = plan.layout.pipeline_rank_of
     ties = [
         (tuple(dict.fromkeys(ranks[s] for s in tied.stages)), tied.reduce_seconds)
         for tied in plan.tied
     ]
-    reductions = [0.0] * len(set(ranks.values()))
+    reductions = [0.0] * plan.layout.pipeline_ranks
     for stage in plan.stages:
         reductions[stage.pipeline_rank] += stage.reduce_seconds
     weights = [s.weight_seconds for s in plan.stages]

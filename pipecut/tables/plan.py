@@ -10,7 +10,7 @@ from pipecut.plan.schema import Plan
 def print_plan(plan: Plan, console: Console) -> None:
     """Stages, then the bottleneck, its bound and the gap, then the predicted step."""
     again = any(stage.recompute for stage in plan.stages)
-    several = len(plan.stages) > len(set(plan.pipeline_rank_of.values()))
+    several = len(plan.stages) > plan.layout.pipeline_ranks
     table = Table(
         title=f"{plan.model.factory} on {plan.cluster}: {plan.schedule}, "
         f"{plan.microbatches} microbatches of {plan.batch.microbatch}"

@@ -174,8 +174,7 @@ class Saving:
     def _first_replica(self, shares: Sharing) -> int:
         """Of the ranks that see the folder, the first with this one's stages."""
         world = self.world
-        first = world.pipeline_rank * world.replicas
-        return min(rank for rank in shares.ranks if 0 <= rank - first < world.replicas)
+        return min({*world.layout.replica_ranks(world.pipeline_rank)} & {*shares.ranks})
 
     def enter(self, folder: Path) -> Sharing:
         """Find out who sees the folder; the first of them takes its lock. All ranks enter at once.

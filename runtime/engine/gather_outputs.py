@@ -30,7 +30,7 @@ def gather_outputs(
                 for replica, count in enumerate(counts):
                     if not count:
                         continue
-                    source = stage.pipeline_rank * plan.replicas + replica
+                    source = plan.layout.rank_of(stage.index, replica)
                     if source == world.rank:
                         part = own[tensor.name].contiguous()
                     else:

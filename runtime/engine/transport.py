@@ -18,13 +18,12 @@ class Transport:
     def __init__(self, plan: Plan, world: World, messages: Messages | None = None) -> None:
         self.world, self.messages = world, messages or GroupMessages()
         self.boundaries = {b.left: b for b in plan.boundaries}
-        self.pipeline_rank_of = {s.index: world.rank_at(s.pipeline_rank) for s in plan.stages}
         self.arriving: dict[Message, tuple[Received, list[Pending]]] = {}
         self.leaving: dict[Message, list[tuple[Pending, torch.Tensor]]] = {}
 
     def post(self, message: Message, samples: int) -> None:
         """Post the receives of a message's tensors, of a microbatch of so many samples."""
-        source = self.pipeline_rank_of[message.sender]
+        source = self.world.rank_of(message.sender)
         group = self.world.channels[source, self.world.rank]
         tensors, works = [], []
         for tensor in self._carried(message):
@@ -68,7 +67,7 @@ class Transport:
 
         Raises RunError where they are not what the receiver has buffers for.
         """
-        target = self.pipeline_rank_of[message.receiver]
+        target = self.world.rank_of(message.receiver)
         group = self.world.channels[self.world.rank, target]
         carried = self._carried(message)
         _check(message, carried, tensors, samples)

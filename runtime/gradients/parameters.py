@@ -105,10 +105,9 @@ def ranks_that_share(plan: Plan, world: World) -> dict[str, tuple[int, ...]]:
 
     Stages of one rank share the parameter itself, so what one rank alone holds is left out.
     """
-    rank_of = {stage.index: world.rank_at(stage.pipeline_rank) for stage in plan.stages}
     shared = {}
     for tied in plan.tied:
-        ranks = tuple(sorted({rank_of[stage] for stage in tied.stages}))
+        ranks = tuple(sorted({world.rank_of(stage) for stage in tied.stages}))
         if world.rank in ranks and len(ranks) > 1:
             shared[tied.names[0]] = ranks
     return shared

@@ -35,17 +35,13 @@ def trace_events(
     for event in timeline.events:
         if isinstance(event.action, Send):
             continue
-        for replica in range(plan.replicas):
+        for rank in plan.layout.replica_ranks(event.rank):
             span = event.start, event.end - event.start
-            where = event.rank * plan.replicas + replica, PREDICTED
-            events.append(_event(plan, event.action, kind_of(event.action), span, where))
+            kind = kind_of(event.action)
+            events.append(_event(plan, event.action, kind, span, (rank, PREDICTED)))
     for pipeline_rank, curve in enumerate(memory_curves(folder, timeline)):
-        for replica in range(plan.replicas):
-            counter: dict[str, Any] = {
-                "ph": "C",
-                "name": "predicted memory",
-                "pid": pipeline_rank * plan.replicas + replica,
-            }
+        for rank in plan.layout.replica_ranks(pipeline_rank):
+            counter: dict[str, Any] = {"ph": "C", "name": "predicted memory", "pid": rank}
             events += [
                 {**counter, "ts": seconds * 1e6, "args": {"MiB": round(size / 2**20, 3)}}
                 for seconds, size in curve

@@ -58,8 +58,8 @@ def report_of(
     plan, timeline = folder.plan, predicted(folder)
     expected, found = [], []
     for rank, recorded in sorted(steps.items()):
-        pipeline_rank = rank // plan.replicas
-        for stage in (s for s in plan.stages if s.pipeline_rank == pipeline_rank):
+        pipeline_rank = plan.layout.place(rank).pipeline_rank
+        for stage in plan.stages_on(rank):
             own = [
                 e
                 for e in timeline.events

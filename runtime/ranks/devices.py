@@ -124,8 +124,7 @@ def refuse_other_device(plan: Plan, rank: int, device: LocalDevice) -> None:
 
     Raises RunError where it is another kind, or smaller than the plan needs.
     """
-    pipeline_rank = rank // plan.replicas
-    stage = next(stage for stage in plan.stages if stage.pipeline_rank == pipeline_rank)
+    stage = plan.stages_on(rank)[0]
     names = plan.source.names.get(stage.device, []) if plan.source is not None else []
     if names and not any(_same_name(name, device.name) for name in names):
         raise RunError(

@@ -15,6 +15,7 @@ from pipecut.device.local import describe, device_count, is_available, use_devic
 from pipecut.device.memory import keep_memory
 from pipecut.device.types import DeviceType, type_of
 from pipecut.errors import PeerLostError, RunError
+from pipecut.plan.layout import RankLayout
 from pipecut.plan.schema import Plan
 from pipecut.runtime.health.last_words import LastWords, end_now, say, within
 from pipecut.runtime.health.status import State, Status
@@ -43,16 +44,12 @@ from pipecut.runtime.ranks.roll_call import hosts_of
 class World:
     """Rank, device, and the process groups that `open_channels` makes.
 
-    `pipeline_rank` is the rank's place in the pipeline of its own replica. `channels` has a group per rank
-    that sends and rank that receives, `tied` one per set of ranks that share parameters, `replica_group` is
-    that of the same stages in other replicas.
+    `channels` has a group per rank that sends and rank that receives, `tied` one per set of ranks
+    that share parameters, `replica_group` is that of the same stages in other replicas.
     """
 
     rank: int
-    size: int
-    pipeline_rank: int
-    replica: int
-    replicas: int
+    layout: RankLayout
     device: torch.device
     status: Status
     channels: dict[tuple[int, int], dist.ProcessGroup] = field(default_factory=dict)
@@ -61,9 +58,29 @@ class World:
     meeting: Meeting = field(default_factory=lambda: Meeting(0, 1))
     heartbeat: Heartbeat | None = None
 
-    def rank_at(self, pipeline_rank: int) -> int:
-        """The rank at another place in the pipeline of this replica."""
-        return pipeline_rank * self.replicas + self.replica
+    @property
+    def size(self) -> int:
+        """Ranks of the plan."""
+        return self.layout.size
+
+    @property
+    def pipeline_rank(self) -> int:
+        """This rank's place in the pipeline of its replica."""
+        return self.layout.place(self.rank).pipeline_rank
+
+    @property
+    def replica(self) -> int:
+        """The replica that this rank is part of."""
+        return self.layout.place(self.rank).replica
+
+    @property
+    def replicas(self) -> int:
+        """Replicas of the pipeline."""
+        return self.layout.replicas
+
+    def rank_of(self, stage: int) -> int:
+        """The rank that runs a stage of this rank's replica."""
+        return self.layout.rank_of(stage, self.replica)
 
 
 def join_world(plan: Plan, device: str | None, meeting: Meeting | None = None) -> World:
@@ -75,7 +92,6 @@ def join_world(plan: Plan, device: str | None, meeting: Meeting | None = None) -
             f"rank {rank}: the plan has {size} ranks but {given} {'was' if given == 1 else 'were'} started; "
             f"start it with: torchrun --nproc-per-node {size} ... or pipecut run"
         )
-    pipeline_rank, replica = divmod(rank, plan.replicas)
     status = Status(rank)
     if size > 1:
         # Other ranks wait for this one, also in a loop of the user's own.
@@ -88,9 +104,7 @@ def join_world(plan: Plan, device: str | None, meeting: Meeting | None = None) -
         _warn_of_hosts(plan, rank)
         join_ranks(kind.backend, store, rank, size, limit)
     heartbeat = begin_heartbeat(second_store(), rank, roll(), status)
-    world = World(
-        rank, size, pipeline_rank, replica, plan.replicas, place, status, meeting=meeting or meet()
-    )
+    world = World(rank, plan.layout, place, status, meeting=meeting or meet())
     world.heartbeat = heartbeat
     atexit.register(leave_world, world)
     return world
@@ -101,7 +115,7 @@ def _device(plan: Plan, rank: int, kind: DeviceType, check: bool) -> torch.devic
     if kind.of_host:
         return _share_of_host(kind)
     if not is_available(kind):
-        stage = next(stage for stage in plan.stages if stage.pipeline_rank == rank // plan.replicas)
+        stage = plan.stages_on(rank)[0]
         asked = (
             f"the plan places it on a {stage.device}"
             if check

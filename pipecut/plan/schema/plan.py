@@ -2,6 +2,7 @@
 
 from typing import Any, Literal
 
+from pipecut.plan.layout import RankLayout
 from pipecut.plan.schema.batch import Batch
 from pipecut.plan.schema.dtypes import Dtype
 from pipecut.plan.schema.numbers import Constant, Count, Finite, PlanModel, Positive, Seconds
@@ -139,15 +140,16 @@ class Plan(PlanModel):
         return self.replicas if self.shard_optimizer else 1
 
     @property
-    def pipeline_rank_of(self) -> dict[int, int]:
-        """The pipeline rank of each stage."""
-        return {stage.index: stage.pipeline_rank for stage in self.stages}
-
-    def over_link(self, boundary: int) -> bool:
-        """Whether the stages before and after a boundary are on two ranks."""
-        return self.stages[boundary].pipeline_rank != self.stages[boundary + 1].pipeline_rank
+    def layout(self) -> RankLayout:
+        """Which rank runs which stage of which replica."""
+        return RankLayout(tuple(stage.pipeline_rank for stage in self.stages), self.replicas)
 
     @property
     def ranks(self) -> int:
         """Processes that run the plan."""
-        return len({stage.pipeline_rank for stage in self.stages}) * self.replicas
+        return self.layout.size
+
+    def stages_on(self, rank: int) -> list[Stage]:
+        """The stages that a rank runs."""
+        pipeline_rank = self.layout.place(rank).pipeline_rank
+        return [stage for stage in self.stages if stage.pipeline_rank == pipeline_rank]

@@ -19,6 +19,7 @@ from pipecut.compiler.partition.node_order import stage_devices_for
 from pipecut.device.local import LocalDevice
 from pipecut.device.types import CUDA
 from pipecut.errors import UserFileError
+from pipecut.plan.layout import RankLayout
 
 GIB = 2**30
 
@@ -80,5 +81,6 @@ def test_the_slowest_replica_is_that_at_the_jobs_precision() -> None:
     link = Link.model_validate({"bandwidth": "1GB/s", "latency": "1us"})
     mixed = device("slow-in-bf16", 0, 20e12, 20e12), device("slow-in-fp32", 0, 10e12, 300e12)
     cluster = Cluster("mixed", mixed, (link,), None, 0)
-    assert stage_devices_for(cluster, [0], (1,), 2, "fp32")[0].kind == "slow-in-fp32"
-    assert stage_devices_for(cluster, [0], (1,), 2, "bf16")[0].kind == "slow-in-bf16"
+    layout = RankLayout((0,), replicas=2)
+    assert stage_devices_for(cluster, layout, (1,), "fp32")[0].kind == "slow-in-fp32"
+    assert stage_devices_for(cluster, layout, (1,), "bf16")[0].kind == "slow-in-bf16"

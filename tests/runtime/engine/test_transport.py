@@ -133,7 +133,7 @@ def start(
     device = dist.ProcessGroupGloo.create_device(interface="lo")
     order = [group for group in groups_of(folder.plan) if group.kind == "channel"]
     assert {group.ranks for group in order} == set(channels(folder.plan))
-    worlds = [World(r, ranks, r, 0, 1, torch.device("cpu"), Status(r)) for r in range(ranks)]
+    worlds = [World(r, folder.plan.layout, torch.device("cpu"), Status(r)) for r in range(ranks)]
     carriers = [messages() for _ in range(ranks)]
 
     def connect(rank: int) -> None:

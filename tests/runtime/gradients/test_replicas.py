@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from pipecut.plan.layout import RankLayout
 from pipecut.plan.memory import padded_bytes
 from pipecut.plan.rows import Rows
 from pipecut.plan.schema import StageTensor
@@ -75,7 +76,8 @@ def replica(group: Any, model: Odd, inputs: torch.Tensor, shards: int) -> Steppe
     """Sum its own gradients with those of others, and gather what each has stepped by one."""
     rank, count = group.rank(), group.size()
     device = torch.device("cpu")
-    world = World(rank, count, 0, rank, count, device, Status(rank), replica_group=group)
+    layout = RankLayout((0,), replicas=count)
+    world = World(rank, layout, device, Status(rank), replica_group=group)
     of_stage = [
         replace(p, stages=(0,) if p.name.startswith("layers") else (1,))
         for p in parameters_of(model)
