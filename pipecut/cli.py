@@ -546,7 +546,7 @@ def timeline(
     """
     from pipecut.plan.check import check as check_plan
     from pipecut.plan.folder import read_plan
-    from pipecut.plan.simulate import predicted
+    from pipecut.plan.replay.simulate import predicted
     from pipecut.runtime.observe.chrome_trace import write_trace
     from pipecut.runtime.observe.picture import draw
 

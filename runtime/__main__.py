@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 
 from pipecut.errors import RunError
 from pipecut.plan.folder import read_plan
-from pipecut.plan.simulate import predicted as predicted_timeline
+from pipecut.plan.replay.simulate import predicted as predicted_timeline
 from pipecut.run_options import (
     DEFAULT_CHECKPOINTS,
     DEFAULT_KEEP,

@@ -42,7 +42,7 @@ from pipecut.plan.folder import (
     seal_of,
     write_seal,
 )
-from pipecut.plan.simulate import predicted
+from pipecut.plan.replay.simulate import predicted
 from pipecut.runtime.checkpoint.export import export
 from pipecut.runtime.observe.chrome_trace import trace_events
 from pipecut.tables.plan import print_plan

@@ -13,7 +13,7 @@ from pipecut.compiler.predict.step import Scheduled
 from pipecut.compiler.stages.build import build
 from pipecut.compiler.stages.cut import Cut
 from pipecut.plan.actions import splits_backward
-from pipecut.plan.memory import outside_bytes, peak_of
+from pipecut.plan.replay.memory import outside_bytes, peak_of
 from pipecut.plan.schema import Plan, Stage, StageMemory
 from pipecut.runtime.engine.stage import RunningStage
 from pipecut.runtime.gradients.masters import Masters

@@ -18,7 +18,7 @@ from pipecut.compiler.stages.cut import Cut, cut
 from pipecut.device.types import type_of
 from pipecut.plan.actions import Action, Hop
 from pipecut.plan.layout import Place
-from pipecut.plan.simulate import Costs, simulate, transfers_over
+from pipecut.plan.replay.simulate import Costs, simulate, transfers_over
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pipecut.errors import PlanError
 from pipecut.plan.actions import Action, Compute, Op, Reduce, splits_backward
 from pipecut.plan.channels import channels, groups_of
-from pipecut.plan.deadlock import Rows, Traffic, check_opening, check_order, check_steps
 from pipecut.plan.folder import PlanFolder
 from pipecut.plan.forward_only import forward_only
-from pipecut.plan.memory import STATES, outside_bytes, peak_of
+from pipecut.plan.replay.deadlock import Rows, Traffic, check_opening, check_order, check_steps
+from pipecut.plan.replay.memory import STATES, outside_bytes, peak_of
 from pipecut.plan.rules import Combination, conflict_of
 from pipecut.plan.schema import HALF, Plan
 from pipecut.plan.schema.graph import EvaluationGraph, PlanGraph

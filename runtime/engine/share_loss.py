@@ -18,5 +18,5 @@ def share_loss(plan: Plan, world: World, loss: torch.Tensor | None) -> torch.Ten
         if world.replica_group is not None:
             dist.all_reduce(shared, group=world.replica_group)
         # Every replica has the sum now; the first of them sends it to all.
-        dist.broadcast(shared, src=plan.stages[-1].pipeline_rank * plan.replicas)
+        dist.broadcast(shared, src=plan.layout.rank_of(len(plan.stages) - 1))
     return shared

@@ -4,7 +4,7 @@ import torch
 
 from pipecut.errors import RunError
 from pipecut.plan.actions import Message
-from pipecut.plan.memory import MOST_LEAVING
+from pipecut.plan.replay.memory import MOST_LEAVING
 from pipecut.plan.schema import Plan, Tensor
 from pipecut.runtime.ranks.messages import GroupMessages, Messages, Pending
 from pipecut.runtime.ranks.world import World

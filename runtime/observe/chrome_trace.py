@@ -7,9 +7,9 @@ from typing import Any
 
 from pipecut.plan.actions import Action, Send, kind_of, microbatch_of, stage_of
 from pipecut.plan.folder import PlanFolder
-from pipecut.plan.memory import memory_curves
+from pipecut.plan.replay.memory import memory_curves
+from pipecut.plan.replay.simulate import Timeline
 from pipecut.plan.schema import Plan
-from pipecut.plan.simulate import Timeline
 from pipecut.runtime.engine.recorder import Record
 
 PREDICTED, MEASURED = 0, 1

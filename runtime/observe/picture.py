@@ -6,8 +6,8 @@ from typing import Any
 from pipecut.errors import UserFileError
 from pipecut.plan.actions import kind_of, microbatch_of
 from pipecut.plan.folder import PlanFolder
-from pipecut.plan.memory import memory_curves
-from pipecut.plan.simulate import Event, Timeline
+from pipecut.plan.replay.memory import memory_curves
+from pipecut.plan.replay.simulate import Event, Timeline
 
 # Colour and meaning of what fills a rank's row.
 KINDS = {

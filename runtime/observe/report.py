@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipecut.plan.actions import Compute, Op, Send, stage_of
 from pipecut.plan.folder import PlanFolder
-from pipecut.plan.simulate import predicted
+from pipecut.plan.replay.simulate import predicted
 from pipecut.runtime.engine.recorder import Record
 
 # Below this nothing is worth a cause.

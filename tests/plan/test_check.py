@@ -14,8 +14,8 @@ from pipecut.errors import PlanError
 from pipecut.plan.actions import Reduce, parse_action
 from pipecut.plan.channels import channels
 from pipecut.plan.check import check
-from pipecut.plan.deadlock import Traffic, check_steps
 from pipecut.plan.folder import PlanFolder, seal, write_seal
+from pipecut.plan.replay.deadlock import Traffic, check_steps
 from pipecut.runtime.pipeline import load_pipeline
 
 

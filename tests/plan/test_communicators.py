@@ -16,7 +16,7 @@ from pipecut.plan.communicators import (
     options_for,
 )
 from pipecut.plan.folder import PlanFolder, read_plan
-from pipecut.plan.memory import outside_bytes
+from pipecut.plan.replay.memory import outside_bytes
 from pipecut.runtime.health.timeouts import transfer_timeout
 
 CLUSTER = """name: four

@@ -5,7 +5,7 @@ from functools import cache
 
 from pipecut.compiler.graph import Parameter
 from pipecut.compiler.inputs.job import JobSpec
-from pipecut.plan.memory import kept_bytes
+from pipecut.plan.replay.memory import kept_bytes
 from pipecut.plan.schema import StageTensor
 
 

@@ -11,8 +11,8 @@ from pipecut.compiler.schedules.lower import lower
 from pipecut.compiler.schedules.order import start_times
 from pipecut.compiler.schedules.registry import SCHEDULES, in_flight, orders, pipeline_ranks_of
 from pipecut.plan.actions import Compute, Direction, Hop, Op
-from pipecut.plan.deadlock import Traffic, check_order, check_steps
-from pipecut.plan.simulate import Costs, Timeline, simulate
+from pipecut.plan.replay.deadlock import Traffic, check_order, check_steps
+from pipecut.plan.replay.simulate import Costs, Timeline, simulate
 
 Case = tuple[str, int, int, int]
 DIRECTIONS: tuple[Direction, ...] = ("F", "B")

@@ -19,9 +19,9 @@ from pipecut.compiler.schedules.registry import SCHEDULES, orders, pipeline_rank
 from pipecut.errors import PlanError, RunError
 from pipecut.plan.actions import Action, Message, parse_action
 from pipecut.plan.channels import Group, channels, groups_of, in_phases
-from pipecut.plan.deadlock import check_opening
 from pipecut.plan.folder import PlanFolder
 from pipecut.plan.forward_only import forward_only
+from pipecut.plan.replay.deadlock import check_opening
 from pipecut.runtime.engine.ahead import Ahead
 from pipecut.runtime.engine.transport import Transport
 from pipecut.runtime.health.status import Status

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import nn
 
 from pipecut.plan.layout import RankLayout
-from pipecut.plan.memory import padded_bytes
+from pipecut.plan.replay.memory import padded_bytes
 from pipecut.plan.rows import Rows
 from pipecut.plan.schema import StageTensor
 from pipecut.runtime.gradients import shards as sharding

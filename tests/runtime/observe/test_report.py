@@ -8,7 +8,7 @@ import pytest
 
 from pipecut.compiler import Options, SizeOverrides, compile
 from pipecut.errors import UserFileError
-from pipecut.plan.simulate import predicted
+from pipecut.plan.replay.simulate import predicted
 from pipecut.runtime.launch.launch import launch
 from pipecut.runtime.observe.picture import draw
 

@@ -9,9 +9,9 @@ from pipecut.plan.channels import groups_of
 from pipecut.plan.communicators import buffer_bytes
 from pipecut.plan.folder import PlanFolder
 from pipecut.plan.layout import Place
+from pipecut.plan.replay.simulate import Timeline
 from pipecut.plan.rows import divided, padded_rows
 from pipecut.plan.schema import HALF, Plan, Stage, StageMemory, StageTensor
-from pipecut.plan.simulate import Timeline
 
 # Messages of a kind on their way at once: the other side posts its receive a compute ahead, so
 # the message before the last has left.

@@ -9,7 +9,7 @@ import pytest
 from pipecut.compiler import Options, SizeOverrides, compile
 from pipecut.errors import PlanError
 from pipecut.plan.check import check
-from pipecut.plan.memory import moments
+from pipecut.plan.replay.memory import moments
 from pipecut.runtime.launch.launch import launch
 
 # Losses, weights of samples and the optimizer's step counts.

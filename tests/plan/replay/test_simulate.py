@@ -5,7 +5,7 @@ import pytest
 from pipecut.compiler.schedules.lower import lower
 from pipecut.compiler.schedules.registry import orders
 from pipecut.plan.actions import Hop, Reduce
-from pipecut.plan.simulate import Costs, Timeline, simulate
+from pipecut.plan.replay.simulate import Costs, Timeline, simulate
 
 
 def timeline(schedule: str, stages: int, microbatches: int, costs: Costs) -> Timeline:
