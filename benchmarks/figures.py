@@ -1,4 +1,4 @@
-"""Measured figures in one file, docs/figures.json, which the documents' tables are made from (benchmarks/tables.py)."""
+"""Measured figures, in docs/figures.json; benchmarks/tables.py makes tables of them."""
 
 import json
 from pathlib import Path
@@ -11,31 +11,32 @@ Figures = dict[str, dict[str, Any]]
 
 def read_figures(path: Path = FILE) -> dict[str, Figures]:
     """By benchmark, then by row."""
-    found: dict[str, Figures] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+    figures: dict[str, Figures] = json.loads(path.read_text(encoding="utf-8"))
+    return figures
 
 
 def write_figures(benchmark: str, rows: Figures, path: Path = FILE) -> None:
     """Put in what a benchmark measured; rows that it did not run stay as they were."""
-    known = read_figures(path) if path.exists() else {}
-    known[benchmark] = {**known.get(benchmark, {}), **rows}
-    path.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    figures = read_figures(path) if path.exists() else {}
+    figures[benchmark] = {**figures.get(benchmark, {}), **rows}
+    path.write_text(json.dumps(figures, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def differing(
-    expected: dict[str, Any], found: dict[str, Any], within: dict[str, float]
-) -> list[str]:
-    """What is not as it was: figures named in `within` may be that part of themselves apart; others must be equal."""
-    result = []
-    for name, value in expected.items():
-        now = found.get(name)
-        allowed = within.get(name)
-        if allowed is None:
-            same = now == value
-        else:
-            same = isinstance(now, int | float) and abs(now - value) <= allowed * max(
-                abs(now), abs(value)
-            )
-        if not same:
-            result.append(f"{name}: {value} in the file, {now} now")
-    return result
+def differing(expected: dict[str, Any], now: dict[str, Any], within: dict[str, float]) -> list[str]:
+    """A line for each figure that differs.
+
+    A figure that `within` names may differ by that part of itself; every other must be equal.
+    """
+    return [
+        f"{name}: {value} in the file, {now.get(name)} now"
+        for name, value in expected.items()
+        if not _alike(value, now.get(name), within.get(name))
+    ]
+
+
+def _alike(expected: Any, now: Any, within: float | None) -> bool:
+    if within is None:
+        return bool(now == expected)
+    if not isinstance(now, int | float):
+        return False
+    return bool(abs(now - expected) <= within * max(abs(now), abs(expected)))

@@ -1,17 +1,20 @@
-"""What a machine with one GPU can prove of pipecut in a quarter of an hour: `python -m benchmarks.gpu [-o gpu.json] [PART ...]`.
+"""What a machine with one GPU can prove of pipecut in a quarter of an hour.
+
+python -m benchmarks.gpu [-o gpu.json] [PART ...]
 
 | part | what | seconds at most |
 |---|---|---|
-| one_device | several stages on one rank beside the unsplit model, float32 and bf16: numbers, and what the engine costs | 240 |
+| one_device | stages on one rank beside the unsplit model, float32 and bf16: numbers, time | 240 |
 | families | six families in bf16 on one rank beside the unsplit model | 180 |
 | memory | the predicted peak of each family beside max_memory_allocated | 120 |
 | calibrate | calibrate's rates beside a product of 8,192 cubed, and what the context takes | 150 |
-| two_ranks, four_ranks | real NCCL ranks that share the GPU, each schedule beside the unsplit model | 120 each |
+| two_ranks, four_ranks | NCCL ranks that share the GPU, each schedule beside unsplit | 120 each |
 | faults | a rank killed in training: the run goes on and ends with the same weights | 90 |
 
-Each part is a process of its own, ended at its limit with what it found so far. The results, and what was skipped and why,
-are printed and written as JSON. NCCL refuses two ranks on one GPU unless each says that it is another host (NCCL_HOSTID); where
-that does not work, the part says so. `--device cpu` runs what needs no GPU on CPU ranks, to try the program itself.
+Each part is a process of its own, ended at its limit with the results so far. The results, and what
+was skipped and why, are printed and written as JSON. NCCL refuses two ranks on one GPU unless each
+says that it is another host (NCCL_HOSTID); where that does not work, the part says so.
+`--device cpu` runs what needs no GPU on CPU ranks, to try the program itself.
 """
 
 import json
@@ -47,7 +50,7 @@ Save = Callable[[str, Any], None]
 
 
 @dataclass(frozen=True)
-class PlanModel:
+class Part:
     """What runs, in how many seconds at the most, and whether it can do nothing without a GPU."""
 
     run: Callable[[str, Path, Save], None]
@@ -79,8 +82,9 @@ def on_one_rank(name: str, folder: Path, precision: str) -> Path:
 
 def largest(plan: Path, device: str, devices: list[dict[str, str]] | None = None) -> Result:
     """Whether verify passes, and the largest difference of each kind."""
-    found = verify(plan, 2, device=device, devices=devices)
-    return {"passed": found.passed, **{kind: value for kind, (value, _) in found.worst.items()}}
+    compared = verify(plan, 2, device=device, devices=devices)
+    worst = {kind: value for kind, (value, _) in compared.worst.items()}
+    return {"passed": compared.passed, **worst}
 
 
 def one_device_part(device: str, folder: Path, save: Save) -> None:
@@ -130,7 +134,7 @@ def memory_part(device: str, folder: Path, save: Save) -> None:
 
 
 def calibrate_part(device: str, folder: Path, save: Save) -> None:
-    """Calibrate's rates beside a product of 8,192 cubed, timed here with events around twenty of them."""
+    """Calibrate's rates beside a matrix product of 8,192 cubed, timed with events around twenty."""
     from pipecut.calibrate.calibrate import calibrate
     from pipecut.compiler.inputs.cluster import read_cluster
 
@@ -216,7 +220,7 @@ def shared_cluster(device: str, ranks: int) -> str:
 
 
 def faults_part(device: str, folder: Path, save: Save) -> None:
-    """Weights after a run whose rank is killed in the middle, beside those of a run that is left alone."""
+    """Weights after a run whose rank is killed in the middle, beside those of a calm run."""
     from benchmarks.faults.kills import disturbed
     from benchmarks.faults.kinds import weights_of
 
@@ -243,21 +247,21 @@ def faults_part(device: str, folder: Path, save: Save) -> None:
         save("error", (calm.output + killed.output)[-2000:])
         return
     before, after = weights_of(plan, folder / "calm"), weights_of(plan, folder / "killed")
-    same = before.keys() == after.keys() and all(
+    equal = before.keys() == after.keys() and all(
         torch.equal(tensor, after[name]) for name, tensor in before.items()
     )
-    save("passed", same and not killed.orphans)
+    save("passed", equal and not killed.orphans)
     save("killed", list(killed.killed))
 
 
 PARTS = {
-    "one_device": PlanModel(one_device_part, 240),
-    "families": PlanModel(families_part, 180),
-    "memory": PlanModel(memory_part, 120, needs_gpu=True),
-    "calibrate": PlanModel(calibrate_part, 150),
-    "two_ranks": PlanModel(ranks_part(2), 120),
-    "four_ranks": PlanModel(ranks_part(4), 120),
-    "faults": PlanModel(faults_part, 90),
+    "one_device": Part(one_device_part, 240),
+    "families": Part(families_part, 180),
+    "memory": Part(memory_part, 120, needs_gpu=True),
+    "calibrate": Part(calibrate_part, 150),
+    "two_ranks": Part(ranks_part(2), 120),
+    "four_ranks": Part(ranks_part(4), 120),
+    "faults": Part(faults_part, 90),
 }
 app = typer.Typer(add_completion=False)
 
@@ -290,16 +294,16 @@ def run_part(name: str, device: str) -> Result:
             os.killpg(running.pid, signal.SIGKILL)
             running.wait()
             ended = {"skipped": f"the rest: it took over {part.seconds} s"}
-        found: Result = json.loads(output.read_text()) if output.is_file() else {}
-    return {**found, **ended, "seconds": round(time.monotonic() - begin, 1)}
+        result: Result = json.loads(output.read_text()) if output.is_file() else {}
+    return {**result, **ended, "seconds": round(time.monotonic() - begin, 1)}
 
 
 def run_here(name: str, device: str, output: Path) -> None:
-    """The part itself, which writes what it found so far."""
+    """The part itself, which writes its results so far."""
     result: Result = {}
 
-    def save(what: str, found: Any) -> None:
-        result[what] = found
+    def save(key: str, value: Any) -> None:
+        result[key] = value
         output.write_text(json.dumps(result))
 
     with tempfile.TemporaryDirectory(prefix="pipecut-part-") as scratch:
@@ -331,11 +335,13 @@ def main(
     results: Result = {"device": where, "torch": torch.__version__, "parts": {}}
     for name in parts or PARTS:
         print(f"{name} ...", flush=True)
-        results["parts"][name] = found = run_part(name, kind)
-        print(f"{name}: {json.dumps(found)}", flush=True)
+        results["parts"][name] = result = run_part(name, kind)
+        print(f"{name}: {json.dumps(result)}", flush=True)
         output.write_text(json.dumps(results, indent=1))
     skipped = [
-        name for name, found in results["parts"].items() if "skipped" in found or "error" in found
+        name
+        for name, result in results["parts"].items()
+        if "skipped" in result or "error" in result
     ]
     print(f"written to {output}; not done: {', '.join(skipped) or 'nothing'}")
 

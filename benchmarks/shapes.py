@@ -1,4 +1,4 @@
-"""Models whose step on two CPU ranks takes a few tenths of a second: shapes of the field, sized for a laptop."""
+"""Models of the common families, so small that a step on two CPU ranks takes tenths of a second."""
 
 from pathlib import Path
 
@@ -95,7 +95,10 @@ class Residual(nn.Module):
 
 
 class ResNet(nn.Module):
-    """ResNet-18's layout at a third of its width, on 64 x 64: early layers are slow, late ones hold the parameters."""
+    """ResNet-18's layout at a third of its width, on 64 x 64 pixels.
+
+    Early layers are slow, late layers hold the parameters.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -189,7 +192,7 @@ def pictures(microbatch: int) -> dict[str, torch.Tensor]:
     }
 
 
-# Name: factory, inputs, samples a microbatch.
+# Name: factory, inputs, samples per microbatch.
 SHAPES = {
     "GPT-2": ("gpt2", "tokens", 4),
     "Llama": ("llama", "tokens", 4),

@@ -1,4 +1,4 @@
-"""Messages of the size that crosses the demo's boundary: as calibrate's fit has them, beside fresh ones, in turn.
+"""Messages of the size that crosses the demo's boundary: predicted by calibrate, and measured.
 
 python -m benchmarks.transfers
 """
@@ -23,9 +23,8 @@ def fresh(size: int, scratch: Path) -> float:
     """Median seconds of a message of so many bytes between two new ranks."""
     with quiet_stdout():
         launch(2, "pipecut.calibrate.links", [str(scratch), "cpu", str(size)])
-    return statistics.median(
-        seconds for one in json.loads(scratch.read_text()) for seconds in one["messages"][str(size)]
-    )
+    ranks = json.loads(scratch.read_text())
+    return statistics.median(seconds for rank in ranks for seconds in rank["messages"][str(size)])
 
 
 def main() -> None:
@@ -40,14 +39,16 @@ def main() -> None:
         for turn in range(TURNS):
             link = calibrate(2, "cpu", cluster)
             assert link is not None
-            foreseen, seconds = link.latency + size / link.bandwidth, fresh(size, scratch)
-            errors.append(foreseen / seconds - 1)
+            predicted, seconds = link.latency + size / link.bandwidth, fresh(size, scratch)
+            errors.append(predicted / seconds - 1)
             console.print(
-                f"turn {turn + 1}: {size:,} bytes in {seconds * 1e6:.0f} us, foreseen {foreseen * 1e6:.0f} us"
+                f"turn {turn + 1}: {size:,} bytes in {seconds * 1e6:.0f} us,"
+                f" predicted {predicted * 1e6:.0f} us"
             )
     error = statistics.median(errors)
     console.print(
-        f"a message of the demo's boundary is foreseen {error:+.0%} off in the median (bar {BAR:.0%})"
+        f"prediction of a message of the demo's boundary: {error:+.0%} in the median"
+        f" (bar {BAR:.0%})"
     )
     sys.exit(abs(error) > BAR)
 

@@ -1,9 +1,12 @@
-"""Test pipecut with other versions of what it stands on: `python -m benchmarks.versions [PYTHON ...] [torch==VERSION ...]`.
+"""Test pipecut with other interpreters and other versions of torch.
 
-Each environment is a virtual environment of its own, made from an interpreter (those given, or those of python3.11 to
-python3.13 on the PATH) and a version of torch, without constraints.txt, from a wheel of this checkout. In it run an example,
-compiled and trained away from the checkout, and the quick tests of the compiler and the checker. Prints a row per environment
-and which interpreters are not here. Exit code 1 where one failed. torch takes gigabytes where its index has no CPU build.
+python -m benchmarks.versions [PYTHON ...] [torch==VERSION ...]
+
+Each environment is a virtual environment of its own: an interpreter (by default those of python3.11
+to python3.13 on the PATH) and a version of torch, without constraints.txt, with a wheel of this
+checkout. In it an example is compiled and trained away from the checkout, and the quick tests of
+the compiler and the checker run. Prints a row per environment, and which interpreters are missing.
+Exit code 1 where an environment failed. torch takes gigabytes where its index has no CPU build.
 """
 
 import shutil
@@ -39,7 +42,10 @@ def runs(name: str) -> bool:
 
 
 def build(environment: Environment, folder: Path, wheel: Path) -> Path:
-    """Its interpreter, with the wheel, its newest dependencies and the test tools installed. Raises CalledProcessError."""
+    """Install the wheel, its newest dependencies and the test tools. Returns the interpreter.
+
+    Raises CalledProcessError.
+    """
     run([environment.python, "-m", "venv", str(folder)])
     python = folder / "bin" / "python"
     install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
@@ -49,7 +55,10 @@ def build(environment: Environment, folder: Path, wheel: Path) -> Path:
 
 
 def check(python: Path, checkout: Path, folder: Path) -> str:
-    """The last line of the tests, after a compile and a run of the installed wheel. Raises CalledProcessError."""
+    """The last line of the tests, after a compile and a run of the installed wheel.
+
+    Raises CalledProcessError.
+    """
     away = folder / "away"
     shutil.copytree(checkout / "examples", away / "examples")
     pipecut = str(python.parent / "pipecut")
@@ -60,9 +69,12 @@ def check(python: Path, checkout: Path, folder: Path) -> str:
 
 
 def versions(python: Path) -> str:
-    """Of what pip chose beside torch."""
+    """What pip chose beside torch, with versions."""
     names = ("pulp", "highspy", "transformers", "numpy", "networkx")
-    code = f"from importlib.metadata import version; print(*(n + ' ' + version(n) for n in {names}), sep=', ')"
+    code = (
+        "from importlib.metadata import version; "
+        f"print(*(name + ' ' + version(name) for name in {names}), sep=', ')"
+    )
     return run([str(python), "-c", code]).strip()
 
 
@@ -74,24 +86,14 @@ def run(command: list[str], folder: Path | None = None) -> str:
 def main() -> None:
     """Build and test every environment there is an interpreter for."""
     asked = [word.removeprefix("torch==") for word in sys.argv[1:] if word.startswith("torch==")]
-    found = [name for name in PYTHONS if runs(name)]
-    pythons = [word for word in sys.argv[1:] if not word.startswith("torch==")] or found
-    print("not here:", ", ".join(name for name in PYTHONS if name not in found) or "nothing")
+    installed = [name for name in PYTHONS if runs(name)]
+    pythons = [word for word in sys.argv[1:] if not word.startswith("torch==")] or installed
+    missing = [name for name in PYTHONS if name not in installed]
+    print("not on this machine:", ", ".join(missing) or "none")
     checkout, failed = Path.cwd(), False
     with tempfile.TemporaryDirectory() as scratch:
-        run(
-            [
-                sys.executable,
-                "-m",
-                "pip",
-                "wheel",
-                "--quiet",
-                "--no-deps",
-                "-w",
-                scratch,
-                str(checkout),
-            ]
-        )
+        make_wheel = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", scratch]
+        run([*make_wheel, str(checkout)])
         wheel = next(Path(scratch).glob("*.whl"))
         for environment in [
             Environment(python, torch) for python in pythons for torch in asked or TORCH

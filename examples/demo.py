@@ -27,7 +27,8 @@ def main() -> None:
     pipecut("run", str(PLAN), *loop, "--report", str(REPORT))
     print(
         f"\nThe plan lies in {PLAN}/. Open {PLAN}/plan.yaml for what was decided and proven, "
-        f"{PLAN}/stages/stage_0.py for the code rank 0 ran, {PLAN}/schedule.yaml for its actions in order."
+        f"{PLAN}/stages/stage_0.py for the code rank 0 ran,"
+        f" {PLAN}/schedule.yaml for its actions in order."
     )
 
 

@@ -1,4 +1,7 @@
-"""Llama configurations, from transformers' own class. The large ones are for compiling: nothing is materialised."""
+"""Llama configurations, from transformers' own class.
+
+The large ones are for compiling: nothing is materialised.
+"""
 
 import torch
 from torch import nn

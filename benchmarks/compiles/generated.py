@@ -1,4 +1,4 @@
-"""Costed graphs of any size, shaped like transformers: layers of branching operators along a residual stream."""
+"""Costed graphs of any size, shaped like transformers: branching layers along a residual stream."""
 
 import random
 
@@ -11,7 +11,8 @@ from pipecut.compiler.partition.problem import (
 )
 from pipecut.compiler.partition.reduce import needed_edges
 
-# A layer's operators: what each reads (positions within the layer, -1 the residual stream before it), its seconds, and bytes.
+# A layer's operators: what each reads (positions within the layer, -1 for the residual stream
+# before it), its microseconds, and KiB.
 LAYER = (
     *(
         ((-1,), 2, 64),
@@ -36,7 +37,10 @@ LAYER = (
 
 
 def layered(operators: int, stages: int, seed: int = 0) -> Problem:
-    """About that many operators for equal devices without memory limits; seconds vary by a tenth from layer to layer."""
+    """About that many operators for equal devices without memory limits.
+
+    Seconds vary by a tenth from layer to layer.
+    """
     draw = random.Random(seed)
     blocks: list[Block] = []
     tensors: list[TensorUse] = []

@@ -1,10 +1,11 @@
-"""Whole compiles of published configurations and of the examples: seconds, memory, and what is proven.
+"""Whole compiles of published configurations and of the examples: seconds, memory, what is proven.
 
-python -m benchmarks.compiles.models [NAME ...]             into docs/figures.json, which tables are made from
-python -m benchmarks.compiles.models --check [NAME ...]     compare what does not depend on the machine with that file, and fail
-python -m benchmarks.compiles.models --check --fast         the small ones alone
+python -m benchmarks.compiles.models [NAME ...]           measure, and write docs/figures.json
+python -m benchmarks.compiles.models --check [NAME ...]   compare with that file, and fail
+python -m benchmarks.compiles.models --check --fast       the small models alone
 
-Each is compiled in a process of its own, so that its memory is its own.
+--check compares what does not depend on the machine. Each model is compiled in a process of its
+own, so that its memory can be measured.
 """
 
 import json
@@ -29,32 +30,34 @@ BARS = {"Llama-3-70B": (30.0, 5.0, 2e9, 0.01), "Llama-3-405B": (60.0, None, None
 # Examples that are no row of the table of compiles, with a cluster and stages.
 EXAMPLES = {"demo.yaml": ("rtx-4090x4", 2), "gpt2-tiny.yaml": ("rtx-4090x4", 2)}
 FAST = (*EXAMPLES, "ViT-H")
-# What a compile gives on any machine; of some the part that they may be apart, since solvers stop by the clock.
-SAME = ("operators", "stages", "replicas", "boundary_bytes", "recomputing", "proven")
+# Figures that are equal on every machine, and the part of itself by which another may differ, since
+# solvers stop by the clock.
+EQUAL = ("operators", "stages", "replicas", "boundary_bytes", "recomputing", "proven")
 WITHIN = {"step_seconds": 0.01, "bottleneck": 0.01}
 
 
 def compiled(name: str) -> dict[str, Any]:
-    """Compile one here."""
+    """The figures of a model, compiled in this process."""
     with tempfile.TemporaryDirectory() as folder:
         path, cluster, sizes = _job(name, Path(folder))
         begin = time.perf_counter()
-        plan = compile(path, cluster, Path(folder) / "plan", Options(sizes))
+        folder_of_plan = compile(path, cluster, Path(folder) / "plan", Options(sizes))
         seconds = time.perf_counter() - begin
-    facts, certificate = plan.plan, plan.plan.certificate
+    plan = folder_of_plan.plan
+    certificate = plan.certificate
     return {
-        "torch": facts.torch.split("+")[0],
-        "operators": len(plan.graph.operators),
-        "stages": len(facts.stages),
-        "replicas": facts.replicas,
+        "torch": plan.torch.split("+")[0],
+        "operators": len(folder_of_plan.graph.operators),
+        "stages": len(plan.stages),
+        "replicas": plan.replicas,
         "boundary_bytes": sum(
-            t.bytes_for(facts.batch.microbatch) for b in facts.boundaries for t in b.tensors
+            t.bytes_for(plan.batch.microbatch) for b in plan.boundaries for t in b.tensors
         ),
-        "recomputing": sum(stage.recompute for stage in facts.stages),
+        "recomputing": sum(stage.recompute for stage in plan.stages),
         "proven": certificate.proven,
         "gap": certificate.gap,
         "bottleneck": certificate.objective,
-        "step_seconds": facts.prediction.step_seconds,
+        "step_seconds": plan.prediction.step_seconds,
         "seconds": seconds,
         "placing": certificate.seconds,
         "bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
@@ -81,24 +84,22 @@ def _job(name: str, folder: Path) -> tuple[Path, str, SizeOverrides]:
     return path, chosen.cluster, SizeOverrides(stages=chosen.stages)
 
 
-def changes(expected: dict[str, Any], found: dict[str, Any]) -> list[str]:
-    """Figures of any machine that are not what the file says; another release of torch traces other operators."""
-    same = SAME if expected["torch"] == found["torch"] else ("stages", "replicas")
-    worse = found["gap"] > expected["gap"] + 0.002
-    kept = {name: expected[name] for name in (*same, *WITHIN)}
-    told = differing(kept, found, WITHIN)
-    return told + (
-        [f"gap: {expected['gap']:.2%} in the file, {found['gap']:.2%} now"] if worse else []
+def changes(expected: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Figures that are not what the file says, of those that are the same on every machine."""
+    # Another release of torch traces other operators.
+    equal = EQUAL if expected["torch"] == now["torch"] else ("stages", "replicas")
+    worse = now["gap"] > expected["gap"] + 0.002
+    kept = {name: expected[name] for name in (*equal, *WITHIN)}
+    return differing(kept, now, WITHIN) + (
+        [f"gap: {expected['gap']:.2%} in the file, {now['gap']:.2%} now"] if worse else []
     )
 
 
-def met(name: str, found: dict[str, float]) -> str:
+def met(name: str, row: dict[str, float]) -> str:
     """Whether the bars of a model hold."""
     if name not in BARS:
         return ""
-    bars = zip(
-        BARS[name], (found["seconds"], found["placing"], found["bytes"], found["gap"]), strict=True
-    )
+    bars = zip(BARS[name], (row["seconds"], row["placing"], row["bytes"], row["gap"]), strict=True)
     return "yes" if all(bar is None or value <= bar for bar, value in bars) else "no"
 
 
@@ -131,23 +132,21 @@ def main() -> None:
         if done.returncode:
             wrong.append(f"{name}: {(done.stderr.strip().splitlines() or ['failed'])[-1]}")
             continue
-        found = rows[name] = json.loads(done.stdout.strip().splitlines()[-1])
-        gap = "proven" if found["proven"] else f"{found['gap']:.2%}"
+        row = rows[name] = json.loads(done.stdout.strip().splitlines()[-1])
+        gap = "proven" if row["proven"] else f"{row['gap']:.2%}"
         figures = (
-            f"{found['seconds']:.1f}",
-            f"{found['placing']:.1f}",
-            f"{found['bytes'] / 1e9:.2f} GB",
+            f"{row['seconds']:.1f}",
+            f"{row['placing']:.1f}",
+            f"{row['bytes'] / 1e9:.2f} GB",
         )
-        stages = f"{found['stages']} x {found['replicas']}", f"{found['operators']:,}"
-        times = f"{found['bottleneck'] * 1e3:.1f} ms", f"{found['step_seconds']:.2f} s"
-        table.add_row(name, *stages, *figures, *times, gap, met(name, found))
+        stages = f"{row['stages']} x {row['replicas']}", f"{row['operators']:,}"
+        times = f"{row['bottleneck'] * 1e3:.1f} ms", f"{row['step_seconds']:.2f} s"
+        table.add_row(name, *stages, *figures, *times, gap, met(name, row))
     Console(width=160).print(table)
     if "--check" in options:
-        known = read_figures()["models"]
+        in_file = read_figures()["models"]
         wrong += [
-            f"{name}: {text}"
-            for name, found in rows.items()
-            for text in changes(known[name], found)
+            f"{name}: {text}" for name, row in rows.items() for text in changes(in_file[name], row)
         ]
     else:
         write_figures("models", rows)

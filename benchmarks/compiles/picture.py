@@ -1,4 +1,4 @@
-"""Draw docs/plan.svg, the picture in the README, from a plan folder: python -m benchmarks.compiles.picture demo-plan."""
+"""Draw README's picture, docs/plan.svg: python -m benchmarks.compiles.picture demo-plan."""
 
 import io
 import sys

@@ -2,9 +2,10 @@
 
 python -m benchmarks.compiles.same BEFORE AFTER [OLD=NEW ...]
 
-BEFORE and AFTER are plan folders, or folders of plan folders with the same names. `OLD=NEW` says that
-a key, or a text, was renamed (`false` and `true` are the values). Of `module:function` the function
-is compared, since modules move. Left out: versions, hashes, seals, sources, and seconds of the solver's clock.
+BEFORE and AFTER are plan folders, or folders of plan folders with the same names. `OLD=NEW` says
+that a key, or a text, was renamed (`false` and `true` are the values). Of `module:function` the
+function is compared, since modules move. Left out: versions, hashes, seals, sources, and seconds
+of the solver's clock.
 Seconds and bytes are compared as numbers; stage code and schedules as text.
 """
 

@@ -1,4 +1,7 @@
-"""The search for the shortest step: Llama-3-70B's configuration on 64 GPUs, everything open, with the prices of the limits."""
+"""Search for the shortest step: Llama-3-70B's configuration on 64 GPUs, every size open.
+
+The prices of the limits (what more devices, memory or bandwidth would give) are included.
+"""
 
 import tempfile
 import time
@@ -26,7 +29,8 @@ def main() -> None:
     console = Console(width=150)
     print_explained(compiled.trials, compiled.sensitivities, console)
     console.print(
-        f"{len(compiled.trials)} candidates, whole compile {seconds:.0f} s; bar ({SECONDS:.0f} s) met: {seconds < SECONDS}"
+        f"{len(compiled.trials)} candidates, whole compile {seconds:.0f} s;"
+        f" bar ({SECONDS:.0f} s) met: {seconds < SECONDS}"
     )
 
 

@@ -1,4 +1,7 @@
-"""Published configurations to compile: nothing is materialised. Sizes are those of the models' own cards."""
+"""Published configurations to compile, with the sizes of the models' own cards.
+
+Nothing is materialised.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -114,7 +117,7 @@ def speech(microbatch: int) -> dict[str, torch.Tensor]:
 
 @dataclass(frozen=True)
 class Configuration:
-    """A row of the table of compiles: a job, a cluster of specs/, and how these are named for people.
+    """A row of the table of compiles: a job, a cluster of specs/, and their names for people.
 
     `job` is an example's file, or a factory and inputs of this module with the sizes of a job.
     """

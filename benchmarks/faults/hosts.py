@@ -1,8 +1,9 @@
-"""Faults of a run on two hosts, each a network namespace of this machine, under torchrun --max-restarts.
+"""Faults of a run on two hosts under torchrun: each host is a network namespace of this machine.
 
 python -m benchmarks.faults.hosts [kill] [stop] [lost]          (as root, on Linux)
 
-For each fault: who was named after how many seconds, when the training went on, and how torchrun ended on each host.
+For each fault: who was named after how many seconds, when the training continued, and how torchrun
+ended on each host.
 """
 
 import os
@@ -102,7 +103,7 @@ def start(host: str, plan: Path, checkpoints: Path, log: Path) -> Host:
         "--rdzv-id",
         checkpoints.name,
     ]
-    # The names of the namespaces resolve nowhere, so that torchrun is told which of them has the rendezvous.
+    # The names of the namespaces resolve nowhere: torchrun has to know which has the rendezvous.
     run += ["--rdzv-conf", f"is_host={int(host == FIRST)}"]
     run += ["--local-addr", HOSTS[host], "-m", "pipecut.runtime", str(plan), "--steps", str(STEPS)]
     run += ["--data", "tests.models.core:slow_vectors", "--device", "cpu"]
@@ -122,7 +123,7 @@ def start(host: str, plan: Path, checkpoints: Path, log: Path) -> Host:
 
 
 def wait_for(pattern: str, host: Host, begin: int = 0) -> float:
-    """Seconds until a host's output after so many characters has it; inf where it does not in time."""
+    """Seconds until a host's output, from character `begin`, matches; inf where it never does."""
     start_time = time.monotonic()
     while time.monotonic() - start_time < LIMIT:
         if re.search(pattern, host.output[begin:]):
@@ -134,7 +135,7 @@ def wait_for(pattern: str, host: Host, begin: int = 0) -> float:
 
 
 def fault(kind: str, plan: Path, scratch: Path, console: Console) -> bool:
-    """One run with one fault; whether it was named within a minute and the training went on to its end."""
+    """Whether a fault was named within a minute and the training continued to its end."""
     hosts = [start(name, plan, scratch / kind, scratch / f"{kind}-{name}.log") for name in HOSTS]
     # Both run under one name of the rendezvous.
     first, second = hosts
@@ -185,7 +186,9 @@ def main(kinds: Sequence[str]) -> int:
         scratch = Path(folder)
         job = scratch / "job.yaml"
         job.write_text(
-            'model: {factory: "tests.models.core:mlp"}\ninputs: "tests.models.core:vectors"\nbatch: {global: 8, microbatch: 2}\n'
+            'model: {factory: "tests.models.core:mlp"}\n'
+            'inputs: "tests.models.core:vectors"\n'
+            "batch: {global: 8, microbatch: 2}\n"
         )
         compile(job, "auto", scratch / "plan", Options(SizeOverrides(stages=2)))
         passed = [fault(kind, scratch / "plan", scratch, console) for kind in kinds]

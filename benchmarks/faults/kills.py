@@ -1,4 +1,4 @@
-"""Run a command that trains, and kill its ranks at random meanwhile."""
+"""Run a command that trains, and kill its ranks at random while it runs."""
 
 import os
 import random
@@ -13,7 +13,10 @@ from pipecut.runtime.health.status import RankStatus, State, read_status
 
 @dataclass(frozen=True)
 class Disturbed:
-    """How the command ended, what it printed, what each killed rank was doing, and pids of ranks that are alive after it."""
+    """How the command ended and what it printed; what each killed rank was doing.
+
+    `orphans` are pids of ranks that are alive after the command.
+    """
 
     code: int
     output: str
@@ -29,7 +32,10 @@ def disturbed(
     scratch: Path,
     how: signal.Signals = signal.SIGKILL,
 ) -> Disturbed:
-    """Kill a random rank so many times, each between two delays in seconds after all of them began to train."""
+    """Kill a random rank `kills` times.
+
+    Each time between two delays in seconds after all ranks began to train.
+    """
     scratch.mkdir(parents=True, exist_ok=True)
     log = scratch / "output.txt"
     seen: set[int] = set()
@@ -40,13 +46,13 @@ def disturbed(
         )
         old: set[int] = set()
         while len(killed) < kills and (doing := _training(running, scratch, ranks, old)):
-            seen |= {one.pid for one in doing}
+            seen |= {status.pid for status in doing}
             time.sleep(random.uniform(*delay))
             rank = random.randrange(ranks)
             now = read_status(_folder(scratch), rank)
             if running.poll() is not None or now is None or now.state is State.ENDED:
                 break
-            old = {one.pid for one in doing}
+            old = {status.pid for status in doing}
             os.kill(now.pid, how)
             killed.append(f"rank {rank} {now}")
         code = running.wait()
@@ -61,13 +67,13 @@ def _folder(scratch: Path) -> Path:
 def _training(
     running: "subprocess.Popen[bytes]", scratch: Path, ranks: int, old: set[int]
 ) -> list[RankStatus]:
-    """What all ranks do, once they are new ones and began; nothing when the command ended."""
+    """What all ranks do, once all are new and train; nothing when the command ended."""
     while running.poll() is None:
         doing = [read_status(_folder(scratch), rank) for rank in range(ranks)]
         begun = [
-            one
-            for one in doing
-            if one is not None and one.state is not State.STARTING and one.pid not in old
+            status
+            for status in doing
+            if status is not None and status.state is not State.STARTING and status.pid not in old
         ]
         if len(begun) == ranks:
             return begun

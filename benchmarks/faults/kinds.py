@@ -1,4 +1,4 @@
-"""Kill -9 of random ranks at random moments of the demo's training: it goes on each time, and ends with the same weights.
+"""Kill random ranks at random moments of the demo's training, which must end with equal weights.
 
 python -m benchmarks.faults.kinds [KILLS]
 """
@@ -22,7 +22,7 @@ STEPS, EVERY, DELAY, SEED = 200, 5, (0.1, 4.0), 0
 
 
 def main() -> None:
-    """Print each kill, and whether weights, ends and processes are as they must be."""
+    """Print each kill, and whether weights, exit codes and processes are as they must be."""
     kills = int(sys.argv[1]) if len(sys.argv) > 1 else 30
     random.seed(SEED)
     console = Console(width=120)
@@ -50,7 +50,7 @@ def main() -> None:
         begin = time.monotonic()
         calm = disturbed([*train, str(folder / "calm")], 2, 0, DELAY, folder / "a")
         middle = time.monotonic()
-        found = disturbed(
+        disturbed_run = disturbed(
             [*train, str(folder / "killed"), "--max-restarts", str(kills)],
             2,
             kills,
@@ -58,24 +58,24 @@ def main() -> None:
             folder / "b",
         )
         end = time.monotonic()
-        for one in found.killed:
-            console.print(f"killed {one}")
-        if calm.code or found.code:
-            console.print(calm.output + found.output)
+        for rank in disturbed_run.killed:
+            console.print(f"killed {rank}")
+        if calm.code or disturbed_run.code:
+            console.print(calm.output + disturbed_run.output)
             sys.exit(1)
-        whole, after = (weights_of(plan, folder / name) for name in ("calm", "killed"))
-    same = whole.keys() == after.keys() and all(
-        torch.equal(tensor, after[name]) for name, tensor in whole.items()
+        expected, after = (weights_of(plan, folder / name) for name in ("calm", "killed"))
+    equal = expected.keys() == after.keys() and all(
+        torch.equal(tensor, after[name]) for name, tensor in expected.items()
     )
-    told = found.output.count("was ended by SIGKILL")
+    reported = disturbed_run.output.count("was ended by SIGKILL")
     console.print(
-        f"{len(found.killed)} kills, {told} told by rank and action, {len(found.orphans)} processes left behind"
+        f"{len(disturbed_run.killed)} kills, {reported} reported with rank and action,"
+        f" {len(disturbed_run.orphans)} processes left behind"
     )
-    console.print(f"weights after {STEPS} steps {'equal, bit for bit' if same else 'DIFFER'}")
+    console.print(f"weights after {STEPS} steps {'equal, bit for bit' if equal else 'DIFFER'}")
     console.print(f"{middle - begin:.0f} s undisturbed, {end - middle:.0f} s with kills")
-    sys.exit(
-        not same or bool(found.orphans) or told != len(found.killed) or len(found.killed) != kills
-    )
+    all_killed = len(disturbed_run.killed) == reported == kills
+    sys.exit(not equal or bool(disturbed_run.orphans) or not all_killed)
 
 
 def weights_of(plan: Path, checkpoints: Path) -> dict[str, torch.Tensor]:

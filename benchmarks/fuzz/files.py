@@ -1,7 +1,10 @@
-"""Mutations of every kind of file that pipecut reads: each is read, or refused with an error of ours, and no code of theirs runs.
+"""Mutations of every kind of file that pipecut reads.
 
-Half are of letters and lines, half of values inside a file that stays valid. None takes over 5 seconds, all of them stay under
-1 GiB. python -m benchmarks.fuzz.files [MUTATIONS OF EACH KIND [KIND ...]]
+python -m benchmarks.fuzz.files [MUTATIONS PER KIND [KIND ...]]
+
+Each mutated file is read, or refused with an error of pipecut's, and none of its code runs. Half
+are mutations of letters and lines, half of values inside a file that stays valid. None takes over
+5 seconds, all of them stay under 1 GiB.
 """
 
 import json
@@ -53,7 +56,7 @@ CLUSTER = HERE / "specs" / "clusters" / "dgx-a100.yaml"
 MOST_SECONDS, MOST_BYTES = 5, 2**30
 QUIET = Console(quiet=True, markup=False, width=140)
 Try = Callable[[random.Random], None]
-# What a parser, a type or a size may trip over; the last ones run code where a loader is not a safe one.
+# What a parser, a type or a size may trip over; the last run code in a loader that is not safe.
 TOKENS = [
     *(
         "null",
@@ -117,14 +120,14 @@ def mutate(text: str, rng: random.Random) -> str:
                 place = rng.choice(digits)
                 lines[at] = lines[at][:place] + str(rng.randrange(10)) + lines[at][place + 1 :]
         else:
-            other = rng.randrange(len(lines))
-            lines[at], lines[other] = lines[other], lines[at]
+            second = rng.randrange(len(lines))
+            lines[at], lines[second] = lines[second], lines[at]
         text = "".join(lines)
     return text
 
 
 class Plans:
-    """Mutations of one plan's files; most of them with hashes and seal that fit, so that what stands in them is read."""
+    """Mutations of the files of a plan; most with right hashes and seal, so that they are read."""
 
     def __init__(self, folder: Path) -> None:
         self.path, self.scratch = folder / "plan", folder / "mutated"
@@ -134,7 +137,7 @@ class Plans:
             self.path,
             Options(SizeOverrides(stages=2), costs="roofline"),
         )
-        # Small enough to be read a thousand times, and true: the graph without what only `pipecut solve` reads.
+        # Small enough to be read a thousand times: without what only `pipecut solve` reads.
         graph = json.loads((self.path / GRAPH).read_text())
         (self.path / GRAPH).write_text(
             json.dumps({k: v for k, v in graph.items() if k != "problem"}, indent=0)
@@ -203,20 +206,10 @@ def of_file(source: Path, scratch: Path, read: Callable[[Path], object]) -> Try:
 
 
 def of_checkpoint(plan: Path, folder: Path) -> Try:
-    """Mutate a checkpoint, sealed again half of the time, or flip a bit of its tensors, and export it."""
-    command = [
-        sys.executable,
-        "-m",
-        "pipecut",
-        "run",
-        str(plan),
-        "--steps",
-        "2",
-        "--checkpoint-every",
-        "2",
-        "--trust",
-    ]
-    where = {
+    """Export a checkpoint that was mutated: half of them with a new seal, or a bit flipped."""
+    command = [sys.executable, "-m", "pipecut", "run", str(plan), "--trust"]
+    command += ["--steps", "2", "--checkpoint-every", "2"]
+    environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]),
     }
@@ -224,27 +217,27 @@ def of_checkpoint(plan: Path, folder: Path) -> Try:
         [*command, "--checkpoints", str(folder / "kept")],
         check=True,
         capture_output=True,
-        env=where,
+        env=environment,
     )
     kept = next((folder / "kept").glob("step_*"))
-    scratch, whole = folder / "tried" / kept.name, read_plan(plan).plan
+    scratch, unchanged = folder / "tried" / kept.name, read_plan(plan).plan
     shutil.copytree(kept, scratch)
 
     def attempt(rng: random.Random) -> None:
         name = rng.choice([path.name for path in kept.iterdir()])
         data = bytearray((kept / name).read_bytes())
         if name.endswith(".json") and rng.random() < 0.7:
-            facts = json.loads(data)
-            mutate_values(facts, rng)
-            if rng.random() < 0.5 and isinstance(facts, dict):
-                facts["seal"] = seal_of(facts)
-            data = bytearray(json.dumps(facts).encode())
+            values = json.loads(data)
+            mutate_values(values, rng)
+            if rng.random() < 0.5 and isinstance(values, dict):
+                values["seal"] = seal_of(values)
+            data = bytearray(json.dumps(values).encode())
         else:
             # The header of a safetensors file is where names, types and offsets are.
             data[rng.randrange(min(len(data), 4096))] ^= 1 << rng.randrange(8)
         try:
             (scratch / name).write_bytes(data)
-            export(whole, scratch, folder / "exported.safetensors")
+            export(unchanged, scratch, folder / "exported.safetensors")
         finally:
             shutil.copyfile(kept / name, scratch / name)
 
@@ -321,7 +314,7 @@ def attempts(folder: Path, kinds: tuple[str, ...]) -> dict[str, Try]:
 
 @contextmanager
 def limited(seconds: int) -> Iterator[None]:
-    """Raises AssertionError in what takes longer, of this process's own time: other work of the machine is not its fault."""
+    """Raises AssertionError in what takes longer, by the time of this process alone."""
 
     def stop(*_: Any) -> None:
         raise AssertionError(f"took over {seconds} s")
@@ -336,22 +329,22 @@ def limited(seconds: int) -> Iterator[None]:
 
 
 def run(mutations: int, seed: int, folder: Path, kinds: tuple[str, ...] = ()) -> Counter[str]:
-    """What became of so many mutations of each kind; an exception that is none of ours is raised."""
-    found: Counter[str] = Counter()
+    """Counts of `KIND read` and `KIND refused`. Raises AssertionError for any other outcome."""
+    outcomes: Counter[str] = Counter()
     tries = attempts(folder, kinds)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for kind in tries:
         for number in range(mutations):
-            # Each by its own seed, so that one that fails can be tried alone.
+            # A seed for each, so that a mutation that fails can be tried alone.
             rng = random.Random(f"{kind} {seed} {number}")
             try:
                 with limited(MOST_SECONDS):
                     tries[kind](rng)
-                found[f"{kind} read"] += 1
+                outcomes[f"{kind} read"] += 1
             except PipecutError as error:
                 if not str(error).strip():
                     raise AssertionError(f"{kind}: an error without a word") from error
-                found[f"{kind} refused"] += 1
+                outcomes[f"{kind} refused"] += 1
             except Exception as error:
                 raise AssertionError(
                     f"{kind}, mutation {number} of seed {seed}: {type(error).__name__}: {error}"
@@ -359,7 +352,7 @@ def run(mutations: int, seed: int, folder: Path, kinds: tuple[str, ...] = ()) ->
     grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
     if grown > MOST_BYTES:
         raise AssertionError(f"the mutations took {grown / 2**20:.0f} MiB")
-    return found
+    return outcomes
 
 
 def main() -> None:
@@ -368,12 +361,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         os.chdir(scratch)
         sys.path.insert(0, str(HERE))
-        found = run(mutations, 0, Path(scratch), kinds)
+        outcomes = run(mutations, 0, Path(scratch), kinds)
         ran = list(Path(scratch).rglob("PWNED"))
     console = Console(width=120)
-    for name, count in sorted(found.items()):
+    for name, count in sorted(outcomes.items()):
         console.print(f"{name}: {count:,}")
-    console.print(f"{sum(found.values()):,} mutations, no traceback, {len(ran)} runs of code")
+    console.print(f"{sum(outcomes.values()):,} mutations, no traceback, {len(ran)} runs of code")
     sys.exit(bool(ran))
 
 

@@ -1,4 +1,4 @@
-"""Mutations of values inside files that are valid: another type, magnitude or name at a random place."""
+"""Mutations of values inside valid files: another type, magnitude or name at a random place."""
 
 import random
 from collections.abc import Iterator
@@ -45,20 +45,24 @@ def places(data: Any, depth: int = 0) -> Iterator[tuple[Any, Any]]:
 
 
 def mutate_values(data: Any, rng: random.Random) -> None:
-    """Change one to three places: another value, a value from elsewhere, one left out, one twice, a key renamed."""
+    """Change one to three places.
+
+    Another value, a value from elsewhere, one left out, one twice, a key renamed.
+    """
     for _ in range(rng.choice((1, 1, 2, 3))):
-        every = list(places(data))
-        if not every:
+        everywhere = list(places(data))
+        if not everywhere:
             return
         # Fields near the top are few and matter: they are chosen as often as all that is deeper.
-        near = every[: max(8, len(every) // 50)]
-        container, key = rng.choice(near if rng.random() < 0.3 else every)
+        near = everywhere[: max(8, len(everywhere) // 50)]
+        container, key = rng.choice(near if rng.random() < 0.3 else everywhere)
         way = rng.randrange(8)
         if way == 0:
             del container[key]
         elif way == 1:
-            other, place = rng.choice(every)
-            container[key] = other.get(place) if isinstance(other, dict) else container[key]
+            source, place = rng.choice(everywhere)
+            if isinstance(source, dict):
+                container[key] = source.get(place)
         elif way == 2 and isinstance(container, list):
             container.insert(key, container[key])
         elif way == 3 and isinstance(container, dict):

@@ -1,4 +1,7 @@
-"""How peers place operators, on the partitioner's own problem: each gives the stage of every block, in the blocks' order."""
+"""How other projects place operators, on the partitioner's own problem.
+
+Each function returns the stage of every block, in the order of the blocks.
+"""
 
 from collections.abc import Callable
 
@@ -18,7 +21,7 @@ def equal_parameters(problem: Problem) -> list[int]:
 
 
 def chain_by_time(problem: Problem) -> list[int]:
-    """Dynamic program over the order's prefix sums of time, transfers not counted: torchgpipe's block partition."""
+    """Dynamic program over prefix sums of time, without transfers: torchgpipe's block partition."""
     seconds = [block.seconds[problem.stage_devices[0].kind] for block in problem.blocks]
     work = np.concatenate([[0.0], np.cumsum(seconds)])
     count, stages = len(seconds), len(problem.stage_devices)
@@ -40,7 +43,7 @@ def chain_by_time(problem: Problem) -> list[int]:
 
 
 def greedy_fill(problem: Problem) -> list[int]:
-    """Fill each device to its share of the memory, then go on: accelerate's balanced device map."""
+    """Fill each device to its share of the memory, one after the other: accelerate's device map."""
     sizes = _sizes(problem)
     share = sum(sizes) / len(problem.stage_devices)
     result, stage, held = [], 0, 0.0

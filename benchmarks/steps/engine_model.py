@@ -1,4 +1,6 @@
-"""Equal layers, whose step is nothing but products; run as a module, its step in one process of two threads.
+"""Equal layers, whose step is nothing but matrix products.
+
+Run as a module: the step in one process of two threads.
 
 python -m benchmarks.steps.engine_model ROWS MICROBATCHES ROUNDS prints median seconds.
 """

@@ -1,6 +1,7 @@
 """One rank of the engine benchmark: pipecut's engine, torch's and no messages at all, in turn.
 
-Run by the launcher as `-m benchmarks.steps.engine_ranks FILE ROUNDS SCHEDULE=PLAN ...`. Rank 0 writes seconds by round.
+Run by the launcher as `-m benchmarks.steps.engine_ranks FILE ROUNDS SCHEDULE=PLAN ...`.
+Rank 0 writes the seconds of each round.
 """
 
 import json
@@ -25,7 +26,10 @@ WARM = 2
 
 
 class ForTorch(nn.Module):
-    """A stage as torch's schedules call it: the last one's result is a loss, of one element so that results can be joined."""
+    """A stage as torch's schedules call it.
+
+    The last stage returns a loss of one element, since torch concatenates results.
+    """
 
     def __init__(self, stage: nn.Module, last: bool) -> None:
         super().__init__()
@@ -66,8 +70,8 @@ def alone(pipe: Pipeline, batch: dict[str, torch.Tensor]) -> Callable[[], None]:
     def step() -> None:
         for part in parts:
             if pipe.world.rank == 0:
-                (given,) = module(part["x"])
-                torch.autograd.backward([given], [given.detach()])
+                (result,) = module(part["x"])
+                torch.autograd.backward([result], [result.detach()])
             else:
                 received = part["x"].clone().requires_grad_()
                 module(received, part["target"])[0].backward()
@@ -90,24 +94,26 @@ def main() -> None:
         "torch gpipe": theirs(pipes["gpipe"], ScheduleGPipe, batch),
         "ideal": alone(first, batch),
     }
-    found: dict[str, list[float]] = {name: [] for name in steps}
+    spent: dict[str, list[float]] = {name: [] for name in steps}
     names = list(steps)
     for number in range(int(rounds) + WARM):
-        # What runs before leaves its mark on the caches, so each follows each now and then; on both ranks alike.
+        # What ran before leaves its mark on the caches: shuffled, each follows each other equally
+        # often. The seed makes the order the same on both ranks.
         random.Random(number).shuffle(names)
         for name in names:
             dist.barrier()
             begin = time.perf_counter()
             steps[name]()
-            own = torch.tensor(time.perf_counter() - begin)
-            dist.all_reduce(own, op=dist.ReduceOp.MAX)
+            seconds = torch.tensor(time.perf_counter() - begin)
+            dist.all_reduce(seconds, op=dist.ReduceOp.MAX)
+            # Of two ranks the ideal step is m + 1 times what a microbatch takes, of which m ran.
             m = first.plan.microbatches
-            found[name].append(float(own) * ((m + 1) / m if name == "ideal" else 1.0))
+            spent[name].append(float(seconds) * ((m + 1) / m if name == "ideal" else 1.0))
             for pipe in pipes.values():
                 for parameter in pipe.parameters():
                     parameter.grad = None
     if first.world.rank == 0:
-        Path(file).write_text(json.dumps({name: times[WARM:] for name, times in found.items()}))
+        Path(file).write_text(json.dumps({name: times[WARM:] for name, times in spent.items()}))
     for pipe in pipes.values():
         leave_world(pipe.world)
 

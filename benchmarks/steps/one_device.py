@@ -1,9 +1,9 @@
-"""Several stages on one device beside the unsplit model on it: the same numbers, and what the engine costs.
+"""Several stages on one device beside the unsplit model: the same numbers, and the engine's cost.
 
 python -m benchmarks.steps.one_device
 
-One rank has every stage, so that nothing but the engine stands between them: on a GPU where there is one, else on one thread.
-Both take gradients of the same microbatches, in turn.
+One rank has every stage, so that nothing but the engine stands between them: on a GPU where there
+is one, else on one thread. Both take gradients of the same microbatches, in turn.
 """
 
 import statistics
@@ -62,15 +62,16 @@ def main() -> None:
             ours, theirs = in_turn(plan, device)
         passed.append(compared.passed)
         ratios.append(statistics.median(a / b for a, b in zip(ours, theirs, strict=True)))
-        most = max(value for value, _ in compared.worst.values())
+        difference = max(value for value, _ in compared.worst.values())
         times = (f"{statistics.median(times) * 1e3:.1f} ms" for times in (theirs, ours))
-        table.add_row(precision, f"{most:.1e}", *times, f"{ratios[-1]:.3f}")
+        table.add_row(precision, f"{difference:.1e}", *times, f"{ratios[-1]:.3f}")
     console = Console(width=130)
     console.print(table)
     where = torch.cuda.get_device_name() if device == "cuda" else "one thread of a CPU"
-    same = "verify passes" if all(passed) else "verify FAILS"
+    verdict = "verify passes" if all(passed) else "verify FAILS"
     console.print(
-        f"{STAGES} stages on {where}: {same}; at most {max(ratios):.3f} of the unsplit step (bar {BAR})"
+        f"{STAGES} stages on {where}: {verdict};"
+        f" at most {max(ratios):.3f} of the unsplit step (bar {BAR})"
     )
 
 
@@ -114,7 +115,7 @@ def in_turn(path: Path, device: str) -> tuple[list[float], list[float]]:
 
     both: tuple[Callable[[], Any], ...] = (lambda: pipe.step(**batch)), unsplit
     held = [*pipe.parameters(), *(p.master for p in parameters)]
-    found: tuple[list[float], list[float]] = ([], [])
+    seconds: tuple[list[float], list[float]] = ([], [])
     for number in range(WARM + ROUNDS):
         for at in (0, 1) if number % 2 else (1, 0):
             begin = time.perf_counter()
@@ -122,10 +123,10 @@ def in_turn(path: Path, device: str) -> tuple[list[float], list[float]]:
             if device == "cuda":
                 torch.cuda.synchronize()
             if number >= WARM:
-                found[at].append(time.perf_counter() - begin)
+                seconds[at].append(time.perf_counter() - begin)
             for parameter in held:
                 parameter.grad = None
-    return found
+    return seconds
 
 
 def _part(batch: dict[str, torch.Tensor], microbatch: int, size: int) -> dict[str, torch.Tensor]:

@@ -1,7 +1,7 @@
-"""One rank that runs several plans in turn, step by step, so that the machine's own speed is the same for all.
+"""A rank that runs several plans in turn, step by step, so that all see the machine equally fast.
 
-Run by the launcher as `-m benchmarks.steps.turns FILE ROUNDS PLAN ...`. A plan as `record:PLAN` runs with its recorder on. Rank 0
-writes the seconds of each round's steps.
+Run by the launcher as `-m benchmarks.steps.turns FILE ROUNDS PLAN ...`. A plan as `record:PLAN`
+runs with its recorder on. Rank 0 writes the seconds of each round's steps.
 """
 
 import json
@@ -25,8 +25,8 @@ def in_turn(plans: list[str], rounds: int, scratch: Path) -> list[list[float]]:
     """Seconds of forward and backward by round, of each plan."""
     file = scratch / "turns.json"
     launch(2, "benchmarks.steps.turns", [str(file), str(rounds), *plans])
-    found: list[list[float]] = json.loads(file.read_text())
-    return found
+    rounds_of_seconds: list[list[float]] = json.loads(file.read_text())
+    return rounds_of_seconds
 
 
 def main() -> None:
@@ -37,7 +37,7 @@ def main() -> None:
         batches(pipe, None, Path(plan.removeprefix("record:")))
         for pipe, plan in zip(pipes, plans, strict=True)
     ]
-    found = []
+    by_round = []
     for number in range(int(rounds) + WARM):
         row = []
         # Each comes first, second and so on equally often.
@@ -53,9 +53,9 @@ def main() -> None:
                 recorder.take()
             for parameter in pipes[at].parameters():
                 parameter.grad = None
-        found.append([seconds for _, seconds in sorted(row)])
+        by_round.append([seconds for _, seconds in sorted(row)])
     if os.environ["RANK"] == "0":
-        Path(file).write_text(json.dumps(found[WARM:]))
+        Path(file).write_text(json.dumps(by_round[WARM:]))
     for pipe in pipes:
         leave_world(pipe.world)
 
