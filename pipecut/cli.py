@@ -424,17 +424,12 @@ def verify(
     trusted: TrustOption = False,
 ) -> None:
     """Run the plan beside the unsplit model and compare loss, gradients, parameters and buffers."""
-    from pipecut.runtime.verify import verify as verify_plan
+    from pipecut.runtime.verify.verify import verify as verify_plan
 
     _read_trusted(plan, trusted)
     with progress_line(f"running {steps} steps of the plan and of the unsplit model"):
         result = verify_plan(plan, steps, evaluation)
-    console.print(
-        f"{result.compared} tensors compared, tolerance {result.tolerance:g} of a tensor's norm"
-    )
-    for kind, (value, name) in sorted(result.worst.items()):
-        verdict = "ok  " if value <= result.tolerance else "FAIL"
-        console.print(f"{verdict} {kind:10s} {value:.2e}  ({name})")
+    console.print(str(result))
     if not result.passed:
         raise typer.Exit(4)
 

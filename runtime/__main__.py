@@ -52,7 +52,7 @@ from pipecut.runtime.observe.chrome_trace import write_trace
 from pipecut.runtime.observe.report import lines, report_of, write_report
 from pipecut.runtime.pipeline import Pipeline, load_pipeline
 from pipecut.runtime.ranks.world import leave_world
-from pipecut.runtime.training import Training, TrainingOptions
+from pipecut.runtime.training.training import Training, TrainingOptions
 from pipecut.writable import writable_file, writable_folder
 
 app = typer.Typer(add_completion=False)
@@ -114,20 +114,19 @@ def run(
             # Others may be saving yet, and must not take this rank for lost.
             pipe.world.heartbeat.end()
         os._exit(STOPPED)
-    if pipe.engine.recorder is not None and training.times:
+    if pipe.engine.recorder is not None and training.progress.times:
         show_recorded(pipe, training.measured, plan, trace, report)
     leave_world(pipe.world)
 
 
 def say_stopped(training: Training, save: Path | None) -> None:
     """After which step, and what was kept; by rank 0."""
-    if not training.loud:
+    if not training.progress.loud:
         return
     kept = f"; its weights are in {save}" if save is not None else ""
-    kept += f"; go on with --resume from {training.home}" if training.wishes.every else ""
-    steps = training.begun + training.done
+    kept += f"; go on with --resume from {training.home}" if training.options.every else ""
     kept = kept or "; nothing was kept, --checkpoint-every and --save do"
-    print(f"pipecut: stopped after step {steps}{kept}", file=sys.stderr, flush=True)
+    print(f"pipecut: stopped after step {training.done}{kept}", file=sys.stderr, flush=True)
 
 
 def show_recorded(

@@ -20,6 +20,8 @@ from pipecut.errors import InfeasibleError, PipecutError, UserFileError
 from pipecut.plan.folder import PlanFolder, read_plan
 from pipecut.run_options import RunOptions
 from pipecut.runtime.__main__ import app as rank_app
+from pipecut.runtime.checkpoint.export import Exported
+from pipecut.runtime.verify.comparison import Comparison, Difference
 from tests.models.golden import golden_job
 
 # Two nodes in a row, one second each, and a tensor between them.
@@ -173,10 +175,8 @@ def test_verify_ends_with_4_where_something_differs(
     error: float, code: int, plan: PlanFolder, called: Any
 ) -> None:
     passed = error < 1e-5
-    compared = SimpleNamespace(
-        compared=9, tolerance=1e-5, worst={"gradient": (error, "layers.0.weight")}, passed=passed
-    )
-    calls = called("pipecut.runtime.verify.verify", compared)
+    compared = Comparison({"gradient": Difference(error, "layers.0.weight")}, 1e-5, compared=9)
+    calls = called("pipecut.runtime.verify.verify.verify", compared)
     result = invoke("verify", plan.path, "--steps", 2, "--eval")
     assert calls == [(plan.path, 2, True)] and result.exit_code == code
     assert "9 tensors compared" in result.output
@@ -250,7 +250,7 @@ def test_timeline_writes_what_was_asked_for(plan: PlanFolder, tmp_path: Path) ->
 
 
 def test_export_says_what_it_wrote(plan: PlanFolder, called: Any, tmp_path: Path) -> None:
-    calls = called("pipecut.runtime.checkpoint.export.export", (8, 400))
+    calls = called("pipecut.runtime.checkpoint.export.export", Exported(8, 400))
     printed = invoke("export", plan.path, "checkpoints", "-o", "m.safetensors").output
     ((_, checkpoint, output),) = calls
     assert (str(checkpoint), str(output)) == ("checkpoints", "m.safetensors")

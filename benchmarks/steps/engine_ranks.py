@@ -20,7 +20,7 @@ from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGP
 
 from pipecut.runtime.pipeline import Pipeline, load_pipeline
 from pipecut.runtime.ranks.world import leave_world
-from pipecut.runtime.training import batches
+from pipecut.runtime.training.data import batches
 
 WARM = 2
 

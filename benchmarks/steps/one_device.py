@@ -26,8 +26,8 @@ from pipecut.model.precision import cast_model
 from pipecut.runtime.gradients.masters import Masters
 from pipecut.runtime.gradients.parameters import parameters_of
 from pipecut.runtime.pipeline import load_pipeline
-from pipecut.runtime.training import batches
-from pipecut.runtime.verify import verify
+from pipecut.runtime.training.data import batches
+from pipecut.runtime.verify.verify import verify
 
 STAGES, MICROBATCHES, ROUNDS, WARM = 4, 8, 20, 3
 # Of the unsplit model's step, at the most.
@@ -62,7 +62,7 @@ def main() -> None:
             ours, theirs = in_turn(plan, device)
         passed.append(compared.passed)
         ratios.append(statistics.median(a / b for a, b in zip(ours, theirs, strict=True)))
-        difference = max(value for value, _ in compared.worst.values())
+        difference = max(d.value for d in compared.worst.values())
         times = (f"{statistics.median(times) * 1e3:.1f} ms" for times in (theirs, ours))
         table.add_row(precision, f"{difference:.1e}", *times, f"{ratios[-1]:.3f}")
     console = Console(width=130)

@@ -16,7 +16,7 @@ from pipecut.runtime.engine.recorder import Recorder
 from pipecut.runtime.launch.launch import launch
 from pipecut.runtime.pipeline import Pipeline, load_pipeline
 from pipecut.runtime.ranks.world import leave_world
-from pipecut.runtime.training import batches
+from pipecut.runtime.training.data import batches
 
 WARM = 2
 

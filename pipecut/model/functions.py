@@ -37,17 +37,20 @@ def find_function(name: str, folders: Iterable[Path], where: str) -> Callable[..
 
 
 @contextmanager
-def calling(what: str) -> Iterator[None]:
-    """Around a call of the user's code: whatever it raises becomes a UserFileError that names `what`, file and line."""
+def calling(what: str, raised: type[PipecutError] = UserFileError) -> Iterator[None]:
+    """Around a call of the user's code: turn what it raises, an exit too, into an error of pipecut.
+
+    The error is of the class `raised`, and names `what`, file and line.
+    """
     try:
         yield
     except PipecutError:
         raise
     except (Exception, SystemExit) as error:
-        at = user_frame(error)
-        raise UserFileError(
-            f"{what} failed{at and f' at {at}'}: {type(error).__name__}: {' '.join(str(error).split())}"
-        ) from error
+        frame = user_frame(error)
+        where = f" at {frame}" if frame else ""
+        text = " ".join(str(error).split())
+        raise raised(f"{what} failed{where}: {type(error).__name__}: {text}") from error
 
 
 def user_frame(error: BaseException) -> str:

@@ -13,8 +13,8 @@ import torch
 import torch.distributed as dist
 
 from pipecut.model.sample_batch import sample_batch
-from pipecut.runtime import verify
 from pipecut.runtime.pipeline import Pipeline, load_pipeline
+from pipecut.runtime.verify import rank
 from tests.programs import emulated
 
 RULES = "TEST_RULES_OF_NCCL"
@@ -56,5 +56,5 @@ def load(path: Path, device: str | None, rules: str) -> Pipeline:
 
 if __name__ == "__main__":
     first_use_blocks()
-    verify.load_pipeline = partial(load, rules=os.environ[RULES])  # type: ignore[assignment]
-    verify.main()
+    rank.load_pipeline = partial(load, rules=os.environ[RULES])  # type: ignore[assignment]
+    rank.main()

@@ -9,7 +9,7 @@ import pytest
 from pipecut.compiler import Options, SizeOverrides, compile
 from pipecut.compiler.partition.place import SolverOptions
 from pipecut.errors import UserFileError
-from pipecut.runtime.verify import verify
+from pipecut.runtime.verify.verify import verify
 
 FAMILIES: dict[str, tuple[str, str | None]] = {
     "gpt2": ("tokens", None),

@@ -9,7 +9,7 @@ from pipecut.compiler import Options, SizeOverrides, compile
 from pipecut.errors import PlanError
 from pipecut.plan.check import check
 from pipecut.plan.folder import PlanFolder
-from pipecut.runtime.verify import verify
+from pipecut.runtime.verify.verify import verify
 from tests.conftest import SLOW_CORES
 
 JOB = """
@@ -101,4 +101,4 @@ def test_a_stage_that_lacks_what_it_uses_is_refused(biased: PlanFolder) -> None:
 def test_a_step_is_what_the_unsplit_model_does(extra: str, tmp_path: Path) -> None:
     found = verify(plan_of("biased", 4, tmp_path, extra + LAYERS).path, 2)
     assert found.passed, found.worst
-    assert found.worst["loss"][0] < 1e-6 and found.worst["buffer"][0] == 0.0
+    assert found.worst["loss"].value < 1e-6 and found.worst["buffer"].value == 0.0

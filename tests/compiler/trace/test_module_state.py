@@ -8,7 +8,7 @@ from pipecut.compiler import Options, SizeOverrides, compile
 from pipecut.compiler.inputs.job import read_job
 from pipecut.compiler.trace.lower import trace
 from pipecut.errors import TraceError
-from pipecut.runtime.verify import verify
+from pipecut.runtime.verify.verify import verify
 
 JOB = """
 model: {{factory: "tests.models.modes:remembering", args: {{how: {how}}}}}

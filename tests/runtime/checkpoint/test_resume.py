@@ -38,7 +38,8 @@ from pipecut.runtime.checkpoint.stopping import Stopping
 from pipecut.runtime.engine.recorder import FIRST, LAST, Measured
 from pipecut.runtime.pipeline import Pipeline
 from pipecut.runtime.ranks.world import join_world
-from pipecut.runtime.training import Training, TrainingOptions, batches
+from pipecut.runtime.training.data import batches
+from pipecut.runtime.training.training import Training, TrainingOptions
 from pipecut.writable import writable_file, writable_folder
 from tests.conftest import SLOW_CORES
 
@@ -602,7 +603,7 @@ def test_data_that_ends_begins_anew(plans: dict[int, PlanFolder]) -> None:
     source = batches(pipe, f"{DATA}:short", plans[4].path)
     drawn = [next(source)["x"] for _ in range(5)]
     assert torch.equal(drawn[0], drawn[2]) and torch.equal(drawn[1], drawn[3])
-    later = batches(pipe, f"{DATA}:short", plans[4].path, begun=3)
+    later = batches(pipe, f"{DATA}:short", plans[4].path, skipped=3)
     assert torch.equal(next(later)["x"], drawn[3])
 
 

@@ -13,7 +13,7 @@ from pipecut.model.outputs import Outputs, loss_in, outputs_of
 from pipecut.plan.folder import PlanFolder
 from pipecut.plan.schema import Plan
 from pipecut.runtime.engine.stage import build_module
-from pipecut.runtime.verify import verify
+from pipecut.runtime.verify.verify import verify
 from tests.models import modes as models_modes
 
 OTHERWISE = {

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from pipecut.compiler import Options, SizeOverrides, compile
-from pipecut.runtime import verify as verifying
 from pipecut.runtime.launch.launch import launch
+from pipecut.runtime.verify import verify as verifying
 from tests.programs.emulated_rank import RULES
 
 # Stages of each schedule on two ranks, and on three.

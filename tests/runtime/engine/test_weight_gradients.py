@@ -9,7 +9,7 @@ from torch import nn
 
 from pipecut.compiler import Options, SizeOverrides, compile
 from pipecut.runtime.engine.weight_gradients import WeightGradStore
-from pipecut.runtime.verify import verify
+from pipecut.runtime.verify.verify import verify
 from tests.models.numerics import vectors
 from tests.models.products import PRODUCTS, products
 

@@ -1,0 +1,102 @@
+"""The global batches of a training: of the user's iterable, or the job's example inputs."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipecut.errors import RunError
+from pipecut.model.functions import calling, find_function
+from pipecut.runtime.batches.check_tensors import check_tensors
+from pipecut.runtime.pipeline import Pipeline
+
+Batch = dict[str, torch.Tensor]
+# In place of a batch where an iterable ends.
+END = object()
+
+
+def batches(pipe: Pipeline, data: str | None, plan: Path, skipped: int = 0) -> Iterator[Batch]:
+    """Global batches without the first ones, of `data` ("module:function") or the example inputs.
+
+    The iterable is made again whenever it ends. Skipped batches are drawn at once.
+    """
+    if data is None:
+        return _examples(pipe, plan, skipped)
+    source = _endless(pipe, data)
+    for _ in range(skipped):
+        next(source)
+    return source
+
+
+def batches_to_resume(
+    pipe: Pipeline, data: str | None, plan: Path, skipped: int, first_state: torch.Tensor
+) -> Iterator[Batch]:
+    """As `batches`, with the random numbers that the training drew before it was stopped.
+
+    Skipped batches begin with `first_state` of the generator, as the training did; later ones go on
+    with the state that was restored from the checkpoint.
+    """
+    restored = torch.get_rng_state()
+    torch.set_rng_state(first_state)
+    source = batches(pipe, data, plan, skipped)
+    if not torch.equal(restored, first_state):
+        torch.set_rng_state(restored)
+    return source
+
+
+def _examples(pipe: Pipeline, plan: Path, index: int) -> Iterator[Batch]:
+    model = pipe.plan.model
+    inputs = find_function(model.inputs, map(Path, model.folders), str(plan))
+    where = f"rank {pipe.world.rank}: inputs {model.inputs}"
+    while True:
+        # Every rank must see the same batch, and what the model draws must not depend on it.
+        with torch.random.fork_rng(devices=[]), calling(where, RunError):
+            torch.manual_seed(index)
+            batch = inputs(pipe.plan.batch.global_size)
+        index += 1
+        yield batch
+
+
+def _endless(pipe: Pipeline, data: str) -> Iterator[Batch]:
+    """The batches of an iterable again and again; ranks are compared where it ends."""
+    function = find_function(data, map(Path, pipe.plan.model.folders), "--data")
+    where = f"rank {pipe.world.rank}: --data {data}"
+    drawn = 0
+    while True:
+        with calling(where, RunError):
+            iterable = _checked_iterable(function(), where)
+        if not drawn:
+            pipe.same_batches.same_length(iterable)
+        drawn_before = drawn
+        for batch in _once(iterable, where):
+            check_tensors(batch, where, pipe.plan.constants)
+            drawn += 1
+            yield batch
+        if drawn == drawn_before:
+            raise RunError(f"{where} gave no batch")
+        pipe.same_batches.data_ended(drawn)
+
+
+def _once(iterable: Iterable[Any], where: str) -> Iterator[Batch]:
+    with calling(where, RunError):
+        source: Iterator[Any] = iter(iterable)
+    while True:
+        with calling(where, RunError):
+            batch = next(source, END)
+        if batch is END:
+            return
+        if not isinstance(batch, dict):
+            kind = type(batch).__name__
+            raise RunError(f"{where} gave a {kind}; it must give dictionaries of tensors")
+        yield batch
+
+
+def _checked_iterable(source: Any, where: str) -> Iterable[Any]:
+    if isinstance(source, dict) or not hasattr(source, "__iter__"):
+        kind = type(source).__name__
+        raise RunError(
+            f"{where} gave a {kind}; it must give an iterable of batches, such as a list"
+        )
+    iterable: Iterable[Any] = source
+    return iterable

@@ -1,0 +1,35 @@
+"""The bytes at the peak of a step: the device's own count, or that of all that operators allocate."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from pipecut.device.memory import watch_peak
+from pipecut.device.types import type_of
+from pipecut.runtime.engine.recorder import Measured
+from pipecut.runtime.observe.allocations import Allocations
+from pipecut.runtime.pipeline import Pipeline
+
+
+@contextmanager
+def watching_memory(
+    pipe: Pipeline, optimizer: torch.optim.Optimizer, measured: Measured
+) -> Iterator[None]:
+    """Note the peak of what runs meanwhile in `measured`."""
+    if type_of(pipe.world.device).own_memory:
+        with watch_peak(pipe.world.device) as peak_bytes:
+            yield
+            measured.peak_bytes = peak_bytes()
+        return
+    stages = [p for module in pipe.model.modules.values() for p in module.parameters()]
+    buffers = [buffer for _, buffer in pipe.named_buffers()]
+    states = [
+        value
+        for state in optimizer.state.values()
+        for value in state.values()
+        if isinstance(value, torch.Tensor)
+    ]
+    with Allocations([*stages, *pipe.parameters(), *buffers, *states]) as counted:
+        yield
+    measured.peak_bytes = counted.peak

@@ -1,0 +1,198 @@
+"""The training loop of `pipecut run`: batches in, losses and seconds out, checkpoints between."""
+
+import math
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from pipecut.device.work import synchronize
+from pipecut.errors import CheckpointError, DivergedError, PeerLostError
+from pipecut.model.optimizer import make_optimizer
+from pipecut.runtime.checkpoint.folder import home_of, last_finite, refuse_earlier
+from pipecut.runtime.checkpoint.manifest import spoken
+from pipecut.runtime.checkpoint.rank_tensors import not_finite
+from pipecut.runtime.checkpoint.restoring import find_checkpoint
+from pipecut.runtime.checkpoint.stopping import Stopping
+from pipecut.runtime.engine.recorder import Measured
+from pipecut.runtime.health.status import State
+from pipecut.runtime.pipeline import Pipeline
+from pipecut.runtime.training.data import Batch, batches_to_resume
+from pipecut.runtime.training.peak_memory import watching_memory
+from pipecut.runtime.training.progress import Progress, StepTimes
+
+# The learning rate where the user sets none.
+RATE = 1e-3
+# float16 leaves out a step whose gradients overflow; so many in a row are no accident.
+OVERFLOWS = 20
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """Steps in all; a folder for checkpoints, how often to write one (0: never), how many to keep.
+
+    Learning rate and gradient norm to clip to (0: none) are None where the user sets none: then those
+    of the checkpoint go on. With `resume` there must be a checkpoint; one that was `restarted` takes
+    one where there is one.
+    """
+
+    steps: int
+    rate: float | None
+    clip: float | None
+    folder: Path
+    every: int
+    keep: int
+    resume: bool
+    restarted: bool = False
+
+
+@dataclass
+class Training:
+    """A training under way: `begun` steps before this run; its progress, and what a recorder measured."""
+
+    pipe: Pipeline
+    options: TrainingOptions
+    begun: int = 0
+    clip: float = 0.0
+    overflows: int = 0
+    stopped: bool = False
+    home: Path = Path()
+    measured: Measured = field(default_factory=Measured)
+
+    def __post_init__(self) -> None:
+        self.progress = Progress(self.pipe.plan, self.options.steps, self.pipe.world.rank == 0)
+
+    @property
+    def done(self) -> int:
+        """Steps in all, those before this run among them."""
+        return self.begun + self.progress.done
+
+    def run(self, data: str | None, plan: Path, stopping: Stopping | None = None) -> None:
+        """Train from the first step, or from the last checkpoint, to the last or until stopped."""
+        pipe, options = self.pipe, self.options
+        first_state = torch.get_rng_state()
+        optimizer = self._begin(data)
+        stopping = stopping or Stopping(pipe.world.rank, pipe.world.size)
+        pipe.world.status.step = self.begun + 1
+        pipe.world.status.note(State.BETWEEN)
+        source = batches_to_resume(pipe, data, plan, self.begun, first_state)
+        for step in range(self.begun, options.steps):
+            self._step(step, next(source), optimizer)
+            pipe.saving.raise_failed()
+            self.stopped = stopping.after(step + 1) and step + 1 < options.steps
+            if options.every and ((step + 1) % options.every == 0 or self.stopped):
+                pipe.save(self.home, optimizer, step=step + 1, keep=options.keep, wait=False)
+            if self.stopped:
+                break
+        pipe.finish_saving()
+        self._check_parameters()
+        if not self.stopped and self.progress.times:
+            self.measured.step_seconds = self.progress.step_seconds
+            self.progress.sum_up()
+
+    def _begin(self, data: str | None) -> torch.optim.Optimizer:
+        """The optimizer, at the first step or where the last checkpoint left it."""
+        pipe, options, saving = self.pipe, self.options, self.pipe.saving
+        rate = RATE if options.rate is None else options.rate
+        optimizer = make_optimizer(pipe.plan.optimizer, pipe.parameters(), rate)
+        self.clip = options.clip or 0.0
+        saving.recipe = {"kind": pipe.plan.optimizer, "data": data}
+        saving.recipe |= {"clip": options.clip} if options.clip is not None else {}
+        restarts = options.restarted and find_checkpoint(pipe.world, options.folder) is not None
+        if options.every and not (options.resume or options.restarted):
+            refuse_earlier(options.folder)
+        self.home = home_of(options.folder)
+        if options.every:
+            saving.enter(self.home)
+        if options.resume or restarts:
+            self._resume(optimizer)
+        elif pipe.model.values_missing:
+            raise CheckpointError(
+                f"rank {pipe.world.rank}: {options.folder} has checkpoints, but none that all ranks "
+                "see; move them elsewhere to begin anew"
+            )
+        if options.every:
+            saving.set_aside(self.home, self.begun)
+        saving.recipe["clip"] = self.clip
+        return optimizer
+
+    def _resume(self, optimizer: torch.optim.Optimizer) -> None:
+        pipe, options = self.pipe, self.options
+        self.begun = pipe.restore(options.folder, optimizer)
+        saved_rate = float(optimizer.param_groups[0]["lr"])
+        for group in optimizer.param_groups if options.rate is not None else ():
+            group["lr"] = options.rate
+        if options.clip is None:
+            self.clip = float(pipe.saving.recipe.get("clip", 0.0))
+        if not self.progress.loud:
+            return
+        rate = float(optimizer.param_groups[0]["lr"])
+        changed = f" as given, not {saved_rate:g}" if rate != saved_rate else ""
+        clipped = f", gradients clipped to {self.clip:g}" if self.clip else ""
+        print(
+            f"going on after step {self.begun}, from {options.folder}, "
+            f"with a learning rate of {rate:g}{changed}{clipped}",
+            flush=True,
+        )
+        if self.begun >= options.steps:
+            print(
+                f"nothing to do: --steps {options.steps} counts the steps before, too", flush=True
+            )
+
+    def _step(self, step: int, batch: Batch, optimizer: torch.optim.Optimizer) -> None:
+        pipe, recorder = self.pipe, self.pipe.engine.recorder
+        # The second step: optimizer states are there, and it is not among those that are timed.
+        is_watched = recorder is not None and self.progress.done == 1
+        watching = watching_memory(pipe, optimizer, self.measured) if is_watched else nullcontext()
+        begin = time.perf_counter()
+        with watching:
+            loss = pipe.step(**batch)
+        synchronize(pipe.world.device)
+        passes = time.perf_counter() - begin
+        if recorder is not None:
+            self.measured.add(recorder.take())
+        self._check_finite(step, float(loss))
+        if self.clip:
+            pipe.clip_grad_norm_(self.clip)
+        optimizer.step()
+        optimizer.zero_grad()
+        times = StepTimes(passes, time.perf_counter() - begin)
+        self.progress.add(step, float(loss), times, batch)
+
+    def _check_finite(self, step: int, loss: float) -> None:
+        """Stop before the optimizer makes every parameter what the loss is. Raises DivergedError."""
+        if math.isfinite(loss):
+            self.overflows = 0
+            return
+        self.overflows += 1
+        if self.pipe.scale.used and self.overflows < OVERFLOWS:
+            if self.progress.loud and self.overflows == 1:
+                print(f"step {step + 1}: the loss is {loss}; the step is left out", flush=True)
+            return
+        self.pipe.finish_saving()
+        if self.pipe.world.rank:
+            raise PeerLostError(
+                f"rank {self.pipe.world.rank}: stopped, as rank 0 did, which says why"
+            )
+        last = last_finite(self.home) if self.options.every else None
+        kept = f"--resume goes on from {last}" if last is not None else "no checkpoint was written"
+        raise DivergedError(
+            f"step {step + 1}: the loss is {loss}; stopped before the optimizer's step. {kept}; try "
+            "a smaller --lr, or --clip 1, and look at the data of this step"
+        )
+
+    def _check_parameters(self) -> None:
+        """The last step's gradients may be NaN though its loss was none. Raises DivergedError."""
+        if not self.progress.done:
+            return
+        named = {f"parameter/{name}": p.detach() for name, p in self.pipe.named_parameters()}
+        wrong = not_finite(named)
+        if wrong is not None:
+            raise DivergedError(
+                f"rank {self.pipe.world.rank}: after step {self.done} {spoken(wrong)} has values "
+                "that are no finite numbers, though the loss was one: a gradient of that step was "
+                "none. Nothing of it is saved; look at the data of that step, and at operators "
+                "whose derivative has no bound, such as sqrt at 0"
+            )

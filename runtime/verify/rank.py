@@ -1,0 +1,77 @@
+"""One rank of `pipecut verify`: PLAN FOLDER STEPS DEVICE EVALUATION; writes its tensors of each step."""
+
+# ruff: noqa: E402
+from pipecut.runtime.health.interrupt import end_at_interrupt
+
+if __name__ == "__main__":
+    # Before imports that take seconds; whoever started this rank says that it was stopped.
+    end_at_interrupt()
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from pipecut.device.types import type_of
+from pipecut.errors import PipecutError
+from pipecut.model.optimizer import make_optimizer
+from pipecut.model.sample_batch import sample_batch
+from pipecut.runtime.health.rank_errors import end_with_parent, tell
+from pipecut.runtime.pipeline import Pipeline, load_pipeline
+from pipecut.runtime.ranks.world import leave_world
+from pipecut.runtime.verify.evaluation import evaluated_by_plan
+from pipecut.runtime.verify.setting import EPS, RATE
+from pipecut.runtime.verify.tensors import Tensors, kept
+
+
+def run_rank(path: Path, folder: Path, steps: int, device: str, evaluation: bool) -> None:
+    """Train, and write `RANK-STEP.safetensors` with this rank's tensors of each step."""
+    if type_of(device).of_host:
+        torch.set_num_threads(1)
+    pipe = load_pipeline(path, device)
+    torch.set_num_threads(1)
+    optimizer = make_optimizer(pipe.plan.optimizer, pipe.parameters(), RATE, EPS)
+    for step in range(steps):
+        tensors = _train_step(pipe, optimizer, step)
+        tensors |= evaluated_by_plan(pipe, step) if evaluation else {}
+        save_file(tensors, str(folder / file_of(pipe.world.rank, step)))
+    leave_world(pipe.world)
+
+
+def _train_step(pipe: Pipeline, optimizer: torch.optim.Optimizer, step: int) -> Tensors:
+    loss = pipe.step(**sample_batch(pipe.plan.model, pipe.plan.batch.global_size, step))
+    tensors = {"loss/loss": kept(loss.float())}
+    for name, parameter in pipe.named_parameters():
+        if parameter.grad is not None:
+            tensors[f"gradient/{name}"] = kept(parameter.grad)
+    optimizer.step()
+    optimizer.zero_grad()
+    for name, parameter in pipe.named_parameters():
+        tensors[f"parameter/{name}"] = kept(parameter)
+    for name, buffer in pipe.named_buffers():
+        # torch.export's name for a constant of the model's code, which is no buffer of the model.
+        if "lifted_tensor" not in name:
+            tensors[f"buffer/{name}"] = kept(buffer)
+    return tensors
+
+
+def file_of(rank: int, step: int) -> str:
+    """Where a rank writes its tensors of a step."""
+    return f"{rank}-{step}.safetensors"
+
+
+def main() -> None:
+    """Run the rank that the arguments describe."""
+    path, folder, steps, device, evaluation = sys.argv[1:]
+    end_with_parent()
+    try:
+        run_rank(Path(path), Path(folder), int(steps), device, evaluation == "1")
+    except PipecutError as error:
+        tell(error)
+        os._exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

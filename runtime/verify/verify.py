@@ -1,0 +1,90 @@
+"""Compare a pipelined run with the unsplit model: loss, gradients, parameters after each step, buffers."""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from safetensors.torch import load_file
+
+from pipecut.device.local import has_devices
+from pipecut.device.types import CPU, common_type
+from pipecut.plan.folder import read_plan
+from pipecut.plan.rows import divided, rows_of
+from pipecut.plan.schema import Plan
+from pipecut.runtime.launch.launch import launch
+from pipecut.runtime.verify.comparison import Comparing, Comparison, Named
+from pipecut.runtime.verify.evaluation import check_can_evaluate
+from pipecut.runtime.verify.rank import file_of
+from pipecut.runtime.verify.setting import RATE
+from pipecut.runtime.verify.unsplit import train_unsplit
+
+# Relative to the tensor's norm. bf16 keeps 8 bits: one rounding of a sum in another order is 2**-8.
+TOLERANCE = {"fp32": 1e-5, "bf16": 3e-2, "fp16": 4e-3}
+
+
+def verify(
+    path: Path,
+    steps: int,
+    evaluation: bool = False,
+    device: str | None = None,
+    devices: Sequence[Mapping[str, str]] | None = None,
+) -> Comparison:
+    """Run both and compare; in eval mode, too, after each step, with `evaluation`.
+
+    On the plan's devices where this machine has one for each rank, or where `device` says; `devices`
+    are variables that tell each rank its own, as for `launch`. Raises PlanError or RunError.
+    """
+    plan = read_plan(path).plan
+    if evaluation:
+        check_can_evaluate(plan)
+    with tempfile.TemporaryDirectory(prefix="pipecut-verify-") as folder:
+        device = device or _device_type(plan)
+        arguments = [str(path.resolve()), folder, str(steps), device, str(int(evaluation))]
+        launch(plan.ranks, "pipecut.runtime.verify.rank", arguments, devices=devices)
+        # Adam moves each element by about the learning rate, however small its gradient.
+        comparing = Comparing(RATE if plan.optimizer in ("adam", "adamw") else 0.0)
+        for step, expected in enumerate(train_unsplit(plan, steps, device, evaluation)):
+            ranks = [load_file(f"{folder}/{file_of(r, step)}") for r in range(plan.ranks)]
+            compare_step(plan, comparing, ranks, expected)
+        return comparing.result(TOLERANCE[plan.model.precision])
+
+
+def compare_step(plan: Plan, comparing: Comparing, ranks: Sequence[Named], expected: Named) -> None:
+    """Compare each rank's tensors of a step with those of the unsplit model."""
+    constants = _constants(plan)
+    on_ranks: set[str] = set()
+    for rank, tensors in enumerate(ranks):
+        compared = {
+            key: tensor
+            for key, tensor in tensors.items()
+            if key in expected or key not in constants
+        }
+        on_ranks |= set(compared)
+        replica = plan.layout.place(rank).replica
+        comparing.add(compared, _rows_of_replica(plan, replica, tensors, expected))
+    for key in set(expected) - on_ranks:
+        if expected[key].numel():
+            comparing.miss(key)
+
+
+def _constants(plan: Plan) -> set[str]:
+    """Plain attributes of the model's modules, which are buffers of the stages alone."""
+    buffers = [buffer for stage in plan.stages for buffer in stage.buffers]
+    return {f"buffer/{n}" for buffer in buffers if not buffer.persistent for n in buffer.names}
+
+
+def _rows_of_replica(plan: Plan, replica: int, tensors: Named, expected: Named) -> Named:
+    """What is expected; of divided parameters and gradients the rows that the replica has."""
+    of_replica = dict(expected)
+    for key in tensors.keys() & expected.keys():
+        shape = expected[key].shape
+        is_stepped = key.split("/")[0] in ("gradient", "parameter")
+        if is_stepped and divided(shape, plan.shards):
+            of_replica[key] = expected[key][slice(*rows_of(shape, plan.shards, replica))]
+    return of_replica
+
+
+def _device_type(plan: Plan) -> str:
+    """The plan's own where this machine has a device for each rank, else the CPU."""
+    planned = common_type(stage.device_type for stage in plan.stages)
+    return planned.name if planned is not None and has_devices(planned, plan.ranks) else CPU.name
