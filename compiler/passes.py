@@ -3,8 +3,9 @@
 from collections.abc import Callable
 
 from pipecut.compiler.draft import draft_of
-from pipecut.compiler.emit.folder import emit, files_of_plan, publish
+from pipecut.compiler.emit.folder import emit
 from pipecut.compiler.emit.plan import plan_of
+from pipecut.compiler.emit.publish import publish, refuse_occupied
 from pipecut.compiler.fit import shortage
 from pipecut.compiler.graphs import Costs, Graphs
 from pipecut.compiler.inputs.cluster import read_cluster
@@ -41,7 +42,7 @@ def compile_plan(request: Request, progress: Progress = silent) -> Compiled:
     job, machine = read_job(request.job), read_cluster(request.cluster)
     cluster = machine.without(options.lost)
     space = search_space(job, cluster, options.sizes)
-    files_of_plan(request.output)
+    refuse_occupied(request.output)
     graphs = Graphs(job, smallest_microbatch(space), progress)
     costs = Costs(graphs, cluster, measured_costs(options.costs, options.profile), progress)
     refuse_impossible(Proposal.of(job, graphs.first, cluster, costs, space))

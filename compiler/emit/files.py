@@ -1,0 +1,46 @@
+"""The files of a plan folder but its manifest: stages, schedule and graph."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from pipecut.compiler.costs.roofline import CostedGraph
+from pipecut.compiler.draft import Draft
+from pipecut.compiler.emit.graph import graph_of
+from pipecut.compiler.graph import Graph
+from pipecut.compiler.partition.standalone.read import as_data
+from pipecut.compiler.stages.cut import Cut, modules_covered
+from pipecut.compiler.stages.source import write_stage
+from pipecut.plan.actions import Action
+from pipecut.plan.folder import GRAPH, SCHEDULE, file_hash
+
+
+def write_files(folder: Path, costed: CostedGraph, draft: Draft) -> dict[str, str]:
+    """Write them into an empty folder. Returns the sha256 of each, by its path within the folder."""
+    cuts = draft.scheduled.cuts
+    (folder / "stages").mkdir()
+    for cut in cuts:
+        _write_stage(folder / "stages" / f"stage_{cut.index}.py", costed.graph, cut, len(cuts))
+    (folder / SCHEDULE).write_text(schedule_text(draft.scheduled.actions))
+    graph = graph_of(costed, draft.placement, cuts).model_dump(exclude_unset=True)
+    graph["problem"] = as_data(draft.placement.problem)
+    (folder / GRAPH).write_text(json.dumps(graph, indent=0))
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): file_hash(path) for path in files}
+
+
+def _write_stage(file: Path, graph: Graph, cut: Cut, stages: int) -> None:
+    """The stage's code, and beside it its buffers, where it has any."""
+    modules = modules_covered([graph.operators[index] for index in cut.operators])
+    file.write_text(write_stage(graph, cut, stages, modules), encoding="utf-8")
+    if cut.buffers:
+        data = {buffer.names[0]: buffer.data.contiguous().clone() for buffer in cut.buffers}
+        save_file(data, str(file.with_suffix(".safetensors")))
+
+
+def schedule_text(actions: Sequence[Sequence[Action]]) -> str:
+    """schedule.yaml: a line per pipeline rank."""
+    rows = "\n".join(f"  - [{', '.join(map(str, row))}]" for row in actions)
+    return f"# Actions of each rank in order: KIND stage.microbatch\nranks:\n{rows}\n"
