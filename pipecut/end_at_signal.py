@@ -1,4 +1,4 @@
-"""Ctrl-C or SIGTERM of a command ends it with one line, also within code that would not notice for long."""
+"""Ctrl-C or SIGTERM ends a command with one line, also within code that ignores them for long."""
 
 import os
 import signal
@@ -7,12 +7,12 @@ import threading
 import time
 from types import FrameType
 
-# Seconds in which a command removes what it has begun; native code, such as a solver, may not notice.
+# Seconds for a command to remove what it began; native code, such as a solver, may ignore signals.
 PATIENCE = 3.0
 
 
 class AskedToEnd(BaseException):
-    """The process was asked to end. No KeyboardInterrupt, which typer makes an exit code of."""
+    """A signal asked the process to end. Not a KeyboardInterrupt, which typer turns into a code."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -20,7 +20,7 @@ class AskedToEnd(BaseException):
 
 
 def listen() -> None:
-    """From now on raise AskedToEnd in the main thread; what is ignored, as under nohup, stays so."""
+    """From now on raise AskedToEnd in the main thread; ignored signals stay so, as under nohup."""
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
@@ -31,7 +31,7 @@ def listen() -> None:
 
 
 def say_stopped() -> None:
-    """The word, in one write."""
+    """Print that the command stopped, in one write."""
     print("pipecut: stopped\n", end="", file=sys.stderr, flush=True)
 
 
@@ -42,7 +42,7 @@ def _end(number: int, frame: FrameType | None) -> None:
 def _watch(reading: int) -> None:
     while True:
         number = os.read(reading, 1)[0]
-        # While ranks run, their launcher asks them to stop instead.
+        # While ranks run, the launcher's handler stands in its place and asks them to stop.
         if signal.getsignal(number) is _end:
             time.sleep(PATIENCE)
             say_stopped()

@@ -8,7 +8,7 @@ class PipecutError(Exception):
 
 
 class UserFileError(PipecutError):
-    """A job, cluster or model file needs mending."""
+    """A job, cluster or model file needs a fix."""
 
     exit_code = 2
 
@@ -38,11 +38,11 @@ class RunError(PipecutError):
 
 
 class CheckpointError(RunError):
-    """A checkpoint cannot be written, read, or is of something else."""
+    """A checkpoint cannot be written or read, or does not fit."""
 
 
 class OtherTrainingError(CheckpointError):
-    """A checkpoint is of another training than the one that is to go on from it."""
+    """A checkpoint is of another training than the one that resumes from it."""
 
     exit_code = 2
 
@@ -50,19 +50,19 @@ class OtherTrainingError(CheckpointError):
 class DivergedError(RunError):
     """The loss is no finite number."""
 
-    # Told apart by whoever started the ranks: started again, they would come to the same end.
+    # The launcher knows it by this code: a restart would end in the same way.
     exit_code = 76
 
 
 class PeerLostError(RunError):
     """Another rank ended, so this one cannot go on; the other's message says why."""
 
-    # Told apart from the rank that failed first by whoever started the ranks.
+    # The launcher knows by this code that another rank failed first.
     exit_code = 75
 
 
 class DisagreementError(RunError):
-    """Ranks differ in what all need alike. Every rank raises it with the same message, of which one is enough."""
+    """Ranks differ in what must be equal. Every rank raises it, with the same message."""
 
 
 class RankLostError(RunError):

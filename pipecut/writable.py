@@ -1,4 +1,4 @@
-"""Whether a place can be written, asked before the first step, so that no run is lost for it."""
+"""Whether a path can be written, asked before the first step, so that no run is lost for it."""
 
 import os
 import tempfile
@@ -18,7 +18,7 @@ def writable_folder(path: Path, option: str) -> None:
 
 
 def writable_file(path: Path, option: str) -> None:
-    """Open it to write, and leave it as it is; make the folder it goes into. Raises UserFileError."""
+    """Open the file to write, and leave it as it is; make its folder. Raises UserFileError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         new = not path.exists()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipecut.runtime.ranks.rendezvous import STORE
+from pipecut.runtime.ranks.environment import STORE
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = """
@@ -17,12 +17,12 @@ from pathlib import Path
 import torch
 import pipecut
 from pipecut.errors import PipecutError
-from pipecut.runtime.health.rank_errors import tell
+from pipecut.runtime.health.rank_errors import print_error
 
 try:
 {body}
 except PipecutError as error:
-    tell(error)
+    print_error(error)
     os._exit(error.exit_code)
 """
 

@@ -1,4 +1,4 @@
-"""The devices of this machine: which there are, what the driver says of them, which one this process uses."""
+"""The devices of this machine: their number, what the driver says of each, this process's own."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LocalDevice:
-    """A device as the driver describes it: its name, bytes, and what no other device has (None: unknown)."""
+    """A device as its driver describes it: name, bytes, and a unique identity (None: unknown)."""
 
     name: str
     memory: int
@@ -37,14 +37,14 @@ def is_available(kind: DeviceType) -> bool:
 
 
 def device_count(kind: DeviceType) -> int:
-    """Number of accelerators of this type that the process sees; 0 for the CPU, which has no such number."""
+    """Number of accelerators of this type that the process sees; 0 for the CPU."""
     import torch
 
     return torch.accelerator.device_count() if accelerator() == kind else 0
 
 
 def has_devices(kind: DeviceType, ranks: int) -> bool:
-    """Whether each of so many ranks can have a device: on a CPU they share its cores."""
+    """Whether each of so many ranks can have a device; on a CPU they share its cores."""
     return kind.of_host or device_count(kind) >= ranks
 
 

@@ -17,8 +17,8 @@ TRIM_THRESHOLD, MMAP_MAX = -1, -4
 def keep_memory(device: torch.device) -> None:
     """Tell glibc to keep what is freed, where tensors are in the host's memory.
 
-    It maps large tensors anew and trims its heap, and each page costs a fault again: a tenth of a rank's
-    step and more. Nothing happens with another C library.
+    glibc maps large tensors anew and trims its heap, and each page costs a fault again: a tenth of
+    a rank's step and more. Nothing happens with another C library.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None and type_of(device).of_host:
@@ -28,7 +28,7 @@ def keep_memory(device: torch.device) -> None:
 
 
 def flush_cache(device: torch.device) -> None:
-    """Write over a GPU's L2 cache, so that what is measured next reads its tensors from memory, as in a step."""
+    """Overwrite a GPU's L2 cache: what is measured next reads tensors from memory, as in a step."""
     size = int(module_of(device).get_device_properties(device).L2_cache_size)
     torch.empty(2 * size, dtype=torch.uint8, device=device).zero_()
 
@@ -41,16 +41,16 @@ def free_bytes(device: torch.device) -> int:
 
 
 def total_bytes(device: torch.device, ranks: int) -> int:
-    """Bytes for a rank: all of its own device's, or its part of the machine's, which `ranks` share."""
+    """Bytes for one of `ranks` on this machine: its device's, or its part of the machine's."""
     if type_of(device).own_memory:
         return describe(type_of(device), device.index or 0).memory
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // ranks
 
 
 def bytes_beside_tensors(device: torch.device) -> int:
-    """Bytes of a device that this process takes beside its tensors: the context and the communicators so far.
+    """Bytes of a device beside this process's tensors: its context, and communicators so far.
 
-    What other processes have is counted too: nothing else is to run there. 0 in the host's memory.
+    Memory of other processes is counted too: nothing else may run there. 0 in the host's memory.
     """
     if not type_of(device).own_memory:
         return 0
@@ -60,6 +60,6 @@ def bytes_beside_tensors(device: torch.device) -> int:
 
 @contextmanager
 def watch_peak(device: torch.device) -> Iterator[Callable[[], int]]:
-    """Begin the device's own count of tensors anew; the function returns the bytes at the peak since then."""
+    """Reset the device's count of tensors; yields a function that returns the peak in bytes."""
     torch.accelerator.reset_peak_memory_stats(device)
     yield lambda: int(torch.accelerator.max_memory_allocated(device))

@@ -1,6 +1,6 @@
-"""What differs between types of devices, as data: this table, and the files beside it, name them; no other file does.
+"""What differs between types of devices, in one table; only files of this folder name a type.
 
-Imports no torch, since whoever starts the ranks reads it.
+A new type is a new entry. Imports no torch, since the launcher reads it.
 """
 
 from collections.abc import Iterable
@@ -83,7 +83,7 @@ assert set(DEVICE_TYPES) == set(get_args(TypeName))
 
 
 def type_of(device: "torch.device | str") -> DeviceType:
-    """The type of a device, or of that name. One that the table lacks, such as meta, is as the CPU."""
+    """The type of a device, or of that name; CPU for types outside the table, such as meta."""
     return DEVICE_TYPES.get(device if isinstance(device, str) else device.type, CPU)
 
 

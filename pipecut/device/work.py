@@ -24,7 +24,7 @@ class Event(Protocol):
 
 
 def synchronize(device: torch.device) -> None:
-    """Return once the device has done all that is queued; a CPU has, since the host computes itself."""
+    """Return once the device has done all that is queued; a CPU queues nothing."""
     if type_of(device).queued:
         torch.accelerator.synchronize(device)
 
@@ -65,7 +65,7 @@ def fork_rng(device: torch.device) -> AbstractContextManager[None]:
 
 @cache
 def _accelerator_module() -> Any | None:
-    """torch's module of the accelerator that torch was built for, also where the machine has none."""
+    """torch's module of the accelerator that torch was built for, present or not."""
     built_for = torch.accelerator.current_accelerator()
     if built_for is None or built_for.type not in DEVICE_TYPES:
         return None

@@ -1,7 +1,8 @@
-"""How a rank ends when code of it fails: it says which rank, step and action, what and where, and ends at once.
+"""The end of a rank whose code fails: one message with rank, step, action, error and line.
 
-A normal end would wait in the process groups for ranks that wait for this one. So nothing runs after the message:
-no `atexit`, no destructors. PIPECUT_DEBUG=1 in the environment shows the traceback as well.
+A normal exit would wait in the process groups for ranks that wait for this one. So nothing runs
+after the message: no `atexit`, no destructors. PIPECUT_DEBUG=1 in the environment shows the
+traceback too.
 """
 
 import logging
@@ -21,28 +22,28 @@ from typing import Any, ClassVar, NoReturn, TextIO
 
 from pipecut.device.types import NCCL
 from pipecut.errors import PeerLostError, PipecutError, RunError
-from pipecut.runtime.health.rank_errors import tell
+from pipecut.runtime.health.rank_errors import print_error
 from pipecut.runtime.health.status import Status
 
 Hook = Callable[[type[BaseException], BaseException, TracebackType | None], Any]
 # Shows tracebacks.
 DEBUG = "PIPECUT_DEBUG"
-# Exit code after Ctrl-C, as shells have it.
+# The exit code after Ctrl-C that shells use.
 INTERRUPTED = 130
 # Seconds that communicators have to be aborted.
 ABORT = 5.0
-# Names of our own threads begin so.
+# The prefix of our own threads' names.
 OWN_THREADS = "pipecut-"
 
 
 class LastWords:
-    """Ends this process when an exception reaches the top. `status` is None until the rank has one.
+    """Ends this process when an exception reaches the top. `status` is None until there is one.
 
-    `newest` is the one that listens: hooks of typer and torch.distributed may stand before it.
+    `newest` is the instance in use: hooks of typer and torch.distributed may be there before it.
     """
 
     newest: ClassVar["LastWords | None"] = None
-    # Where ranks of several hosts hear of each other: tells them, and knows more of why one was lost.
+    # Set by a heartbeat between hosts: shares the message with them, and adds why a rank was lost.
     explain: ClassVar[Callable[[BaseException, str], str] | None] = None
 
     def __init__(self, rank: int, status: Status | None = None) -> None:
@@ -52,7 +53,7 @@ class LastWords:
             self.before = LastWords.newest.before
 
     def listen(self) -> None:
-        """Take what reaches the top of this process, from now on."""
+        """Handle what reaches the top of this process, from now on."""
         LastWords.newest = self
         sys.excepthook = self.end
         threading.excepthook = self._of_thread
@@ -63,14 +64,14 @@ class LastWords:
         error: BaseException,
         trace: TracebackType | None,
     ) -> NoReturn:
-        """Say what happened and end the process. Never returns."""
-        text = describe(error, trace, self.rank, self._doing())
+        """Print what happened and end the process. Never returns."""
+        text = describe(error, trace, self.rank, self._activity())
         if LastWords.explain is not None:
             text = LastWords.explain(error, text)
         if isinstance(error, PipecutError):
             error.args = (text,)
             with redirect_stderr(_stream()):
-                tell(error)
+                print_error(error)
         else:
             say(f"pipecut: {text}")
         if os.environ.get(DEBUG, "0") not in ("", "0"):
@@ -80,23 +81,23 @@ class LastWords:
             self.before(kind, error, trace)
         end_now(exit_code(error))
 
-    def _doing(self) -> str:
-        return str(self.status.doing()) if self.status is not None else "before it began"
+    def _activity(self) -> str:
+        return str(self.status.current()) if self.status is not None else "before it began"
 
     def _of_thread(self, arguments: threading.ExceptHookArgs) -> None:
-        """A thread of ours ends the rank. One of the user's does not, as in any Python program, but is named."""
+        """End the rank where a thread of ours failed; report a user's thread and go on."""
         thread = arguments.thread.name if arguments.thread is not None else "a thread"
         error = arguments.exc_value
         if error is None or isinstance(error, SystemExit):
             return
         if thread.startswith(OWN_THREADS):
             self.end(arguments.exc_type, error, arguments.exc_traceback)
-        about = describe(error, arguments.exc_traceback, self.rank, self._doing())
+        about = describe(error, arguments.exc_traceback, self.rank, self._activity())
         say(f"pipecut: thread '{thread}' ended and the rank goes on: {about}")
 
 
-def describe(error: BaseException, trace: TracebackType | None, rank: int, doing: str) -> str:
-    """The message for an exception: rank, what it did, which error, and the line of the user's own code."""
+def describe(error: BaseException, trace: TracebackType | None, rank: int, activity: str) -> str:
+    """The message for an exception: rank, what it did, which error, and the user's line."""
     cause = error.__cause__ if isinstance(error, PipecutError) else error
     frame = users_frame(cause.__traceback__ if cause is not error and cause else trace, OTHERS_CODE)
     where = f", at {frame}" if frame is not None else ""
@@ -104,44 +105,50 @@ def describe(error: BaseException, trace: TracebackType | None, rank: int, doing
     if type(cause).__name__ == "OutOfMemoryError":
         remedy = "; compile with a larger reserve: in the cluster file, or a smaller microbatch"
     if isinstance(error, PipecutError):
-        step = doing.split(",")[0] if doing.startswith("in step") else doing
+        step = activity.split(",")[0] if activity.startswith("in step") else activity
         text = str(error).replace(f"rank {rank}, action", f"rank {rank}, {step}, action", 1)
-        known = cause is None or isinstance(cause, PipecutError) or isinstance(error, PeerLostError)
-        return text if known else f"{text}{where}{remedy}"
+        # The text of these says where already.
+        ours = cause is None or isinstance(cause, PipecutError) or isinstance(error, PeerLostError)
+        return text if ours else f"{text}{where}{remedy}"
     if isinstance(error, KeyboardInterrupt):
-        return f"rank {rank} was stopped {doing}"
-    first = (str(error).strip().splitlines() or [""])[0]
-    what = f"{type(error).__name__}: {first}" if first else type(error).__name__
-    if isinstance(error, SystemExit):
-        what = f"code asked Python to exit with {error.code!r}; the other ranks cannot go on without it"
+        return f"rank {rank} was stopped {activity}"
     debug = "" if where or remedy else f" ({DEBUG}=1 shows the traceback)"
-    return f"rank {rank} {doing}: {what}{where}{remedy}{debug}"
+    return f"rank {rank} {activity}: {_reason(error)}{where}{remedy}{debug}"
 
 
-def _others_code() -> tuple[Path, ...]:
+def _reason(error: BaseException) -> str:
+    """The error's type and the first line of its text."""
+    if isinstance(error, SystemExit):
+        asked = f"code asked Python to exit with {error.code!r}"
+        return f"{asked}; the other ranks cannot go on without it"
+    first_line = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__
+
+
+def _folders_of_others() -> tuple[Path, ...]:
     """Folders of code that is not the user's: ours, Python's, and what is installed."""
-    own = Path(__file__).resolve().parents[1]
+    runtime = Path(__file__).resolve().parents[1]
     package = Path(__file__).absolute().parents[2]
     installed = [*site.getsitepackages(), sysconfig.get_paths()["purelib"]]
     python = [sysconfig.get_paths()["stdlib"], sysconfig.get_paths()["platstdlib"]]
-    folders = [own, own.parent / "compiler", package, *map(Path, [*installed, *python])]
+    folders = [runtime, runtime.parent / "compiler", package, *map(Path, [*installed, *python])]
     return tuple(dict.fromkeys(folder.resolve() for folder in folders if folder.name))
 
 
-OTHERS_CODE = _others_code()
+OTHERS_CODE = _folders_of_others()
 
 
-def users_frame(trace: TracebackType | None, others: Sequence[Path]) -> str | None:
-    """`file:line in function` of the innermost frame in none of these folders."""
+def users_frame(trace: TracebackType | None, excluded: Sequence[Path]) -> str | None:
+    """`file:line in function` of the innermost frame outside these folders."""
     for frame in reversed(traceback.extract_tb(trace)):
         path = Path(frame.filename)
-        if path.is_file() and not any(path.resolve().is_relative_to(f) for f in others):
+        if path.is_file() and not any(path.resolve().is_relative_to(f) for f in excluded):
             return f"{frame.filename}:{frame.lineno} in {frame.name}"
     return None
 
 
 def exit_code(error: BaseException) -> int:
-    """Of a rank that this error ends."""
+    """The exit code of a rank that this error ends."""
     if isinstance(error, PipecutError):
         return error.exit_code
     if isinstance(error, KeyboardInterrupt):
@@ -157,12 +164,12 @@ def say(message: str) -> None:
 
 
 def _stream() -> TextIO:
-    # torch's own hook, which may call ours, collects what sys.stderr is given and prints it afterwards.
+    # torch's own hook, which may call ours, holds back what is written to sys.stderr.
     return sys.__stderr__ or sys.stderr
 
 
 def _prints(hook: Hook) -> bool:
-    """Whether it is a hook of torch.distributed or typer, which print the traceback in their ways."""
+    """Whether a hook is of torch.distributed or typer, which print the traceback themselves."""
     return str(getattr(hook, "__module__", "")).startswith(("torch.", "typer."))
 
 
@@ -172,20 +179,20 @@ def end_now(code: int) -> NoReturn:
         try:
             stream.flush()
         except (OSError, ValueError):
-            # It is closed, so nobody reads it.
+            # The stream is closed, so nobody reads it.
             pass
     logging.shutdown()
-    within(ABORT, _abort)
+    finished_within(ABORT, _abort)
     os._exit(code)
 
 
-def within(seconds: float, work: Callable[[], None]) -> bool:
-    """Do something that may never return; whether it was done in so many seconds."""
+def finished_within(seconds: float, work: Callable[[], None]) -> bool:
+    """Call a function that may never return; whether it returned within so many seconds."""
     thread = threading.Thread(target=work, daemon=True)
     try:
         thread.start()
     except RuntimeError:
-        # Python begins no thread once it ends; the alarm then ends the process.
+        # Python starts no thread once it exits; the alarm then ends the process.
         signal.alarm(math.ceil(seconds))
         work()
         signal.alarm(0)
@@ -195,7 +202,7 @@ def within(seconds: float, work: Callable[[], None]) -> bool:
 
 
 def _abort() -> None:
-    # Of gloo, the process's end closes the connections. NCCL's kernels wait on the device.
+    # With gloo, the process's end closes the connections. NCCL's kernels would wait on the device.
     if "torch" not in sys.modules:
         return
     import torch.distributed as dist

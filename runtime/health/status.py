@@ -1,4 +1,7 @@
-"""What each rank is doing, in a file that outlives it: who started the ranks reads it when one ends or all stand still."""
+"""What each rank is doing, in a file that outlives the rank.
+
+Whoever started the ranks reads it when a rank ends, or when all stand still.
+"""
 
 import mmap
 import os
@@ -22,21 +25,21 @@ from pipecut.plan.actions import (
 
 # The folder of the files, set by whoever starts the ranks.
 FOLDER = "PIPECUT_STATUS"
-# pid, state, step, kind of action, stage, microbatch, seconds of the machine's clock since it began.
+# pid, state, step, kind of action, stage, microbatch, when it began on the machine's clock.
 LAYOUT = struct.Struct("<qqqqqqd")
 # In place of an action's kind where there is no action.
 NO_ACTION = -1
 
 
 class State(IntEnum):
-    """Of a rank. What it waits for, another rank has to do. STARTING and SAVING have their own limits."""
+    """What a rank is doing. WAITING is for another rank; STARTING and SAVING have own limits."""
 
     STARTING, BETWEEN, COMPUTING, WAITING, ENDED, SAVING, COMPARING = range(7)
 
 
 @dataclass(frozen=True)
 class RankStatus:
-    """A rank's process and what it does, since when on the machine's clock.
+    """What a rank's process does, and since when on the machine's clock.
 
     `step` counts from 1; there is an action only within a step.
     """
@@ -54,12 +57,10 @@ class RankStatus:
             return "after its last step"
         if self.state is State.SAVING:
             return f"while saving a checkpoint after step {self.step - 1}"
+        if self.state is State.BETWEEN and self.step == 1:
+            return "before step 1"
         if self.state is State.BETWEEN:
-            return (
-                f"before step {self.step}"
-                if self.step == 1
-                else f"between steps {self.step - 1} and {self.step}"
-            )
+            return f"between steps {self.step - 1} and {self.step}"
         if self.state is State.COMPARING:
             return f"before step {self.step}, waiting for the batches of other ranks"
         if self.action is None:
@@ -72,7 +73,7 @@ class RankStatus:
 
 
 class Status:
-    """This rank's file; without a folder nothing is noted."""
+    """This rank's status file; without a folder it is in memory alone."""
 
     def __init__(self, rank: int) -> None:
         folder = os.environ.get(FOLDER)
@@ -85,30 +86,30 @@ class Status:
         self.note(State.STARTING)
 
     def note(self, state: State, action: Action | None = None) -> None:
-        """Note what begins now."""
+        """Record what begins now."""
         self.state, self.action, self.since = state, action, time.monotonic()
         kind, stage, microbatch = (NO_ACTION, 0, 0) if action is None else _numbers(action)
         LAYOUT.pack_into(
             self.memory, 0, self.pid, state, self.step, kind, stage, microbatch, self.since
         )
 
-    def doing(self) -> RankStatus:
+    def current(self) -> RankStatus:
         """What this rank does now."""
         return RankStatus(self.pid, self.state, self.step, self.action, time.monotonic())
 
     @contextmanager
     def during(self, state: State) -> Iterator[None]:
-        """Note a state for as long as something takes, such as SAVING; afterwards the one before, begun anew."""
-        before = self.state, self.action
+        """Record a state for the block; afterwards the previous state begins anew."""
+        previous = self.state, self.action
         self.note(state)
         try:
             yield
         finally:
-            self.note(*before)
+            self.note(*previous)
 
 
 def read_status(folder: Path, rank: int) -> RankStatus | None:
-    """What a rank does or did last; None when it has not come so far as to say."""
+    """What a rank does or did last; None before it recorded anything."""
     try:
         content = _file(folder, rank).read_bytes()
         pid, state, step, kind, stage, microbatch, since = LAYOUT.unpack(content)

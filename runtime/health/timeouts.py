@@ -1,10 +1,10 @@
 """How long each part of a run may take, read from the environment.
 
-| variable | seconds | of what |
+| variable | seconds | limit of |
 |---|---|---|
 | PIPECUT_TIMEOUT | 300 | one transfer, in gloo and NCCL |
-| PIPECUT_STALL_TIMEOUT | 240 | no rank goes on |
-| PIPECUT_SILENCE_TIMEOUT | 30 | a rank of torchrun says nothing (its host, or its process, is lost or stopped) |
+| PIPECUT_STALL_TIMEOUT | 240 | no rank makes progress |
+| PIPECUT_SILENCE_TIMEOUT | 30 | a rank of torchrun sends no sign of life |
 | PIPECUT_START_TIMEOUT | 3600 | values are drawn or read, stages compiled and warmed |
 | PIPECUT_SAVE_TIMEOUT | 3600 | one checkpoint is written |
 """
@@ -15,7 +15,7 @@ from datetime import timedelta
 
 from pipecut.errors import UserFileError
 
-# Longer ones overflow the C++ side.
+# A year: longer timeouts overflow torch's C++ side.
 LONGEST = 86400.0 * 365
 
 
@@ -30,13 +30,14 @@ def seconds_of(variable: str, default: float) -> float:
         seconds = math.nan
     if not 0 < seconds <= LONGEST:
         raise UserFileError(
-            f"{variable}={text} in the environment: must be a number of seconds above 0, such as {default:g}; or unset it"
+            f"{variable}={text} in the environment: must be a number of seconds above 0, such as "
+            f"{default:g}; or unset it"
         )
     return seconds
 
 
 def transfer_timeout() -> timedelta:
-    """Of one transfer: long enough for a slow first step, short enough not to look like a hang."""
+    """The limit of one transfer: long enough for a slow first step, too short to seem a hang."""
     return timedelta(seconds=seconds_of("PIPECUT_TIMEOUT", 300))
 
 

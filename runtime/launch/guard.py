@@ -1,11 +1,12 @@
 """A small process beside the ranks that ends whatever they leave once their launcher is gone.
 
-Started as `python -I guard.py TOKEN FOLDER`, in a session of its own. Its standard input is a pipe from the
-launcher: a line `PID` for each rank, a line `done` once all ranks ended well. When the pipe closes before that
-(the launcher was killed, or a rank failed), every process whose environment has PIPECUT_LAUNCH=TOKEN is killed:
-ranks, and whatever they started, in whichever session. The folder is removed in any case.
+Started as `python -I guard.py TOKEN FOLDER`, in a session of its own. Its standard input is a pipe
+from the launcher: a line `PID` for each rank, a line `done` once all ranks ended well. Where the
+pipe closes before that (the launcher was killed, or a rank failed), every process whose environment
+has PIPECUT_LAUNCH=TOKEN is killed: ranks, and whatever they started, in any session. The folder is
+removed in any case.
 
-It imports nothing of pipecut or torch, so that it runs before the first rank does.
+Imports nothing of pipecut or torch, so that it runs before the first rank does.
 """
 
 import contextlib
@@ -16,14 +17,14 @@ import sys
 import time
 from pathlib import Path
 
-# In the environment of every rank, and so of all that ranks start.
+# The variable with the token, in the environment of ranks and of all that they start.
 TOKEN = "PIPECUT_LAUNCH"
-# Processes may be starting others meanwhile, so look again; but not for ever.
+# Looks at the processes, since one may start another meanwhile; 0.05 s apart, so 5 s at most.
 ROUNDS = 100
 
 
 def processes_of(token: str) -> list[int]:
-    """Pids of processes that carry the token, other than this one. Linux alone knows; elsewhere none."""
+    """Pids of other processes whose environment has the token; only Linux can list them."""
     entry = f"{TOKEN}={token}".encode()
     pids = []
     for folder in Path("/proc").glob("[0-9]*"):
@@ -34,9 +35,9 @@ def processes_of(token: str) -> list[int]:
 
 
 def end_all(token: str, ranks: list[int]) -> None:
-    """Kill the ranks' process groups, and all that carry the token, until none is left."""
+    """Kill the ranks' process groups, and all processes with the token, until none is left."""
     for pid in ranks:
-        # A rank leads its group. One that is gone has left its number to nobody while its group lives.
+        # A rank leads its group: while the group lives, no other process gets its number.
         with contextlib.suppress(OSError):
             os.killpg(pid, signal.SIGKILL)
     for _ in range(ROUNDS):
@@ -50,7 +51,7 @@ def end_all(token: str, ranks: list[int]) -> None:
 
 
 def main() -> None:
-    """Wait for the launcher's end."""
+    """Wait until the launcher ends, then clean up."""
     token, folder = sys.argv[1:]
     lines = [line.strip() for line in sys.stdin]
     if "done" not in lines:

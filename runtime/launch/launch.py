@@ -1,7 +1,7 @@
-"""Start the ranks of a plan on this machine, wait for them, and say what became of them.
+"""Start the ranks of a plan on this machine, wait for them, and report how they ended.
 
-No port is opened: the ranks meet at a file in a folder that this user alone can read, and their messages stay on
-loopback. Ranks of several machines are started by torchrun instead.
+No port is opened: the ranks meet at a file in a folder that this user alone can read, and their
+messages stay on loopback. torchrun starts ranks of several machines instead.
 """
 
 import os
@@ -14,19 +14,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from pipecut.errors import PeerLostError, RankLostError
-from pipecut.runtime.health.status import FOLDER, State, read_status
+from pipecut.runtime.health.status import FOLDER, RankStatus, State, read_status
 from pipecut.runtime.health.timeouts import stall_timeout, transfer_timeout
 from pipecut.runtime.health.watchdog import Watchdog
 from pipecut.runtime.launch.local_ranks import LocalRanks
-from pipecut.runtime.ranks.rendezvous import STORE
+from pipecut.runtime.ranks.environment import STORE
 
-# Exit code of a rank that was asked to stop, as shells have it.
+# Exit code of a rank that was asked to stop: that of shells after Ctrl-C.
 STOPPED = 130
-# How much longer than the watchdog the backend waits.
+# The backend waits so many times as long as the watchdog, which can name the rank.
 LONGER = 1.25
-# Seconds in which the rank at fault shows, after another one lost it.
-SHOWS = 10.0
-# What another launcher around this one may have set, and would be taken for ours.
+# Seconds in which the rank at fault ends, after another rank lost it.
+FAULT_SHOWS = 10.0
+# Variables of another launcher around this one, which ranks would take for ours.
 FOREIGN = re.compile("TORCHELASTIC_.*|(GROUP|ROLE)_(RANK|WORLD_SIZE|NAME)|MASTER_(ADDR|PORT)")
 
 
@@ -39,11 +39,11 @@ def launch(
 ) -> None:
     """Run `python -m module arguments` once per rank, over loopback.
 
-    `devices` are variables that tell each rank its own device. Raises RankLostError when a rank fails or stands
-    still for `stall` seconds, KeyboardInterrupt after a Ctrl-C, once the ranks have ended.
+    `devices` has each rank's variables that name its device. Raises RankLostError when a rank fails
+    or stands still for `stall` seconds, KeyboardInterrupt after a Ctrl-C, once all ranks ended.
     """
     limit = stall_timeout() if stall is None else stall
-    # A wrong one is told here, once, and not by every rank.
+    # Refuse a wrong value here once, instead of on every rank.
     transfer_timeout()
     command = [sys.executable, "-m", module, *arguments]
     with _signals() as received, LocalRanks() as started:
@@ -73,34 +73,35 @@ def _environment(ranks: int, rank: int, stall: float) -> dict[str, str]:
         "NCCL_SOCKET_IFNAME": "lo",
         "PIPECUT_TIMEOUT": str(stall * LONGER),
     }
-    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks}
-    return {**defaults, **inherited, **{name: str(value) for name, value in place.items()}}
+    numbers = dict.fromkeys(("RANK", "LOCAL_RANK"), str(rank))
+    sizes = dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(ranks))
+    return {**defaults, **inherited, **numbers, **sizes}
 
 
 @contextmanager
 def _signals() -> Iterator[list[signal.Signals]]:
-    """Signals that ask this process to end, as they come, in place of what they would do."""
+    """Collect the signals that ask this process to end, instead of handling them."""
     received: list[signal.Signals] = []
     if threading.current_thread() is not threading.main_thread():
-        # Python lets the main thread alone handle signals.
+        # Python lets only the main thread handle signals.
         yield received
         return
-    asks = signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT
-    before = {
-        ask: signal.signal(ask, lambda number, _: received.append(signal.Signals(number)))
-        for ask in asks
-        # Such as SIGHUP under nohup.
-        if signal.getsignal(ask) is not signal.SIG_IGN
+    ending = signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT
+    handlers = {
+        number: signal.signal(number, lambda n, _: received.append(signal.Signals(n)))
+        for number in ending
+        # Ignored such as SIGHUP under nohup.
+        if signal.getsignal(number) is not signal.SIG_IGN
     }
     try:
         yield received
     finally:
-        for ask, handler in before.items():
-            signal.signal(ask, handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def _wait(started: LocalRanks, received: list[signal.Signals], watchdog: Watchdog) -> None:
-    """Until every rank ended well. Raises RankLostError, or KeyboardInterrupt."""
+    """Wait until every rank ended well. Raises RankLostError, or KeyboardInterrupt."""
     failed_at: float | None = None
     while started.alive:
         if received:
@@ -112,19 +113,19 @@ def _wait(started: LocalRanks, received: list[signal.Signals], watchdog: Watchdo
             continue
         failed_at = failed_at or time.monotonic()
         at_fault = [rank for rank in failed if started.ended[rank] != PeerLostError.exit_code]
-        if at_fault or not started.alive or time.monotonic() > failed_at + SHOWS:
+        if at_fault or not started.alive or time.monotonic() > failed_at + FAULT_SHOWS:
             started.end()
             raise _lost((at_fault or failed)[0], started, watchdog)
 
 
 def _failed(started: LocalRanks, rank: int, code: int) -> bool:
-    """Whether a rank ended otherwise than after its last step; ranks of other modules may not say what they do."""
-    doing = read_status(started.folder, rank)
-    return code != 0 or (doing is not None and doing.state is not State.ENDED)
+    """Whether a rank ended before its last step was done. A rank need not have a status."""
+    status = read_status(started.folder, rank)
+    return code != 0 or (status is not None and status.state is not State.ENDED)
 
 
 def _stop(started: LocalRanks, received: list[signal.Signals]) -> None:
-    """Ask the ranks to stop, as Ctrl-C does; a second one kills them.
+    """Ask the ranks to stop, as Ctrl-C does; a second Ctrl-C kills them.
 
     They may save meanwhile, for as long as the watchdog lets them.
     """
@@ -135,30 +136,29 @@ def _stop(started: LocalRanks, received: list[signal.Signals]) -> None:
 
 
 def _say_stopped(started: LocalRanks, command: Sequence[str]) -> None:
-    """Say that all ranks were stopped, and when, unless they stopped after a step and said more themselves."""
-    doings = [read_status(started.folder, rank) for rank in range(len(started.processes))]
-    ended = {
-        rank
-        for rank, doing in enumerate(doings)
-        if doing is not None and doing.state is State.ENDED
-    }
+    """Print that all ranks were stopped, unless they printed it themselves after a step."""
+    count = len(started.processes)
+    statuses = {r: s for r in range(count) if (s := read_status(started.folder, r)) is not None}
+    ended = [rank for rank, status in statuses.items() if status.state is State.ENDED]
     if "pipecut.runtime" in command and any(started.ended.get(rank) == STOPPED for rank in ended):
         return
     early = State.STARTING, State.BETWEEN
-    begun = any(
-        doing is not None and (doing.step > 1 or doing.state not in early) for doing in doings
-    )
-    first = not begun and "--restarted" not in command
-    when = " before the first step; nothing was written" if first else ""
+    begun = any(s.step > 1 or s.state not in early for s in statuses.values())
+    before_first_step = not begun and "--restarted" not in command
+    when = " before the first step; nothing was written" if before_first_step else ""
     print(f"pipecut: stopped{when}\n", end="", file=sys.stderr, flush=True)
 
 
 def _lost(rank: int, started: LocalRanks, watchdog: Watchdog) -> RankLostError:
-    """The rank that failed first, and what it did."""
-    if watchdog.found is not None:
-        return RankLostError(watchdog.found[1], watchdog.found[0])
-    doing, code = read_status(started.folder, rank), started.ended[rank]
-    where = f" {doing}" if doing is not None else " before it began"
+    """The error of the rank that failed first, with what it was doing."""
+    if watchdog.stall is not None:
+        return RankLostError(watchdog.stall.message, watchdog.stall.rank)
+    return lost_rank(rank, read_status(started.folder, rank), started.ended[rank])
+
+
+def lost_rank(rank: int, status: RankStatus | None, code: int) -> RankLostError:
+    """The error of a rank that ended with this exit code (negative: by a signal) in this status."""
+    where = f" {status}" if status is not None else " before it began"
     if code == 0:
         return RankLostError(f"rank {rank} ended by itself, with exit code 0,{where}", rank, code)
     if code > 0:

@@ -15,17 +15,16 @@ from types import TracebackType
 
 from pipecut.runtime.launch import guard
 
-# The file that the ranks of one machine meet at, in the environment of each.
 # Seconds that ranks have to end by themselves once one is lost, and between two looks at them.
 PATIENCE, LOOK = 1.0, 0.05
 
 
 @dataclass
 class LocalRanks:
-    """One process per rank, of this machine, and the guard that ends them when this process is gone.
+    """One process per rank of this machine, and the guard that ends them when this process is gone.
 
-    A context: on leaving it, no rank is left, nor anything that a rank started, unless all ended well.
-    `folder` is private to the run and is removed at its end, even when this process is killed.
+    A context: after it no rank runs, nor anything that a rank started, unless all ended well.
+    `folder` is private to the run, and is removed at its end even when this process is killed.
     """
 
     folder: Path = field(init=False)
@@ -43,7 +42,7 @@ class LocalRanks:
     def start(self, command: Sequence[str], environments: Sequence[Mapping[str, str]]) -> None:
         """Start a rank per environment.
 
-        Each has a session of its own, so that a terminal's Ctrl-C comes to this process alone.
+        Each has a session of its own, so that a terminal's Ctrl-C reaches this process alone.
         """
         for environment in environments:
             process = subprocess.Popen(
@@ -52,17 +51,17 @@ class LocalRanks:
                 start_new_session=True,
             )
             self.processes.append(process)
-            self._say(str(process.pid))
+            self._write_to_guard(str(process.pid))
 
-    def _say(self, line: str) -> None:
+    def _write_to_guard(self, line: str) -> None:
         assert self.guard.stdin is not None
-        # Without a guard the run goes on; ranks then still end with this process by themselves.
+        # Without a guard the run goes on: ranks end with this process by themselves, too.
         with contextlib.suppress(OSError):
             self.guard.stdin.write(f"{line}\n".encode())
             self.guard.stdin.flush()
 
     def look(self, seconds: float = LOOK) -> list[int]:
-        """Wait a moment; the ranks that ended meanwhile."""
+        """Wait a moment; returns the ranks that ended meanwhile."""
         time.sleep(seconds)
         new = [
             rank
@@ -77,14 +76,14 @@ class LocalRanks:
         """Ranks that have not ended."""
         return [rank for rank in range(len(self.processes)) if rank not in self.ended]
 
-    def send(self, what: signal.Signals) -> None:
+    def send(self, number: signal.Signals) -> None:
         """Send a signal to every rank that has not ended."""
         for rank in self.alive:
             with contextlib.suppress(OSError):
-                self.processes[rank].send_signal(what)
+                self.processes[rank].send_signal(number)
 
     def end(self, patience: float = PATIENCE) -> None:
-        """Let ranks end by themselves for so many seconds, to say what they have to say; kill the rest."""
+        """Give ranks so many seconds to end with a message of their own, then kill them."""
         limit = time.monotonic() + patience
         while self.alive and time.monotonic() < limit:
             self.look()
@@ -100,10 +99,10 @@ class LocalRanks:
     ) -> None:
         self.end(0.0)
         if self.processes and not any(self.ended.values()):
-            self._say("done")
+            self._write_to_guard("done")
         assert self.guard.stdin is not None
         with contextlib.suppress(OSError):
             self.guard.stdin.close()
         self.guard.wait()
-        # The guard does it, too, unless it was killed.
+        # The guard removes it, too, unless it was killed.
         shutil.rmtree(self.folder, ignore_errors=True)

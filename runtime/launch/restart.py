@@ -1,4 +1,4 @@
-"""Go on after a rank was lost: the ranks start again, from the last checkpoint, on the same plan or on another one."""
+"""Go on after a rank was lost: start all ranks again from the last checkpoint."""
 
 import os
 from collections.abc import Callable
@@ -9,9 +9,9 @@ from pipecut.plan.folder import read_plan
 from pipecut.runtime.launch.launch import launch
 from pipecut.runtime.ranks.devices import visible_devices
 
-# What ends a rank with one of these would end it again.
+# Exit codes of ranks that would end in the same way after a restart.
 FINAL = (UserFileError.exit_code, DivergedError.exit_code)
-# Gives the plan to go on with, from the one that ran and the rank that it lost.
+# Returns the plan to go on with, given the plan that ran and the rank that it lost.
 Replan = Callable[[Path, int], Path]
 
 
@@ -21,27 +21,26 @@ def run_with_restarts(
     restarts: int,
     stall: float | None,
     replan: Replan | None,
-    tell: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> None:
-    """Train until it is done, starting again at most so many times.
+    """Train until it is done, with at most so many restarts.
 
-    Raises RankLostError when that is not enough, or when what ended a rank would end it again.
+    Raises RankLostError when that is not enough, or when a restart would end in the same way.
     """
-    for begun in range(restarts + 1):
+    for attempt in range(restarts + 1):
         try:
-            again = ["--restarted"] if begun else []
+            restarted = ["--restarted"] if attempt else []
             manifest = read_plan(plan).plan
-            # A device of the user's choice need not be one that the plan was made for.
+            # With --device the ranks' devices need not be those that the plan was made for.
             devices = None if "--device" in arguments else visible_devices(manifest, os.environ)
-            command = [str(plan), *arguments, *again]
+            command = [str(plan), *arguments, *restarted]
             launch(manifest.ranks, "pipecut.runtime", command, stall, devices)
             return
         except RankLostError as error:
-            if begun == restarts or error.exit_code_of_rank in FINAL:
+            if attempt == restarts or error.exit_code_of_rank in FINAL:
                 raise
-            tell(str(error))
+            report(str(error))
             if replan is not None:
                 plan = replan(plan, error.rank)
-            tell(
-                f"starting again from the last checkpoint, on {plan} ({begun + 1} of at most {restarts} restarts)"
-            )
+            count = f"{attempt + 1} of at most {restarts} restarts"
+            report(f"starting again from the last checkpoint, on {plan} ({count})")

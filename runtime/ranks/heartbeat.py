@@ -163,10 +163,10 @@ class Heartbeat(threading.Thread):
             self._blame(*still)
 
     def _say(self) -> None:
-        doing, self.number = self.status.doing(), self.number + 1
+        status, self.number = self.status.current(), self.number + 1
         seconds = time.monotonic() - self.status.since
         self.store.set(
-            f"beat/{self.rank}", json.dumps([self.number, doing.state, seconds, str(doing)])
+            f"beat/{self.rank}", json.dumps([self.number, status.state, seconds, str(status)])
         )
 
     def _look(self) -> None:

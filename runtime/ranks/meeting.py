@@ -14,7 +14,8 @@ from torch._C._distributed_c10d import PrefixStore, Store
 
 from pipecut.errors import DisagreementError, PeerLostError, RunError
 from pipecut.runtime.health.timeouts import start_timeout
-from pipecut.runtime.ranks.rendezvous import find_ranks, number_in_environment
+from pipecut.runtime.ranks.environment import number_in_environment
+from pipecut.runtime.ranks.rendezvous import find_ranks
 
 # What each rank has, by what it is of and its name: {"plan": {"schedule": "1f1b"}}.
 Facts = Mapping[str, Mapping[str, str]]

@@ -20,11 +20,8 @@ from torch._C._distributed_c10d import FileStore, HashStore, PrefixStore, Store,
 from pipecut.errors import RunError, UserFileError
 from pipecut.runtime.health.timeouts import transfer_timeout
 from pipecut.runtime.ranks.devices import ranks_by_host
+from pipecut.runtime.ranks.environment import HOSTS, STORE, number_in_environment
 from pipecut.runtime.ranks.roll_call import Roll, call_roll
-
-# A file with a host a line, or hosts with commas between, in the order of the plan's nodes.
-HOSTS = "PIPECUT_HOSTS"
-STORE = "PIPECUT_STORE"
 
 # Seconds in which a store that is there answers, and takes connections.
 SOON, CONNECT = 10.0, 60.0
@@ -44,14 +41,6 @@ class Found:
 
 
 _found = Found()
-
-
-def number_in_environment(name: str, default: int) -> int:
-    """RANK, WORLD_SIZE and the like. Raises UserFileError where it is no number from 0."""
-    text = os.environ.get(name, str(default))
-    if not text.isdigit():
-        raise UserFileError(f"{name}={text} in the environment: must be a number; torchrun sets it")
-    return int(text)
 
 
 def find_ranks(rank: int, size: int, limit: timedelta) -> Store:

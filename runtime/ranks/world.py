@@ -17,7 +17,7 @@ from pipecut.device.types import DeviceType, type_of
 from pipecut.errors import PeerLostError, RunError
 from pipecut.plan.layout import RankLayout
 from pipecut.plan.schema import Plan
-from pipecut.runtime.health.last_words import LastWords, end_now, say, within
+from pipecut.runtime.health.last_words import LastWords, end_now, finished_within, say
 from pipecut.runtime.health.status import State, Status
 from pipecut.runtime.health.timeouts import start_timeout, transfer_timeout
 from pipecut.runtime.ranks.devices import (
@@ -28,12 +28,12 @@ from pipecut.runtime.ranks.devices import (
     refuse_shared,
     split_nodes,
 )
+from pipecut.runtime.ranks.environment import number_in_environment
 from pipecut.runtime.ranks.heartbeat import Heartbeat, begin_heartbeat
 from pipecut.runtime.ranks.meeting import Meeting, meet
 from pipecut.runtime.ranks.rendezvous import (
     find_ranks,
     join_ranks,
-    number_in_environment,
     roll,
     second_store,
 )
@@ -189,7 +189,7 @@ def leave_world(world: World) -> None:
     world.replica_group = None
     if dist.is_initialized():
         limit = transfer_timeout().total_seconds()
-        if not within(limit, dist.destroy_process_group):
+        if not finished_within(limit, dist.destroy_process_group):
             say(f"pipecut: rank {world.rank}: its process groups did not close in {limit:g} s")
             end_now(PeerLostError.exit_code)
     gc.collect()

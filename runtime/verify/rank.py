@@ -18,7 +18,7 @@ from pipecut.device.types import type_of
 from pipecut.errors import PipecutError
 from pipecut.model.optimizer import make_optimizer
 from pipecut.model.sample_batch import sample_batch
-from pipecut.runtime.health.rank_errors import end_with_parent, tell
+from pipecut.runtime.health.rank_errors import end_with_parent, print_error
 from pipecut.runtime.pipeline import Pipeline, load_pipeline
 from pipecut.runtime.ranks.world import leave_world
 from pipecut.runtime.verify.evaluation import evaluated_by_plan
@@ -69,7 +69,7 @@ def main() -> None:
     try:
         run_rank(Path(path), Path(folder), int(steps), device, evaluation == "1")
     except PipecutError as error:
-        tell(error)
+        print_error(error)
         os._exit(error.exit_code)
 
 

@@ -2,6 +2,7 @@
 
 import builtins
 import os
+import re
 import subprocess
 import sys
 import time
@@ -93,15 +94,16 @@ def test_a_users_own_loop_that_fails_ends_at_once_and_is_named(plan: Path) -> No
 @pytest.mark.parametrize(
     "what, said",
     [
-        ("file", "pipecut: rank 1 between steps 2 and 3: FileNotFoundError: [Errno 2]"),
-        ("exit", "rank 1 ended with exit code 3 after its last step"),
+        ("file", r"pipecut: rank 1 between steps 2 and 3: FileNotFoundError: \[Errno 2\]"),
+        # Whichever process ends first.
+        ("exit", "rank 1 ended (after 2 steps|with exit code 3 after its last step)"),
         ("thread", "thread 'prefetch' ended and the rank goes on: rank 1 while it was starting"),
     ],
 )
 def test_whatever_ends_it_no_rank_is_left_waiting(plan: Path, what: str, said: str) -> None:
     command = [sys.executable, "-c", LAUNCH, str(plan), what]
     run = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert said in run.stderr, run.stderr
+    assert re.search(said, run.stderr), run.stderr
     assert (run.returncode == 0) == (what == "thread")
 
 
