@@ -1,5 +1,6 @@
 """The traced model as plain immutable values: operators, tensors, parameters, buffers."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -143,11 +144,7 @@ class Graph:
 
     def roots(self) -> dict[str, str]:
         """A result that may share storage, to the value whose storage that is."""
-        found: dict[str, str] = {}
-        for operator in self.operators:
-            if operator.aliases:
-                found[operator.name] = found.get(operator.aliases[0], operator.aliases[0])
-        return found
+        return storage_roots(self.operators)
 
     def dependencies(self) -> "nx.DiGraph[int]":
         """Operators by index; an edge for each use of another operator's result."""
@@ -157,3 +154,12 @@ class Graph:
         for index, operator in enumerate(self.operators):
             graph.add_edges_from((made[name], index) for name in operator.inputs if name in made)
         return graph
+
+
+def storage_roots(operators: Iterable[Operator]) -> dict[str, str]:
+    """A result that may share storage, to the value whose storage that is."""
+    roots: dict[str, str] = {}
+    for operator in operators:
+        if operator.aliases:
+            roots[operator.name] = roots.get(operator.aliases[0], operator.aliases[0])
+    return roots

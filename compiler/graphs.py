@@ -9,7 +9,7 @@ from pipecut.compiler.graph import Graph
 from pipecut.compiler.inputs.cluster import Cluster
 from pipecut.compiler.inputs.job import Job
 from pipecut.compiler.profile.measured_costs import MeasuredCosts
-from pipecut.compiler.trace.lower import trace
+from pipecut.compiler.trace.trace import trace
 
 Progress = Callable[[str], None]
 

@@ -32,7 +32,7 @@ from pipecut.compiler.inputs.cluster import read_cluster
 from pipecut.compiler.inputs.job import read_job
 from pipecut.compiler.profile.measured_costs import measured_costs
 from pipecut.compiler.profile.store import Store
-from pipecut.compiler.trace.lower import trace
+from pipecut.compiler.trace.trace import trace
 from pipecut.errors import PipecutError
 from pipecut.plan.check import check
 from pipecut.plan.folder import (

@@ -14,7 +14,7 @@ import torch
 from pipecut.compiler.inputs.job import read_job
 from pipecut.compiler.profile.layers import Runner, chains_of, layers_of
 from pipecut.compiler.trace.batch import example_batch
-from pipecut.compiler.trace.lower import trace
+from pipecut.compiler.trace.trace import trace
 from pipecut.device.memory import keep_memory
 
 CPU = torch.device("cpu")

@@ -11,7 +11,7 @@ from pipecut.compiler.profile.background import background_load
 from pipecut.compiler.profile.profile import Profiled, ProfileProgress, profile
 from pipecut.compiler.profile.store import default_path
 from pipecut.compiler.trace.batch import example_batch
-from pipecut.compiler.trace.lower import trace
+from pipecut.compiler.trace.trace import trace
 from pipecut.device.memory import keep_memory
 from pipecut.device.types import type_of
 

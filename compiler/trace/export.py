@@ -16,17 +16,17 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from pipecut.compiler.inputs.job import Job
 from pipecut.compiler.trace.batch import ExampleBatch, example_batch
 from pipecut.compiler.trace.batch_of_one import noting_choices
-from pipecut.compiler.trace.beyond_graph import (
+from pipecut.compiler.trace.modes.mode_reads import ModeReads, watched_mode
+from pipecut.compiler.trace.watch.beyond_graph import (
     inference_mode_as_no_grad,
     refuse_hooks,
     refuse_scripted,
     refused_backwards,
 )
-from pipecut.compiler.trace.eager_paths import eager_paths, without_checkpoints
-from pipecut.compiler.trace.known_constants import KnownConstants
-from pipecut.compiler.trace.mode_reads import ModeReads, watched_mode
-from pipecut.compiler.trace.module_state import ModuleState
-from pipecut.compiler.trace.randomness import only_operators_draw
+from pipecut.compiler.trace.watch.eager_paths import eager_paths, without_checkpoints
+from pipecut.compiler.trace.watch.known_constants import KnownConstants
+from pipecut.compiler.trace.watch.module_state import ModuleState
+from pipecut.compiler.trace.watch.randomness import only_operators_draw
 from pipecut.errors import PipecutError, TraceError
 from pipecut.model.build import build_on_meta
 from pipecut.model.functions import calling, find_function, user_frame

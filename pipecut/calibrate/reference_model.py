@@ -15,7 +15,7 @@ from pipecut.compiler.inputs.job import read_job
 from pipecut.compiler.operators.lookup import short_name
 from pipecut.compiler.profile.job import profile_job
 from pipecut.compiler.profile.profile import ProfileProgress, measured_seconds
-from pipecut.compiler.trace.lower import trace
+from pipecut.compiler.trace.trace import trace
 from pipecut.device.types import type_of
 
 

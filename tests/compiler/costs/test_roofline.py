@@ -10,7 +10,7 @@ from pipecut.compiler.costs.roofline import cost
 from pipecut.compiler.graph import Graph
 from pipecut.compiler.inputs.cluster import Cluster, read_cluster
 from pipecut.compiler.inputs.job import read_job
-from pipecut.compiler.trace.lower import trace
+from pipecut.compiler.trace.trace import trace
 from pipecut.errors import UserFileError
 
 PARTS = (("linear", (0.5, 0.25)), ("other", (0.1, 0.2)))

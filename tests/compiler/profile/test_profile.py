@@ -13,7 +13,7 @@ from pipecut.compiler.inputs.job import read_job
 from pipecut.compiler.profile.layers import Runner, chains_of, layers_of
 from pipecut.compiler.profile.profile import measured_seconds
 from pipecut.compiler.profile.timing import Timed
-from pipecut.compiler.trace.lower import trace
+from pipecut.compiler.trace.trace import trace
 from pipecut.errors import UserFileError
 
 CPU = torch.device("cpu")

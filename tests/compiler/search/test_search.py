@@ -19,7 +19,7 @@ from pipecut.compiler.search.search import MARGIN, search
 from pipecut.compiler.search.sizes import SearchSpace, resolve_sizes
 from pipecut.compiler.search.sizes import SizeOverrides as Over
 from pipecut.compiler.search.trial import Setting, attempt
-from pipecut.compiler.trace.lower import trace
+from pipecut.compiler.trace.trace import trace
 from pipecut.errors import InfeasibleError, UserFileError
 
 CLUSTER = """name: small

@@ -7,7 +7,7 @@ import pytest
 
 from pipecut.compiler.graph import Graph
 from pipecut.compiler.inputs.job import read_job
-from pipecut.compiler.trace.lower import trace
+from pipecut.compiler.trace.trace import trace
 from pipecut.errors import PipecutError
 
 HEAD = """

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from pipecut.compiler.inputs.job import read_job
-from pipecut.compiler.trace.known_constants import KnownConstants
-from pipecut.compiler.trace.lower import trace
+from pipecut.compiler.trace.trace import trace
+from pipecut.compiler.trace.watch.known_constants import KnownConstants
 from pipecut.errors import TraceError
 
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from pipecut.compiler import Options, SizeOverrides, compile
 from pipecut.compiler.inputs.job import read_job
-from pipecut.compiler.trace.lower import trace
+from pipecut.compiler.trace.trace import trace
 from pipecut.errors import TraceError, UserFileError
 
 GENERATOR = torch.Generator()

@@ -6,7 +6,7 @@ import pytest
 
 from pipecut.compiler import Options, SizeOverrides, compile
 from pipecut.compiler.inputs.job import read_job
-from pipecut.compiler.trace.lower import trace
+from pipecut.compiler.trace.trace import trace
 from pipecut.errors import TraceError
 from pipecut.runtime.verify.verify import verify
 

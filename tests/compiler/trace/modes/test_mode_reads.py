@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pipecut.compiler.trace.mode_reads import ModeReads, watched_mode
+from pipecut.compiler.trace.modes.mode_reads import ModeReads, watched_mode
 
 
 class Asking(nn.Module):

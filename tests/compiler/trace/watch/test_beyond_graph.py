@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipecut.compiler.inputs.job import read_job
-from pipecut.compiler.trace.lower import trace
+from pipecut.compiler.trace.trace import trace
 from pipecut.errors import TraceError
 
 JOB = """

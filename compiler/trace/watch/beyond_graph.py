@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -15,7 +16,7 @@ from pipecut.errors import TraceError
 # Who may ask for gradient functions: torch, and the modes of this package by which its calls go.
 INNER = (
     os.path.dirname(torch.__file__) + os.sep,
-    os.path.dirname(os.path.dirname(__file__)) + os.sep,
+    str(Path(__file__).parents[2]) + os.sep,
 )
 
 

@@ -13,7 +13,7 @@ from unittest import mock
 
 import torch
 
-from pipecut.compiler.trace.known_constants import KnownConstants
+from pipecut.compiler.trace.watch.known_constants import KnownConstants
 
 # transformers asks these two: is torch exporting, and is this tensor a fake one.
 FAKE_CHECK = "transformers.utils.import_utils"

@@ -9,15 +9,10 @@ from typing import Any
 from unittest import mock
 
 import numpy
-import torch
-from torch import fx
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._pytree import tree_map
 
-from pipecut.compiler.trace.mode_reads import TRACER
+from pipecut.compiler.trace.modes.mode_reads import TRACER
 from pipecut.device.types import DEVICE_TYPES
 from pipecut.errors import TraceError
-from pipecut.model.draws import CountDraws, may_draw
 
 SEEDING = (
     *("torch.manual_seed", "torch.random.manual_seed", "torch.seed"),
@@ -29,32 +24,6 @@ SEEDING = (
         for function in ("manual_seed", "manual_seed_all", "set_rng_state", "set_rng_state_all")
     ),
 )
-
-
-def count_draws(node: fx.Node, number: Callable[[Any], int]) -> int:
-    """How often a node of an exported program takes random numbers, tried on fake tensors.
-
-    `number` says what a symbolic size is for one microbatch.
-    """
-    if not (isinstance(node.target, torch._ops.OpOverload) and may_draw(node.target)):
-        return 0
-    with FakeTensorMode():
-        given = fx.node.map_arg((node.args, dict(node.kwargs)), lambda n: n.meta["val"])
-        args, kwargs = tree_map(lambda leaf: _sized(leaf, number), given)
-        with CountDraws() as counting:
-            node.target(*args, **kwargs)
-    return int(counting.count)
-
-
-def _sized(value: Any, number: Callable[[Any], int]) -> Any:
-    """A tensor or size for one microbatch: some kernels take no symbolic sizes."""
-    if isinstance(value, torch.SymInt):
-        return number(value)
-    if not isinstance(value, torch.Tensor):
-        return value
-    return torch.empty_strided(
-        [*map(number, value.shape)], [*map(number, value.stride())], dtype=value.dtype
-    )
 
 
 @contextmanager

@@ -1,0 +1,58 @@
+"""Sizes of an exported program: sympy expressions to numbers and Python expressions in `batch`."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import sympy
+import torch
+from torch.utils._sympy.printers import PythonPrinter
+
+from pipecut.errors import TraceError
+
+BATCH = sympy.Symbol("batch", integer=True, positive=True)
+# torch names a symbol u0, u1, ... where its value depends on data, not on the batch's size.
+UNBACKED = "u"
+
+
+class NeedsFixedBatch(TraceError):
+    """A program for a batch of any size has something that stage code cannot write."""
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """A size: an int or an expression in `batch`, and its number for one microbatch."""
+
+    code: int | str
+    number: int
+
+
+class Dimensions:
+    """Sizes of one program. `dynamic`: it takes a batch of any size."""
+
+    def __init__(self, microbatch: int, dynamic: bool) -> None:
+        self.microbatch, self.dynamic = microbatch, dynamic
+        self._known: dict[Any, Dimension] = {}
+
+    def of(self, size: Any) -> Dimension:
+        """Raises TraceError where a size follows something else than the batch."""
+        if isinstance(size, int):
+            return Dimension(size, size)
+        expression = sympy.sympify(size.node.expr if isinstance(size, torch.SymInt) else size)
+        if expression not in self._known:
+            self._known[expression] = self._written(expression)
+        return self._known[expression]
+
+    def _written(self, expression: Any) -> Dimension:
+        symbols = expression.free_symbols
+        follows_data = any(str(symbol).startswith(UNBACKED) for symbol in symbols)
+        if follows_data or (len(symbols) > 1 and not self.dynamic):
+            raise TraceError(
+                f"a tensor's size depends on data ({expression}); "
+                "pipecut needs sizes that follow the batch"
+            )
+        if len(symbols) > 1:
+            raise NeedsFixedBatch(f"a tensor's size is {expression}")
+        in_batch = expression.xreplace(dict.fromkeys(symbols, BATCH))
+        number = int(in_batch.subs(BATCH, self.microbatch))
+        code = PythonPrinter().doprint(in_batch) if in_batch.free_symbols else number
+        return Dimension(code, number)

@@ -1,0 +1,75 @@
+"""Exported program to graph. This folder is the only reader of fx."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from pipecut.compiler.graph import Graph, Operator
+from pipecut.compiler.trace.export import Exported
+from pipecut.compiler.trace.lower.dead_code import without_dead_code
+from pipecut.compiler.trace.lower.dimensions import Dimensions
+from pipecut.compiler.trace.lower.names import Names
+from pipecut.compiler.trace.lower.operators import OperatorReader
+from pipecut.compiler.trace.lower.refusals import refuse_shared_writes, refuse_writes
+from pipecut.compiler.trace.lower.results import Results, read_results
+from pipecut.compiler.trace.lower.signature import PREFIX, Signature, read_signature
+from pipecut.compiler.trace.lower.values import Values
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A lowered program: all its operators, and graphs of those that something needs.
+
+    `training` has what the loss and written buffers need, `everything` also what the model's
+    other outputs need.
+    """
+
+    operators: tuple[Operator, ...]
+    training: Graph
+    everything: Graph
+
+
+def lower(exported: Exported, microbatch: int) -> Lowered:
+    """Raises TraceError for what a plan cannot carry, NeedsFixedBatch for what no code can write."""
+    program = exported.program
+    names = Names({node.name for node in program.graph.nodes})
+    specs = program.graph_signature.input_specs
+    given_names = {str(s.arg.name): str(s.target).removeprefix(PREFIX) for s in specs}
+    values = Values(Dimensions(microbatch, exported.dynamic), given_names)
+    signature = read_signature(exported, values, names)
+    reader = OperatorReader(values, names)
+    reader.read(program.graph_module)
+    operators = tuple(reader.operators)
+    refuse_writes(operators, signature.parameters, signature.constants)
+    results = read_results(exported, values, names, {operator.name for operator in operators})
+    refuse_shared_writes(operators, signature.buffers, exported.model.sharing_buffers)
+    loss = {results.loss} - {""}
+    outputs = {output.value for output in results.outputs}
+    return Lowered(
+        operators,
+        _graph(exported, values, signature, results, operators, loss),
+        _graph(exported, values, signature, results, operators, loss | outputs),
+    )
+
+
+def _graph(
+    exported: Exported,
+    values: Values,
+    signature: Signature,
+    results: Results,
+    operators: tuple[Operator, ...],
+    needed: Collection[str],
+) -> Graph:
+    written = {buffer.value for buffer in signature.buffers}
+    return Graph(
+        without_dead_code(operators, needed, written),
+        values=values.by_name,
+        parameters=signature.parameters,
+        buffers=signature.buffers,
+        batch_inputs=signature.batch_inputs,
+        loss=results.loss,
+        dynamic=exported.dynamic,
+        notes=exported.notes,
+        outputs=results.outputs,
+        constants=dict(exported.batch.constants),
+        left_out=results.left_out,
+    )

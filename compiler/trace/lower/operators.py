@@ -1,0 +1,159 @@
+"""Nodes of an exported program to operators, in program order; nested graphs are put in place."""
+
+import operator as python_operator
+from typing import Any
+
+import torch
+from torch import fx
+
+from pipecut.compiler.graph import Operator
+from pipecut.compiler.operators.lookup import rule_of
+from pipecut.compiler.operators.table import GETITEM
+from pipecut.compiler.trace.lower.arguments import Arguments, references
+from pipecut.compiler.trace.lower.draws import count_draws
+from pipecut.compiler.trace.lower.gradients import Gradients
+from pipecut.compiler.trace.lower.names import Names, part_name
+from pipecut.compiler.trace.lower.source import calling_module, where
+from pipecut.compiler.trace.lower.storage import Storages
+from pipecut.compiler.trace.lower.values import Values
+from pipecut.errors import TraceError
+
+# A module that torch.export adds to check its inputs.
+GUARDS_MODULE = "_guards_fn"
+# Devices of which stage code takes its own.
+OWN_DEVICE = ("cpu", "meta", "cuda")
+Contexts = tuple[str, ...]
+
+
+class OperatorReader:
+    """Reads modules into `operators`, with the values of their results."""
+
+    def __init__(self, values: Values, names: Names) -> None:
+        self.values, self.names = values, names
+        self.arguments = Arguments(names, values.dimensions)
+        self.storages, self.gradients = Storages(values), Gradients(values)
+        self.operators: list[Operator] = []
+        # Of the whole program, whether the loss needs them or not: the model makes them all.
+        self.draws = 0
+
+    def read(self, module: fx.GraphModule, contexts: Contexts = (), prefix: str = "") -> None:
+        """Raises TraceError for a node that a stage cannot run."""
+        for node in module.graph.nodes:
+            target = str(node.target)
+            if node.op in ("placeholder", "output", "get_attr") or _is_guard(node):
+                continue
+            if "wrap_with_set_grad_enabled" in target:
+                enabled, body, *given = node.args
+                inner = (*contexts, f"torch.set_grad_enabled({bool(enabled)})")
+                self._inline(node, getattr(module, str(body.target)), given, inner, prefix)
+            elif "wrap_with_autocast" in target:
+                *settings, body = node.args[:5]
+                inner = (*contexts, _autocast(*settings))
+                self._inline(node, getattr(module, str(body.target)), node.args[5:], inner, prefix)
+            elif node.op == "call_function":
+                self._call(node, contexts, prefix)
+            else:
+                raise TraceError(
+                    f"the traced model calls {target}, which pipecut cannot split{where(node)}"
+                )
+
+    def _inline(
+        self, node: fx.Node, body: fx.GraphModule, given: Any, contexts: Contexts, prefix: str
+    ) -> None:
+        """Read a node's body in its place: names of the body's nodes begin with the node's."""
+        inner = f"{prefix}{node.name}_"
+        placeholders = [n for n in body.graph.nodes if n.op == "placeholder"]
+        for placeholder, argument in zip(placeholders, given, strict=True):
+            if isinstance(argument, fx.Node):
+                self.names.alias(inner + placeholder.name, self.names.of(argument, prefix))
+        self.read(body, contexts, inner)
+        results = next(n for n in body.graph.nodes if n.op == "output").args[0]
+        for index, result in enumerate(results if isinstance(results, list | tuple) else [results]):
+            if isinstance(result, fx.Node):
+                value = self.names.of(result, inner)
+                self.names.alias(part_name(prefix + node.name, index), value)
+
+    def _call(self, node: fx.Node, contexts: Contexts, prefix: str) -> None:
+        result = node.meta.get("val")
+        if isinstance(result, torch.SymInt | int | float | bool | torch.SymBool | torch.SymFloat):
+            # A number: where it is used, arguments have its expression.
+            return
+        inlined = self._part_of_inlined(node, prefix)
+        if inlined is not None:
+            self.names.alias(prefix + node.name, inlined)
+            return
+        operator, shared = self._operator(node, contexts, prefix)
+        self.operators.append(operator)
+        needed = self.gradients.needed_by(operator)
+        self._add_values(operator.name, result, needed)
+        self.gradients.follow(operator, shared, needed)
+
+    def _part_of_inlined(self, node: fx.Node, prefix: str) -> str | None:
+        """The value that a node takes out of an inlined body's results."""
+        if node.target is not python_operator.getitem or not isinstance(node.args[0], fx.Node):
+            return None
+        return self.names.alias_of(part_name(prefix + node.args[0].name, node.args[1]))
+
+    def _operator(
+        self, node: fx.Node, contexts: Contexts, prefix: str
+    ) -> tuple[Operator, tuple[str, ...]]:
+        """The node's operator, and the inputs whose storage its result has."""
+        name = prefix + node.name
+        args = tuple(self.arguments.of(argument, prefix) for argument in node.args)
+        kwargs = {
+            key: self.arguments.of(argument, prefix)
+            for key, argument in node.kwargs.items()
+            if key != "pin_memory"
+        }
+        effects = self.storages.effects(name, node, args, kwargs)
+        module = calling_module(node)
+        first_draw = self.draws
+        self.draws += count_draws(node, self.values.dimensions)
+        operator = Operator(
+            name,
+            target=_target(node),
+            args=args,
+            kwargs=tuple(kwargs.items()),
+            inputs=tuple(dict.fromkeys(references((args, kwargs)))),
+            module=module.name,
+            module_class=module.class_name,
+            source=where(node),
+            contexts=contexts,
+            writes=effects.writes,
+            aliases=effects.aliases,
+            draws=tuple(range(first_draw, self.draws)),
+        )
+        return operator, effects.shared
+
+    def _add_values(self, name: str, result: Any, needed: bool) -> None:
+        """The value of a result, or those of its tensors where it has several."""
+        if isinstance(result, torch.Tensor):
+            differentiable = result.is_floating_point() or result.is_complex()
+            self.values.add(name, result, needed and differentiable)
+            return
+        for index, part in enumerate(result if isinstance(result, list | tuple) else ()):
+            if isinstance(part, torch.Tensor):
+                needs_grad = needed and part.is_floating_point()
+                self.values.add(part_name(name, index), part, needs_grad)
+
+
+def _autocast(device: Any, dtype: Any, enabled: Any, cache: Any) -> str:
+    own = "device.type" if device in OWN_DEVICE else repr(device)
+    return f"torch.autocast({own}, dtype={dtype}, enabled={enabled}, cache_enabled={cache})"
+
+
+def _is_guard(node: fx.Node) -> bool:
+    """Whether a node checks something and computes nothing."""
+    if node.op == "call_module":
+        return GUARDS_MODULE in str(node.target)
+    return node.target is torch._assert or rule_of(str(node.target)).guard
+
+
+def _target(node: fx.Node) -> str:
+    if isinstance(node.target, torch._ops.OpOverload):
+        return str(node.target)
+    if node.target is python_operator.getitem:
+        return GETITEM
+    raise TraceError(
+        f"the traced model calls {node.target}, which pipecut cannot write as code{where(node)}"
+    )

@@ -1,0 +1,84 @@
+"""Job to graph: the model in training mode, and what runs in eval mode."""
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from pipecut.compiler.graph import Graph
+from pipecut.compiler.inputs.job import Job
+from pipecut.compiler.trace.batch_of_one import alike_for_one
+from pipecut.compiler.trace.export import Exported, export, export_evaluation
+from pipecut.compiler.trace.lower.dimensions import NeedsFixedBatch
+from pipecut.compiler.trace.lower.lowering import Lowered, lower
+from pipecut.compiler.trace.modes.evaluation import flags_alone, with_evaluation, without_dropout
+from pipecut.compiler.trace.requirements import checked
+from pipecut.errors import TraceError
+
+
+def trace(job: Job) -> Graph:
+    """Trace the job's model. Raises TraceError or UserFileError."""
+    # The user's code may set another.
+    surrounding = torch.get_default_dtype()
+    try:
+        graph = _both_modes(job)
+        return replace(graph, default_dtype=str(torch.get_default_dtype()).removeprefix("torch."))
+    finally:
+        torch.set_default_dtype(surrounding)
+
+
+@dataclass(frozen=True)
+class _Traced:
+    exported: Exported
+    lowered: Lowered
+
+
+def _both_modes(job: Job) -> Graph:
+    traced = _for_every_microbatch(job)
+    exported, lowered = traced.exported, traced.lowered
+    training = checked(lowered.training)
+    if not exported.reads.differs and flags_alone(lowered.operators, exported.reads.dropouts):
+        return with_evaluation(training, without_dropout(lowered.everything))
+    refused = ""
+    for dynamic in (True, False) if exported.dynamic else (False,):
+        evaluated = export_evaluation(job, exported, dynamic)
+        try:
+            if isinstance(evaluated, Exported):
+                in_evaluation = lower(evaluated, job.microbatch).everything
+                return with_evaluation(training, in_evaluation)
+            refused = refused or evaluated
+        except TraceError as error:
+            refused = refused or str(error)
+    why = f"the model cannot be traced in eval mode: {refused}"
+    return replace(training, outputs=(), refused=why)
+
+
+def _for_every_microbatch(job: Job) -> _Traced:
+    """In training mode, so that the batch's last microbatch, too, does what the model does."""
+    size, total = job.microbatch, job.spec.batch.global_
+    traced = _for_any_size(job)
+    exported = traced.exported
+    if not (exported.dynamic and exported.choices and 1 in (size, total % size)):
+        return traced
+    what = f"with one sample the model does something else (at {exported.choices[0]})"
+    of_one = _trace(job.with_microbatch(1), fixed_because=what)
+    if alike_for_one(lower(exported, 1).training, of_one.lowered.training):
+        return traced
+    if size == 1:
+        return of_one
+    raise TraceError(
+        f"the last microbatch of {total} samples in {size}s has one sample alone, and {what}; "
+        "choose batch.global or batch.microbatch so that none is left alone"
+    )
+
+
+def _for_any_size(job: Job) -> _Traced:
+    """For any batch size, where the model and stage code allow that."""
+    try:
+        return _trace(job)
+    except NeedsFixedBatch as error:
+        return _trace(job, fixed_because=str(error))
+
+
+def _trace(job: Job, fixed_because: str = "") -> _Traced:
+    exported = export(job, fixed_because)
+    return _Traced(exported, lower(exported, job.microbatch))
