@@ -146,9 +146,10 @@ class RunningStage:
             self._backward(live.roots, gradients)
         else:
             with recompute.replaying(self.module, self.device, live.captured):
+                # No name holds the results, so that backward frees what it is done with.
                 with self._drawing(microbatch), self._putting_aside(microbatch):
-                    results = list(self.module(*live.received, *live.batch))
-                self._backward(self._roots(results, live.weight), gradients)
+                    roots = self._roots(list(self.module(*live.received, *live.batch)), live.weight)
+                self._backward(roots, gradients)
         return [
             tensor.grad if tensor.grad is not None else torch.zeros_like(tensor)
             for tensor, needs_grad in zip(live.received, self.received_need_grad, strict=True)
