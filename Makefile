@@ -6,6 +6,12 @@ BIN := $(VENV)/bin
 WORKLOADS ?=
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
+
+.PHONY: docs
+# The pages of all keys of job.yaml and cluster.yaml, from their schemas.
+docs: $(VENV)/.dev
+	$(BIN)/python -m pipecut.compiler.inputs.reference docs
+
 .PHONY: demo test test-all test-versions check golden figures bench gpu clean
 
 demo: $(VENV)/.examples

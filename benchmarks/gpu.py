@@ -136,7 +136,7 @@ def memory_part(device: str, folder: Path, save: Save) -> None:
 def calibrate_part(device: str, folder: Path, save: Save) -> None:
     """Calibrate's rates beside a matrix product of 8,192 cubed, timed with events around twenty."""
     from pipecut.calibrate.calibrate import calibrate
-    from pipecut.compiler.inputs.cluster import read_cluster
+    from pipecut.compiler.inputs.cluster_file import read_cluster
 
     calibrate(1, device, folder / "cluster.yaml")
     cluster = read_cluster(str(folder / "cluster.yaml"))

@@ -8,7 +8,7 @@ from pipecut.compiler.emit.plan import plan_of
 from pipecut.compiler.emit.publish import publish, refuse_occupied
 from pipecut.compiler.fit import shortage
 from pipecut.compiler.graphs import Costs, Graphs
-from pipecut.compiler.inputs.cluster import read_cluster
+from pipecut.compiler.inputs.cluster_file import read_cluster
 from pipecut.compiler.inputs.job import read_job
 from pipecut.compiler.notes import notes_of
 from pipecut.compiler.partition.constraints import placement_rules

@@ -18,7 +18,7 @@ from pipecut.compiler.graph import Graph, Operator
 from pipecut.compiler.graphs import Estimates
 from pipecut.compiler.inputs.auto import AUTO, Auto
 from pipecut.compiler.inputs.cluster import Cluster
-from pipecut.compiler.inputs.document import location_of_key
+from pipecut.compiler.inputs.document.positions import location_of_key
 from pipecut.compiler.inputs.job import Job, JobSpec
 from pipecut.compiler.inputs.units import show_bytes
 from pipecut.compiler.operators.lookup import rule_of, short_name

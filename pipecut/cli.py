@@ -12,6 +12,7 @@ from pipecut.console import (
     progress_bar,
     progress_line,
     refuse_other_than,
+    show_warnings_plainly,
 )
 from pipecut.device.local import best_type, device_count
 from pipecut.device.types import DEVICE_TYPES, DeviceType, type_of
@@ -616,6 +617,7 @@ def main() -> None:
     """Run a command. Known errors end with their message and exit code; only a bug of pipecut's
     shows a traceback."""
     listen()
+    show_warnings_plainly()
     try:
         code = app(standalone_mode=False)
     except PipecutError as error:

@@ -1,9 +1,10 @@
 """What the commands share: where they print, progress with the time left, and checks of options."""
 
 import sys
+import warnings
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -80,3 +81,16 @@ def refuse_other_than(option: str, value: str | None, allowed: Collection[str]) 
     """Raises UserFileError for a value that is not allowed; None, not given, is."""
     if value is not None and value not in allowed:
         raise UserFileError(f"{option} {value}: must be {' or '.join(allowed)}")
+
+
+def show_warnings_plainly() -> None:
+    """Print warnings about the user's files without the line of this program that found them."""
+    shown = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *rest: Any, **options: Any) -> None:
+        if issubclass(category, FutureWarning):
+            print(f"pipecut: warning: {message}", file=sys.stderr)
+        else:
+            shown(message, category, *rest, **options)
+
+    warnings.showwarning = show

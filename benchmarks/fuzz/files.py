@@ -28,7 +28,7 @@ from rich.console import Console
 
 from benchmarks.fuzz.values import VALUES, mutate_values
 from pipecut.compiler import Options, SizeOverrides, compile
-from pipecut.compiler.inputs.cluster import read_cluster
+from pipecut.compiler.inputs.cluster_file import read_cluster
 from pipecut.compiler.inputs.job import read_job
 from pipecut.compiler.profile.measured_costs import measured_costs
 from pipecut.compiler.profile.store import Store

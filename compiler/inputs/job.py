@@ -1,54 +1,52 @@
 """The job file to typed values, and the user's functions it names."""
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, GetCoreSchemaHandler, model_validator
-from pydantic_core import core_schema
+from pydantic import Field, model_validator
 
 from pipecut.compiler.inputs.auto import AUTO, Auto
-from pipecut.compiler.inputs.document import FileSchema, location_of, read_document
+from pipecut.compiler.inputs.document.positions import location_of
+from pipecut.compiler.inputs.document.read import read_document
+from pipecut.compiler.inputs.document.schema import FileSchema, FunctionName, OrAuto, Renamed
 from pipecut.compiler.schedules.registry import SCHEDULES
 from pipecut.model.functions import find_function
 
-
-@dataclass(frozen=True)
-class OrAuto:
-    """Marks a field that is of a type or `auto`, which it becomes AUTO."""
-
-    inner: Any
-
-    def __get_pydantic_core_schema__(
-        self, _source: Any, handler: GetCoreSchemaHandler
-    ) -> core_schema.CoreSchema:
-        """The type's own schema, so that its messages stay, behind a check for `auto`."""
-        inner = handler.generate_schema(self.inner)
-        return core_schema.no_info_wrap_validator_function(_or_auto, inner)
-
-
-def _or_auto(value: object, handler: Callable[[object], Any]) -> Any:
-    return AUTO if value in (AUTO, AUTO.value) else handler(value)
-
-
-CountOrAuto = Annotated[int | Auto, OrAuto(Annotated[int, Field(ge=1)])]
+# More stages of a rank than any schedule has use for.
+MOST_STAGES_PER_RANK = 64
+Count = Annotated[int, Field(ge=1)]
+CountOrAuto = Annotated[int | Auto, OrAuto(Count)]
 ScheduleOrAuto = Annotated[str | Auto, OrAuto(Literal.__getitem__(tuple(SCHEDULES)))]
-FUNCTION = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
 
 
 class ModelSpec(FileSchema):
-    """`factory(**args) -> nn.Module`."""
+    """The model: `factory(**args)` returns it."""
 
-    factory: str = Field(pattern=FUNCTION)
-    args: dict[str, Any] = {}
+    factory: FunctionName = Field(
+        description="A function that returns the nn.Module. It is looked up from the folder where "
+        "pipecut runs, then from that of the job file.",
+        examples=['"train:build"'],
+    )
+    args: dict[str, Any] = Field(
+        default={}, description="Keyword arguments of the factory.", examples=["{layers: 12}"]
+    )
 
 
 class BatchSpec(FileSchema):
-    """Samples per optimizer step and per microbatch, which may be AUTO."""
+    """Samples per step and per microbatch."""
 
-    global_: int = Field(alias="global", ge=1)
-    microbatch: CountOrAuto
+    global_: Count = Field(
+        alias="global",
+        description="Samples per optimizer step, over all replicas.",
+        examples=["64"],
+    )
+    microbatch: CountOrAuto = Field(
+        description="Samples per microbatch: what goes through the pipeline at once. More keep a "
+        "device busier and leave fewer microbatches to fill the pipeline with. `auto` searches.",
+        examples=["4"],
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> "BatchSpec":
@@ -60,39 +58,137 @@ class BatchSpec(FileSchema):
 
 
 class PlacementSpec(FileSchema):
-    """Where modules go, by FQN pattern: `*` stands for any letters, and a module brings all within it."""
+    """Where modules go, by patterns of their names: `*` stands for any letters.
 
-    together: list[Annotated[list[str], Field(min_length=1)]] = []
-    never_cut: list[str] = []
-    cut_before: list[str] = []
-    on_stage: dict[str, Annotated[int, Field(ge=0)]] = {}
+    A module brings all modules within it.
+    """
+
+    together: list[Annotated[list[str], Field(min_length=1)]] = Field(
+        default=[],
+        description="Lists of patterns. All modules that a list matches go to one stage.",
+        examples=['[["embed", "head"]]'],
+    )
+    never_cut: list[str] = Field(
+        default=[],
+        description="Patterns of modules through which no cut goes: each stays whole on a stage.",
+        examples=['["layers.*"]'],
+    )
+    cut_before: list[str] = Field(
+        default=[],
+        description="Patterns of modules that begin a stage: what they need of other modules is on "
+        "an earlier stage.",
+        examples=['["decoder"]'],
+    )
+    on_stage: dict[str, Annotated[int, Field(ge=0)]] = Field(
+        default={},
+        description="Pattern to stage, counted from 0: the modules go there.",
+        examples=["{head: 3}"],
+    )
 
 
 class JobSpec(FileSchema):
-    """The job file. `stages`, `data_parallel`, `batch.microbatch` and `schedule` may be auto.
+    """The job file: a model, its batch, and how to train it.
 
-    Microbatches weigh by their samples, or by the labels that their loss is the mean over (`reduction: tokens`).
-    With `shard_optimizer: true` each replica of a stage has masters and optimizer states of its rows of parameters alone.
-    `stages` counts all of them; of the interleaved schedule each device has `stages_per_rank`, of the v-shaped one two.
+    Where a size may be `auto`, the compiler searches for the one with the shortest predicted step.
     """
 
-    model: ModelSpec
-    inputs: str = Field(pattern=FUNCTION)
-    batch: BatchSpec
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    optimizer: Literal["adamw", "adam", "sgd", "momentum"] = "adamw"
-    shard_optimizer: bool = False
-    schedule: ScheduleOrAuto = "1f1b"
-    stages_per_rank: int = Field(default=2, ge=1, le=64)
-    weights: str | None = None
-    loss: str | None = Field(default=None, pattern=FUNCTION)
-    compile: Literal["eager", "inductor"] = "eager"
-    reduction: Literal["samples", "tokens"] = "samples"
-    seed: int = Field(default=0, ge=0)
-    recompute: Literal["auto", "never", "always"] = "auto"
-    stages: CountOrAuto | None = None
-    data_parallel: CountOrAuto = 1
-    placement: PlacementSpec = PlacementSpec()
+    RENAMED: ClassVar[Mapping[str, Renamed]] = {
+        "chunks": Renamed("stages_per_rank"),
+        "optimizer_state": Renamed("shard_optimizer", {"fully_shard": True, "replicate": False}),
+    }
+
+    model: ModelSpec = Field(
+        description="The function that builds the model.", examples=['{factory: "train:build"}']
+    )
+    inputs: FunctionName = Field(
+        description="A function of a number of samples that returns a batch: a dictionary of "
+        "tensors, which are the keyword arguments of the model's forward. The model is traced "
+        "with it.",
+        examples=['"train:batch"'],
+    )
+    batch: BatchSpec = Field(
+        description="Samples per step and per microbatch.", examples=["{global: 64, microbatch: 4}"]
+    )
+    loss: FunctionName | None = Field(
+        default=None,
+        description="A function of the model's result and the batch that returns the loss. Without "
+        "it the model's own result is the loss, or has it as `loss`.",
+        examples=['"train:loss"'],
+    )
+    reduction: Literal["samples", "tokens"] = Field(
+        default="samples",
+        description="What the loss is the mean over: microbatches weigh by their samples, or by "
+        "the labels that the loss counts.",
+        examples=["tokens"],
+    )
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        default="fp32",
+        description="Precision of the parameters and of what is computed. With half precision the "
+        "optimizer steps float32 masters.",
+        examples=["bf16"],
+    )
+    optimizer: Literal["adamw", "adam", "sgd", "momentum"] = Field(
+        default="adamw",
+        description="The optimizer whose states the memory is planned for, and which `pipecut run` "
+        "trains with.",
+        examples=["sgd"],
+    )
+    shard_optimizer: bool = Field(
+        default=False,
+        description="Whether each replica of a stage keeps masters and optimizer states of its "
+        "share of the parameters' rows alone, as ZeRO stage 1 does.",
+        examples=["true"],
+    )
+    schedule: ScheduleOrAuto = Field(
+        default="1f1b",
+        description="The order of forwards and backwards on each rank.",
+        examples=["zb-h1"],
+    )
+    stages_per_rank: Annotated[int, Field(ge=1, le=MOST_STAGES_PER_RANK)] = Field(
+        default=2,
+        description="Stages on each rank with `schedule: interleaved`. The other schedules have "
+        "numbers of their own.",
+        examples=["4"],
+    )
+    stages: CountOrAuto | None = Field(
+        default=None,
+        description="Stages that the model is cut into, over all ranks of a pipeline. Without it "
+        "as many as fill the devices.",
+        examples=["8"],
+    )
+    data_parallel: CountOrAuto = Field(
+        default=1,
+        description="Replicas of each stage, which divide the global batch between them.",
+        examples=["2"],
+    )
+    recompute: Literal["auto", "never", "always"] = Field(
+        default="auto",
+        description="Whether a stage keeps what its forward saves for backward, or only its inputs "
+        "and runs forward again. `auto` recomputes where it makes the slowest stage faster, or "
+        "where nothing fits otherwise.",
+        examples=["never"],
+    )
+    compile: Literal["eager", "inductor"] = Field(
+        default="eager",
+        description="Whether stages run as written, or compiled by torch.compile.",
+        examples=["inductor"],
+    )
+    weights: str | None = Field(
+        default=None,
+        description="A safetensors file, or a folder of them, with the model's state dict, from "
+        "the folder of the job file. Without it parameters are initialised by the factory.",
+        examples=['"model.safetensors"'],
+    )
+    seed: Annotated[int, Field(ge=0)] = Field(
+        default=0,
+        description="Seed of the initial parameters and of what operators draw, such as dropout.",
+        examples=["7"],
+    )
+    placement: PlacementSpec = Field(
+        default=PlacementSpec(),
+        description="Where modules must go.",
+        examples=['{never_cut: ["layers.*"]}'],
+    )
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from pipecut.compiler.graph import Graph
-from pipecut.compiler.inputs.document import KEY, location_of
+from pipecut.compiler.inputs.document.positions import KEY, location_of
 from pipecut.compiler.inputs.job import Job, PlacementSpec
 from pipecut.errors import UserFileError
 

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import permutations
 
-from pipecut.compiler.inputs.cluster import Cluster, Device, Link
+from pipecut.compiler.inputs.cluster import Cluster, Device
+from pipecut.compiler.inputs.cluster_schema import Link
 from pipecut.compiler.partition.chain.chain import chain_cuts
 from pipecut.compiler.partition.load import bottleneck
 from pipecut.compiler.partition.problem import Problem, StageDevice

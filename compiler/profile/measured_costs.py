@@ -6,7 +6,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipecut.compiler.graph import Graph
-from pipecut.compiler.inputs.document import read_text
+from pipecut.compiler.inputs.document.read import read_text
 from pipecut.compiler.profile.profile import Seconds as OperatorSeconds
 from pipecut.compiler.profile.profile import measured_seconds
 from pipecut.compiler.profile.store import default_path

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from pipecut.compiler.inputs.auto import AUTO
-from pipecut.compiler.inputs.cluster import Cluster, Link
+from pipecut.compiler.inputs.cluster import Cluster
+from pipecut.compiler.inputs.cluster_schema import Link
 from pipecut.compiler.search.candidates import candidates
 from pipecut.compiler.search.sizes import SearchSpace
 from pipecut.compiler.search.trial import Sensitivity, Setting, Trial, attempt, bounded

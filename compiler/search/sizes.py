@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from pipecut.compiler.inputs.auto import AUTO, Auto, or_auto
 from pipecut.compiler.inputs.cluster import Cluster
-from pipecut.compiler.inputs.document import location_of_key
+from pipecut.compiler.inputs.document.positions import location_of_key
 from pipecut.compiler.inputs.job import Job, JobSpec
 from pipecut.compiler.schedules.registry import SCHEDULES
 from pipecut.device.types import type_of

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from pipecut.calibrate.reference_model import reached
-from pipecut.compiler.inputs.cluster import kind_here, read_cluster
+from pipecut.compiler.inputs.cluster_file import read_cluster
+from pipecut.compiler.inputs.machine import kind_here
 from pipecut.compiler.profile.profile import ProfileProgress
 from pipecut.device.local import device_count, has_devices
 from pipecut.device.types import type_of

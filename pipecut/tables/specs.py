@@ -3,7 +3,9 @@
 from rich.console import Console
 from rich.table import Table
 
-from pipecut.compiler.inputs.cluster import DeviceLibrary, cluster_names, library, read_cluster
+from pipecut.compiler.inputs.cluster_file import read_cluster
+from pipecut.compiler.inputs.cluster_schema import DeviceLibrary
+from pipecut.compiler.inputs.library import cluster_names, library
 from pipecut.compiler.inputs.units import show_bytes
 from pipecut.compiler.schedules.registry import SCHEDULES
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pipecut.calibrate.calibrate import calibrate, fit
 from pipecut.compiler import Options, SizeOverrides, compile
-from pipecut.compiler.inputs.cluster import read_cluster
+from pipecut.compiler.inputs.cluster_file import read_cluster
 from pipecut.errors import UserFileError
 
 

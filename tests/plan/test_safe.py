@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from pipecut.cli import app
 from pipecut.compiler import Options, SizeOverrides, compile
-from pipecut.compiler.inputs.cluster import read_cluster
+from pipecut.compiler.inputs.cluster_file import read_cluster
 from pipecut.compiler.inputs.job import read_job
 from pipecut.errors import PlanError, UserFileError
 from pipecut.plan.check import check

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from pipecut.compiler.inputs.document import read_text
+from pipecut.compiler.inputs.document.read import read_text
 from pipecut.compiler.partition.problem import Comm, Problem
 from pipecut.compiler.partition.standalone.published import published_problem
 from pipecut.errors import UserFileError

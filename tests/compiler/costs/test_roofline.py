@@ -8,7 +8,8 @@ import pytest
 
 from pipecut.compiler.costs.roofline import cost
 from pipecut.compiler.graph import Graph
-from pipecut.compiler.inputs.cluster import Cluster, read_cluster
+from pipecut.compiler.inputs.cluster import Cluster
+from pipecut.compiler.inputs.cluster_file import read_cluster
 from pipecut.compiler.inputs.job import read_job
 from pipecut.compiler.trace.trace import trace
 from pipecut.errors import UserFileError

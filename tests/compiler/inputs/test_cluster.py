@@ -4,17 +4,12 @@ from typing import Any
 
 import pytest
 
-from pipecut.compiler.inputs import cluster
-from pipecut.compiler.inputs.cluster import (
-    Cluster,
-    Device,
-    Link,
-    cluster_names,
-    kind_of,
-    library,
-    read_cluster,
-    this_machine,
-)
+from pipecut.compiler.inputs import machine
+from pipecut.compiler.inputs.cluster import Cluster, Device
+from pipecut.compiler.inputs.cluster_file import read_cluster
+from pipecut.compiler.inputs.cluster_schema import Link
+from pipecut.compiler.inputs.library import cluster_names, kind_of, library
+from pipecut.compiler.inputs.machine import this_machine
 from pipecut.compiler.partition.node_order import stage_devices_for
 from pipecut.device.local import LocalDevice
 from pipecut.device.types import CUDA
@@ -65,9 +60,9 @@ def test_every_cluster_that_comes_along_can_be_read(name: str) -> None:
 
 def test_an_unknown_gpu_asks_for_a_definition(monkeypatch: Any) -> None:
     gpu = LocalDevice("NVIDIA RTX 6000 Ada Generation", 48 * GIB)
-    monkeypatch.setattr(cluster, "accelerator", lambda: CUDA)
-    monkeypatch.setattr(cluster, "device_count", lambda _: 1)
-    monkeypatch.setattr(cluster, "describe", lambda *_: gpu)
+    monkeypatch.setattr(machine, "accelerator", lambda: CUDA)
+    monkeypatch.setattr(machine, "device_count", lambda _: 1)
+    monkeypatch.setattr(machine, "describe", lambda *_: gpu)
     with pytest.raises(
         UserFileError, match="'NVIDIA RTX 6000 Ada Generation': run pipecut calibrate"
     ):

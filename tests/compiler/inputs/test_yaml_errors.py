@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipecut.compiler.inputs.cluster import read_cluster
-from pipecut.compiler.inputs.document import KEY, position_of
+from pipecut.compiler.inputs.cluster_file import read_cluster
+from pipecut.compiler.inputs.document.positions import KEY, position_of
 from pipecut.compiler.inputs.job import read_job
 from pipecut.compiler.search.sizes import SizeOverrides, resolve_sizes
 from pipecut.errors import UserFileError

@@ -11,7 +11,8 @@ from pipecut.compiler import AUTO, Options, Request, SizeOverrides, compile, com
 from pipecut.compiler.costs.rebatch import with_batch
 from pipecut.compiler.graphs import Costs, Graphs
 from pipecut.compiler.inputs.auto import Auto
-from pipecut.compiler.inputs.cluster import Cluster, read_cluster
+from pipecut.compiler.inputs.cluster import Cluster
+from pipecut.compiler.inputs.cluster_file import read_cluster
 from pipecut.compiler.inputs.job import Job, read_job
 from pipecut.compiler.profile.measured_costs import MeasuredCosts
 from pipecut.compiler.search.candidates import SEARCHED, candidates
