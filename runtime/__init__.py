@@ -12,9 +12,10 @@ __all__ = ["load"]
 def load(plan: str | Path, device: str | None = None, restoring: bool = False) -> "Pipeline":
     """This rank's stages of a plan, ready to step. Start one process per rank with torchrun.
 
-    `device` ("cpu" or "cuda") overrides what the plan's devices say. When `restoring`, parameters get no
-    values, which takes their time: `restore` must come next. Torch, Python and NumPy are seeded alike on all
-    ranks, with the job's seed. Raises PlanError or RunError, on every rank where ranks differ.
+    `device` ("cpu" or "cuda") overrides what the plan's devices say. When `restoring`, parameters
+    get no values, which takes their time: `restore` must come next. Torch, Python and NumPy are
+    seeded alike on all ranks, with the job's seed. Raises PlanError or RunError, on every rank
+    where ranks differ.
     """
     from pipecut.runtime.pipeline import load_pipeline
 

@@ -1,4 +1,4 @@
-"""Forward alone, in eval mode: the loss and the model's other outputs, leaving the training as it is."""
+"""Forward alone, in eval mode: the loss and other outputs, leaving the training as it is."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,7 +29,8 @@ from pipecut.runtime.ranks.world import World
 class Evaluation:
     """This rank's part of evaluations, beside its training.
 
-    `plan` is the training's plan; `evaluated` has the boundaries of eval mode, over which `engine` runs.
+    `plan` is the training's plan; `evaluated` has the boundaries of eval mode, over which `engine`
+    runs.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class Evaluation:
         self.warmed = False
 
     def loss(self, batch: Tensors) -> torch.Tensor:
-        """The loss of a batch, on every rank. Raises RunError where the model has none in eval mode."""
+        """The loss of a batch, on every rank. Raises RunError where eval mode has none."""
         world = self.world
         self._check_possible()
         if not self.plan.evaluation.loss:
@@ -131,7 +132,7 @@ class Evaluation:
                 module.train(mode)
 
     def _warm(self) -> None:
-        """Before the first evaluation, compile on all ranks at once, not as each gets its first tensors."""
+        """Before the first evaluation, compile on all ranks at once, not one after the other."""
         world, model = self.world, self.model
         if self.warmed or not needs_warming(self.evaluated, world.device):
             return

@@ -51,10 +51,10 @@ def load_pipeline(
     restoring: bool = False,
     alike: Mapping[str, str] | None = None,
 ) -> "Pipeline":
-    """Read and check the plan, agree with the other ranks on it, join them, build this rank's stages.
+    """Read and check the plan, agree on it with the other ranks, and build this rank's stages.
 
-    `messages` carries tensors between ranks (default: torch.distributed). With `restoring` parameters
-    get no values. `alike` has what else must be alike on all ranks.
+    `messages` carries tensors between ranks (default: torch.distributed). With `restoring`
+    parameters get no values. `alike` has what else must be alike on all ranks.
     """
     order_ranks(timedelta(seconds=start_timeout()))
     meeting = meet()
@@ -101,7 +101,8 @@ class Pipeline:
             self.plan, self.model, self._evaluation_engine(messages), self.same_batches
         )
         self.saving = Saving(self.model, self.scale)
-        # Optimizers refuse an empty list, and a stage may hold no parameter, or none that is trained.
+        # Optimizers refuse an empty list, and a stage may hold no parameter, or none that is
+        # trained.
         self.placeholder = nn.Parameter(torch.empty(0, device=world.device))
         self.train()
         seed_alike(self.plan.model.seed)
@@ -138,10 +139,11 @@ class Pipeline:
 
     @on_own_terms
     def step(self, **batch: torch.Tensor) -> torch.Tensor:
-        """Forward and backward of a global batch; gradients are added to `.grad`. The loss, on every rank.
+        """Forward and backward of a global batch. Returns the loss, on every rank.
 
-        The loss is the mean over microbatches, weighted by their samples, or by their counted labels
-        where the job says `reduction: tokens`. Raises RunError.
+        Gradients are added to `.grad`. The loss is the mean over microbatches, weighted by their
+        samples, or by their counted labels where the job says `reduction: tokens`. Raises
+        RunError.
         """
         check_tensors(batch, f"rank {self.world.rank}", self.plan.constants)
         work = self.splitter.for_step(batch, self.scale.scale)
@@ -164,7 +166,7 @@ class Pipeline:
         return shared
 
     def _take_earlier_gradients(self) -> list[tuple[nn.Parameter, torch.Tensor]]:
-        """Take from parameters the gradients of earlier steps, which are summed and unscaled already."""
+        """Take away the gradients of earlier steps, which are summed and unscaled already."""
         takes_all = self.scale.used or self.plan.replicas > 1
         summed_in_step = (
             self.parameters() if takes_all else [p.master for p in self.tied.parameters]
@@ -186,7 +188,7 @@ class Pipeline:
     @on_own_terms
     @torch.no_grad()
     def eval_step(self, **batch: torch.Tensor) -> torch.Tensor:
-        """Forward alone, in eval mode, of a batch of any size. The loss as of `step`, on every rank.
+        """Forward alone, in eval mode, of a batch of any size. Returns the loss as `step` does.
 
         Gradients, buffers and random numbers of the training stay as they are. Raises RunError.
         """
@@ -195,19 +197,19 @@ class Pipeline:
     @on_own_terms
     @torch.no_grad()
     def predict(self, everywhere: bool = False, **batch: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The model's outputs beside its loss, by its own names, in eval mode, of a batch of any size.
+        """The model's outputs beside its loss, in eval mode, for a batch of any size, by name.
 
-        On the ranks that make them, of their replica's samples; with `everywhere` of all samples on
-        every rank. What the loss alone needs, such as labels, may be left out. Raises RunError, also
-        where the model returns nothing else.
+        On the ranks that make them, of their replica's samples; with `everywhere` of all samples
+        on every rank. What the loss alone needs, such as labels, may be left out. Raises RunError,
+        also where the model returns nothing else.
         """
         return self.evaluation.predict(batch, everywhere)
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """What an optimizer has of this rank's parameters, under their original names, each once.
 
-        Of half-precision ones their float32 masters; with `shard_optimizer: true` the rows that this
-        replica steps.
+        Of half-precision ones their float32 masters; with `shard_optimizer: true` the rows that
+        this replica steps.
         """
         return self.model.named_parameters()
 
@@ -257,19 +259,20 @@ class Pipeline:
     ) -> Path:
         """Write a checkpoint after so many steps, on every rank at once. Returns its folder.
 
-        It has parameters, buffers, the optimizer's states and random numbers by FQN, in safetensors;
-        `scheduler` and `data` by their state_dict(), of plain values, where they have one. The last
-        `keep` checkpoints are kept. Machines that do not see the same folder each keep the files of
-        their own ranks. A crash meanwhile leaves the checkpoint before; later ones are set aside.
-        Without `wait` it is written beside the training; the next save, or `finish_saving`, waits for
-        it. Raises CheckpointError, also where another run writes into the folder.
+        It has parameters, buffers, the optimizer's states and random numbers by FQN, in
+        safetensors; `scheduler` and `data` by their state_dict(), of plain values, where they have
+        one. The last `keep` checkpoints are kept. Machines that do not see the same folder each
+        keep the files of their own ranks. A crash meanwhile leaves the checkpoint before; later
+        ones are set aside. Without `wait` it is written beside the training; the next save, or
+        `finish_saving`, waits for it. Raises CheckpointError, also where another run writes into
+        the folder.
         """
         return self.saving.save(
             SaveRequest(Path(folder), step, optimizer, scheduler, data, keep, wait)
         )
 
     def finish_saving(self) -> None:
-        """Wait until the last checkpoint is whole. Raises CheckpointError when it was not written."""
+        """Wait until the last checkpoint is whole. Raises CheckpointError where it is not."""
         self.saving.finish()
 
     def restore(
@@ -280,11 +283,12 @@ class Pipeline:
         *,
         data: Any = None,
     ) -> int:
-        """Go on from the last checkpoint of a folder, of this plan or another of the model. Returns its step.
+        """Go on from the last checkpoint of a folder. Returns its step.
 
-        Every file is compared with its hash. The optimizer must be of the same kind, with the same
-        groups; its options, the learning rate too, become those of the checkpoint. `folder` may be
-        one checkpoint itself. All ranks must restore together. Raises CheckpointError.
+        It may be of this plan or another one of the model. Every file is compared with its hash.
+        The optimizer must be of the same kind, with the same groups; its options, the learning
+        rate too, become those of the checkpoint. `folder` may be one checkpoint itself. All ranks
+        must restore together. Raises CheckpointError.
         """
         recipe = self.saving.recipe
         request = RestoreRequest(Path(folder), optimizer, scheduler, data, recipe)

@@ -45,8 +45,8 @@ class RankModel:
             self._fill(parameters)
         if self.plan.compile == "inductor":
             for module in self.modules.values():
-                # What follows the batch is marked with each call (batch_dimensions.py); the rest are
-                # constants.
+                # What follows the batch is marked with each call (batch_dimensions.py); the rest
+                # are constants.
                 module.compile()
         shard(parameters, self.plan.shards, world.replica)
         self.parameters = tuple(parameters)
@@ -61,7 +61,7 @@ class RankModel:
 
     @property
     def stored_buffers(self) -> dict[str, torch.Tensor]:
-        """Buffers that a checkpoint has: those of the model's state dict, or written by its forward."""
+        """Buffers that a checkpoint has: of the model's state dict, or written by its forward."""
         buffers = [buffer for stage in self.stages for buffer in stage.buffers]
         stored = [buffer.names[0] for buffer in buffers if buffer.persistent or buffer.written]
         return {name: self.buffers[name] for name in stored}
@@ -98,7 +98,7 @@ class RankModel:
         }
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Take parameters, or this replica's rows of them, and persistent buffers. Raises RunError."""
+        """Take parameters (this replica's rows) and persistent buffers. Raises RunError."""
         values = {parameter.name: parameter.stepped for parameter in self.parameters}
         rows = {parameter.name: parameter.rows for parameter in self.parameters}
         with naming_errors(f"rank {self.world.rank}"):

@@ -13,16 +13,19 @@ REMEDIES = {
 }
 
 
-def check_tensors(batch: Mapping[Any, Any], here: str, constants: Collection[str] = ()) -> None:
-    """Raises RunError, which begins with `here`, for what is no tensor under a name, but for the plan's `constants`."""
+def check_tensors(batch: Mapping[Any, Any], where: str, constants: Collection[str] = ()) -> None:
+    """Raise RunError for a key that is no name or a value that is no tensor.
+
+    It begins with `where`. The plan's `constants` may be anything.
+    """
     for name, value in batch.items():
         if not isinstance(name, str):
-            raise RunError(f"{here}: the batch has a key {name!r}; keys are names of inputs")
+            raise RunError(f"{where}: the batch has a key {name!r}; keys are names of inputs")
         if name in constants:
             continue
         if not isinstance(value, torch.Tensor):
             kind = type(value).__name__
             remedy = REMEDIES.get(kind, "make it one with torch.as_tensor")
-            raise RunError(f"{here}: input '{name}' is a {kind}, it must be a tensor; {remedy}")
+            raise RunError(f"{where}: input '{name}' is a {kind}, it must be a tensor; {remedy}")
         if value.layout is not torch.strided:
-            raise RunError(f"{here}: input '{name}' is {value.layout}; give it with .to_dense()")
+            raise RunError(f"{where}: input '{name}' is {value.layout}; give it with .to_dense()")

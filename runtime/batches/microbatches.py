@@ -52,7 +52,7 @@ def shape_in_batch(tensor: Tensor, count: int) -> list[int]:
 
 
 def samples_in(plan: Plan, batch: Mapping[str, Any]) -> int:
-    """Samples of a batch, in which inputs may be missing. Raises RunError where tensors disagree."""
+    """Samples of a batch, which may miss inputs. Raises RunError where tensors disagree."""
     names_by_count: dict[int, list[str]] = {}
     for expected in plan.inputs:
         tensor = batch.get(expected.name)

@@ -1,4 +1,4 @@
-"""This replica's microbatches of a global batch, on this rank's device, with their parts of the loss."""
+"""This replica's microbatches of a global batch, on its device, with their parts of the loss."""
 
 import torch
 
@@ -30,10 +30,11 @@ class BatchSplitter:
         return self._work(tensors, samples, weights, self.plan.microbatches, scale)
 
     def for_evaluation(self, batch: Tensors, by_samples: bool = False) -> Work:
-        """Microbatches of a batch of any size, as evenly over replicas as whole microbatches can be.
+        """Microbatches of a batch of any size; each replica has as many, but for the last ones.
 
-        Their parts of the loss are those of their samples where `by_samples`, which needs no labels.
-        Raises RunError for an empty batch, or one that the model's fixed batch size does not divide.
+        Their parts of the loss are those of their samples where `by_samples`, which needs no
+        labels. Raises RunError for an empty batch, or one that the model's fixed batch size does
+        not divide.
         """
         tensors, count = self._checked(batch)
         samples = self._samples_per_microbatch(count)
@@ -75,13 +76,13 @@ class BatchSplitter:
     ) -> Work:
         """Those of this replica, of which each has at most `share`."""
         first = self.world.replica * share
-        own = slice(first, first + share)
-        microbatches: list[Tensors] = [{} for _ in samples[own]]
+        of_replica = slice(first, first + share)
+        microbatches: list[Tensors] = [{} for _ in samples[of_replica]]
         for name in self.needed:
-            parts = split(self.plan, name, tensors[name], sum(samples))[own]
+            parts = split(self.plan, name, tensors[name], sum(samples))[of_replica]
             for microbatch, part in zip(microbatches, self._moved(parts), strict=True):
                 microbatch[name] = part
-        return Work(microbatches, samples[own], weights[own], first, scale)
+        return Work(microbatches, samples[of_replica], weights[of_replica], first, scale)
 
     def _moved(self, parts: list[torch.Tensor]) -> list[torch.Tensor]:
         """On the device; an input that every microbatch has whole is moved once."""

@@ -16,27 +16,27 @@ ASIDE = "aside_"
 
 
 def step_of(path: Path) -> int:
-    """By the name of a checkpoint's folder; -1 where that is no such name."""
+    """The step that a checkpoint's folder is named after; -1 for another name."""
     match = NAME.fullmatch(path.name)
     return int(match[1]) if match else -1
 
 
 def checkpoints(folder: Path) -> list[Path]:
     """The whole ones of a folder, by step."""
-    whole = [path for path in folder.glob("step_*") if step_of(path) >= 0 and manifest_files(path)]
-    return sorted(whole, key=step_of)
+    paths = [path for path in folder.glob("step_*") if step_of(path) >= 0 and manifest_files(path)]
+    return sorted(paths, key=step_of)
 
 
 def latest(folder: Path) -> Path | None:
     """The last one of a folder of checkpoints, or the folder itself where it is one, or None."""
     if manifest_files(folder):
         return folder
-    whole = checkpoints(folder)
-    return whole[-1] if whole else None
+    paths = checkpoints(folder)
+    return paths[-1] if paths else None
 
 
 def home_of(folder: Path) -> Path:
-    """Where checkpoints go that follow: beside a checkpoint that is named itself."""
+    """Where later checkpoints go: beside `folder` where that is a checkpoint itself."""
     return folder.parent if manifest_files(folder) and step_of(folder) >= 0 else folder
 
 
@@ -63,7 +63,7 @@ def _finite(path: Path) -> bool:
 def tidy(folder: Path) -> None:
     """Remove what a crash left half written; bring back what it was about to replace.
 
-    Only for who holds the folder's lock.
+    To be called by the rank that holds the folder's lock.
     """
     for partial in folder.glob(".step_*.partial"):
         shutil.rmtree(partial, ignore_errors=True)
@@ -89,20 +89,21 @@ def set_aside(folder: Path, step: int) -> list[Path]:
             path.rename(target)
         except OSError as error:
             raise CheckpointError(
-                f"{path} is later than the step that is gone on from, and cannot be renamed: {error.strerror}; move it elsewhere"
+                f"{path} is later than the step that the training goes on from, and cannot be "
+                f"renamed: {error.strerror}; move it elsewhere"
             ) from None
         moved.append(target)
     return moved
 
 
 def refuse_earlier(folder: Path) -> None:
-    """A new training among another's checkpoints would lose its own, and take up the other's.
+    """Raise CheckpointError where a new training would write among another's checkpoints.
 
-    Raises CheckpointError.
+    It would lose its own, and resume from the other's.
     """
     last = latest(folder)
     if last is not None:
         raise CheckpointError(
-            f"{folder} has checkpoints of an earlier run, the last one {last.name}; --resume goes on "
-            "from it, --checkpoints takes another folder for a new one"
+            f"{folder} has checkpoints of an earlier run, the last one {last.name}; --resume goes "
+            "on from it, --checkpoints takes another folder for a new one"
         )

@@ -15,6 +15,8 @@ from pipecut.runtime.health.timeouts import save_timeout
 
 # A network file system may show others' files only after so many seconds.
 SETTLE = 3.0
+# Seconds between looks.
+LOOK = 0.1
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,8 @@ def meet(key: str, rank: int, size: int, doing: str, wrong: PipecutError | None 
         while wrong is None and not store.check([f"{key}/all"]):
             if time.monotonic() - begun > save_timeout():
                 raise CheckpointError(
-                    f"the {size} ranks did not all come within {save_timeout():.0f} s; PIPECUT_SAVE_TIMEOUT=SECONDS waits longer"
+                    f"the {size} ranks did not all come within {save_timeout():.0f} s; "
+                    "PIPECUT_SAVE_TIMEOUT=SECONDS waits longer"
                 )
             time.sleep(0.02)
         if wrong is None and store.check([f"{key}/wrong"]):
@@ -87,28 +90,31 @@ def sharing(folder: Path, rank: int, size: int) -> Sharing:
         folder.mkdir(parents=True, exist_ok=True)
         token.touch()
     except OSError as error:
-        wrong = f"rank {rank}: {folder} cannot be written: {error.strerror}; --checkpoints takes another folder"
+        wrong = (
+            f"rank {rank}: {folder} cannot be written: {error.strerror}; "
+            "--checkpoints takes another folder"
+        )
     doing = f"looking who sees {folder}"
-    gathered = exchange((token.name, wrong), rank, size, doing)
+    tokens = exchange((token.name, wrong), rank, size, doing)
     try:
-        first_wrong([problem for _, problem in gathered], rank)
-        names = [name for name, _ in gathered]
-        own, begun = _seen(folder, names), time.monotonic()
-        while len(own) < size and time.monotonic() - begun < SETTLE:
-            time.sleep(0.1)
-            own = _seen(folder, names)
-        everyone = exchange(own, rank, size, doing)
+        first_wrong([problem for _, problem in tokens], rank)
+        names = [name for name, _ in tokens]
+        seen, begun = _seen(folder, names), time.monotonic()
+        while len(seen) < size and time.monotonic() - begun < SETTLE:
+            time.sleep(LOOK)
+            seen = _seen(folder, names)
+        seen_by_rank = exchange(seen, rank, size, doing)
     finally:
         with suppress(OSError):
             token.unlink()
-    unlike = [other for other in own if everyone[other] != own]
+    unlike = [peer for peer in seen if seen_by_rank[peer] != seen]
     if unlike:
         raise CheckpointError(
-            f"rank {rank} sees what ranks {own} wrote into {folder}, rank {unlike[0]} what "
-            f"{everyone[unlike[0]]} did; --checkpoints takes a folder that all see, or each "
+            f"rank {rank} sees what ranks {seen} wrote into {folder}, rank {unlike[0]} what "
+            f"{seen_by_rank[unlike[0]]} did; --checkpoints takes a folder that all see, or each "
             "machine its own"
         )
-    return Sharing(own, size)
+    return Sharing(seen, size)
 
 
 def _seen(folder: Path, names: list[str]) -> tuple[int, ...]:
@@ -116,10 +122,9 @@ def _seen(folder: Path, names: list[str]) -> tuple[int, ...]:
 
 
 def first_wrong(wrong: list[str | None], rank: int) -> None:
-    """Raise what is wrong on this rank, or that another one said what is."""
-    own = wrong[rank]
-    if own is not None:
-        raise CheckpointError(own)
-    others = [other for other, text in enumerate(wrong) if text is not None]
-    if others:
-        raise PeerLostError(f"rank {rank}: rank {others[0]} cannot go on; its own message says why")
+    """Raise what is wrong on this rank as a CheckpointError, or PeerLostError for another rank."""
+    if (text := wrong[rank]) is not None:
+        raise CheckpointError(text)
+    failed = [peer for peer, problem in enumerate(wrong) if problem is not None]
+    if failed:
+        raise PeerLostError(f"rank {rank}: rank {failed[0]} cannot go on; its own message says why")

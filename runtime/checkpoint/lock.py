@@ -1,7 +1,7 @@
 """One run at a time writes into a folder of checkpoints: its first rank there holds a lock.
 
-The system lets go of it when the process ends, however that is, so none is left behind. Where a file
-system has no locks, the machine and the process that the file names are looked for instead.
+The system lets go of it when the process ends, however that is, so none is left behind. Where a
+file system has no locks, the machine and the process that the file names are looked for instead.
 """
 
 import errno
@@ -21,7 +21,7 @@ TAKEN = (errno.EAGAIN, errno.EACCES)
 
 
 def hold(folder: Path, patience: float = PATIENCE) -> int:
-    """Take the lock. Returns the open file, to be closed when it is over. Raises CheckpointError."""
+    """Take the lock. Returns the open file, to be closed to let go. Raises CheckpointError."""
     path = folder / NAME
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -36,7 +36,8 @@ def hold(folder: Path, patience: float = PATIENCE) -> int:
             holder = _holder(handle)
             os.close(handle)
             raise CheckpointError(
-                f"{folder} is in use by another run{holder}; end that one, or give --checkpoints another folder"
+                f"{folder} is in use by another run{holder}; end that one, or give --checkpoints "
+                "another folder"
             )
         time.sleep(0.1)
     about = {"machine": socket.gethostname(), "pid": os.getpid()}
@@ -46,12 +47,12 @@ def hold(folder: Path, patience: float = PATIENCE) -> int:
 
 
 def refuse_locked(folder: Path) -> None:
-    """Raises CheckpointError where another run writes into the folder."""
+    """Raise CheckpointError where another run writes into the folder."""
     os.close(hold(folder))
 
 
 def _locked(handle: int) -> bool:
-    """Whether it is ours now."""
+    """Whether this process has the lock now."""
     try:
         # By process, unlike flock: a child of a user's data loader does not hold it on.
         fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

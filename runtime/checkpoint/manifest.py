@@ -38,9 +38,9 @@ class Group:
 
 @dataclass(frozen=True)
 class Rest:
-    """What is no tensor: the loss scale, the number of ranks, the scheduler's and data's own states.
+    """What is no tensor: the loss scale, the number of ranks, states of the scheduler and the data.
 
-    `made` says what the training was made with: see resume.py; `steps` how many the ranks had done.
+    `made` is the training's recipe: see resume.py; `steps` is how many the ranks had done.
     """
 
     __pydantic_config__ = STRICT
@@ -64,7 +64,7 @@ class Elsewhere:
 
 
 class Piece(NamedTuple):
-    """Rows of a tensor that a file has: the first, the one after the last; a list of three in JSON."""
+    """Rows of a tensor that a file has, to before row `end`; a list of three in JSON."""
 
     first: Count
     end: Count
@@ -75,9 +75,9 @@ class Piece(NamedTuple):
 class Manifest:
     """A checkpoint as its file says. `files` has hashes, `tensors` the file of each whole tensor.
 
-    `pieces` has what is divided into rows, in their order. `model` is the factory and its arguments.
-    `finite` is False where a value of a parameter or an optimizer's state is infinite or NaN. `save`
-    is the same on all machines that wrote one checkpoint.
+    `pieces` has what is divided into rows, in their order. `model` is the factory and its
+    arguments. `finite` is False where a value of a parameter or an optimizer's state is infinite
+    or NaN. `save` is the same on all machines that wrote one checkpoint.
     """
 
     __pydantic_config__ = STRICT
@@ -124,20 +124,21 @@ def write_manifest(file: Path, manifest: Manifest) -> None:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """The manifests of all machines that wrote a checkpoint, as far as they are in its folder, as one.
+    """What all machines wrote of a checkpoint, as far as it is in the folder, as one manifest.
 
     Raises CheckpointError for what is no checkpoint, is damaged or of another version.
     """
     files = manifest_files(path)
     if not files:
         raise damaged(path / MANIFEST, "is missing")
-    merged, *others = [_read_file(file) for file in files]
-    for file, other in zip(files[1:], others, strict=True):
-        if (other.save, other.step) != (merged.save, merged.step):
+    merged = _read_file(files[0])
+    for file in files[1:]:
+        manifest = _read_file(file)
+        if (manifest.save, manifest.step) != (merged.save, merged.step):
             raise CheckpointError(
                 f"{file} and {files[0].name} are of two checkpoints; put only those of one together"
             )
-        merged = merge(merged, other)
+        merged = merge(merged, manifest)
     named = path.name.removeprefix("step_")
     if path.name.startswith("step_") and named.isdigit() and int(named) != merged.step:
         raise CheckpointError(f"{path} is of step {merged.step}; name it as it was named")

@@ -13,8 +13,8 @@ from pipecut.runtime.checkpoint.manifest import Group
 from pipecut.runtime.checkpoint.rank_tensors import groups_of
 from pipecut.runtime.gradients.parameters import RankParameter
 
-# States without which an optimizer of torch.optim cannot do a second step, and those of any that are
-# as large as the parameter.
+# States without which an optimizer of torch.optim cannot do a second step, and those of any that
+# are as large as the parameter.
 STATES = {name: {"step", "exp_avg", "exp_avg_sq"} for name in ("Adam", "AdamW")}
 OF_EVERY_VALUE = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer")
 # How a step is done on this device, which does not change its result.

@@ -51,7 +51,8 @@ def put_back(
 def _check_fits(where: str, name: str, value: torch.Tensor, target: torch.Tensor) -> None:
     if value.shape != target.shape:
         raise CheckpointError(
-            f"{where}: {spoken(name)} is {list(target.shape)}, in the checkpoint {list(value.shape)}"
+            f"{where}: {spoken(name)} is {list(target.shape)}, "
+            f"in the checkpoint {list(value.shape)}"
         )
     if value.dtype != target.dtype and not {value.dtype, target.dtype} <= FLOATS:
         raise CheckpointError(

@@ -17,7 +17,7 @@ from pipecut.runtime.ranks.world import World
 
 @dataclass(frozen=True)
 class RankTensors:
-    """Tensors by name. `rows[name] = (first, end)`: of such a tensor these are rows first..end-1."""
+    """Tensors by name. `rows[name] = (first, end)`: that tensor has only rows first..end-1."""
 
     tensors: dict[str, torch.Tensor]
     rows: dict[str, Rows] = field(default_factory=dict)

@@ -101,8 +101,8 @@ def _read(archive: Any, manifest: Manifest, part: _Part, rows: WantedRows | None
     stored = archive.get_slice(part.name)
     shape = stored.get_shape()
     if not shape or rows is None:
-        whole: torch.Tensor = archive.get_tensor(part.name)
-        return whole
+        all_rows: torch.Tensor = archive.get_tensor(part.name)
+        return all_rows
     if not manifest.pieces.get(part.name):
         _check_total(part.name, rows.total, shape[0])
     start, stop = max(rows.start - part.first, 0), min(rows.stop - part.first, shape[0])

@@ -66,7 +66,7 @@ def find_checkpoint(world: World, folder: Path) -> Path | None:
     except CheckpointError as error:
         wrong = str(error)
     first_wrong(exchange(wrong, world.rank, world.size, doing), world.rank)
-    if all(other == key for other in exchange(key, world.rank, world.size, doing)):
+    if set(exchange(key, world.rank, world.size, doing)) == {key}:
         return path
     readable: dict[Key, Path] = {}
     for candidate in [folder] if path == folder else checkpoint_folder.checkpoints(folder):
@@ -116,9 +116,8 @@ def _key(path: Path) -> Key:
 
 
 def _no_checkpoint(folder: Path) -> CheckpointError:
-    some = checkpoint_folder.latest(folder) is not None
-    what = "no checkpoint that all machines have" if some else "no checkpoint"
-    return CheckpointError(f"{folder} has {what}; leave out --resume to begin anew")
+    shared = " that all machines have" if checkpoint_folder.latest(folder) is not None else ""
+    return CheckpointError(f"{folder} has no checkpoint{shared}; leave out --resume to begin anew")
 
 
 def _read(
@@ -152,7 +151,7 @@ def _set_random(world: World, values: Tensors) -> None:
 
 
 def _check_random(path: Path, values: Tensors, device: torch.device) -> None:
-    """Raise CheckpointError where a random number generator's state is none."""
+    """Raise CheckpointError where a value is no state of a random number generator."""
     for name, value in values.items():
         kind = name.partition("/")[0]
         if kind == "random":
@@ -175,12 +174,12 @@ def _loss_scale(path: Path, state: dict[str, float]) -> dict[str, float]:
     return state
 
 
-def _load(path: Path, what: str, target: Any, state: Any) -> None:
+def _load(path: Path, role: str, target: Any, state: Any) -> None:
     if state is None or not hasattr(target, "load_state_dict"):
         return
     try:
         target.load_state_dict(state)
     except Exception as error:
         raise CheckpointError(
-            f"{path}: the {what} does not take its state back: {type(error).__name__}: {error}"
+            f"{path}: the {role} does not take its state back: {type(error).__name__}: {error}"
         ) from error

@@ -1,7 +1,7 @@
-"""What must be the same where a training goes on from a checkpoint, and what is reported where it is not.
+"""What must be the same where a training goes on from a checkpoint, and what is reported.
 
-Parameters and the optimizer must be the same. Precision, seed, batch, data, loss and clipping may be
-changed on purpose, so the training goes on, and what changed is reported. These are its recipe.
+Parameters and the optimizer must be the same. Precision, seed, batch, data, loss and clipping may
+be changed on purpose, so the training goes on, and what changed is reported. These are its recipe.
 """
 
 from collections.abc import Iterable, Mapping
@@ -28,9 +28,9 @@ CHANGEABLE = {
 
 
 def recipe_of(
-    plan: Plan, optimizer: torch.optim.Optimizer | None, more: Mapping[str, Any]
+    plan: Plan, optimizer: torch.optim.Optimizer | None, beyond_plan: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """A training's recipe in plain values; `more` is what the plan does not know of it."""
+    """A training's recipe in plain values; `beyond_plan` is what the plan does not know of it."""
     terms = plan.batch.terms
     return {
         "optimizer": type(optimizer).__name__ if optimizer is not None else None,
@@ -39,12 +39,12 @@ def recipe_of(
         "global_batch": plan.batch.global_size,
         "loss": plan.model.loss,
         "terms": terms.model_dump() if terms is not None else None,
-        **more,
+        **beyond_plan,
     }
 
 
 def refuse_other_model(where: str, plan: Plan, manifest: Manifest) -> None:
-    """Raise OtherTrainingError where the checkpoint has other parameters or buffers than the plan."""
+    """Raise OtherTrainingError where parameters or buffers are not those of the plan."""
     in_plan = {f"parameter/{p.names[0]}" for stage in plan.stages for p in stage.parameters}
     in_plan |= {
         f"buffer/{buffer.names[0]}"
@@ -105,11 +105,11 @@ def refuse_diverged(where: str, manifest: Manifest) -> None:
         )
 
 
-def changes(manifest: Manifest, plan: Plan, more: Mapping[str, Any]) -> list[str]:
+def changes(manifest: Manifest, plan: Plan, beyond_plan: Mapping[str, Any]) -> list[str]:
     """A line for each changeable entry of the recipe that the checkpoint has otherwise."""
     saved = {**manifest.model, **manifest.rest.made}
     model = {"factory": plan.model.factory, "args": plan.model.args}
-    current = {**model, **recipe_of(plan, None, more)}
+    current = {**model, **recipe_of(plan, None, beyond_plan)}
     return [
         f"{name} is {_shown(current[key])}, it was {_shown(saved[key])} "
         "when the checkpoint was written"
@@ -123,5 +123,5 @@ def _shown(value: Any) -> str:
 
 
 def _listed(names: Iterable[str]) -> str:
-    first, *others = sorted(spoken(name) for name in names)
-    return f"{first} and {len(others)} more" if others else first
+    in_order = sorted(spoken(name) for name in names)
+    return in_order[0] + (f" and {len(in_order) - 1} more" if len(in_order) > 1 else "")

@@ -61,13 +61,13 @@ class RankReport:
     """What a rank reports to the others of its part of a checkpoint.
 
     `groups` are the optimizer's; `not_finite` is the first tensor with a value that is no finite
-    number. `ends` has the row after the last of each of its tensors, 0 for a whole one; it is empty
-    where all ranks see the folder. All ranks take the first one's `save_id`.
+    number. `last_rows` has the row after the last of each of its tensors, 0 for a whole one; it is
+    empty where all ranks see the folder. All ranks take the first one's `save_id`.
     """
 
     groups: list[Group]
     not_finite: str | None
-    ends: dict[str, int]
+    last_rows: dict[str, int]
     save_id: str
 
 
@@ -115,8 +115,8 @@ class Saving:
     def _collect(self, request: SaveRequest, shares: Sharing) -> tuple[RankTensors, RankReport]:
         """This rank's tensors on the CPU, and what it reports of them."""
         world, parameters = self.world, self.model.parameters
-        own = [parameter for parameter in parameters if self._saves(parameter, shares)]
-        collected = collect(own, self.model.stored_buffers, request.optimizer)
+        written = [parameter for parameter in parameters if self._saves(parameter, shares)]
+        collected = collect(written, self.model.stored_buffers, request.optimizer)
         tensors, rows = collected.tensors, collected.rows
         if self._first_replica(shares) != world.rank:
             # The first replica that sees the folder has what all have.
@@ -128,9 +128,9 @@ class Saving:
         of_device = rng_state(world.device)
         if of_device is not None:
             tensors[random_of_device(world)] = of_device
-        ends = {name: rows[name][1] if name in rows else 0 for name in tensors}
+        last_rows = {name: rows[name][1] if name in rows else 0 for name in tensors}
         groups = groups_of(parameters, request.optimizer)
-        report = RankReport(groups, wrong, {} if shares.all else ends, uuid.uuid4().hex)
+        report = RankReport(groups, wrong, {} if shares.all else last_rows, uuid.uuid4().hex)
         return RankTensors(tensors, rows), report
 
     def _agree(self, request: SaveRequest, shares: Sharing, report: RankReport) -> Manifest:
@@ -145,7 +145,7 @@ class Saving:
                 request.step,
                 spoken(wrong),
             )
-        rest = Rest(
+        no_tensors = Rest(
             ranks=world.size,
             steps=world.status.step - 1,
             loss_scale=self.scale.state_dict(),
@@ -160,14 +160,14 @@ class Saving:
             files={},
             tensors={},
             groups=_groups_of_all(reports),
-            rest=rest,
+            rest=no_tensors,
             finite=wrong is None,
             save=reports[0].save_id,
             elsewhere=_elsewhere(shares, reports),
         )
 
     def _saves(self, parameter: RankParameter, shares: Sharing) -> bool:
-        """Whether this rank writes a parameter: its owner does, or who does not see the owner's file."""
+        """Whether this rank writes a parameter: the owner does, and who sees another folder."""
         owned = parameter.is_owned_by(self.world.rank)
         return owned or parameter.tied_ranks[0] not in shares.ranks
 
@@ -271,19 +271,19 @@ def _elsewhere(shares: Sharing, reports: Sequence[RankReport]) -> dict[str, Else
     if shares.all:
         return {}
     whole_here = {
-        name for rank in shares.ranks for name, end in reports[rank].ends.items() if not end
+        name for rank in shares.ranks for name, end in reports[rank].last_rows.items() if not end
     }
     ranks: dict[str, list[int]] = {}
     rows: dict[str, int] = {}
     for rank, report in enumerate(reports):
-        for name, end in report.ends.items():
+        for name, end in report.last_rows.items():
             rows[name] = max(end, rows.get(name, 0))
             if rank not in shares.ranks and name not in whole_here:
                 ranks.setdefault(name, []).append(rank)
     return {name: Elsewhere(ranks[name], rows[name]) for name in ranks}
 
 
-def _plain(what: str, source: Any) -> Any:
+def _plain(role: str, source: Any) -> Any:
     """A state dict that JSON can hold; None where the source has none. Raises CheckpointError."""
     if source is None or not hasattr(source, "state_dict"):
         return None
@@ -292,5 +292,5 @@ def _plain(what: str, source: Any) -> Any:
         return json.loads(json.dumps(state))
     except (TypeError, ValueError):
         raise CheckpointError(
-            f"the {what}'s state_dict() has more than numbers, texts, lists and dictionaries"
+            f"the {role}'s state_dict() has more than numbers, texts, lists and dictionaries"
         ) from None

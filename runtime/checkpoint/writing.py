@@ -1,7 +1,7 @@
 """Write a checkpoint: each rank its part, then one rank the manifest, and the folder gets its name.
 
-A checkpoint is a folder `step_00000100` with a safetensors file of each rank and checkpoint.json. It
-is written under another name and renamed when it is whole. No file is a pickle, so
+A checkpoint is a folder `step_00000100` with a safetensors file of each rank and checkpoint.json.
+It is written under another name and renamed when it is whole. No file is a pickle, so
 torch.distributed.checkpoint, whose metadata is one, is not used.
 """
 

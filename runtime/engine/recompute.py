@@ -13,7 +13,7 @@ from pipecut.errors import RunError
 
 @dataclass(frozen=True)
 class Captured:
-    """What a forward began with: random number generators' states, values of buffers that it writes."""
+    """What a forward began with: states of generators, and values of buffers that it writes."""
 
     random: torch.Tensor
     random_of_device: torch.Tensor | None
@@ -47,7 +47,7 @@ def replaying(module: nn.Module, device: torch.device, captured: Captured) -> It
 
 
 def check_untouched(tensors: list[torch.Tensor], versions: list[int]) -> None:
-    """Raise RunError when a forward wrote to its inputs: a second one would begin with other values."""
+    """Raise RunError when a forward wrote to its inputs, so that a second one would see others."""
     if any(tensor._version != version for tensor, version in zip(tensors, versions, strict=True)):
         raise RunError(
             "the stage writes to its own inputs, so its forward cannot run again; "

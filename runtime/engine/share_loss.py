@@ -9,7 +9,10 @@ from pipecut.runtime.ranks.world import World
 
 
 def share_loss(plan: Plan, world: World, loss: torch.Tensor | None) -> torch.Tensor:
-    """The sum of the replicas' parts of the loss. `loss` is this rank's part, None but on the last stage."""
+    """The sum of the replicas' parts of the loss, on every rank.
+
+    `loss` is this rank's part where it has the last stage, None elsewhere.
+    """
     if world.size == 1:
         assert loss is not None
         return loss

@@ -1,6 +1,7 @@
-"""One stage on its device: forward keeps what backward needs, backward returns received tensors' gradients.
+"""One stage on its device: forward keeps what backward needs; backward returns gradients.
 
-A stage that recomputes keeps only what it was given, and runs its forward again when gradients come.
+A stage that recomputes keeps only what it was given, and runs its forward again when gradients
+come.
 """
 
 import types
@@ -23,14 +24,16 @@ from pipecut.runtime.engine.weight_gradients import WeightGradStore
 from pipecut.runtime.gradients.masters import Masters
 
 Tensors = list[torch.Tensor]
-# Where a gradient enters: a loss itself, the edge of a tensor that was sent, or None where none does.
+# Where a gradient enters: a loss itself, the edge of a tensor that was sent, or None where none
+# does.
 Root = torch.Tensor | GradientEdge | None
 
 
 def build_module(path: Path, plan: Plan, stage: Stage, device: torch.device) -> nn.Module:
     """Build a stage of a plan folder, uninitialised, on its device. Raises PlanError.
 
-    The very bytes whose hash was compared are compiled: an import would take a cached .pyc beside them.
+    The very bytes whose hash was compared are compiled: an import would take a cached .pyc beside
+    them.
     """
     source = checked_bytes(path, plan, stage.file)
     module = types.ModuleType(f"pipecut_stage_{stage.index}")
@@ -58,8 +61,9 @@ class InFlight:
 class RunningStage:
     """A stage and the microbatches it has in flight.
 
-    With `split_backward`, gradients of weights are put aside for `weights`. `gradient_ready` is called
-    with each parameter of a split backward that gets no more gradient from the action that runs.
+    With `split_backward`, gradients of weights are put aside for `weights`. `gradient_ready` is
+    called with each parameter of a split backward that gets no more gradient from the action that
+    runs.
     """
 
     def __init__(
@@ -102,7 +106,7 @@ class RunningStage:
         grad: bool,
         outputs: dict[str, torch.Tensor] | None = None,
     ) -> Tensors:
-        """What the next stage needs, or the loss. `weight` is what the loss is multiplied by for backward.
+        """What the next stage needs, or the loss, which is multiplied by `weight` for backward.
 
         Without gradients, the model's other outputs are put into `outputs`.
         """

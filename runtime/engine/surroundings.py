@@ -1,4 +1,7 @@
-"""A step does what the plan says, whatever surrounds the call: autocast, no_grad, inference mode, another default dtype."""
+"""A step does what the plan says, whatever surrounds the call.
+
+That may be autocast, no_grad, inference mode, or another default dtype.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -24,7 +27,7 @@ Result = TypeVar("Result")
 
 @contextmanager
 def own_terms(device: torch.device, default_dtype: torch.dtype) -> Iterator[None]:
-    """Gradients on, no autocast, and the default dtype with which the model was traced; afterwards as before.
+    """Gradients on, no autocast, the default dtype of the model's trace; afterwards as before.
 
     Stages hold what the model itself does of these. Deterministic algorithms and the precision of
     products are left to the user.
@@ -46,13 +49,16 @@ def own_terms(device: torch.device, default_dtype: torch.dtype) -> Iterator[None
 def on_own_terms(
     method: Callable[Concatenate[Self, ...], Result],
 ) -> Callable[Concatenate[Self, ...], Result]:
-    """A method of a pipeline under `own_terms`; tensors made in inference mode are copied, so that backward may keep them."""
+    """A method of a pipeline under `own_terms`.
+
+    Tensors made in inference mode are copied, so that backward may keep them.
+    """
 
     @wraps(method)
     def within(self: Self, *args: Any, **kwargs: Any) -> Result:
         with own_terms(self.world.device, getattr(torch, self.plan.model.default_dtype)):
-            given = {name: _normal(value) for name, value in kwargs.items()}
-            return method(self, *args, **given)
+            arguments = {name: _normal(value) for name, value in kwargs.items()}
+            return method(self, *args, **arguments)
 
     return within
 

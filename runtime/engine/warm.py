@@ -19,7 +19,7 @@ log = logging.getLogger("pipecut")
 
 
 def needs_warming(plan: Plan, device: torch.device) -> bool:
-    """Whether a first run takes longer than others: eager stages on a CPU have nothing to set up."""
+    """Whether a first run takes longer: eager stages on a CPU have nothing to set up."""
     return plan.compile != "eager" or type_of(device).queued
 
 
@@ -31,7 +31,7 @@ def warm(
     device: torch.device,
     training: bool = True,
 ) -> None:
-    """Run one forward of zeros on each stage, and when `training` a backward, without lasting effect.
+    """Run a forward of zeros on each stage, and when `training` a backward, without lasting effect.
 
     Gradients, buffers and random numbers stay as they are. A stage that cannot run on zeros is left
     as it is, with a warning.

@@ -1,12 +1,15 @@
-"""Gradients of weights that come later: a product's backward gives the gradient of what it multiplied, and puts the rest aside.
+"""Gradients of weights that come later (ZB-H1's and v-shaped's W).
 
-While a stage runs under `Later`, functions of DEFERRED whose weight is a trainable parameter are
-replaced by ones that do so, where `_deferrable` knows all that they are given. Everything else of a
+A product's backward computes the gradient of its input, and puts that of its weight aside. While a
+stage runs under `WeightGradStore`, functions of DEFERRED whose weight is a trainable parameter are
+replaced by ones that do so, where `_deferrable` knows all their arguments. Everything else of a
 backward - biases, norms, embeddings, complex numbers, what runs under autocast - comes at once.
 """
 
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,20 +20,28 @@ from torch.overrides import TorchFunctionMode
 
 # Operators by name, as the graph has them.
 DEFERRED = ("linear", "addmm", "conv1d", "conv2d", "conv3d")
-# What is to be done: a parameter, and what makes its gradient, added to what is there already, in place.
-Task = tuple[nn.Parameter, Callable[[torch.Tensor | None], torch.Tensor]]
+# Adds a weight's gradient to the one there is, in place where it can.
+AddGradient = Callable[[torch.Tensor | None], torch.Tensor]
 
 
-def _product(
-    left: torch.Tensor, right: torch.Tensor
-) -> Callable[[torch.Tensor | None], torch.Tensor]:
-    """A product that is added by the kernel that makes it."""
+@dataclass(frozen=True)
+class Task:
+    """A parameter's gradient that is to be computed."""
 
-    def add(there: torch.Tensor | None) -> torch.Tensor:
-        if there is None:
-            return left @ right
-        # That of an embedding may be sparse.
-        return there.addmm_(left, right) if there.layout == torch.strided else left @ right + there
+    weight: nn.Parameter
+    add: AddGradient
+
+
+def _product(rows: torch.Tensor, columns: torch.Tensor) -> AddGradient:
+    """A product that is added by the kernel that computes it."""
+
+    def add(gradient: torch.Tensor | None) -> torch.Tensor:
+        if gradient is None:
+            return rows @ columns
+        # The gradient of an embedding may be sparse.
+        if gradient.layout != torch.strided:
+            return rows @ columns + gradient
+        return gradient.addmm_(rows, columns)
 
     return add
 
@@ -97,12 +108,12 @@ class _Convolution(torch.autograd.Function):
         x: torch.Tensor,
         weight: nn.Parameter,
         bias: torch.Tensor | None,
-        how: tuple[Any, ...],
+        options: tuple[Any, ...],
         tasks: "WeightGradStore",
     ) -> torch.Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.weight, ctx.how, ctx.tasks = weight, how, tasks
-        stride, padding, dilation, groups = how
+        ctx.weight, ctx.options, ctx.tasks = weight, options, tasks
+        stride, padding, dilation, groups = options
         return torch.convolution(
             x, weight, bias, stride, padding, dilation, False, [0] * len(stride), groups
         )
@@ -110,19 +121,21 @@ class _Convolution(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (x, _), weight, gradient = ctx.saved_tensors, ctx.weight, gradients[0]
-        stride, padding, dilation, groups = ctx.how
-        rest = ([weight.shape[0]], stride, padding, dilation, False, [0] * len(stride), groups)
+        stride, padding, dilation, groups = ctx.options
+        no_output_padding = [0] * len(stride)
+        options = ([weight.shape[0]], stride, padding, dilation, False, no_output_padding, groups)
         backward = torch.ops.aten.convolution_backward.default
 
-        def of_weight(there: torch.Tensor | None) -> torch.Tensor:
-            made: torch.Tensor = backward(gradient, x, weight, *rest, [False, True, False])[1]
-            if there is None:
-                return made
-            return there.add_(made) if there.layout == torch.strided else made + there
+        def of_weight(earlier: torch.Tensor | None) -> torch.Tensor:
+            only_weight = [False, True, False]
+            added: torch.Tensor = backward(gradient, x, weight, *options, only_weight)[1]
+            if earlier is None:
+                return added
+            return earlier.add_(added) if earlier.layout == torch.strided else added + earlier
 
         ctx.tasks.put(weight, of_weight)
         needs = ctx.needs_input_grad
-        into, _, bias = backward(gradient, x, weight, *rest, [needs[0], False, needs[2]])
+        into, _, bias = backward(gradient, x, weight, *options, [needs[0], False, needs[2]])
         return into, None, bias, None, None
 
 
@@ -143,82 +156,92 @@ class WeightGradStore(TorchFunctionMode):
         # How many of a parameter's hooks are the runtime's own.
         self.own_hooks = own_hooks or {}
 
-    def put(
-        self, weight: nn.Parameter, task: Callable[[torch.Tensor | None], torch.Tensor]
-    ) -> None:
-        """Put one aside."""
-        self.tasks.append((weight, task))
+    def put(self, weight: nn.Parameter, add: AddGradient) -> None:
+        """Put the computation of a gradient aside."""
+        self.tasks.append(Task(weight, add))
 
     @property
     def weights(self) -> set[nn.Parameter]:
         """The parameters whose gradients are not whole yet."""
-        return {weight for weight, _ in self.tasks}
+        return {task.weight for task in self.tasks}
 
     def do(self) -> None:
         """Add what was put aside to the parameters' gradients."""
-        left = Counter(weight for weight, _ in self.tasks)
+        pending = Counter(task.weight for task in self.tasks)
         while self.tasks:
-            weight, task = self.tasks.popleft()
+            task = self.tasks.popleft()
+            weight = task.weight
             with torch.no_grad():
-                weight.grad = task(weight.grad)
+                weight.grad = task.add(weight.grad)
             self.gradient_added(weight)
-            left[weight] -= 1
-            if not left[weight]:
+            pending[weight] -= 1
+            if not pending[weight]:
                 self.gradient_ready(weight)
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        """Replaces the products."""
-        if not kwargs and torch.is_grad_enabled() and func in _WEIGHT and len(args) > _WEIGHT[func]:
-            weight, x = args[_WEIGHT[func]], args[1 if func is torch.addmm else 0]
-            added = args[0] if func is torch.addmm else _at(args, 2, None)
-            if self._deferrable(weight, x, added):
-                if func is F.linear and x.dim() >= 2 and weight.dim() == 2 and _is_bias(added):
-                    return _Linear.apply(x, weight, added, self)  # type: ignore[no-untyped-call]
-                if func is torch.addmm and len(args) == 3:
-                    return _Product.apply(x, weight, added, self)  # type: ignore[no-untyped-call]
-                known = func in _CONVOLUTIONS and not isinstance(_at(args, 4, 0), str)
-                if known and x.dim() == _CONVOLUTIONS[func] + 2 and _is_bias(added):
-                    return self._convolution(_CONVOLUTIONS[func], args)
-        return func(*args, **(kwargs or {}))
+        """Replace the products whose weight's gradient may come later."""
+        deferred = None if kwargs else self._deferred(func, args)
+        return deferred() if deferred is not None else func(*args, **(kwargs or {}))
+
+    def _deferred(self, func: Any, args: tuple[Any, ...]) -> Callable[[], Any] | None:
+        """The call in a product's place, or None where it is to be computed as it is."""
+        at = _WEIGHT.get(func)
+        if at is None or len(args) <= at or not torch.is_grad_enabled():
+            return None
+        is_addmm, weight = func is torch.addmm, args[at]
+        x, added = args[1 if is_addmm else 0], args[0] if is_addmm else _at(args, 2, None)
+        if not self._deferrable(weight, x, added):
+            return None
+        if is_addmm:
+            # With a fourth argument sums are scaled.
+            return partial(_apply, _Product, x, weight, added, self) if len(args) == 3 else None
+        if added is not None and added.dim() != 1:
+            return None
+        if func is F.linear:
+            fits = x.dim() >= 2 and weight.dim() == 2
+            return partial(_apply, _Linear, x, weight, added, self) if fits else None
+        dimensions = _CONVOLUTIONS[func]
+        # Padding may be "same", of which a backward knows nothing.
+        if x.dim() != dimensions + 2 or isinstance(_at(args, 4, 0), str):
+            return None
+        stride, padding, dilation = (
+            _as_list(_at(args, position, default), dimensions)
+            for position, default in ((3, 1), (4, 0), (5, 1))
+        )
+        options = (stride, padding, dilation, _at(args, 6, 1))
+        return partial(_apply, _Convolution, x, weight, added, options, self)
 
     def _deferrable(self, weight: Any, x: Any, added: Any) -> bool:
-        """Whether the gradient of a weight may come later: real numbers of one kind, and nobody else to be told of it."""
-        if not (
-            isinstance(weight, nn.Parameter)
-            and weight.requires_grad
-            and weight.dtype.is_floating_point
-        ):
+        """Whether a weight's gradient may come later: real numbers of one kind, no user's hook."""
+        if not isinstance(weight, nn.Parameter) or not weight.requires_grad:
+            return False
+        if not weight.dtype.is_floating_point:
             return False
         for tensor in (weight, x, added):
-            known = type(tensor) in _KNOWN and tensor.layout == torch.strided
-            if tensor is not None and not (
-                known and tensor.dtype == weight.dtype and tensor.device == weight.device
-            ):
+            if tensor is not None and not _is_like(tensor, weight):
                 return False
         # A user's hooks are called by autograd alone.
         hooks = weight._post_accumulate_grad_hooks
         hooked = weight._backward_hooks or len(hooks or ()) > self.own_hooks.get(weight, 0)
         return not hooked and not torch.is_autocast_enabled(weight.device.type)
 
-    def _convolution(self, dimensions: int, args: tuple[Any, ...]) -> Any:
-        how = [
-            _as_list(_at(args, at, default), dimensions) for at, default in ((3, 1), (4, 0), (5, 1))
-        ]
-        rest = (*how, _at(args, 6, 1))
-        return _Convolution.apply(args[0], args[1], _at(args, 2, None), rest, self)  # type: ignore[no-untyped-call]
-
 
 _CONVOLUTIONS: dict[Any, int] = {F.conv1d: 1, F.conv2d: 2, F.conv3d: 3}
 # Where each takes its weight.
 _WEIGHT: dict[Any, int] = {F.linear: 1, torch.addmm: 2, **dict.fromkeys(_CONVOLUTIONS, 1)}
 # The compiler tries stages on fake tensors; other subclasses compute as they like.
-_KNOWN = (torch.Tensor, nn.Parameter, FakeTensor)
+_PLAIN = (torch.Tensor, nn.Parameter, FakeTensor)
 
 
-def _is_bias(added: Any) -> bool:
-    return added is None or added.dim() == 1
+def _is_like(tensor: Any, weight: nn.Parameter) -> bool:
+    plain = type(tensor) in _PLAIN and tensor.layout == torch.strided
+    return plain and tensor.dtype == weight.dtype and tensor.device == weight.device
+
+
+def _apply(function: Any, *args: Any) -> Any:
+    return function.apply(*args)
 
 
 def _at(args: tuple[Any, ...], position: int, default: Any) -> Any:
@@ -226,5 +249,5 @@ def _at(args: tuple[Any, ...], position: int, default: Any) -> Any:
 
 
 def _as_list(value: Any, dimensions: int) -> list[int]:
-    found = [value] if isinstance(value, int) else list(value)
-    return found * dimensions if len(found) == 1 else found
+    values = [value] if isinstance(value, int) else list(value)
+    return values * dimensions if len(values) == 1 else values

@@ -1,7 +1,7 @@
-"""Many tensors summed or gathered over replicas in one call: one launch on a GPU, and nothing is copied.
+"""Many tensors summed or gathered over replicas in one call: one launch, and nothing is copied.
 
-A call of its own for each replica's rows of each parameter makes 10,752 per step for 84 parameters on
-128 replicas. A buffer for many of them would take memory beside the gradients.
+A call of its own for each replica's rows of each parameter makes 10,752 per step for 84 parameters
+on 128 replicas. A buffer for many of them would take memory beside the gradients.
 """
 
 from collections.abc import Callable, Sequence
@@ -47,7 +47,7 @@ def sum_whole(tensors: Sequence[torch.Tensor], group: dist.ProcessGroup) -> Coll
 
 
 def sum_parts(tensors: Sequence[torch.Tensor], group: dist.ProcessGroup) -> Collective:
-    """Begin to sum tensors, which divide evenly among a group's ranks, each part on its rank alone."""
+    """Begin to sum tensors that divide evenly among ranks, each part on its rank alone."""
 
     def reduce_scatter(tensor: torch.Tensor) -> None:
         flat = _flat(tensor)
@@ -57,7 +57,7 @@ def sum_parts(tensors: Sequence[torch.Tensor], group: dist.ProcessGroup) -> Coll
 
 
 def gather_parts(tensors: Sequence[torch.Tensor], group: dist.ProcessGroup) -> Collective:
-    """Begin to bring each rank's part of tensors, which divide evenly among them, to all others."""
+    """Begin to bring each rank's part of tensors that divide evenly among ranks to all others."""
 
     def all_gather(tensor: torch.Tensor) -> None:
         flat = _flat(tensor)

@@ -1,8 +1,8 @@
 """Half-precision parameters with float32 masters, which the optimizer has.
 
-A microbatch's gradient is added to the master's in float32 and let go, so a parameter takes 2 bytes,
-its master, the gradient and each of the optimizer's states 4 (Micikevicius et al., Mixed Precision
-Training, 2018; 18 bytes with Adam, as in Megatron-LM).
+A microbatch's gradient is added to the master's in float32 and let go, so a parameter takes 2
+bytes, its master, the gradient and each of the optimizer's states 4 (Micikevicius et al., Mixed
+Precision Training, 2018; 18 bytes with Adam, as in Megatron-LM).
 """
 
 from collections.abc import Sequence
@@ -10,11 +10,11 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from pipecut.runtime.gradients.parameters import RankParameter
+from pipecut.runtime.gradients.parameters import RankParameter, on_gradient
 
 
 class Masters:
-    """Adds gradients to masters as backward makes them, and rounds masters into their parameters."""
+    """Adds gradients to masters as backward makes them, and rounds masters into the stages."""
 
     def __init__(self, parameters: Sequence[RankParameter]) -> None:
         self.parameters = {parameter.model: parameter for parameter in parameters}
@@ -24,7 +24,7 @@ class Masters:
         self.versions: dict[RankParameter, int] = {}
         for parameter in parameters:
             if parameter.has_master:
-                parameter.model.register_post_accumulate_grad_hook(self.accumulate)  # type: ignore[no-untyped-call]
+                on_gradient(parameter.model, self.accumulate)
 
     def master_of(self, model: nn.Parameter) -> nn.Parameter:
         """What takes the gradient of a parameter of a stage."""

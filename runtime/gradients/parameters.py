@@ -1,6 +1,6 @@
-"""The parameters that this rank holds: one frozen record for each, however many names and stages use it."""
+"""The parameters that this rank holds: one frozen record each, however many stages use it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -13,16 +13,17 @@ from pipecut.runtime.ranks.world import World
 
 @dataclass(frozen=True, eq=False)
 class RankParameter:
-    """A parameter of this rank's stages: what computes with it, what takes its gradient, what steps it.
+    """A parameter of this rank: what computes with it, takes its gradient, and is stepped.
 
-    `names` are all its FQNs, of which plans and checkpoints know it by the first. `stages` are those
-    of this rank that hold it. `tied_ranks` are the global ranks of this replica that hold it, in
-    order, where other ranks do; empty where this one is alone.
+    `names` are all its FQNs, of which plans and checkpoints know it by the first. `stages` are
+    those of this rank that hold it. `tied_ranks` are the global ranks of this replica that hold
+    it, in order, where other ranks do; empty where this one is alone.
 
-    `model` is what the stages compute with. `master` takes the gradient: `model` itself, or a float32
-    parameter for a half-precision one that is trained. `stepped` is what the optimizer has: `master`
-    itself, or with `shard_optimizer: true` a parameter with this replica's `rows` of it; the master
-    of one that is sharded has no values. `rows` is None where the optimizer has all rows.
+    `model` is what the stages compute with. `master` takes the gradient: `model` itself, or a
+    float32 parameter for a half-precision one that is trained. `stepped` is what the optimizer
+    has: `master` itself, or with `shard_optimizer: true` a parameter with this replica's `rows` of
+    it; the master of one that is sharded has no values. `rows` is None where the optimizer has all
+    rows.
     """
 
     names: tuple[str, ...]
@@ -45,12 +46,12 @@ class RankParameter:
         return self.master is not self.model
 
     def is_owned_by(self, rank: int) -> bool:
-        """Whether this is the first rank of a replica that holds it: the one that counts and saves it."""
+        """Whether a rank is the first of its replica to hold it: it counts and saves it."""
         return not self.tied_ranks or rank == self.tied_ranks[0]
 
 
 def master_for(model: nn.Parameter, filled: bool = True) -> nn.Parameter:
-    """What takes the gradient of a parameter: itself, or a float32 parameter for a half-precision one.
+    """What takes a parameter's gradient: itself, or float32 for one of half precision.
 
     Unless `filled`, a new master gets no values, nor memory that was touched.
     """
@@ -73,7 +74,7 @@ def parameters_of(module: nn.Module) -> list[RankParameter]:
 def rank_parameters(
     plan: Plan, world: World, modules: Mapping[int, nn.Module]
 ) -> list[RankParameter]:
-    """The parameters of this rank's stages, in the order of the modules, with masters without values.
+    """The parameters of this rank's stages, in the modules' order; masters have no values.
 
     Stages share tied parameters already (see tied.py).
     """
@@ -101,7 +102,7 @@ def rank_parameters(
 
 
 def ranks_that_share(plan: Plan, world: World) -> dict[str, tuple[int, ...]]:
-    """By the first name of a tied parameter, the ranks of this replica that hold it; this one among them.
+    """The ranks of this replica that hold each of this rank's tied parameters, by first name.
 
     Stages of one rank share the parameter itself, so what one rank alone holds is left out.
     """
@@ -111,6 +112,11 @@ def ranks_that_share(plan: Plan, world: World) -> dict[str, tuple[int, ...]]:
         if world.rank in ranks and len(ranks) > 1:
             shared[tied.names[0]] = ranks
     return shared
+
+
+def on_gradient(model: nn.Parameter, call: Callable[[nn.Parameter], None]) -> None:
+    """Call whenever backward has added to a parameter's gradient, in the order of these hooks."""
+    model.register_post_accumulate_grad_hook(call)  # type: ignore[no-untyped-call]
 
 
 def by_name(parameters: Iterable[RankParameter]) -> dict[str, RankParameter]:

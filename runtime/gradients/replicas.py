@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from pipecut.runtime.gradients.buckets import Collective, buckets
-from pipecut.runtime.gradients.parameters import RankParameter
+from pipecut.runtime.gradients.parameters import RankParameter, on_gradient
 from pipecut.runtime.gradients.shards import Shards
 
 Bucket = list[RankParameter]
@@ -42,7 +42,7 @@ class ReplicaGradients:
         self.ending_stage: int | None = None
         # After the hooks of Masters, which are called first and hold what is summed.
         for parameter in unshared:
-            parameter.model.register_post_accumulate_grad_hook(self.gradient_ready)  # type: ignore[no-untyped-call]
+            on_gradient(parameter.model, self.gradient_ready)
 
     def last_backward_of(self, stage: int | None) -> None:
         """Call before each action: whose stage's gradients it is the last of this step to add to.
@@ -51,7 +51,7 @@ class ReplicaGradients:
         are whole now.
         """
         if self.ending_stage is not None:
-            self._begin(self.ending_stage, every=True)
+            self._begin(self.ending_stage, all_left=True)
         self.ending_stage = stage
 
     def gradient_ready(self, model: nn.Parameter) -> None:
@@ -59,7 +59,7 @@ class ReplicaGradients:
         parameter = self.unshared.get(model)
         if parameter is not None and parameter.stages == (self.ending_stage,):
             self.ready.add(parameter)
-            self._begin(parameter.stages[0], every=False)
+            self._begin(parameter.stages[0], all_left=False)
 
     def reduce(self) -> None:
         """Sum over the replicas.
@@ -68,7 +68,7 @@ class ReplicaGradients:
         """
         self.last_backward_of(None)
         for stage in self.buckets:
-            self._begin(stage, every=True)
+            self._begin(stage, all_left=True)
         for bucket in self.shared_buckets:
             self._sum(bucket)
         for collective in self.begun:
@@ -86,10 +86,10 @@ class ReplicaGradients:
         ]
         return [bucket for part in by_evenness for bucket in buckets(part, lambda p: p.master)]
 
-    def _begin(self, stage: int, every: bool) -> None:
+    def _begin(self, stage: int, all_left: bool) -> None:
         """Sum the stage's buckets that are ready, or all that are left, always in their order."""
         for bucket in self.buckets.get(stage, [])[self.buckets_begun.get(stage, 0) :]:
-            if not every and not self.ready.issuperset(bucket):
+            if not all_left and not self.ready.issuperset(bucket):
                 return
             self._sum(bucket)
             self.buckets_begun[stage] += 1

@@ -27,9 +27,9 @@ from pipecut.runtime.ranks.world import World
 def shard(parameters: list[RankParameter], shards: int, replica: int) -> None:
     """Give the optimizer only this replica's rows of each parameter that is divided, in place.
 
-    A float32 parameter's rows are a view of it, so that a step of the optimizer changes it in place.
-    A half-precision parameter keeps its master's values, rounded. One by one, so that the memory of
-    a master is free before the next rows are copied.
+    A float32 parameter's rows are a view of it, so that a step of the optimizer changes it in
+    place. A half-precision parameter keeps its master's values, rounded. One by one, so that the
+    memory of a master is free before the next rows are copied.
     """
     for index, parameter in enumerate(parameters):
         model = parameter.model
@@ -51,7 +51,7 @@ def drop_values(master: nn.Parameter) -> nn.Parameter:
 
 
 class Shards:
-    """Sums gradients where their rows are stepped, and gathers the rows that replicas have stepped."""
+    """Sums gradients where their rows are stepped, and gathers stepped rows."""
 
     def __init__(self, world: World, parameters: Sequence[RankParameter]) -> None:
         self.world = world
@@ -69,7 +69,7 @@ class Shards:
         group = self.world.replica_group
         assert group is not None
         parts: list[torch.Tensor] = []
-        whole: list[torch.Tensor] = []
+        undivided: list[torch.Tensor] = []
         sparse: list[torch.Tensor] = []
         for parameter in parameters:
             gradient = parameter.master.grad
@@ -78,12 +78,12 @@ class Shards:
                 sparse.append(gradient)
                 continue
             gradient = parameter.master.grad = gradient.contiguous()
-            (parts if self.is_even(parameter) else whole).append(gradient)
+            (parts if self.is_even(parameter) else undivided).append(gradient)
         begun: list[Collective] = []
         for gradient in sparse:
             work = dist.all_reduce(gradient, group=group, async_op=True)
             begun += [work] if work is not None else []
-        begun += [sum_whole(whole, group)] if whole else []
+        begun += [sum_whole(undivided, group)] if undivided else []
         begun += [sum_parts(parts, group)] if parts else []
         return begun
 
@@ -116,9 +116,10 @@ class Shards:
             collective.wait()
 
     def _gather_padded(self, model: nn.Parameter, group: dist.ProcessGroup) -> None:
-        """Gather where some replicas have a row more: each sends as many, and ignores the padding."""
-        count, most = self.world.replicas, padded_rows(model.shape, self.world.replicas)
-        rows_of_all = model.new_empty([count, most, *model.shape[1:]])
+        """Gather where some replicas have a row more: each sends as many, with padding."""
+        count = self.world.replicas
+        rows = padded_rows(model.shape, count)
+        rows_of_all = model.new_empty([count, rows, *model.shape[1:]])
         begin, end = rows_of(model.shape, count, self.world.replica)
         rows_of_all[self.world.replica, : end - begin].copy_(model.detach()[begin:end])
         gather_parts([rows_of_all], group).wait()

@@ -36,8 +36,8 @@ def check_unchanged(
             )
         if stepped is not parameter.model and _has_hooks(stepped):
             raise RunError(
-                f"parameter '{name}' has a hook that is never called, since its gradient is added up "
-                "by hand; change gradients between pipe.step and optimizer.step instead"
+                f"parameter '{name}' has a hook that is never called, since its gradient is added "
+                "up by hand; change gradients between pipe.step and optimizer.step instead"
             )
 
 

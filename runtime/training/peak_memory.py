@@ -1,4 +1,4 @@
-"""The bytes at the peak of a step: the device's own count, or that of all that operators allocate."""
+"""The bytes at the peak of a step: as the device counts them, or as operators allocate them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

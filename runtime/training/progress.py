@@ -76,6 +76,6 @@ class Progress:
 
 
 def count_tokens(batch: dict[str, torch.Tensor]) -> int:
-    """Elements of the first tensor of integers; one of one dimension has labels of samples, no tokens."""
+    """Elements of the first tensor of integers that is more than one label per sample."""
     tensors = (t for t in batch.values() if not t.is_floating_point() and t.dim() > 1)
     return next((tensor.numel() for tensor in tensors), 0)

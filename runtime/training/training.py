@@ -33,9 +33,9 @@ OVERFLOWS = 20
 class TrainingOptions:
     """Steps in all; a folder for checkpoints, how often to write one (0: never), how many to keep.
 
-    Learning rate and gradient norm to clip to (0: none) are None where the user sets none: then those
-    of the checkpoint go on. With `resume` there must be a checkpoint; one that was `restarted` takes
-    one where there is one.
+    Learning rate and gradient norm to clip to (0: none) are None where the user sets none: then
+    those of the checkpoint go on. With `resume` there must be a checkpoint; one that was
+    `restarted` takes one where there is one.
     """
 
     steps: int
@@ -50,7 +50,7 @@ class TrainingOptions:
 
 @dataclass
 class Training:
-    """A training under way: `begun` steps before this run; its progress, and what a recorder measured."""
+    """A training under way. `begun` steps were done before this run."""
 
     pipe: Pipeline
     options: TrainingOptions
@@ -110,8 +110,8 @@ class Training:
             self._resume(optimizer)
         elif pipe.model.values_missing:
             raise CheckpointError(
-                f"rank {pipe.world.rank}: {options.folder} has checkpoints, but none that all ranks "
-                "see; move them elsewhere to begin anew"
+                f"rank {pipe.world.rank}: {options.folder} has checkpoints, but none that all "
+                "ranks see; move them elsewhere to begin anew"
             )
         if options.every:
             saving.set_aside(self.home, self.begun)
@@ -162,7 +162,7 @@ class Training:
         self.progress.add(step, float(loss), times, batch)
 
     def _check_finite(self, step: int, loss: float) -> None:
-        """Stop before the optimizer makes every parameter what the loss is. Raises DivergedError."""
+        """Stop before the optimizer makes all parameters NaN or infinite. Raises DivergedError."""
         if math.isfinite(loss):
             self.overflows = 0
             return
@@ -179,8 +179,8 @@ class Training:
         last = last_finite(self.home) if self.options.every else None
         kept = f"--resume goes on from {last}" if last is not None else "no checkpoint was written"
         raise DivergedError(
-            f"step {step + 1}: the loss is {loss}; stopped before the optimizer's step. {kept}; try "
-            "a smaller --lr, or --clip 1, and look at the data of this step"
+            f"step {step + 1}: the loss is {loss}; stopped before the optimizer's step. {kept}; "
+            "try a smaller --lr, or --clip 1, and look at the data of this step"
         )
 
     def _check_parameters(self) -> None:

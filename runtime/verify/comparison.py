@@ -11,9 +11,10 @@ import torch
 
 from pipecut.runtime.verify.tensors import wide
 
-# A tensor whose norm is below this part of the largest of its kind may be rounding noise around zero,
-# as the gradient of a bias before a normalisation is; its difference is taken relative to this floor.
-# With the tolerance of 1e-5 that asks for 1e-8 of the largest norm, where float32 has 6e-8.
+# A tensor whose norm is below this part of the largest of its kind may be rounding noise around
+# zero, as the gradient of a bias before a normalisation is; its difference is taken relative to
+# this floor. With the tolerance of 1e-5 that asks for 1e-8 of the largest norm, where float32 has
+# 6e-8.
 FLOOR = 1e-3
 
 Named = Mapping[str, torch.Tensor]
@@ -88,8 +89,8 @@ class Comparing:
         self, kind: str, tensor: torch.Tensor, expected: torch.Tensor, scale_floor: float
     ) -> float:
         reference = wide(expected)
-        # A parameter that starts at zero and moves by rounding noise is measured by the step that it
-        # could have made.
+        # A parameter that starts at zero and moves by rounding noise is measured by the step that
+        # it could have made.
         moved = self.stride * reference.numel() ** 0.5 if kind == "parameter" else 0.0
         scale = max(float(reference.norm()), scale_floor, moved)
         distance = float((wide(tensor) - reference).norm())

@@ -1,4 +1,4 @@
-"""Eval mode's part of verify: eval_step and predict beside the unsplit model's own, after each step."""
+"""Eval mode's part of verify: eval_step and predict beside the unsplit model's own results."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,7 +40,7 @@ def evaluated_by_plan(pipe: Pipeline, step: int) -> Tensors:
 
 
 def evaluated_unsplit(plan: Plan, model: WithLoss, draws: Draws, step: int, device: str) -> Tensors:
-    """The same of the unsplit model; its outputs of the whole batch at once, where it takes any size."""
+    """The same of the unsplit model; outputs of the whole batch at once where it takes any size."""
     batch = _batch(plan, step)
     evaluated = plan.in_evaluation()
     outputs = {tensor.name: tensor.samples_at for s in evaluated.stages for tensor in s.outputs}
@@ -69,7 +69,7 @@ def evaluated_unsplit(plan: Plan, model: WithLoss, draws: Draws, step: int, devi
 
 
 def _expected(at_once: torch.Tensor, joined: torch.Tensor) -> torch.Tensor:
-    """The output of the whole batch; joined ones where the model mixes samples, as a mean over them."""
+    """The output of the whole batch; the joined one where the model mixes samples."""
     if at_once.shape != joined.shape:
         return at_once
     alike = torch.allclose(wide(at_once), wide(joined), rtol=RELATIVE, atol=ABSOLUTE)
@@ -93,7 +93,7 @@ def _in_eval_mode(model: WithLoss, has_loss: bool) -> Iterator[None]:
 
 
 def _batch(plan: Plan, step: int) -> Tensors:
-    """A batch whose last microbatch is smaller, where the model and the user's inputs allow that."""
+    """A batch whose last microbatch is smaller, where the model and its inputs allow that."""
     size = plan.batch.global_size
     if plan.in_evaluation().batch.dynamic and size > 1 and plan.batch.microbatch > 1:
         try:

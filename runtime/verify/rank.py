@@ -1,4 +1,4 @@
-"""One rank of `pipecut verify`: PLAN FOLDER STEPS DEVICE EVALUATION; writes its tensors of each step."""
+"""One rank of `pipecut verify`, which writes its tensors of each step."""
 
 # ruff: noqa: E402
 from pipecut.runtime.health.interrupt import end_at_interrupt
@@ -63,7 +63,7 @@ def file_of(rank: int, step: int) -> str:
 
 
 def main() -> None:
-    """Run the rank that the arguments describe."""
+    """Run a rank: PLAN FOLDER STEPS DEVICE EVALUATION."""
     path, folder, steps, device, evaluation = sys.argv[1:]
     end_with_parent()
     try:

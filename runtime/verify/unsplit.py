@@ -1,4 +1,4 @@
-"""The unsplit model, trained with gradient accumulation over the same microbatches as the pipeline."""
+"""The unsplit model, trained with gradient accumulation over the pipeline's microbatches."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Compare a pipelined run with the unsplit model: loss, gradients, parameters after each step, buffers."""
+"""Compare a pipelined run with the unsplit model: loss, gradients, parameters and buffers."""
 
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -31,8 +31,9 @@ def verify(
 ) -> Comparison:
     """Run both and compare; in eval mode, too, after each step, with `evaluation`.
 
-    On the plan's devices where this machine has one for each rank, or where `device` says; `devices`
-    are variables that tell each rank its own, as for `launch`. Raises PlanError or RunError.
+    On the plan's devices where this machine has one for each rank, or where `device` says;
+    `devices` are variables that tell each rank its own, as for `launch`. Raises PlanError or
+    RunError.
     """
     plan = read_plan(path).plan
     if evaluation:
