@@ -36,6 +36,7 @@ import yaml
 from benchmarks.shapes import SHAPES
 from benchmarks.steps import one_device
 from pipecut.compiler import Options, SizeOverrides, compile
+from pipecut.compiler.schedules.registry import SCHEDULES
 from pipecut.errors import PipecutError
 from pipecut.model.optimizer import make_optimizer
 from pipecut.runtime.pipeline import load_pipeline
@@ -43,7 +44,8 @@ from pipecut.runtime.training.data import batches
 from pipecut.runtime.verify.verify import verify
 
 HERE = Path(__file__).parents[1]
-SCHEDULES = {"gpipe": 1, "1f1b": 1, "zb-h1": 1, "interleaved": 2, "v-shaped": 2}
+# Where the schedule leaves it open.
+STAGES_PER_RANK = 2
 Result = dict[str, Any]
 # Takes what a part found, as soon as it is found.
 Save = Callable[[str, Any], None]
@@ -181,12 +183,12 @@ def ranks_part(ranks: int) -> Callable[[str, Path, Save], None]:
             {"CUDA_VISIBLE_DEVICES": "0", "LOCAL_RANK": "0", "NCCL_HOSTID": f"host-{rank}"}
             for rank in range(ranks)
         ]
-        for schedule, stages_per_rank in SCHEDULES.items():
+        for schedule, known in SCHEDULES.items():
             plan = folder / schedule
             sizes = SizeOverrides(
-                stages=ranks * stages_per_rank,
+                stages=ranks * (known.stages_per_rank or STAGES_PER_RANK),
                 schedule=schedule,
-                stages_per_rank=stages_per_rank if schedule == "interleaved" else None,
+                stages_per_rank=STAGES_PER_RANK if known.stages_per_rank is None else None,
             )
             try:
                 compile(job, str(cluster), plan, Options(sizes, costs="roofline"))

@@ -1,4 +1,4 @@
-"""The tables of README and docs/measurements.md that are made from docs/figures.json.
+"""The tables of README and docs/measurements.md, from docs/figures.json and the schedules.
 
 python -m benchmarks.tables            write them
 python -m benchmarks.tables --check    say what differs, and fail
@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from benchmarks.compiles.zoo import CONFIGURATIONS
 from benchmarks.figures import ROOT, Figures, read_figures
+from pipecut.compiler.schedules.registry import SCHEDULES
 
 PAGES = (ROOT / "README.md", ROOT / "docs" / "measurements.md")
 # The rows that README keeps.
@@ -50,7 +51,27 @@ def table(rows: Figures, names: tuple[str, ...]) -> str:
     return "\n".join(lines)
 
 
-TABLES: dict[str, Callable[[dict[str, Figures]], str]] = {"models": models, "best": best}
+def schedules(figures: dict[str, Figures]) -> str:
+    """What every schedule says of itself."""
+    columns = (
+        "`schedule:`",
+        "stages per device",
+        "idle time, in forwards and backwards of a microbatch, of p ranks",
+        "activations held",
+    )
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for name, schedule in SCHEDULES.items():
+        stages = str(schedule.stages_per_rank or "`stages_per_rank`")
+        cells = f"`{name}`", stages, schedule.idle, schedule.activations
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+TABLES: dict[str, Callable[[dict[str, Figures]], str]] = {
+    "models": models,
+    "best": best,
+    "schedules": schedules,
+}
 
 
 def with_tables(text: str, figures: dict[str, Figures]) -> str:
@@ -70,7 +91,7 @@ def main() -> None:
         if "--check" not in sys.argv[1:]:
             page.write_text(written, encoding="utf-8")
         elif written != text:
-            sys.exit(f"{page.name} differs from docs/figures.json: run python -m benchmarks.tables")
+            sys.exit(f"{page.name} has other tables: run python -m benchmarks.tables")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from pipecut.compiler.inputs.units import show_bytes
 from pipecut.compiler.operators.lookup import rule_of, short_name
 from pipecut.compiler.partition.coarsen.parameter_bytes import OptimizerSpec, fixed_bytes
 from pipecut.compiler.partition.constraints import placement_rules
-from pipecut.compiler.schedules.registry import SPLIT
+from pipecut.compiler.schedules.registry import SCHEDULES
 from pipecut.device.types import type_of
 from pipecut.errors import PipecutError, UserFileError
 from pipecut.model.weights import check_files
@@ -84,9 +84,7 @@ def plan_conflicts(asked: Proposal) -> Refusal | None:
             replicas=1 if asked.replicas is AUTO else asked.replicas,
             writes_buffers=writes_buffers(asked.graph),
             compiled=spec.compile == "inductor",
-            split=asked.schedule
-            if isinstance(asked.schedule, str) and asked.schedule in SPLIT
-            else "",
+            split=_split(asked.schedule),
             draws=_named(drawing) if drawing else "",
         )
     )
@@ -97,6 +95,12 @@ def plan_conflicts(asked: Proposal) -> Refusal | None:
         location = location_of_key(asked.job.path, conflict.key)
     error = UserFileError(f"{location}: {conflict.why}; {conflict.remedy}")
     return Refusal(conflict.why, error)
+
+
+def _split(schedule: str | Auto) -> str:
+    """A schedule that splits the backward of a stage; "" where none is asked for."""
+    splits = schedule is not AUTO and SCHEDULES[schedule].splits_backward
+    return str(schedule) if splits else ""
 
 
 def placement_patterns(asked: Proposal) -> Refusal | None:

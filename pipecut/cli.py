@@ -212,7 +212,7 @@ def compile(
     """
     from pipecut.compiler import Options, Request, SizeOverrides, compile_plan
     from pipecut.compiler.partition.place import SolverOptions
-    from pipecut.compiler.schedules.registry import SCHEDULES
+    from pipecut.compiler.schedules.registry import SCHEDULES, WITH_CHOSEN_STAGES_PER_RANK
     from pipecut.tables.plan import print_plan
     from pipecut.tables.search import print_explained
 
@@ -221,10 +221,11 @@ def compile(
     _refuse_unknown_costs(costs)
     if microbatch is not None and microbatches is not None:
         raise UserFileError("give --microbatch or --microbatches, not both")
-    if stages_per_rank is not None and schedule not in (None, "interleaved", "auto"):
+    chosen = schedule in (None, "auto") or schedule in WITH_CHOSEN_STAGES_PER_RANK
+    if stages_per_rank is not None and not chosen:
         raise UserFileError(
-            f"--stages-per-rank {stages_per_rank}: is for --schedule interleaved, and this is"
-            f" {schedule}"
+            f"--stages-per-rank {stages_per_rank}: is for"
+            f" --schedule {' or '.join(WITH_CHOSEN_STAGES_PER_RANK)}, and this is {schedule}"
         )
     sizes = SizeOverrides(
         number_or_auto("--stages", stages),

@@ -21,6 +21,7 @@ from rich.table import Table
 
 from pipecut.compiler import Options, SizeOverrides, compile
 from pipecut.compiler.partition.program.solver import quiet_stdout
+from pipecut.compiler.schedules.registry import SCHEDULES
 from pipecut.plan.folder import read_plan
 from pipecut.runtime.launch.launch import launch
 
@@ -29,8 +30,8 @@ MICROBATCHES, ROUNDS = 8, 20
 ROWS = {"20 ms": 320, "100 ms": 1664}
 # Where each schedule's plan is cut; torch runs those with one stage per rank and one backward.
 CUTS = {
-    **dict.fromkeys(("1f1b", "gpipe", "zb-h1"), ["layers.6"]),
-    **dict.fromkeys(("interleaved", "v-shaped"), ["layers.3", "layers.6", "layers.9"]),
+    name: ["layers.6"] if schedule.stages_per_rank == 1 else ["layers.3", "layers.6", "layers.9"]
+    for name, schedule in SCHEDULES.items()
 }
 BESIDE = ("1f1b", "gpipe")
 ONLY_PIPECUT = [schedule for schedule in CUTS if schedule not in BESIDE]

@@ -11,7 +11,7 @@ from pipecut.compiler.inputs.auto import AUTO, Auto
 from pipecut.compiler.inputs.document.positions import location_of
 from pipecut.compiler.inputs.document.read import read_document
 from pipecut.compiler.inputs.document.schema import FileSchema, FunctionName, OrAuto, Renamed
-from pipecut.compiler.schedules.registry import SCHEDULES
+from pipecut.compiler.schedules.registry import SCHEDULES, WITH_CHOSEN_STAGES_PER_RANK
 from pipecut.model.functions import find_function
 
 # More stages of a rank than any schedule has use for.
@@ -146,7 +146,8 @@ class JobSpec(FileSchema):
     )
     stages_per_rank: Annotated[int, Field(ge=1, le=MOST_STAGES_PER_RANK)] = Field(
         default=2,
-        description="Stages on each rank with `schedule: interleaved`. The other schedules have "
+        description="Stages on each rank with "
+        f"`schedule: {' or '.join(WITH_CHOSEN_STAGES_PER_RANK)}`. The other schedules have "
         "numbers of their own.",
         examples=["4"],
     )

@@ -1,39 +1,24 @@
-"""Orders of compute per rank, and their lowering to actions."""
+"""All schedules by name: everything that lists or asks about schedules reads this."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
-from pipecut.compiler.schedules.gpipe import gpipe
-from pipecut.compiler.schedules.interleaved import interleaved
-from pipecut.compiler.schedules.one_f_one_b import one_f_one_b
-from pipecut.compiler.schedules.v_shaped import v_shaped
-from pipecut.compiler.schedules.zero_bubble import zero_bubble
+from pipecut.compiler.schedules.gpipe import GPIPE
+from pipecut.compiler.schedules.interleaved import INTERLEAVED
+from pipecut.compiler.schedules.one_f_one_b import ONE_F_ONE_B
+from pipecut.compiler.schedules.schedule import Schedule
+from pipecut.compiler.schedules.v_shaped import V_SHAPED
+from pipecut.compiler.schedules.zero_bubble import ZERO_BUBBLE
 from pipecut.plan.actions import Compute
 
-
-@dataclass(frozen=True)
-class Schedule:
-    """What a rank computes; stages a rank, None for as many as the job says; whether it goes back where it came from."""
-
-    order: Callable[[int, int, int, int], list[Compute]]
-    stages_per_rank: int | None = 1
-    returns: bool = False
-
-
-SCHEDULES = {
-    "gpipe": Schedule(gpipe),
-    "1f1b": Schedule(one_f_one_b),
-    "interleaved": Schedule(interleaved, stages_per_rank=None),
-    "zb-h1": Schedule(zero_bubble),
-    "v-shaped": Schedule(v_shaped, stages_per_rank=2, returns=True),
+SCHEDULES: dict[str, Schedule] = {
+    schedule.name: schedule for schedule in (GPIPE, ONE_F_ONE_B, INTERLEAVED, ZERO_BUBBLE, V_SHAPED)
 }
-
-# Those whose backward comes in two parts.
-SPLIT = ("zb-h1", "v-shaped")
+# Those whose stages per rank the job chooses.
+WITH_CHOSEN_STAGES_PER_RANK = tuple(
+    name for name, schedule in SCHEDULES.items() if schedule.stages_per_rank is None
+)
 
 
 def pipeline_ranks_of(schedule: str, stages: int, stages_per_rank: int) -> tuple[int, ...]:
-    """The rank of each stage, in a pipeline of stages / stages_per_rank ranks."""
+    """The pipeline rank of each stage; there are stages / stages_per_rank ranks."""
     ranks = stages // stages_per_rank
     if SCHEDULES[schedule].returns:
         return (*range(ranks), *reversed(range(ranks)))
@@ -43,23 +28,23 @@ def pipeline_ranks_of(schedule: str, stages: int, stages_per_rank: int) -> tuple
 def orders(
     schedule: str, stages: int, microbatches: int, stages_per_rank: int
 ) -> list[list[Compute]]:
-    """What each rank computes, in order; stages / stages_per_rank ranks."""
+    """What each rank computes, in order; there are stages / stages_per_rank ranks."""
     ranks = stages // stages_per_rank
-    return [
-        SCHEDULES[schedule].order(rank, ranks, microbatches, stages_per_rank)
-        for rank in range(ranks)
-    ]
+    order = SCHEDULES[schedule].order
+    return [order(rank, ranks, microbatches, stages_per_rank) for rank in range(ranks)]
 
 
 def in_flight(
     schedule: str, stages: int, microbatches: int, stages_per_rank: int
 ) -> tuple[int, ...]:
-    """Microbatches whose activations a stage holds at most, by stage; those it keeps for the gradients of weights, too."""
-    # Searches ask for these two by the hundred.
-    if schedule == "gpipe":
-        return (microbatches,) * stages
-    if schedule == "1f1b":
-        return tuple(min(microbatches, stages - stage) for stage in range(stages))
+    """Microbatches whose activations each stage holds at most.
+
+    Where backward is split, it holds them until the gradients of weights, too.
+    """
+    closed_form = SCHEDULES[schedule].in_flight_of
+    if closed_form is not None:
+        # Searches ask by the hundred.
+        return closed_form(stages, microbatches)
     live, peak = [0] * stages, [0] * stages
     for order in orders(schedule, stages, microbatches, stages_per_rank):
         for compute in order:

@@ -1,19 +1,26 @@
-"""The V (Qi et al., Pipeline Parallelism with Controllable Memory, 2024): two stages a rank, there and back again.
+"""The V (Qi et al., Pipeline Parallelism with Controllable Memory, 2024): two stages per rank.
 
-Rank r has stage r and stage 2 x ranks - 1 - r, so the loss is on rank 0, where a microbatch began, and every rank holds about as
-much. Backward is split as in ZB-H1. The order is that of a greedy run in which each stage's three parts take equally long: the
-gradient of an input first, then the forward of the later stage, of the earlier one, and of weights when nothing else can run. A
-rank holds as many activations as the first rank under 1F1B.
+Rank r has stage r and stage 2 x ranks - 1 - r, so the loss is on rank 0, where a microbatch began,
+and every rank holds about as much. Backward is split as in ZB-H1. The order is that of a greedy run
+in which F, I and W of each stage take equally long: gradients of inputs first, then the forward of
+the later stage, then of the earlier one, and gradients of weights when nothing else can run. A rank
+holds as many activations as the first rank under 1F1B.
+
+Two ranks (stages 0 and 3 on rank 0; lower case is the later stage of a rank):
+
+rank 0   F0 F1 F2 f0 i0 w0 f1 I0 i1 W0 w1 I1 F3 f2 i2 W1 w2 I2 W2 f3 i3 w3 .  I3 W3
+rank 1   .  F0 f0 F1 f1 i0 I0 w0 W0 i1 I1 F2 f2 w1 W1 i2 I2 F3 f3 w2 W2 i3 I3 w3 W3
 """
 
 from collections import deque
 from functools import lru_cache
 
+from pipecut.compiler.schedules.schedule import Schedule
 from pipecut.plan.actions import Compute
 
 
-def v_shaped(rank: int, ranks: int, microbatches: int, stages_per_rank: int) -> list[Compute]:
-    """What a rank computes, in order; `stages_per_rank` is 2."""
+def order(rank: int, ranks: int, microbatches: int, stages_per_rank: int) -> list[Compute]:
+    """What a rank computes; its stages are rank and 2 x ranks - 1 - rank."""
     return list(_run(ranks, microbatches)[rank])
 
 
@@ -75,3 +82,14 @@ def _ready(
         if m < microbatches and (stage == 0 or Compute("F", stage - 1, m) in done):
             ready.append(Compute("F", stage, m))
     return ready
+
+
+V_SHAPED = Schedule(
+    name="v-shaped",
+    order=order,
+    idle="about (p - 1) / 6 from 2 p microbatches on",
+    activations="at most p on every rank, about as many on each",
+    stages_per_rank=2,
+    returns=True,
+    splits_backward=True,
+)

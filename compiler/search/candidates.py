@@ -4,10 +4,11 @@ from collections.abc import Iterator
 
 from pipecut.compiler.candidate import Candidate
 from pipecut.compiler.inputs.auto import AUTO
+from pipecut.compiler.schedules.registry import SCHEDULES
 from pipecut.compiler.search.sizes import SearchSpace
 
 # Tried with every size; the other schedules are tried with the best sizes of these.
-SEARCHED = ("1f1b", "gpipe")
+SEARCHED = tuple(schedule.name for schedule in SCHEDULES.values() if schedule.searched)
 # Numbers of stages that fill the devices: all of them, or even shares for this many replicas.
 MOST_EVEN_SHARES = 4
 

@@ -9,7 +9,7 @@ from pipecut.compiler.inputs.auto import AUTO, Auto, or_auto
 from pipecut.compiler.inputs.cluster import Cluster
 from pipecut.compiler.inputs.document.positions import location_of_key
 from pipecut.compiler.inputs.job import Job, JobSpec
-from pipecut.compiler.schedules.registry import SCHEDULES
+from pipecut.compiler.schedules.registry import SCHEDULES, WITH_CHOSEN_STAGES_PER_RANK
 from pipecut.device.types import type_of
 from pipecut.errors import UserFileError
 
@@ -136,13 +136,14 @@ def _microbatch(spec: JobSpec, sizes: SizeOverrides) -> int | Auto:
 def _refuse_stray_stages_per_rank(
     spec: JobSpec, path: Path, sizes: SizeOverrides, schedule: str | Auto
 ) -> None:
-    """Only the interleaved schedule has stages per rank to choose."""
-    stray = schedule not in ("interleaved", AUTO) and "stages_per_rank" in spec.model_fields_set
-    if stray and sizes.schedule is None:
+    """Most schedules have no stages per rank to choose."""
+    chosen = schedule is AUTO or schedule in WITH_CHOSEN_STAGES_PER_RANK
+    if not chosen and "stages_per_rank" in spec.model_fields_set and sizes.schedule is None:
+        those = " or ".join(WITH_CHOSEN_STAGES_PER_RANK)
         raise UserFileError(
             f"{location_of_key(path, 'stages_per_rank')}: stages_per_rank is for "
-            f"schedule: interleaved, and this is {schedule}; leave stages_per_rank out, or choose "
-            "interleaved"
+            f"schedule: {those}, and this is {schedule}; leave stages_per_rank out, or choose "
+            f"{those}"
         )
 
 

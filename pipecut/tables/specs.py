@@ -15,7 +15,17 @@ def print_specs(console: Console) -> None:
     console.print(_clusters())
     console.print(_device_kinds(library()))
     console.print(_links(library()))
-    console.print(f"schedules (--schedule NAME): {', '.join(SCHEDULES)}, or auto")
+    console.print(_schedules())
+
+
+def _schedules() -> Table:
+    """Idle time in forwards and backwards of a microbatch, and activations, of p ranks."""
+    columns = "schedule", "stages per device", "idle", "activations"
+    table = Table(*columns, title="schedules of p ranks (--schedule NAME, or auto)")
+    for name, schedule in SCHEDULES.items():
+        stages = str(schedule.stages_per_rank or "--stages-per-rank")
+        table.add_row(name, stages, schedule.idle, schedule.activations)
+    return table
 
 
 def _clusters() -> Table:

@@ -8,6 +8,7 @@ import pytest
 
 from pipecut.compiler import Options, SizeOverrides, compile
 from pipecut.compiler.partition.place import SolverOptions
+from pipecut.compiler.schedules.registry import SCHEDULES
 from pipecut.errors import UserFileError
 from pipecut.runtime.verify.verify import verify
 
@@ -67,14 +68,9 @@ def test_split_model_computes_what_the_unsplit_one_does(
     assert {"loss", "gradient", "parameter", "eval loss"} <= set(result.worst)
 
 
-# Stages, and stages a rank, of each schedule, with recompute and replicas; the matrix above has two of them without.
-SCHEDULES = {
-    "1f1b": (3, 1),
-    "gpipe": (3, 1),
-    "interleaved": (4, 2),
-    "zb-h1": (3, 1),
-    "v-shaped": (4, 2),
-}
+# Stages per rank of each schedule, with recompute and replicas; the matrix above has two of them
+# without. Three ranks have one stage each, two ranks several.
+STAGES_PER_RANK = {name: schedule.stages_per_rank or 2 for name, schedule in SCHEDULES.items()}
 QUICK_CELLS = {
     ("gpt2", "interleaved", ""),
     ("bert", "zb-h1", ""),
@@ -90,7 +86,7 @@ EXTRAS = {
 REPLICATED = ("replicas", "shards")
 CELLS = [
     pytest.param(*cell, marks=() if cell in QUICK_CELLS else pytest.mark.slow)
-    for cell in [(f, s, e) for f in FAMILIES for s in SCHEDULES for e in EXTRAS]
+    for cell in [(f, s, e) for f in FAMILIES for s in STAGES_PER_RANK for e in EXTRAS]
     if (cell[2] or cell[1] not in ("1f1b", "gpipe"))
     and (cell[2] not in REPLICATED or cell[0] != "resnet")
 ]
@@ -101,7 +97,8 @@ def test_every_schedule_computes_what_the_unsplit_model_does(
     family: str, schedule: str, extra: str, write_job: Any, slow_cores: str, tmp_path: Path
 ) -> None:
     inputs, loss = FAMILIES[family]
-    stages, stages_per_rank = SCHEDULES[schedule]
+    stages_per_rank = STAGES_PER_RANK[schedule]
+    stages = 3 if stages_per_rank == 1 else 2 * stages_per_rank
     # Four devices for two replicas of a pipeline of two.
     stages = 2 * stages_per_rank if extra in REPLICATED else stages
     job = write_job(family, inputs, loss, EXTRAS[extra])

@@ -1,5 +1,6 @@
 """Schedules keep what they promise: everything once, no deadlock, bubbles and memory as published."""
 
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -10,119 +11,129 @@ from hypothesis import strategies as st
 from pipecut.compiler.schedules.lower import lower
 from pipecut.compiler.schedules.order import start_times
 from pipecut.compiler.schedules.registry import SCHEDULES, in_flight, orders, pipeline_ranks_of
-from pipecut.plan.actions import Compute, Direction, Hop, Op
+from pipecut.compiler.schedules.schedule import StageSeconds
+from pipecut.plan.actions import Action, Compute, Direction, Hop, Op
 from pipecut.plan.replay.deadlock import Traffic, check_order, check_steps
 from pipecut.plan.replay.simulate import Costs, Timeline, simulate
 
-Case = tuple[str, int, int, int]
 DIRECTIONS: tuple[Direction, ...] = ("F", "B")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A schedule of a pipeline."""
+
+    schedule: str
+    ranks: int
+    microbatches: int
+    stages_per_rank: int = 1
+
+    @property
+    def stages(self) -> int:
+        return self.ranks * self.stages_per_rank
+
+    @property
+    def pipeline_rank_of(self) -> tuple[int, ...]:
+        return pipeline_ranks_of(self.schedule, self.stages, self.stages_per_rank)
+
+    def orders(self) -> list[list[Compute]]:
+        return orders(self.schedule, self.stages, self.microbatches, self.stages_per_rank)
+
+    def in_flight(self) -> tuple[int, ...]:
+        return in_flight(self.schedule, self.stages, self.microbatches, self.stages_per_rank)
+
+    def lowered(self) -> list[list[Action]]:
+        boundaries = range(self.stages - 1)
+        return lower(self.orders(), self.pipeline_rank_of, boundaries, boundaries, reduce=False)
+
+    def timeline(self, seconds: StageSeconds) -> Timeline:
+        """With equal stages and messages that take nothing."""
+        free = {Hop(direction, s): 0.0 for direction in DIRECTIONS for s in range(self.stages)}
+        costs = Costs(
+            [seconds.forward] * self.stages,
+            [seconds.backward] * self.stages,
+            free,
+            [0.0] * self.ranks,
+            weights=[seconds.weights] * self.stages,
+        )
+        return simulate(self.lowered(), costs)
 
 
 @st.composite
 def cases(draw: Any, names: tuple[str, ...] = tuple(SCHEDULES)) -> Case:
-    """Schedule, ranks, microbatches, chunks."""
     name = draw(st.sampled_from(names))
     stages_per_rank = SCHEDULES[name].stages_per_rank or draw(st.integers(1, 4))
-    return name, draw(st.integers(1, 8)), draw(st.integers(1, 32)), stages_per_rank
-
-
-def lowered(case: Case, reduce: bool = False) -> list[list[Any]]:
-    name, ranks, m, stages_per_rank = case
-    stages = ranks * stages_per_rank
-    boundaries = range(stages - 1)
-    return lower(
-        orders(name, stages, m, stages_per_rank),
-        pipeline_ranks_of(name, stages, stages_per_rank),
-        boundaries,
-        boundaries,
-        reduce,
-    )
-
-
-def timeline(case: Case, forward: float, backward: float, weights: float = 0.0) -> Timeline:
-    """With equal stages and messages that take nothing."""
-    _, ranks, _, stages_per_rank = case
-    stages = ranks * stages_per_rank
-    free = {Hop(direction, s): 0.0 for direction in DIRECTIONS for s in range(stages)}
-    costs = Costs(
-        [forward] * stages, [backward] * stages, free, [0.0] * ranks, weights=[weights] * stages
-    )
-    return simulate(lowered(case), costs)
+    return Case(name, draw(st.integers(1, 8)), draw(st.integers(1, 32)), stages_per_rank)
 
 
 @given(cases())
 def test_every_stage_computes_every_microbatch_once(case: Case) -> None:
-    name, ranks, m, stages_per_rank = case
-    stages = ranks * stages_per_rank
-    pipeline_rank_of = pipeline_ranks_of(name, stages, stages_per_rank)
-    found: list[Compute] = []
-    for rank, order in enumerate(orders(name, stages, m, stages_per_rank)):
-        assert all(pipeline_rank_of[compute.stage] == rank for compute in order)
-        found += order
-    split: tuple[Op, ...] = ("F", "I", "W")
-    ops: tuple[Op, ...] = split if any(compute.op == "W" for compute in found) else ("F", "B")
-    every = [Compute(op, stage, k) for op in ops for stage in range(stages) for k in range(m)]
-    assert len(found) == len(every) and set(found) == set(every)
-    assert len(start_times(orders(name, stages, m, stages_per_rank), stages)) == len(found)
+    computes: list[Compute] = []
+    for rank, order in enumerate(case.orders()):
+        assert all(case.pipeline_rank_of[compute.stage] == rank for compute in order)
+        computes += order
+    split = SCHEDULES[case.schedule].splits_backward
+    ops: tuple[Op, ...] = ("F", "I", "W") if split else ("F", "B")
+    every = [
+        Compute(op, stage, microbatch)
+        for op in ops
+        for stage in range(case.stages)
+        for microbatch in range(case.microbatches)
+    ]
+    assert len(computes) == len(every) and set(computes) == set(every)
+    assert len(start_times(case.orders(), case.stages)) == len(every)
 
 
 @given(cases())
 def test_no_schedule_deadlocks_and_channels_have_one_order(case: Case) -> None:
-    name, ranks, m, stages_per_rank = case
-    pipeline_rank_of = pipeline_ranks_of(name, ranks * stages_per_rank, stages_per_rank)
-    over = frozenset(
-        left for left, pair in enumerate(pairwise(pipeline_rank_of)) if pair[0] != pair[1]
-    )
-    traffic = Traffic(dict(enumerate(pipeline_rank_of)), over, over)
-    rows = lowered(case)
-    assert check_order(traffic, rows) == 2 * len(over) * m
-    pairs = [(pipeline_rank_of[left], pipeline_rank_of[left + 1]) for left in over]
+    ranks = case.pipeline_rank_of
+    over = frozenset(left for left, pair in enumerate(pairwise(ranks)) if pair[0] != pair[1])
+    traffic, rows = Traffic(dict(enumerate(ranks)), over, over), case.lowered()
+    assert check_order(traffic, rows) == 2 * len(over) * case.microbatches
+    pairs = [(ranks[left], ranks[left + 1]) for left in over]
     opened = {*pairs, *((right, left) for left, right in pairs)}
     check_steps(traffic, rows, opened)
     check_steps(traffic, rows, opened, occupied=True)
 
 
-@given(cases(("gpipe", "1f1b")))
-def test_no_stage_holds_more_than_is_promised_at_once(case: Case) -> None:
-    name, ranks, m, stages_per_rank = case
-    for stage, order in enumerate(orders(name, ranks, m, stages_per_rank)):
-        live = peak = 0
+WITH_BOUND = tuple(name for name, schedule in SCHEDULES.items() if schedule.in_flight_of)
+
+
+@given(cases(WITH_BOUND))
+def test_stages_hold_as_many_microbatches_as_the_closed_form_says(case: Case) -> None:
+    peaks = [0] * case.stages
+    for order in case.orders():
+        live = [0] * case.stages
         for compute in order:
-            live += 1 if compute.op == "F" else -1
-            peak = max(peak, live)
-        assert peak == in_flight(name, ranks, m, stages_per_rank)[stage]
+            live[compute.stage] += 1 if compute.op == "F" else -1
+            peaks[compute.stage] = max(peaks[compute.stage], live[compute.stage])
+    assert tuple(peaks) == case.in_flight()
 
 
-@given(cases(("gpipe", "1f1b")), st.integers(1, 5), st.integers(1, 9))
-def test_gpipe_and_1f1b_take_the_published_step_and_bubble(
-    case: Case, forward: int, backward: int
+WITH_IDLE = tuple(name for name, schedule in SCHEDULES.items() if schedule.idle_seconds)
+
+
+@given(cases(WITH_IDLE), st.integers(1, 4), st.integers(1, 5), st.integers(1, 9))
+def test_ranks_wait_as_long_as_the_closed_form_says(
+    case: Case, groups: int, forward: int, backward: int
 ) -> None:
-    _, ranks, m, _ = case
-    found = timeline(case, forward, backward)
-    # Narayanan et al., 2021, section 2.2.1: (p - 1) / (m + p - 1) of the step is bubble, for GPipe and 1F1B alike.
-    assert found.step_seconds == pytest.approx((m + ranks - 1) * (forward + backward))
-    assert found.bubble == pytest.approx((ranks - 1) / (m + ranks - 1))
-
-
-@given(st.integers(1, 8), st.integers(1, 4), st.integers(1, 4))
-def test_interleaving_divides_the_bubble_by_the_chunks(
-    ranks: int, groups: int, stages_per_rank: int
-) -> None:
-    m = ranks * groups
-    found = timeline(("interleaved", ranks, m, stages_per_rank), 1.0, 2.0)
-    # Narayanan et al., 2021, section 2.2.2: (p - 1) (f + b) / v idle; here f and b are a chunk's.
-    assert found.step_seconds == pytest.approx(3 * m * stages_per_rank + 3 * (ranks - 1))
+    schedule = SCHEDULES[case.schedule]
+    seconds = StageSeconds(forward, backward)
+    if schedule.splits_backward:
+        # The closed form holds where the three parts take equally long.
+        seconds = StageSeconds(forward, 2 * forward, forward)
+    case = Case(case.schedule, case.ranks, case.ranks * groups, case.stages_per_rank)
+    assert schedule.idle_seconds is not None
+    timeline = case.timeline(seconds)
+    work = case.microbatches * case.stages_per_rank * (seconds.forward + seconds.backward)
+    idle = schedule.idle_seconds(case.ranks, seconds)
+    assert timeline.step_seconds == pytest.approx(work + idle)
+    assert timeline.bubble == pytest.approx(idle / (work + idle))
 
 
 @given(st.integers(1, 8), st.integers(0, 24))
-def test_zero_bubble_leaves_a_third_and_holds_what_the_first_rank_of_1f1b_does(
-    ranks: int, more: int
-) -> None:
-    m = ranks + more
-    found = timeline(("zb-h1", ranks, m, 1), 1.0, 2.0, 1.0)
-    # Qi et al., 2024, table 2: (p - 1) (f + b - w) where 1F1B has (p - 1) (f + b + w), b being I's alone.
-    assert found.step_seconds == pytest.approx(3 * m + (ranks - 1))
-    assert max(in_flight("zb-h1", ranks, m, 1)) <= ranks
+def test_zero_bubble_holds_no_more_than_the_first_rank_of_1f1b(ranks: int, more: int) -> None:
+    assert max(Case("zb-h1", ranks, ranks + more).in_flight()) <= ranks
 
 
 @settings(max_examples=40)
@@ -130,13 +141,13 @@ def test_zero_bubble_leaves_a_third_and_holds_what_the_first_rank_of_1f1b_does(
 def test_the_v_has_less_than_half_the_bubble_of_1f1b_and_no_more_activations(
     ranks: int, more: int
 ) -> None:
-    m = 2 * ranks + more
-    found = timeline(("v-shaped", ranks, m, 2), 0.5, 1.0, 0.5)
-    assert found.step_seconds - 3 * m <= 0.5 * 3 * (ranks - 1)
-    for order in orders("v-shaped", 2 * ranks, m, 2):
+    case = Case("v-shaped", ranks, 2 * ranks + more, 2)
+    # Half a rank's layers in each stage: a microbatch takes a rank 3 units, as under 1F1B.
+    idle = case.timeline(StageSeconds(0.5, 1.0, 0.5)).step_seconds - 3 * case.microbatches
+    assert idle <= 0.5 * 3 * (ranks - 1)
+    for order in case.orders():
         live = peak = 0
         for compute in order:
             live += {"F": 1, "W": -1}.get(compute.op, 0)
             peak = max(peak, live)
-        # Each is of half a rank's layers.
         assert peak <= 2 * ranks

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from pipecut.compiler import Options, SizeOverrides, compile
+from pipecut.compiler.schedules.registry import SCHEDULES
 from pipecut.errors import PlanError
 from pipecut.plan.check import check
 from pipecut.plan.replay.memory import moments
@@ -42,7 +43,7 @@ def test_the_peak_is_what_the_allocations_of_a_run_say(
     slow_cores: str,
     tmp_path: Path,
 ) -> None:
-    stages = 4 if schedule in ("interleaved", "v-shaped") else 2
+    stages = 2 * (SCHEDULES[schedule].stages_per_rank or 2)
     sizes = SizeOverrides(stages=stages, schedule=schedule)
     folder = compile(
         write_job(model, inputs, loss, extra), slow_cores, tmp_path / "plan", Options(sizes)

@@ -6,17 +6,15 @@ from typing import Any
 import pytest
 
 from pipecut.compiler import Options, SizeOverrides, compile
+from pipecut.compiler.schedules.registry import SCHEDULES
 from pipecut.runtime.launch.launch import launch
 from pipecut.runtime.verify import verify as verifying
 from tests.programs.emulated_rank import RULES
 
 # Stages of each schedule on two ranks, and on three.
 STAGES = {
-    "1f1b": (2, 3),
-    "gpipe": (2, 3),
-    "interleaved": (4, 6),
-    "zb-h1": (2, 3),
-    "v-shaped": (4, 6),
+    name: (2 * (schedule.stages_per_rank or 2), 3 * (schedule.stages_per_rank or 2))
+    for name, schedule in SCHEDULES.items()
 }
 EXTRAS = {
     "": "",
