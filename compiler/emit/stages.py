@@ -8,19 +8,13 @@ from pipecut.compiler.emit.tensors import buffer_of, output_of, parameter_of, te
 from pipecut.compiler.graph import Graph, Parameter
 from pipecut.compiler.partition.coarsen.parameter_bytes import OptimizerSpec, fixed_bytes
 from pipecut.compiler.partition.memory import StageBytes
-from pipecut.compiler.predict.step import stage_seconds
 from pipecut.compiler.stages.cut import Cut, modules_covered
 from pipecut.plan.schema import ITEM_BYTES, Boundary, Stage
 
 
 def stages_of(costed: CostedGraph, draft: Draft, optimizer: OptimizerSpec) -> list[Stage]:
     """The stages; their peaks, and what their passes take, are for the replay to find."""
-    stage_devices, cuts = draft.placement.problem.stage_devices, draft.scheduled.cuts
-    forward, backward = stage_seconds(costed, stage_devices, cuts)
-    return [
-        _stage(costed, draft, cut, optimizer, forward[cut.index], backward[cut.index])
-        for cut in cuts
-    ]
+    return [_stage(costed, draft, cut, optimizer) for cut in draft.scheduled.cuts]
 
 
 def boundaries_of(graph: Graph, draft: Draft) -> list[Boundary]:
@@ -42,8 +36,6 @@ def _stage(
     draft: Draft,
     cut: Cut,
     optimizer: OptimizerSpec,
-    forward_seconds: float,
-    backward_seconds: float,
 ) -> Stage:
     graph, index = costed.graph, cut.index
     placement, scheduled, cluster = draft.placement, draft.scheduled, draft.cluster
@@ -51,7 +43,7 @@ def _stage(
     stage_device = placement.problem.stage_devices[index]
     pipeline_rank = scheduled.pipeline_rank_of[index]
     first_device = cluster.devices[draft.candidate.layout.rank_of(index)]
-    recompute = placement.recompute[index]
+    seconds, recompute = scheduled.seconds[index], placement.recompute[index]
     usage = _usage(costed, cut, optimizer)
     traffic = _Traffic.of(graph, cut)
     written = _written(costed, cut)
@@ -70,8 +62,8 @@ def _stage(
         parameters=[parameter_of(parameter) for parameter in cut.parameters],
         buffers=[buffer_of(buffer, written) for buffer in cut.buffers],
         parameter_count=sum(_numbers_in(parameter) for parameter in cut.parameters),
-        forward_seconds=forward_seconds,
-        backward_seconds=backward_seconds,
+        forward_seconds=seconds.forward,
+        backward_seconds=seconds.backward,
         load_seconds=placement.loads[index],
         recompute=recompute,
         memory_bytes=round(usage.peak(stage_device, recompute)),
@@ -81,8 +73,8 @@ def _stage(
         bytes_sent=traffic.sent + traffic.gradients_sent,
         pipeline_rank=pipeline_rank,
         dropouts=[number for operator in operators for number in operator.draws],
-        weight_seconds=scheduled.weights[index],
-        reduce_seconds=scheduled.reductions[index],
+        weight_seconds=seconds.weights,
+        reduce_seconds=seconds.reduce,
         device_bytes=stage_device.capacity + cluster.reserve_of(pipeline_rank),
     )
 
