@@ -1,4 +1,4 @@
-"""Warnings of ours are errors; those of torch and transformers are theirs."""
+"""Fixtures of all tests: a user's state folder, job files and a cluster of slow cores."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,8 +13,8 @@ batch: {{global: 8, microbatch: 2}}
 
 
 @pytest.fixture(autouse=True, scope="session")
-def own_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Which plans were compiled here is noted away from the user's own notes."""
+def state_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the list of trusted plans apart from the user's own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         yield
@@ -37,7 +37,14 @@ SLOW_CORES = """name: slow-cores
 nodes:
   - {devices: {slow-core: 8}, link: fast}
 devices:
-  slow-core: {memory: 4GiB, bandwidth: 1GB/s, flops: {fp32: 100MFLOP/s}, overhead: 0us, efficiency: 1, type: cpu, source: made up}
+  slow-core:
+    memory: 4GiB
+    bandwidth: 1GB/s
+    flops: {fp32: 100MFLOP/s}
+    overhead: 0us
+    efficiency: 1
+    type: cpu
+    source: made up
 links:
   fast: {bandwidth: 100GB/s, latency: 0us, source: made up}
 """

@@ -10,7 +10,7 @@ REWRITE = "make golden (or PIPECUT_GOLDEN=write python -m pytest and the test's 
 
 
 def check_golden(name: str, text: str) -> None:
-    """Raises AssertionError, with a diff, where tests/golden/`name`.txt is missing or has other text.
+    """Raises AssertionError with a diff where tests/golden/`name`.txt is missing or differs.
 
     With PIPECUT_GOLDEN=write in the environment the file is rewritten instead.
     """

@@ -35,7 +35,7 @@ def made_tensor(name: str, **fields: Any) -> Tensor:
 
 
 def made_stage(index: int = 0, stages: int = 1, **fields: Any) -> Stage:
-    """A stage of a chain: takes `x` or what the stage before sends, and holds a weight of 16 numbers."""
+    """A stage of a chain: takes `x` or what the stage before sends; its weight has 16 numbers."""
     last = index == stages - 1
     weight = StageTensor(
         names=[f"layers.{index}.weight"], shape=[4, 4], dtype="float32", trainable=True

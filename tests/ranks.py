@@ -1,4 +1,4 @@
-"""Start ranks that each run a few lines of their own, as a user's script on several hosts would."""
+"""Start ranks that each run a few lines of code, as a user's script on several hosts would."""
 
 import os
 import subprocess
@@ -29,7 +29,7 @@ except PipecutError as error:
 
 @dataclass(frozen=True)
 class Ended:
-    """A rank that ended: its exit code, and all it printed."""
+    """A rank that ended: its exit code and output."""
 
     code: int
     output: str

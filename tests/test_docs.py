@@ -1,4 +1,4 @@
-"""Pages say what is: links lead somewhere, quoted messages exist, what is made from code is fresh."""
+"""Pages are true: links lead somewhere, quoted messages exist, generated pages are fresh."""
 
 import ast
 import re

@@ -1,4 +1,4 @@
-"""The rules of the house: who may import whom, how full a folder, how long a line and a function is."""
+"""The rules of the house: who may import whom, sizes of folders, lines and functions."""
 
 import ast
 from collections import defaultdict
@@ -82,7 +82,7 @@ def modules() -> dict[str, Path]:
 
 
 def imported(module: str, on_import: bool = False) -> Iterator[str]:
-    """Modules of the house that a module imports; with `on_import` only those its own import runs."""
+    """Modules of the house that a module imports; with `on_import` only when it is imported."""
     tree = ast.parse(modules()[module].read_text())
     for node in _run_on_import(tree) if on_import else ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module and not node.level:
@@ -114,7 +114,7 @@ def arrows(on_import: bool = False) -> set[tuple[str, str]]:
 
 
 def room(module: str) -> str:
-    """The folder a module is in, with its subfolders; a file beside the rooms is a room by itself."""
+    """The folder of a module, with its subfolders; a file beside the rooms is a room by itself."""
     parts = module.split(".")
     is_folder = modules()[module].name == "__init__.py"
     depth = 3 if parts[:2] in (["pipecut", "compiler"], ["pipecut", "runtime"]) else 2

@@ -1,4 +1,4 @@
-"""Data, and a loop of a user's own, for trainings that stop, diverge or go on."""
+"""Data, and a user's own loop, for trainings that stop, diverge or continue."""
 
 import os
 import sys
@@ -13,21 +13,21 @@ Batch = dict[str, Any]
 
 
 def steady() -> Iterator[Batch]:
-    """The same batches each time."""
+    """The same batches in every run."""
     for step in range(1000):
         generator = torch.Generator().manual_seed(step)
         yield {name: torch.randn(8, 32, generator=generator) for name in ("x", "target")}
 
 
 def shuffled() -> Iterator[Batch]:
-    """Epochs of four batches, each in an order of its own."""
+    """Epochs of four batches, each epoch in another order."""
     batches = [batch for batch, _ in zip(steady(), range(4), strict=False)]
     for at in torch.randperm(4).tolist():
         yield batches[at]
 
 
 def tokens() -> Iterator[Batch]:
-    """Steady ones of a language model."""
+    """The same batches of a language model in every run."""
     for step in range(1000):
         generator = torch.Generator().manual_seed(step)
         ids = torch.randint(3, 64, (8, 16), generator=generator)
@@ -35,7 +35,7 @@ def tokens() -> Iterator[Batch]:
 
 
 def slow() -> Iterator[Batch]:
-    """As steady, with time to be stopped in."""
+    """The same batches, so slowly that a run can be stopped in between."""
     for batch in steady():
         time.sleep(0.05)
         yield batch
@@ -56,7 +56,7 @@ def arrays() -> Iterator[Batch]:
 
 
 def nothing() -> Iterator[Any]:
-    """Batches that are none."""
+    """Items that are no batches."""
     yield None
 
 
@@ -89,7 +89,7 @@ def number() -> int:
 
 
 def short() -> list[Batch]:
-    """Two batches, after which the data begins anew."""
+    """Two batches, after which the data starts again."""
     source = steady()
     return [next(source), next(source)]
 
@@ -102,7 +102,7 @@ def other(**args: Any) -> torch.nn.Module:
 
 
 class Waits:
-    """Data whose state takes long to be known, as a checkpoint does on a slow file system."""
+    """Data whose state_dict takes long, as a checkpoint does on a slow file system."""
 
     def state_dict(self) -> dict[str, int]:
         time.sleep(9)
@@ -135,8 +135,8 @@ def on_own_machine(base: str, arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    what, *rest = sys.argv[1:]
-    if what == "slow_saver":
-        slow_saver(*rest)
+    program, *arguments = sys.argv[1:]
+    if program == "slow_saver":
+        slow_saver(*arguments)
     else:
-        on_own_machine(rest[0], rest[1:])
+        on_own_machine(arguments[0], arguments[1:])

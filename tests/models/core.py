@@ -180,11 +180,11 @@ class UNet(nn.Module):
         self.out = nn.Conv2d(8, 3, 1)
 
     def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor]:
-        one = F.gelu(self.down1(image))
-        two = F.gelu(self.down2(F.max_pool2d(one, 2)))
-        low = self.middle(F.max_pool2d(two, 2))
-        up = F.gelu(self.join2(torch.cat([self.up2(low), two], 1)))
-        up = F.gelu(self.join1(torch.cat([self.up1(up), one], 1)))
+        fine = F.gelu(self.down1(image))
+        coarse = F.gelu(self.down2(F.max_pool2d(fine, 2)))
+        low = self.middle(F.max_pool2d(coarse, 2))
+        up = F.gelu(self.join2(torch.cat([self.up2(low), coarse], 1)))
+        up = F.gelu(self.join1(torch.cat([self.up1(up), fine], 1)))
         return {"output": self.out(up)}
 
 
@@ -267,7 +267,7 @@ def recurrent() -> nn.Module:
 
 
 class Parametrized(nn.Module):
-    """Weight norm, and spectral norm, whose buffers are computed from the weight and written in every step."""
+    """Weight norm, and spectral norm, whose buffers follow the weight in every step."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -331,7 +331,7 @@ def awkward_inputs(microbatch: int) -> dict[str, torch.Tensor]:
 
 
 def slow_vectors() -> Iterator[dict[str, torch.Tensor]]:
-    """Batches that take their time to come, so that there is some to kill a rank in."""
+    """Batches that come slowly, so that there is time to kill a rank."""
     for step in range(1000):
         generator = torch.Generator().manual_seed(step)
         time.sleep(0.03)
@@ -339,7 +339,7 @@ def slow_vectors() -> Iterator[dict[str, torch.Tensor]]:
 
 
 class Dropping(nn.Module):
-    """Layers that drop some of what they give, and attention that drops some of its weights."""
+    """Layers with dropout on their results, and attention with dropout on its weights."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A model whose loss is a number where its gradients are none."""
+"""A model whose loss is finite where its gradients are not."""
 
 from collections.abc import Iterator
 

@@ -14,7 +14,7 @@ def layers(count: int = 4) -> nn.Sequential:
 
 
 class Operators(nn.Module):
-    """Inputs named like operators, the stage file's own names, and with letters no identifier has."""
+    """Inputs named like operators, like names of the stage file, or not as identifiers are."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -22,11 +22,11 @@ class Operators(nn.Module):
         self.norm = nn.BatchNorm1d(WIDTH)
 
     def forward(
-        self, mul: torch.Tensor, norm: torch.Tensor, sub: torch.Tensor, **others: torch.Tensor
+        self, mul: torch.Tensor, norm: torch.Tensor, sub: torch.Tensor, **more_inputs: torch.Tensor
     ) -> torch.Tensor:
         hidden = self.norm(self.layers(mul * norm)) * 2
-        hidden = hidden - others["X"] * others["x.y"] + others["x_y"] - sub
-        return (hidden * others['"; import os\n\\']).norm()
+        hidden = hidden - more_inputs["X"] * more_inputs["x.y"] + more_inputs["x_y"] - sub
+        return (hidden * more_inputs['"; import os\n\\']).norm()
 
 
 def operators() -> nn.Module:
@@ -65,7 +65,7 @@ def one_input(microbatch: int) -> dict[str, torch.Tensor]:
 
 
 class Whole(nn.Module):
-    """A table, a mask of one row, a mask over positions and a number beside what is split; two flags and nothing at all."""
+    """A table, two masks and a number beside what is split; two flags and None."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -110,7 +110,7 @@ def whole_inputs(microbatch: int) -> dict[str, Any]:
 
 
 class InPlace(nn.Module):
-    """Changes what it is given, before and after it was used, through a view too."""
+    """Changes its inputs, before and after they were used, and through a view."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -134,7 +134,7 @@ def in_place_inputs(microbatch: int) -> dict[str, torch.Tensor]:
 
 
 class Fixed(nn.Module):
-    """Takes its batch size for a number."""
+    """Uses its batch size as a number."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -166,7 +166,7 @@ def halved() -> nn.Module:
 
 
 class NoLabels(nn.Module):
-    """Gives outputs alone; its loss is a function of the batch."""
+    """Returns outputs alone; its loss is a function of the job."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -189,7 +189,7 @@ def class_loss(output: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
 
 
 class Alone(nn.Module):
-    """Does something else with a sample that is alone."""
+    """Does something else with a batch of one sample."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -205,7 +205,7 @@ def alone() -> nn.Module:
 
 
 class Measured(nn.Module):
-    """Looks at its parameters while it is built, and draws tensors that are no buffers; a lazy layer among the others."""
+    """Reads its parameters while it is built; draws tensors that are no buffers; has a lazy layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -246,7 +246,7 @@ def drawn() -> nn.Module:
 
 
 class Sliced(nn.Module):
-    """Results written into slices of zeros, of which other views were made before and are made after."""
+    """Results written into slices of zeros, with views made before and after the writes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -277,7 +277,7 @@ def sliced_and_weighed() -> nn.Module:
 
 
 class Unannotated(nn.Module):
-    """Writes to what operators return that share storage without their schemas saying so, one in each layer."""
+    """Writes to results of operators that share storage although their schemas do not say so."""
 
     def __init__(self) -> None:
         super().__init__()

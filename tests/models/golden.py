@@ -120,7 +120,10 @@ class GoldenJob:
 
 
 def golden_job(folder: Path, name: str, devices: int = 2, extra: str = "") -> GoldenJob:
-    """Write the job of one of NAMES and a cluster of equal devices. `extra` is further lines of YAML for the job."""
+    """Write the job of one of NAMES and a cluster of equal devices.
+
+    `extra` is further lines of YAML for the job.
+    """
     files = GoldenJob(folder / f"{name}.yaml", folder / "golden-cluster.yaml")
     inputs = "sentences" if name == "tied" else "vectors"
     files.job.write_text(JOB.format(name=name, inputs=inputs) + extra)

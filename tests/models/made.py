@@ -1,4 +1,4 @@
-"""Models with values that depend on no input: position biases, tables, masks and zeros that every layer uses."""
+"""Models with values that depend on no input and that every layer uses: biases, tables, zeros."""
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +8,7 @@ WIDTH, ROWS = 16, 12
 
 
 class Layer(nn.Module):
-    """Attends with what it is given beside the scores."""
+    """Attention with a bias on its scores."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -21,7 +21,10 @@ class Layer(nn.Module):
 
 
 class Biased(nn.Module):
-    """A learnt bias of distances and a table of cosines, made once and used by every layer; zeros as large as the batch."""
+    """A learnt bias of distances, a table of cosines, and zeros as large as the batch.
+
+    Each is computed once and used by every layer.
+    """
 
     def __init__(self, depth: int = 4) -> None:
         super().__init__()
@@ -52,7 +55,7 @@ def biased() -> nn.Module:
 
 
 def rows(microbatch: int) -> dict[str, torch.Tensor]:
-    """Random rows, and random rows to come near to."""
+    """Random rows and targets."""
     return {
         "x": torch.randn(microbatch, ROWS, WIDTH),
         "target": torch.randn(microbatch, ROWS, WIDTH),
@@ -60,7 +63,7 @@ def rows(microbatch: int) -> dict[str, torch.Tensor]:
 
 
 class Noisy(nn.Module):
-    """Noise and a product of large weights that every layer uses: neither is to be made twice."""
+    """Noise and a product of large weights that every layer uses: neither may be computed twice."""
 
     def __init__(self) -> None:
         super().__init__()

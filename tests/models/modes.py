@@ -1,4 +1,4 @@
-"""Models that do something else in eval mode than in training, or return more than their loss is made of."""
+"""Models that differ in eval mode, or return more than their loss is made of."""
 
 from collections import namedtuple
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ def sequences(microbatch: int) -> dict[str, torch.Tensor]:
 
 
 class Layers(nn.Module):
-    """Linear layers with something between them; gives the last one's result and the loss."""
+    """Linear layers with something between them; returns the last layer's result and the loss."""
 
     def __init__(self, *between: nn.Module) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ def stochastic_depth() -> nn.Module:
 
 
 class ByMode(nn.Module):
-    """Scales by a number of the mode, and in training adds noise."""
+    """Scales by a number that depends on the mode; adds noise in training."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = x * (0.5 if self.training else 2.0)
@@ -131,7 +131,7 @@ def spectral() -> nn.Module:
 
 
 class AlwaysFrozen(nn.BatchNorm1d):
-    """Stays in eval mode whatever the model is in."""
+    """Stays in eval mode whatever the mode of the model."""
 
     def train(self, mode: bool = True) -> "AlwaysFrozen":
         return super().train(False)
@@ -178,7 +178,7 @@ def encoder_layers() -> nn.Module:
 
 
 class Heads(nn.Module):
-    """A head that trains alone, beside one that eval mode alone asks."""
+    """A head that only training uses, beside a head that only eval mode uses."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -199,11 +199,11 @@ def heads() -> nn.Module:
 
 
 class NoLossInEval(Layers):
-    """Returns its loss in training, and what it predicts else."""
+    """Returns its loss in training, its prediction otherwise."""
 
     def forward(self, x: torch.Tensor, target: torch.Tensor) -> Any:
-        found = super().forward(x, target)
-        return found["loss"] if self.training else found["prediction"]
+        result = super().forward(x, target)
+        return result["loss"] if self.training else result["prediction"]
 
 
 def no_loss_in_eval() -> nn.Module:
@@ -224,7 +224,7 @@ Pair = namedtuple("Pair", "first second")
 
 
 class Returning(nn.Module):
-    """Returns what `how` says, most of which its loss is not made of."""
+    """Returns what `how` says; the loss is made of little of it."""
 
     def __init__(self, how: str) -> None:
         super().__init__()
@@ -266,7 +266,7 @@ def returning(how: str) -> nn.Module:
 
 
 class TensorOnly(Layers):
-    """Gives one tensor; the job has the loss."""
+    """Returns one tensor; the job names the loss."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
         for layer in self.layers:
@@ -331,7 +331,7 @@ def remembering(how: str) -> nn.Module:
 
 
 class Switching(nn.Module):
-    """Keeps a number of its mode."""
+    """Keeps a number that depends on the mode."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -346,14 +346,14 @@ class Switching(nn.Module):
 
 
 class FreshDropout(nn.Module):
-    """Makes its dropout in forward, so that it drops in each mode."""
+    """Creates its dropout in forward, so that it drops in both modes."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return nn.Dropout(0.5)(x)
 
 
 class TracedTwice(nn.Module):
-    """Assigns a buffer, which takes a second trace, beside a dropout that is always on."""
+    """Assigns a buffer, which needs a second trace, beside a dropout that is always on."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -366,7 +366,7 @@ class TracedTwice(nn.Module):
 
 
 class Inference(nn.Module):
-    """Computes a part without gradients, by another way than no_grad."""
+    """Computes a part without gradients, not by no_grad."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         with torch.inference_mode():
@@ -411,7 +411,7 @@ class Beyond(nn.Module):
         if how == "scripted":
             self.inner = torch.jit.script(self.inner)
         if how == "module hook":
-            self.inner.register_full_backward_hook(lambda module, given, made: None)
+            self.inner.register_full_backward_hook(lambda module, inputs, results: None)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.inner(x)

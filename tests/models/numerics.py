@@ -47,7 +47,7 @@ def encoder(reentrant: bool | None = None) -> nn.Module:
 
 
 class Noisy(nn.Module):
-    """A layer for each kind of noise; `kinds` of them in turn."""
+    """A layer per kind of noise, the `kinds` in turn."""
 
     def __init__(self, kinds: list[str] | None = None) -> None:
         super().__init__()
@@ -115,7 +115,7 @@ def recurrent() -> nn.Module:
 
 
 class Plain(nn.Module):
-    """Two products, and a constant whose dtype is the default one."""
+    """Two products, and a constant of the default dtype."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Products of every kind, for schedules in which gradients of weights come later."""
+"""Matrix products of every kind, for schedules that compute gradients of weights later."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ class Products(nn.Module):
 
 
 class Shared(Products):
-    """The same product everywhere, so that every stage has it."""
+    """The same product in every layer, so that every stage has it."""
 
     def __init__(self, kind: str) -> None:
         super().__init__(kind)
@@ -33,7 +33,7 @@ class Shared(Products):
 
 
 class _With(nn.Module):
-    """A weight, a bias, and what is done with them."""
+    """A weight, a bias, and the product of a kind."""
 
     def __init__(self, function: Any, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
@@ -118,7 +118,7 @@ def shared(kind: str) -> nn.Module:
 
 
 class OneView(nn.Module):
-    """A view of a weight, made once and multiplied with everywhere."""
+    """A view of a weight, computed once and used in every layer."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Models and data that are not what they were when a plan was compiled, or not alike on all ranks."""
+"""Models and data that changed after the compile, or that differ between ranks."""
 
 import os
 from collections.abc import Iterator
@@ -36,7 +36,7 @@ class Layers(nn.Module):
 
 
 def changing() -> nn.Module:
-    """As it was compiled, or with the change that the environment names."""
+    """The compiled model, or the change that the environment names."""
     return Layers(os.environ.get(CHANGE, ""))
 
 
@@ -81,7 +81,7 @@ def wide() -> nn.Module:
 
 
 def one_less_on_rank_1() -> Iterator[dict[str, torch.Tensor]]:
-    """Five batches, four on rank 1; the same ones."""
+    """Five batches; on rank 1 the first four."""
     generator = torch.Generator().manual_seed(0)
     for _ in range(5 - int(os.environ.get("RANK", "0"))):
         yield {name: torch.rand(t.shape, generator=generator) for name, t in vectors(8).items()}

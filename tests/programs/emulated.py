@@ -1,10 +1,10 @@
-"""NCCL's rules over gloo, for what has no GPU to run on.
+"""NCCL's rules over gloo, for machines without a GPU.
 
-`Nccl`: the first use of a channel keeps the host until the other rank uses it too; its messages go one
-after the other, in the order they were given, whatever they are; a send is done once its receive ran.
+`Nccl`: the first use of a channel blocks the host until the other rank uses it too; messages run
+one after the other, in the order of the calls; a send is done once its receive ran.
 
-`Lagging` besides: messages run on a stream of their own, as late as it may be. What is sent is read
-when the receive runs, so a tensor that was let go by then arrives as NaN, and one that was changed
+`Lagging`: also, messages run on a stream of their own, as late as possible. What is sent is read
+when the receive runs, so a tensor that was freed by then arrives as NaN, and one that was changed
 arrives changed; what is received is NaN until it is waited for.
 """
 
@@ -24,7 +24,7 @@ LAG = 0.02
 
 
 class Pending:
-    """A message on its way."""
+    """A message that was asked for and may not have run yet."""
 
     def __init__(self, run: Callable[["Pending"], None]) -> None:
         self.run = run
@@ -34,7 +34,7 @@ class Pending:
         self.seen: Callable[[], None] = lambda: None
 
     def wait(self) -> None:
-        """Until it is done. Raises what went wrong."""
+        """Block until the message ran. Raises what went wrong."""
         self.wanted.set()
         self.done.wait()
         if self.error is not None:
@@ -58,7 +58,7 @@ class Communicator:
         threading.Thread(target=self._serve, daemon=True).start()
 
     def put(self, run: Callable[[Pending], None]) -> Pending:
-        """Let something run after all that was put before."""
+        """Run a function after all that were put before."""
         pending = Pending(run)
         self.queue.put(pending)
         return pending
@@ -73,68 +73,68 @@ class Communicator:
             pending.done.set()
 
     def send(self, tensor: torch.Tensor, tag: int = DATA) -> None:
-        """Until the other end has it."""
+        """Block until the other end has the tensor."""
         self.group.send([tensor], self.peer, tag).wait()
 
     def receive(self, tensor: torch.Tensor, tag: int = DATA) -> None:
-        """Until it is here."""
+        """Block until the tensor has arrived."""
         self.group.recv([tensor], self.peer, tag).wait()
 
 
 class Nccl:
-    """Messages as NCCL's rules have them; of one rank."""
+    """The messages of one rank, under NCCL's rules."""
 
     def __init__(self) -> None:
-        self.ends: dict[int, Communicator] = {}
+        self.communicators: dict[int, Communicator] = {}
 
-    def _end(self, group: Any) -> Communicator:
+    def _communicator(self, group: Any) -> Communicator:
         # A group lives as long as its world, so its id is its own.
-        if id(group) not in self.ends:
-            self.ends[id(group)] = Communicator(group)
-        return self.ends[id(group)]
+        if id(group) not in self.communicators:
+            self.communicators[id(group)] = Communicator(group)
+        return self.communicators[id(group)]
 
     def isend(self, tensor: torch.Tensor, target: int, group: Any) -> Pending:
         """Begin to send."""
-        end = self._end(group)
-        return end.put(lambda _: end.send(tensor))
+        channel = self._communicator(group)
+        return channel.put(lambda _: channel.send(tensor))
 
     def irecv(self, tensor: torch.Tensor, source: int, group: Any) -> Pending:
         """Begin to receive."""
-        end = self._end(group)
-        return end.put(lambda _: end.receive(tensor))
+        channel = self._communicator(group)
+        return channel.put(lambda _: channel.receive(tensor))
 
 
 class Lagging(Nccl):
-    """Messages as late as they may be; of one rank."""
+    """The messages of one rank, as late as NCCL may run them."""
 
     def isend(self, tensor: torch.Tensor, target: int, group: Any) -> Pending:
         """Begin to send; the tensor is not kept."""
-        end, memory = self._end(group), _Memory(tensor)
+        channel, memory = self._communicator(group), _Memory(tensor)
 
         def run(_: Pending) -> None:
-            end.receive(torch.empty(1), GO)
-            end.send(memory.read())
+            channel.receive(torch.empty(1), GO)
+            channel.send(memory.read())
 
-        return end.put(run)
+        return channel.put(run)
 
     def irecv(self, tensor: torch.Tensor, source: int, group: Any) -> Pending:
         """Begin to receive; the tensor is not kept."""
-        end, memory = self._end(group), _Memory(tensor)
+        channel, memory = self._communicator(group), _Memory(tensor)
         memory.write(memory.nothing())
 
         def run(pending: Pending) -> None:
             pending.wanted.wait(LAG)
-            end.send(torch.ones(1), GO)
+            channel.send(torch.ones(1), GO)
             values = memory.nothing()
-            end.receive(values)
+            channel.receive(values)
             # Whoever reads before it has waited reads NaN.
             pending.seen = lambda: memory.write(values)
 
-        return end.put(run)
+        return channel.put(run)
 
 
 class _Memory:
-    """Where a contiguous tensor lies, without keeping it."""
+    """The memory of a contiguous tensor, which may be freed meanwhile."""
 
     def __init__(self, tensor: torch.Tensor) -> None:
         assert tensor.is_contiguous()
@@ -142,7 +142,7 @@ class _Memory:
         self.offset, self.shape, self.dtype = tensor.storage_offset(), tensor.shape, tensor.dtype
 
     def nothing(self) -> torch.Tensor:
-        """What stands where nothing is."""
+        """The values of memory that has none: NaN, or 0."""
         floating = self.dtype.is_floating_point or self.dtype.is_complex
         return torch.full(self.shape, float("nan") if floating else 0, dtype=self.dtype)
 
@@ -153,12 +153,12 @@ class _Memory:
         return torch.empty(0, dtype=self.dtype).set_(storage, self.offset, self.shape)
 
     def read(self) -> torch.Tensor:
-        """Its values now."""
+        """The tensor's values now."""
         tensor = self._tensor()
         return self.nothing() if tensor is None else tensor.clone()
 
     def write(self, values: torch.Tensor) -> None:
-        """Put values there, if it is still there."""
+        """Put values into the tensor, if it is not freed."""
         tensor = self._tensor()
         if tensor is not None:
             with contextlib.suppress(RuntimeError), torch.no_grad():

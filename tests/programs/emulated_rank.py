@@ -1,7 +1,7 @@
 """A rank of `pipecut verify` under NCCL's rules: PLAN FOLDER STEPS DEVICE, as verify's own program.
 
-RULES says which emulation carries messages. The first use of a group by a collective keeps the host,
-too, until all its ranks use it; and each rank evaluates before it trains.
+RULES says which emulation carries messages. The first collective of a group also blocks the host
+until all its ranks use it; and each rank evaluates before it trains.
 """
 
 import os
@@ -33,11 +33,11 @@ def first_use_blocks() -> None:
     used: set[int] = set()
 
     def wrap(collective: Any) -> Any:
-        def wrapped(*given: Any, group: Any = None, **options: Any) -> Any:
+        def wrapped(*arguments: Any, group: Any = None, **options: Any) -> Any:
             if id(group) not in used:
                 used.add(id(group))
                 dist.barrier(group)
-            return collective(*given, group=group, **options)
+            return collective(*arguments, group=group, **options)
 
         return wrapped
 

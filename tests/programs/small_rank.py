@@ -1,6 +1,6 @@
-"""A rank that needs no torch: it says what it does, as a real one, and then what its argument names.
+"""A rank without torch: it reports its status as a real rank, then behaves as it is told to.
 
-`python -m tests.programs.small_rank WHAT FILE`. Pids of all that it starts are written to FILE.rank.
+`python -m tests.programs.small_rank BEHAVIOUR FILE`. The pids of its processes go to FILE.rank.
 """
 
 import os
@@ -14,23 +14,23 @@ from pipecut.runtime.health.status import State, Status
 
 
 def main() -> None:
-    what, file = sys.argv[1], Path(sys.argv[2])
+    behaviour, file = sys.argv[1], Path(sys.argv[2])
     rank = int(os.environ["RANK"])
     status = Status(rank)
     pids = [os.getpid()]
-    if what == "children":
+    if behaviour == "children":
         pids += [subprocess.Popen(["sleep", "600"], start_new_session=True).pid, double_fork()]
     file.with_suffix(f".{rank}").write_text(" ".join(map(str, pids)))
-    status.note(State.ENDED if what == "stops at its end" else State.COMPUTING)
-    if what == "stops at its end" and rank == 1:
+    status.note(State.ENDED if behaviour == "stops at its end" else State.COMPUTING)
+    if behaviour == "stops at its end" and rank == 1:
         os.kill(os.getpid(), signal.SIGSTOP)
-    if what == "leaves" and rank == 1:
+    if behaviour == "leaves" and rank == 1:
         sys.exit(0)
-    if what == "obeys":
+    if behaviour == "obeys":
         signal.signal(signal.SIGINT, lambda *_: sys.exit(130))
-    if what == "insists":
+    if behaviour == "insists":
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if what not in ("stops at its end", "ends"):
+    if behaviour not in ("stops at its end", "ends"):
         time.sleep(600)
     status.note(State.ENDED)
 

@@ -1,4 +1,4 @@
-"""A user's own training loop that fails on rank 1: `python -m tests.programs.users_loop PLAN WHAT`."""
+"""A user's own loop that fails on rank 1: `python -m tests.programs.users_loop PLAN FAILURE`."""
 
 import logging
 import sys
@@ -12,10 +12,10 @@ from tests.models.core import vectors
 
 
 def main() -> None:
-    plan, what = sys.argv[1:]
+    plan, failure = sys.argv[1:]
     pipe = pipecut.load(plan, device="cpu")
     optimizer = torch.optim.SGD(pipe.parameters(), lr=0.1)
-    if what == "thread" and pipe.world.rank == 1:
+    if failure == "thread" and pipe.world.rank == 1:
         failing = threading.Thread(target=lambda: fail("raise"), name="prefetch")
         failing.start()
         failing.join()
@@ -23,18 +23,18 @@ def main() -> None:
         torch.manual_seed(step)
         pipe.step(**vectors(pipe.plan.batch.global_size))
         if step == 1 and pipe.world.rank == 1:
-            fail(what)
+            fail(failure)
         optimizer.step()
         optimizer.zero_grad()
     logging.getLogger().warning("done")
 
 
-def fail(what: str) -> None:
-    if what == "raise":
+def fail(failure: str) -> None:
+    if failure == "raise":
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nmore")
-    if what == "file":
+    if failure == "file":
         Path("/no/such/file").read_text()
-    if what == "exit":
+    if failure == "exit":
         sys.exit(3)
 
 
