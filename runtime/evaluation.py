@@ -22,7 +22,7 @@ from pipecut.runtime.health.rank_errors import naming_errors
 from pipecut.runtime.health.status import State
 from pipecut.runtime.health.timeouts import start_timeout
 from pipecut.runtime.rank_model import RankModel
-from pipecut.runtime.ranks.same_batches import SameBatches
+from pipecut.runtime.ranks.agree.same_batches import SameBatches
 from pipecut.runtime.ranks.world import World
 
 

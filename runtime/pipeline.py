@@ -33,13 +33,13 @@ from pipecut.runtime.health.rank_errors import naming_errors
 from pipecut.runtime.health.status import State
 from pipecut.runtime.health.timeouts import start_timeout
 from pipecut.runtime.rank_model import RankModel
-from pipecut.runtime.ranks.agreement import agree_to_start
+from pipecut.runtime.ranks.agree.agreement import agree_to_start
+from pipecut.runtime.ranks.agree.meeting import meet
+from pipecut.runtime.ranks.agree.same_batches import SameBatches, seed_alike
 from pipecut.runtime.ranks.channels import open_channels
 from pipecut.runtime.ranks.first_values import warn_of_changes
-from pipecut.runtime.ranks.meeting import meet
 from pipecut.runtime.ranks.messages import Messages
 from pipecut.runtime.ranks.rendezvous import order_ranks
-from pipecut.runtime.ranks.same_batches import SameBatches, seed_alike
 from pipecut.runtime.ranks.world import World, join_world
 
 

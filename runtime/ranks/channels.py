@@ -19,32 +19,33 @@ from pipecut.runtime.ranks.world import World
 def open_channels(plan: Plan, world: World, messages: Messages | None = None) -> None:
     """Make this rank's groups and use each once. Every rank calls it; a second call does nothing.
 
-    What takes long, and not equally long on all ranks, belongs before it: here each waits for the
-    others. Raises RunError.
+    Work that takes ranks unequally long belongs before this call, in which they wait for each
+    other. Raises RunError.
     """
     if world.size == 1 or world.channels or world.replica_group is not None:
         return
     order, limit = groups_of(plan), transfer_timeout()
     with naming_errors(f"rank {world.rank}, making the process groups"):
         # Every rank makes every group, in the same order.
-        made = {g: _made(g, world, limit) for g in order}
-    open_groups(made, world, messages or GroupMessages())
+        groups = {group: _new_group(group, world, limit) for group in order}
+    open_groups(groups, world, messages or GroupMessages())
 
 
-def _made(group: Group, world: World, limit: timedelta) -> dist.ProcessGroup | None:
-    """A new process group, which no communicator belongs to yet; that of all ranks is there already."""
+def _new_group(group: Group, world: World, limit: timedelta) -> dist.ProcessGroup | None:
+    """A new process group, without a communicator yet; None for all ranks, whose group exists."""
     if group.kind == "all":
         return None
     options = options_for(group.kind, world.device, limit)
-    made: dist.ProcessGroup = dist.new_group(list(group.ranks), timeout=limit, pg_options=options)
-    return made
+    ranks = list(group.ranks)
+    new: dist.ProcessGroup = dist.new_group(ranks, timeout=limit, pg_options=options)
+    return new
 
 
 def open_groups(
-    made: Mapping[Group, dist.ProcessGroup | None], world: World, messages: Messages
+    groups: Mapping[Group, dist.ProcessGroup | None], world: World, messages: Messages
 ) -> None:
-    """Use each group of this rank once, in their order, and note it in `world`. Raises RunError."""
-    for group, process_group in made.items():
+    """Use each group of this rank once, in their order, and keep it in `world`. Raises RunError."""
+    for group, process_group in groups.items():
         if world.rank not in group.ranks:
             continue
         with naming_errors(f"rank {world.rank}, opening the {group}"):
@@ -61,16 +62,17 @@ def open_groups(
         synchronize(world.device)
 
 
-def _use(group: Group, made: dist.ProcessGroup | None, world: World, messages: Messages) -> None:
-    """Send one element over a channel, or sum one over a group."""
+def _use(
+    group: Group, process_group: dist.ProcessGroup | None, world: World, messages: Messages
+) -> None:
+    """Send an element over a channel, or sum an element over a group."""
     element = torch.ones(1, device=world.device)
     if group.kind != "channel":
-        dist.all_reduce(element, group=made)
+        dist.all_reduce(element, group=process_group)
         return
-    assert made is not None
+    assert process_group is not None
     source, target = group.ranks
-    sending = world.rank == source
-    work = (
-        messages.isend(element, target, made) if sending else messages.irecv(element, source, made)
-    )
-    work.wait()
+    if world.rank == source:
+        messages.isend(element, target, process_group).wait()
+    else:
+        messages.irecv(element, source, process_group).wait()

@@ -1,4 +1,4 @@
-"""First values of a rank's parameters: from safetensors by FQN, or as the unsplit model would have them."""
+"""First values of a rank's parameters: from safetensors by name, or those of the unsplit model."""
 
 import logging
 from collections.abc import Iterator, Mapping
@@ -12,7 +12,7 @@ from pipecut.model.functions import find_function
 from pipecut.model.weights import stored_values
 from pipecut.plan.schema import Plan, Stage
 from pipecut.plan.sources import changed_sources
-from pipecut.runtime.ranks.same_model import refuse_other_parameters
+from pipecut.runtime.ranks.agree.same_model import refuse_other_parameters
 
 log = logging.getLogger("pipecut")
 
@@ -20,10 +20,11 @@ log = logging.getLogger("pipecut")
 def fill(
     plan: Plan, stages: list[Stage], tensors: Mapping[str, torch.Tensor], rank: int = 0
 ) -> None:
-    """Fill the parameters of some stages, and the buffers that the weights have; `tensors` has them by every name.
+    """Fill the parameters of some stages, and the buffers that the weights have.
 
-    A value takes the place of a tensor's own memory where it can, so that none is held twice. Raises RunError for a
-    parameter that gets none, for weights of another model, and for a model that has other parameters than the plan.
+    `tensors` has the tensors by each of their names. A value replaces a tensor's own memory where
+    it can, so that none is held twice. Raises RunError for a parameter without a value, for weights
+    of another model, and for a model with other parameters than the plan.
     """
     filled: set[int] = set()
     values = _stored(plan, stages) if plan.model.weights else _drawn(plan, stages, rank)
@@ -32,32 +33,32 @@ def fill(
         if id(target) not in filled:
             filled.add(id(target))
             _put(name, target, value)
-    refuse_unfilled(
-        plan, stages, {name for name, tensor in tensors.items() if id(tensor) in filled}, tensors
-    )
+    names = {name for name, tensor in tensors.items() if id(tensor) in filled}
+    refuse_unfilled(plan, stages, names, tensors)
 
 
 def refuse_unfilled(
     plan: Plan, stages: list[Stage], filled: set[str], tensors: Mapping[str, torch.Tensor]
 ) -> None:
-    """Raises RunError with the name of what would keep whatever its memory held."""
-    buffers = {name for stage in stages for held in stage.buffers for name in held.names}
-    empty = sorted(set(tensors) - filled - buffers)
-    if empty:
-        more = f" and {len(empty) - 1} more" if len(empty) > 1 else ""
-        where = plan.model.weights or plan.model.factory
+    """Raises RunError with the name of a parameter that got no value."""
+    buffers = {name for stage in stages for buffer in stage.buffers for name in buffer.names}
+    unfilled = sorted(set(tensors) - filled - buffers)
+    if unfilled:
+        names = unfilled[0] + (f" and {len(unfilled) - 1} more" if len(unfilled) > 1 else "")
+        source = plan.model.weights or plan.model.factory
         raise RunError(
-            f"{empty[0]}{more} of the plan's stages would have no values: {where} has none; compile again"
+            f"{names} of the plan's stages would have no values: {source} has none; compile again"
         )
 
 
 def warn_of_changes(plan: Plan) -> None:
-    """Say which of the model's files changed since the plan was compiled: the plan runs what they were."""
+    """Warn of the model's files that changed since the plan was compiled: it runs the old ones."""
     changed = changed_sources(plan.model)
     if changed:
         verb = "have" if len(changed) > 1 else "has"
         log.warning(
-            "%s %s changed since the plan was compiled, which runs the model as it was; compile again if the model is another",
+            "%s %s changed since the plan was compiled, which runs the model as it was; "
+            "compile again if the model is another",
             ", ".join(changed),
             verb,
         )
@@ -65,13 +66,13 @@ def warn_of_changes(plan: Plan) -> None:
 
 def _stored(plan: Plan, stages: list[Stage]) -> Iterator[tuple[str, torch.Tensor]]:
     assert plan.model.weights is not None
-    for held, tensor in stored_values(Path(plan.model.weights), plan, stages):
-        yield held.names[0], tensor
+    for stored, tensor in stored_values(Path(plan.model.weights), plan, stages):
+        yield stored.names[0], tensor
 
 
 def _drawn(plan: Plan, stages: list[Stage], rank: int) -> Iterator[tuple[str, torch.Tensor]]:
     reference = plan.model
-    wanted = {name for stage in stages for held in stage.parameters for name in held.names}
+    wanted = {name for stage in stages for p in stage.parameters for name in p.names}
     factory = find_function(reference.factory, map(Path, reference.folders), "plan.yaml")
     meta = meta_model(lambda: factory(**reference.args), reference.seed)
     refuse_other_parameters(plan, meta)
@@ -82,7 +83,7 @@ def _drawn(plan: Plan, stages: list[Stage], rank: int) -> Iterator[tuple[str, to
     )
     if extra:
         log.warning(
-            "rank %d: %d parameters of other ranks were held while this rank's were drawn from them",
+            "rank %d: %d parameters of other ranks were held while this rank's were made from them",
             rank,
             extra,
         )
@@ -93,20 +94,17 @@ def _drawn(plan: Plan, stages: list[Stage], rank: int) -> Iterator[tuple[str, to
 @torch.no_grad()
 def _put(name: str, target: torch.Tensor, value: torch.Tensor) -> None:
     if value.shape != target.shape:
-        raise RunError(
-            f"{name}: the plan has shape {list(target.shape)}, its value {list(value.shape)}; compile again"
-        )
-    alone = (
-        value.untyped_storage().nbytes() == value.numel() * value.element_size()
-        and value.untyped_storage().resizable()
-    )
-    if isinstance(target, torch.nn.Parameter) and alone and _alike(target, value):
+        planned, actual = list(target.shape), list(value.shape)
+        raise RunError(f"{name}: the plan has shape {planned}, its value {actual}; compile again")
+    storage = value.untyped_storage()
+    fills_storage = storage.nbytes() == value.numel() * value.element_size()
+    movable = fills_storage and storage.resizable() and _same_layout(target, value)
+    if isinstance(target, torch.nn.Parameter) and movable:
         target.data = value
     else:
         target.copy_(value)
 
 
-def _alike(one: torch.Tensor, other: torch.Tensor) -> bool:
-    return (
-        one.dtype == other.dtype and one.device == other.device and one.stride() == other.stride()
-    )
+def _same_layout(left: torch.Tensor, right: torch.Tensor) -> bool:
+    same_place = left.device == right.device and left.stride() == right.stride()
+    return left.dtype == right.dtype and same_place

@@ -1,6 +1,6 @@
-"""One-way messages between two ranks: over torch.distributed, or over what a test puts in its place.
+"""One-way messages between two ranks, over torch.distributed or a test's stand-in.
 
-A channel's messages have no tags, since NCCL ignores them: the i-th sent is the i-th received.
+Messages have no tags, since NCCL ignores them: the i-th sent on a channel is the i-th received.
 """
 
 from typing import Protocol
@@ -13,11 +13,11 @@ class Pending(Protocol):
     """A message on its way."""
 
     def wait(self) -> object:
-        """Return once it has arrived, or left; on a GPU, hold its stream until then instead."""
+        """Return once it has arrived, or left; a GPU's stream waits in place of the host."""
 
 
 class Messages(Protocol):
-    """How a tensor gets from one rank to another."""
+    """Sends and receives of tensors."""
 
     def isend(self, tensor: torch.Tensor, target: int, group: dist.ProcessGroup) -> Pending:
         """Begin to send; the tensor must stay as it is until it has left."""
@@ -27,7 +27,7 @@ class Messages(Protocol):
 
 
 class GroupMessages:
-    """Over the process group of a channel."""
+    """Messages over the process group of a channel."""
 
     def isend(self, tensor: torch.Tensor, target: int, group: dist.ProcessGroup) -> Pending:
         """Begin to send."""

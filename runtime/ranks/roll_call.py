@@ -1,12 +1,12 @@
-"""The ranks of one attempt find each other in a store that may hold what earlier attempts left there.
+"""The ranks of one attempt find each other in a store that may have keys of earlier attempts.
 
-torchrun keeps its store over restarts, and numbers restarts on each host by itself, so neither tells one attempt
-from the next. Here each process takes part under a name that no other one has:
+torchrun keeps its store over restarts, and numbers restarts on each host by itself, so neither
+tells attempts apart. Here each process takes part under a name that no other process has:
 
-    every rank    hello/RANK = its name and what it is (again in every attempt)
-    rank 0        roster = {attempt: a new name, names of all}        again whenever a hello changed
-    every rank    seen/ATTEMPT/RANK                                   once the roster has its own name
-    rank 0        go/ATTEMPT                                          once all have seen it
+    every rank    hello/RANK = its name and facts            in every attempt
+    rank 0        roster = {attempt: a new name, all names}  whenever a hello changed
+    every rank    seen/ATTEMPT/RANK                          once the roster has its own name
+    rank 0        go/ATTEMPT                                 once all have seen it
 
 A process of an earlier attempt is in no later roster, and cannot have seen it.
 """
@@ -28,14 +28,14 @@ FIRST_LOOK, LAST_LOOK = 0.005, 0.25
 
 @dataclass(frozen=True)
 class Roll:
-    """All ranks of an attempt, and what each said that it is."""
+    """All ranks of an attempt, and what each said of itself."""
 
     attempt: str
     facts: tuple[Mapping[str, Any], ...]
 
 
 def call_roll(store: Store, rank: int, size: int, facts: Mapping[str, Any], limit: float) -> Roll:
-    """Wait for every rank of this attempt. Raises RunError that names those that did not come in time."""
+    """Wait for every rank of this attempt. Raises RunError with the ranks that did not come."""
     end, pause = time.monotonic() + limit, FIRST_LOOK
     name = secrets.token_hex(8)
     store.set(f"hello/{rank}", json.dumps([name, facts]))
@@ -50,7 +50,7 @@ def call_roll(store: Store, rank: int, size: int, facts: Mapping[str, Any], limi
         seen = _roster(store, rank, name)
         if seen is not None:
             store.set(f"seen/{seen.attempt}/{rank}", "")
-            keys = [f"seen/{seen.attempt}/{other}" for other in range(size)]
+            keys = [f"seen/{seen.attempt}/{r}" for r in range(size)]
             if rank == 0 and seen.attempt == attempt and store.check(keys):
                 store.set(f"go/{attempt}", "")
             if store.check([f"go/{seen.attempt}"]):
@@ -77,9 +77,10 @@ def _roster(store: Store, rank: int, name: str) -> Roll | None:
 def _missing(store: Store, rank: int, size: int, seen: Roll | None, limit: float) -> str:
     prefix = f"seen/{seen.attempt}/" if seen is not None else "hello/"
     missing = [str(r) for r in range(size) if not store.check([f"{prefix}{r}"])] or ["0"]
+    ranks = f"rank{'s' if len(missing) > 1 else ''} {', '.join(missing)}"
     return (
-        f"rank {rank}: rank{'s' if len(missing) > 1 else ''} {', '.join(missing)} of {size} did not come "
-        f"within {limit:g} s; see whether every host runs torchrun, and what it printed"
+        f"rank {rank}: {ranks} of {size} did not come within {limit:g} s; see whether every host "
+        "runs torchrun, and what it printed"
     )
 
 

@@ -20,6 +20,7 @@ from pipecut.plan.schema import Plan
 from pipecut.runtime.health.last_words import LastWords, end_now, finished_within, say
 from pipecut.runtime.health.status import State, Status
 from pipecut.runtime.health.timeouts import start_timeout, transfer_timeout
+from pipecut.runtime.ranks.agree.meeting import Meeting, meet
 from pipecut.runtime.ranks.devices import (
     device_type_of,
     local_index,
@@ -30,7 +31,6 @@ from pipecut.runtime.ranks.devices import (
 )
 from pipecut.runtime.ranks.environment import number_in_environment
 from pipecut.runtime.ranks.heartbeat import Heartbeat, begin_heartbeat
-from pipecut.runtime.ranks.meeting import Meeting, meet
 from pipecut.runtime.ranks.rendezvous import (
     find_ranks,
     join_ranks,
@@ -84,27 +84,28 @@ class World:
 
 
 def join_world(plan: Plan, device: str | None, meeting: Meeting | None = None) -> World:
-    """Join the other ranks. Raises RunError when their number is not the plan's or one does not come."""
+    """Join the other ranks. Raises RunError when they are not as many as the plan has."""
     size, limit = plan.ranks, transfer_timeout()
-    rank, given = number_in_environment("RANK", 0), number_in_environment("WORLD_SIZE", 1)
-    if given != size:
+    rank, started = number_in_environment("RANK", 0), number_in_environment("WORLD_SIZE", 1)
+    if started != size:
+        count = f"{started} {'was' if started == 1 else 'were'}"
         raise RunError(
-            f"rank {rank}: the plan has {size} ranks but {given} {'was' if given == 1 else 'were'} started; "
+            f"rank {rank}: the plan has {size} ranks but {count} started; "
             f"start it with: torchrun --nproc-per-node {size} ... or pipecut run"
         )
     status = Status(rank)
     if size > 1:
-        # Other ranks wait for this one, also in a loop of the user's own.
+        # Other ranks wait for this one, even in a loop of the user's own.
         LastWords(rank, status).listen()
     kind = device_type_of(plan, device)
-    place = _device(plan, rank, kind, check=device is None)
+    torch_device = _device(plan, rank, kind, check=device is None)
     if size > 1 and not dist.is_initialized():
         store = find_ranks(rank, size, timedelta(seconds=start_timeout()))
-        _refuse_shared_gpus(store, rank, size, place)
+        _refuse_shared_gpus(store, rank, size, torch_device)
         _warn_of_hosts(plan, rank)
         join_ranks(kind.backend, store, rank, size, limit)
     heartbeat = begin_heartbeat(second_store(), rank, roll(), status)
-    world = World(rank, plan.layout, place, status, meeting=meeting or meet())
+    world = World(rank, plan.layout, torch_device, status, meeting=meeting or meet())
     world.heartbeat = heartbeat
     atexit.register(leave_world, world)
     return world
@@ -144,7 +145,7 @@ def _share_of_host(kind: DeviceType) -> torch.device:
 
 
 def _refuse_shared_gpus(store: Store, rank: int, size: int, device: torch.device) -> None:
-    """Where processes see one GPU each, nothing but its identity tells whether two have the same."""
+    """Raises RunError where two ranks have one GPU, by its identity: each may see it as GPU 0."""
     kind = type_of(device)
     if kind.of_host or size == 1:
         return
@@ -154,7 +155,7 @@ def _refuse_shared_gpus(store: Store, rank: int, size: int, device: torch.device
 
 
 def _warn_of_hosts(plan: Plan, rank: int) -> None:
-    """Say once what of the hosts is not as the plan has it, or keeps a lost host from coming back."""
+    """Warn where hosts are not the plan's nodes, or where a lost host could not join again."""
     everyone = roll()
     if everyone is None or rank:
         return
@@ -175,10 +176,10 @@ def _warn_of_hosts(plan: Plan, rank: int) -> None:
 
 
 def leave_world(world: World) -> None:
-    """Close the process groups; a second time does nothing.
+    """Close the process groups; a second call does nothing.
 
-    A gloo thread that lets go of a tensor while the interpreter ends aborts the process, so every reference to a group
-    goes now: a group that is gone has joined its threads.
+    A gloo thread that frees a tensor while the interpreter exits aborts the process. So every
+    reference to a group is dropped now: a group that is gone has joined its threads.
     """
     world.channels.clear()
     world.tied.clear()

@@ -17,8 +17,8 @@ from pipecut.runtime.engine.stage import build_module
 from pipecut.runtime.engine.warm import warm
 from pipecut.runtime.gradients.masters import Masters
 from pipecut.runtime.gradients.parameters import parameters_of
+from pipecut.runtime.ranks.agree.same_model import refuse_other_parameters
 from pipecut.runtime.ranks.first_values import warn_of_changes
-from pipecut.runtime.ranks.same_model import refuse_other_parameters
 from tests.models import startup as models_startup
 from tests.models.core import mlp
 from tests.ranks import run_ranks

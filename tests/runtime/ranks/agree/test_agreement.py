@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from pipecut.compiler import Options, SizeOverrides, compile
-from pipecut.runtime.ranks.same_batches import digest
+from pipecut.runtime.ranks.agree.same_batches import digest
 from tests.models.core import mlp
 from tests.ranks import run_ranks
 
@@ -85,9 +85,14 @@ def test_weights_of_another_run_on_one_host_are_told(
     job = write_job("mlp", "vectors", extra="weights: w.safetensors\n")
     compile(job, slow_cores, tmp_path / "plan", Options(SizeOverrides(stages=2)))
     shutil.copy(tmp_path / "b" / "w.safetensors", tmp_path / "b.safetensors")
-    here = 'import pipecut.runtime.ranks.agreement as a\nwas = a.weights_digest\na.weights_digest = lambda path: was(Path("{file}"))\n'
+    other_weights = (
+        "import pipecut.runtime.ranks.agree.agreement as agreement\n"
+        "digest = agreement.weights_digest\n"
+        'agreement.weights_digest = lambda path: digest(Path("{file}"))\n'
+    )
     bodies = [
-        here.format(file=tmp_path / host / "w.safetensors") + TRAIN.format(plan=tmp_path / "plan")
+        other_weights.format(file=tmp_path / host / "w.safetensors")
+        + TRAIN.format(plan=tmp_path / "plan")
         for host in ("a", "b")
     ]
     first, second = run_ranks(tmp_path, bodies)

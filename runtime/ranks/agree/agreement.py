@@ -1,4 +1,4 @@
-"""What every rank must have alike before the first step: one plan, one software, one model, one way to go on."""
+"""What must be equal on all ranks before the first step: plan, software, model, arguments."""
 
 import hashlib
 import json
@@ -14,18 +14,19 @@ from pipecut.model.weights import weights_digest
 from pipecut.plan.folder import PlanFolder
 from pipecut.plan.sources import hashes_here
 from pipecut.runtime.health.timeouts import start_timeout
-from pipecut.runtime.ranks.meeting import Facts, Meeting
+from pipecut.runtime.ranks.agree.meeting import Compared, Meeting
 
 REMEDIES = {
     "plan": "copy one plan folder to every host (pipecut compile once, not once per host)",
     "software": "install the same versions of pipecut and torch on every host",
     "model": "give every host the same files of the model",
     "weights": "give every host the same weights",
-    "run": "start every host with the same arguments, and keep the checkpoints where every host sees them",
+    "run": "start every host with the same arguments, and keep the checkpoints "
+    "where every host sees them",
 }
-# Enough of a hash to tell two apart.
+# Digits of a hash in messages.
 SHORT = 12
-# Parts of plan.yaml that are compared by their file's hash alone: long, or different for no reason of a run.
+# Parts of plan.yaml that only its hash compares: they are long, or say nothing of a run.
 LONG = {
     "stages",
     "boundaries",
@@ -40,6 +41,12 @@ LONG = {
 }
 
 
+# Values of plan.yaml that are paths of a host.
+OF_HOST = ("model.folders", "model.weights")
+# Folders of the package that run a plan.
+RUNNING = ("plan", "model", "device", "runtime")
+
+
 def agree_to_start(
     meeting: Meeting,
     folder: PlanFolder,
@@ -47,17 +54,18 @@ def agree_to_start(
     restoring: bool,
     run: Mapping[str, str],
 ) -> None:
-    """Compare everything that a start depends on with all ranks. Raises DisagreementError on every rank.
+    """Compare all that a start depends on between ranks. Raises DisagreementError on every rank.
 
-    When `restoring`, values come from a checkpoint. `run` has what else must be alike, such as the learning rate.
+    When `restoring`, values come from a checkpoint. `run` has what else must be equal, such as the
+    learning rate.
     """
     if meeting.size == 1:
         return
     model = folder.plan.model
-    # A host that draws no values needs none of the model's files.
+    # A host that draws no values needs no file of the model.
     drawn = model.weights is None and not restoring
-    facts: Facts = {
-        "plan": _plan_facts(folder),
+    compared: Compared = {
+        "plan": plan_values(folder),
         "software": {
             "pipecut": f"{pipecut.__version__} ({_code()})",
             "torch": str(torch.__version__),
@@ -68,27 +76,23 @@ def agree_to_start(
         else {},
         "run": {"--device": device or "as planned", "restoring": str(restoring), **run},
     }
-    meeting.agree("what the ranks run", facts, REMEDIES, start_timeout())
+    meeting.agree("what the ranks run", compared, REMEDIES, start_timeout())
 
 
-def _plan_facts(folder: PlanFolder) -> dict[str, str]:
-    """The seal, every file's hash, and the short values of plan.yaml, so that a message can name what differs."""
+def plan_values(folder: PlanFolder) -> dict[str, str]:
+    """The seal, every file's hash, and short values of plan.yaml, so that a message names them."""
     plan = folder.plan
-    facts = {name: text[:SHORT] for name, text in plan.hashes.items()}
-    facts["plan.yaml"] = plan.seal[:SHORT]
-    facts["ranks"] = str(plan.ranks)
+    values = {name: text[:SHORT] for name, text in plan.hashes.items()}
+    values["plan.yaml"] = plan.seal[:SHORT]
+    values["ranks"] = str(plan.ranks)
     for key, value in plan.model_dump(mode="json", exclude=LONG).items():
         nested = (
             {f"{key}.{name}": v for name, v in value.items()}
             if isinstance(value, dict)
             else {key: value}
         )
-        facts |= {
-            name: _text(value)
-            for name, value in nested.items()
-            if name not in ("model.folders", "model.weights")
-        }
-    return facts
+        values |= {name: _text(value) for name, value in nested.items() if name not in OF_HOST}
+    return values
 
 
 def _text(value: Any) -> str:
@@ -102,10 +106,8 @@ def _text(value: Any) -> str:
 
 @cache
 def _code() -> str:
-    """Of the files that run a plan: a version number stays while a checkout changes."""
+    """A hash of the files that run a plan: a version number stays while a checkout changes."""
     package = Path(pipecut.__file__).parent
-    files = [
-        f for room in ("plan", "model", "runtime") for f in sorted((package / room).rglob("*.py"))
-    ]
+    files = [f for folder in RUNNING for f in sorted((package / folder).rglob("*.py"))]
     content = b"".join(file.name.encode() + file.read_bytes() for file in files)
     return hashlib.sha256(content).hexdigest()[:SHORT]

@@ -1,0 +1,138 @@
+"""Every rank must get the same global batch: compared in the first steps, and then once in a while.
+
+A rank takes the part of the batch that its stages need. With different batches, ranks would train
+on inputs and labels that do not belong together, without any error.
+"""
+
+import random
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import _disable_current_modes
+
+from pipecut.errors import PeerLostError, RunError
+from pipecut.runtime.health.status import State, Status
+from pipecut.runtime.health.timeouts import start_timeout, transfer_timeout
+from pipecut.runtime.ranks.agree.meeting import Meeting, ended_early
+
+# The first steps are compared, then every so many.
+FIRST, EVERY = 3, 100
+# Elements that are summed at once, so that this takes little memory.
+PART = 1 << 20
+# An element's weight is its position mixed as splitmix64 does: sums weighted by the position itself
+# are equal after many swaps. GOLDEN is splitmix64's odd constant as a signed integer.
+GOLDEN, MIX = -0x61C8864680B583EB, 0x6A09E667F3BCC909
+INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+# Seconds within which another rank, after the same step, records that its data ended.
+PATIENCE = 10.0
+REMEDIES = {
+    "batch": "give every rank the same batches in the same order: the whole global batch, not a "
+    "rank's own share of it as a DistributedSampler makes; pipecut.load seeds all ranks alike",
+    "data": "give every rank the same data",
+}
+
+
+def seed_alike(seed: int) -> None:
+    """Seed torch, Python and an imported NumPy: a DataLoader then shuffles alike on all ranks."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(seed % 2**32)
+
+
+class SameBatches:
+    """Compares this rank's batches, one after the other, with those of the other ranks."""
+
+    def __init__(self, meeting: Meeting, status: Status) -> None:
+        self.meeting, self.status = meeting, status
+        self.calls: Counter[str] = Counter()
+        # Times that this rank's data ended; the key of the last one, until all ranks are compared.
+        self.epochs = 0
+        self.end_key: str | None = None
+
+    def compare(self, batch: Mapping[str, torch.Tensor], call: str = "step") -> None:
+        """Raises DisagreementError on all ranks where batches differ, RunError where one lacks.
+
+        `call` is what the batch is for; the first batches of every kind of call are compared.
+        """
+        self.calls[call] += 1
+        number = self.calls[call]
+        if self.meeting.size == 1 or (number > FIRST and number % EVERY):
+            return
+        # The batch is the user's: a mode that counts a step's allocations must not see it here.
+        with self.status.during(State.COMPARING), _disable_current_modes():
+            # The plan itself is compared with what is no tensor.
+            tensors = {n: t for n, t in sorted(batch.items()) if isinstance(t, torch.Tensor)}
+            digests = {f"input '{name}'": digest(tensor) for name, tensor in tensors.items()}
+            of_step = f"the batch of step {self.status.step}"
+            subject = of_step if call == "step" else f"batch {number} of {call}"
+            limit = transfer_timeout().total_seconds()
+            self.meeting.agree(subject, {"batch": {"called": call, **digests}}, REMEDIES, limit)
+
+    def same_length(self, data: Any) -> None:
+        """Compare the number of batches, where the data has one. Raises DisagreementError."""
+        try:
+            length = str(len(data))
+        except (TypeError, NotImplementedError):
+            length = "unknown"
+        with self.status.during(State.COMPARING):
+            compared = {"data": {"batches": length}}
+            self.meeting.agree("the length of the data", compared, REMEDIES, start_timeout())
+
+    @contextmanager
+    def ended_early(self) -> Iterator[None]:
+        """Raises RunError where a rank was lost because it had made all its steps."""
+        try:
+            yield
+        except PeerLostError as error:
+            ended = self.meeting.left()
+            if ended is None:
+                raise
+            raise RunError(ended_early(self.meeting.rank, ended)) from error
+
+    def data_ended(self, batches: int) -> None:
+        """Record that this rank's data ended after so many batches in all, and begins anew."""
+        if self.meeting.size > 1:
+            self.epochs += 1
+            self.end_key = f"ends/{self.epochs}"
+            self.meeting.post(self.end_key, str(batches))
+
+    def check_ends(self) -> None:
+        """After a step before which this rank's data ended, check that the data of all ranks did.
+
+        No rank can have made the step without a batch. Raises RunError.
+        """
+        if self.end_key is None:
+            return
+        counts = self.meeting.everyone(self.end_key, PATIENCE)
+        self.end_key = None
+        count = counts[self.meeting.rank]
+        for rank, theirs in enumerate(counts):
+            if theirs != count:
+                end = "goes on" if theirs is None else f"ended after {theirs}"
+                raise RunError(
+                    f"rank {self.meeting.rank}: its data ended after {count} batches, that of rank "
+                    f"{rank} {end}; every rank needs the same batches"
+                )
+
+
+@torch.no_grad()
+def digest(tensor: torch.Tensor) -> str:
+    """Shape, dtype, and a sum of all elements' bits weighted by their positions."""
+    flat = torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+    flat = flat.resolve_neg().reshape(-1)
+    bits = flat.view(INTEGERS[flat.element_size()])
+    total = torch.zeros((), dtype=torch.int64, device=tensor.device)
+    for begin in range(0, bits.numel(), PART):
+        part = bits[begin : begin + PART]
+        positions = torch.arange(begin + 1, begin + 1 + part.numel(), device=tensor.device)
+        weights = positions.mul_(GOLDEN)
+        # splitmix64 shifts by 30, 27 and 31; one shift between the products is enough here.
+        weights ^= weights >> 29
+        total += weights.mul_(MIX).mul_(part).sum()
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    return f"{dtype}{list(tensor.shape)} {int(total) % 2**64:016x}"
