@@ -23,7 +23,7 @@ from pipecut.compiler.search.candidates import smallest_microbatch
 from pipecut.compiler.search.search import choose
 from pipecut.compiler.search.sizes import search_space
 from pipecut.compiler.search.trial import Setting
-from pipecut.plan.check import check
+from pipecut.plan.check.check import check
 
 Progress = Callable[[str], None]
 

@@ -385,7 +385,7 @@ def show(plan: PlanArgument) -> None:
 @app.command()
 def check(plan: PlanArgument) -> None:
     """Prove a plan sound: every operator is placed, no cycle, no deadlock, memory fits."""
-    from pipecut.plan.check import check as check_plan
+    from pipecut.plan.check.check import check as check_plan
     from pipecut.plan.folder import read_plan
 
     for line in check_plan(read_plan(plan)):
@@ -395,7 +395,7 @@ def check(plan: PlanArgument) -> None:
 @app.command()
 def seal(plan: PlanArgument) -> None:
     """Accept the files of a plan that you edited: prove it sound as it is now, then seal it."""
-    from pipecut.plan.check import check as check_plan
+    from pipecut.plan.check.check import check as check_plan
     from pipecut.plan.folder import seal as seal_plan
     from pipecut.plan.folder import write_seal
     from pipecut.plan.trust import code_outside, is_trusted, trust
@@ -541,7 +541,7 @@ def timeline(
 
     Example: pipecut timeline plan/ --png step.png
     """
-    from pipecut.plan.check import check as check_plan
+    from pipecut.plan.check.check import check as check_plan
     from pipecut.plan.folder import read_plan
     from pipecut.plan.replay.simulate import predicted
     from pipecut.runtime.observe.chrome_trace import write_trace

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import nn
 
 from pipecut.plan.actions import splits_backward
-from pipecut.plan.check import check
+from pipecut.plan.check.check import check
 from pipecut.plan.folder import PlanFolder, read_plan
 from pipecut.plan.rows import Rows
 from pipecut.plan.schema import Plan

@@ -34,7 +34,7 @@ from pipecut.compiler.profile.measured_costs import measured_costs
 from pipecut.compiler.profile.store import Store
 from pipecut.compiler.trace.trace import trace
 from pipecut.errors import PipecutError
-from pipecut.plan.check import check
+from pipecut.plan.check.check import check
 from pipecut.plan.folder import (
     GRAPH,
     MANIFEST,

@@ -13,7 +13,7 @@ from pipecut.compiler import Options, SizeOverrides, compile
 from pipecut.errors import PlanError
 from pipecut.plan.actions import Reduce, parse_action
 from pipecut.plan.channels import channels
-from pipecut.plan.check import check
+from pipecut.plan.check.check import check
 from pipecut.plan.folder import PlanFolder, seal, write_seal
 from pipecut.plan.replay.deadlock import Traffic, check_steps
 from pipecut.runtime.pipeline import load_pipeline
@@ -94,7 +94,7 @@ def test_seal_and_load_refuse_receives_swapped_by_hand(folder: PlanFolder, tmp_p
 
 def test_gradients_that_come_after_they_are_summed_are_refused(folder: PlanFolder) -> None:
     rows = [[Reduce(), *row] for row in folder.actions]
-    with pytest.raises(PlanError, match="REDUCE is the last"):
+    with pytest.raises(PlanError, match="REDUCE is not the last"):
         check(replace(folder, actions=tuple(map(tuple, rows))))
 
 

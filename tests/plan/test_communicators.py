@@ -7,7 +7,7 @@ from pipecut.compiler import Options, SizeOverrides, compile
 from pipecut.device.types import CUDA
 from pipecut.errors import PlanError
 from pipecut.model.optimizer import fusible, make_optimizer
-from pipecut.plan.check import check
+from pipecut.plan.check.check import check
 from pipecut.plan.communicators import (
     BYTES_PER_CTA,
     CHANNEL_CTAS,

@@ -17,7 +17,7 @@ from pipecut.compiler import Options, SizeOverrides, compile
 from pipecut.compiler.inputs.cluster_file import read_cluster
 from pipecut.compiler.inputs.job import read_job
 from pipecut.errors import PlanError, UserFileError
-from pipecut.plan.check import check
+from pipecut.plan.check.check import check
 from pipecut.plan.folder import GRAPH, MANIFEST, SCHEDULE, read_plan, seal, seal_of, write_seal
 from pipecut.plan.trust import refuse_stranger, trust
 from pipecut.runtime.engine.stage import build_module

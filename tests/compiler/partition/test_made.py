@@ -7,7 +7,7 @@ import pytest
 
 from pipecut.compiler import Options, SizeOverrides, compile
 from pipecut.errors import PlanError
-from pipecut.plan.check import check
+from pipecut.plan.check.check import check
 from pipecut.plan.folder import PlanFolder
 from pipecut.runtime.verify.verify import verify
 from tests.conftest import SLOW_CORES

@@ -9,7 +9,7 @@ import pytest
 from pipecut.compiler import Options, SizeOverrides, compile
 from pipecut.compiler.schedules.registry import SCHEDULES
 from pipecut.errors import PlanError
-from pipecut.plan.check import check
+from pipecut.plan.check.check import check
 from pipecut.plan.replay.memory import moments
 from pipecut.runtime.launch.launch import launch
 
