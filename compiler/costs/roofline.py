@@ -4,7 +4,7 @@ Roofline (Williams et al., 2009): an operator takes the longer of its FLOPs over
 the device's memory bandwidth, plus the overhead of a launch; over the part of that which calibrate found operators to reach.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pipecut.compiler.costs.work import Work, measure_all
@@ -55,7 +55,7 @@ def cost(
     cluster: Cluster,
     precision: str,
     microbatch: int,
-    measured: Mapping[str, list[tuple[float, float]]] | None = None,
+    measured: Mapping[str, Sequence[tuple[float, float]]] | None = None,
 ) -> CostedGraph:
     """Cost every operator for one microbatch on every kind of device of the cluster.
 

@@ -7,7 +7,7 @@ import torch
 from pipecut.compiler.inputs.auto import AUTO
 from pipecut.compiler.inputs.job import read_job
 from pipecut.compiler.inputs.machine import kind_here
-from pipecut.compiler.profile.background import background_load
+from pipecut.compiler.profile.background_load import background_load
 from pipecut.compiler.profile.profile import Profiled, ProfileProgress, profile
 from pipecut.compiler.profile.store import default_path
 from pipecut.compiler.trace.batch import example_batch

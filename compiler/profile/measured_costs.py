@@ -1,5 +1,6 @@
 """Measured seconds that a compile may use: of a profile, or of a run's report."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,17 +8,21 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipecut.compiler.graph import Graph
 from pipecut.compiler.inputs.document.read import read_text
-from pipecut.compiler.profile.profile import Seconds as OperatorSeconds
-from pipecut.compiler.profile.profile import measured_seconds
+from pipecut.compiler.profile.scaled import Seconds as OperatorSeconds
+from pipecut.compiler.profile.scaled import measured_seconds
 from pipecut.compiler.profile.store import default_path
 from pipecut.errors import UserFileError
 from pipecut.plan.schema import Seconds
 
-MEASURED = "measured:"
+# What an option of costs begins with that names a report.
+REPORT = "measured:"
 
 
 class ReportedCosts(BaseModel):
-    """What a compile reads of a run's report: by device kind and operator, its forward and backward seconds."""
+    """What a compile reads of a run's report.
+
+    `operators` has, by device kind and operator, forward and backward seconds.
+    """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -42,32 +47,32 @@ class MeasuredCosts:
         return self.option not in ("auto", "roofline")
 
     def seconds(
-        self, graph: Graph, microbatch: int, kinds: list[str]
-    ) -> dict[str, OperatorSeconds]:
+        self, graph: Graph, microbatch: int, kinds: Sequence[str]
+    ) -> Mapping[str, OperatorSeconds]:
         """Forward and backward seconds of every operator, for each kind that has them all."""
         if self.profile is not None:
             return measured_seconds(graph, microbatch, kinds, self.profile)
         if self.report is None or self.report.microbatch != microbatch:
             return {}
-        found = {}
+        seconds = {}
         for kind, by_name in self.report.operators.items():
             rows = [by_name.get(operator.name) for operator in graph.operators]
             if kind in kinds and None not in rows:
-                found[kind] = [row for row in rows if row is not None]
-        return found
+                seconds[kind] = [row for row in rows if row is not None]
+        return seconds
 
 
-def measured_costs(costs: str, profile: Path | None) -> MeasuredCosts:
+def measured_costs(option: str, profile: Path | None) -> MeasuredCosts:
     """For auto, roofline, profile or measured:FILE. Raises UserFileError."""
-    if costs == "roofline":
-        return MeasuredCosts(costs)
-    if not costs.startswith(MEASURED):
-        return MeasuredCosts(costs, profile or default_path())
-    path = Path(costs.removeprefix(MEASURED))
+    if option == "roofline":
+        return MeasuredCosts(option)
+    if not option.startswith(REPORT):
+        return MeasuredCosts(option, profile or default_path())
+    path = Path(option.removeprefix(REPORT))
     try:
         report = ReportedCosts.model_validate_json(read_text(path))
     except ValidationError:
         raise UserFileError(
-            f"--costs {costs}: {path} is no report; pipecut run PLAN --report FILE writes one"
+            f"--costs {option}: {path} is no report; pipecut run PLAN --report FILE writes one"
         ) from None
-    return MeasuredCosts(costs, report=report)
+    return MeasuredCosts(option, report=report)

@@ -1,5 +1,6 @@
 """Time every distinct operator of a graph by itself on a real device."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -13,9 +14,8 @@ from pipecut.compiler.profile.inputs import random_inputs
 from pipecut.compiler.profile.store import key_of
 from pipecut.compiler.profile.timing import Timed, time_passes
 
-# Weights are cold in a step: so many bytes of copies are used in turn.
-COLD = 64 * 2**20
-COPIES = 8
+# Weights are cold in a step: copies of so many bytes, and at most so many, are used in turn.
+COLD_BYTES, MOST_COPIES = 64 * 2**20, 8
 
 
 def operator_key(operator: Operator, graph: Graph, microbatch: int) -> str:
@@ -26,57 +26,64 @@ def operator_key(operator: Operator, graph: Graph, microbatch: int) -> str:
 def time_operator(
     operator: Operator, graph: Graph, microbatch: int, device: torch.device
 ) -> Timed | None:
-    """Forward and backward; None where it cannot run by itself, or is nothing."""
+    """Forward and backward; None where it cannot run by itself, or is no computation."""
     if operator.target == GETITEM or any(name not in graph.values for name in operator.inputs):
         return None
-    function = resolve(operator.target)
-    held = {parameter.value for parameter in graph.parameters}
+    parameters = {parameter.value for parameter in graph.parameters}
+    copies = range(_copies(operator, graph, parameters))
     try:
-        sets = [
-            random_inputs(operator, graph, device, seed)
-            for seed in range(_copies(operator, graph, held))
-        ]
-        grad = any(t.requires_grad for t in sets[0].values())
-        # Autograd refuses a write to a leaf.
-        grad = grad and not any(
-            sets[0][name].requires_grad for name in operator.writes if name in sets[0]
-        )
-        calls = [_call(function, operator, tensors, microbatch) for tensors in sets]
-        turn = iter(range(10**9))
-
-        def prepare() -> int:
-            at = next(turn) % len(calls)
-            for name, tensor in sets[at].items():
-                # A parameter's gradient is added to, another's is new.
-                tensor.grad = tensor.grad if name in held else None
-            return at
-
-        def forward(at: int) -> Any:
-            with torch.set_grad_enabled(grad):
-                return calls[at]()
-
-        def backward(outputs: Any) -> None:
-            wanted = [
-                o
-                for o in (outputs if isinstance(outputs, list | tuple) else [outputs])
-                if o.requires_grad
-            ]
-            if wanted:
-                torch.autograd.backward(wanted, [torch.ones_like(o) for o in wanted])
-
-        return time_passes(prepare, forward, backward if grad else None, device)
+        inputs = [random_inputs(operator, graph, device, seed) for seed in copies]
+        calls = [_call(operator, tensors, microbatch) for tensors in inputs]
+        return _time(calls, inputs, parameters, _differentiable(operator, inputs[0]), device)
     except (RuntimeError, IndexError, TypeError, ValueError, NotImplementedError):
         return None
 
 
-def _copies(operator: Operator, graph: Graph, held: set[str]) -> int:
-    size = sum(graph.values[name].bytes for name in operator.inputs if name in held)
-    return min(COPIES, 1 + COLD // size) if size else 1
+def _time(
+    calls: list[Callable[[], Any]],
+    inputs: list[dict[str, torch.Tensor]],
+    parameters: set[str],
+    grad: bool,
+    device: torch.device,
+) -> Timed:
+    turns = itertools.cycle(range(len(calls)))
+
+    def prepare() -> int:
+        turn = next(turns)
+        for name, tensor in inputs[turn].items():
+            # A parameter's gradient is added to; any other is new in each step.
+            tensor.grad = tensor.grad if name in parameters else None
+        return turn
+
+    def forward(turn: int) -> Any:
+        with torch.set_grad_enabled(grad):
+            return calls[turn]()
+
+    return time_passes(prepare, forward, _backward if grad else None, device)
+
+
+def _backward(result: Any) -> None:
+    results = result if isinstance(result, list | tuple) else [result]
+    outputs = [output for output in results if output.requires_grad]
+    if outputs:
+        torch.autograd.backward(outputs, [torch.ones_like(output) for output in outputs])
+
+
+def _differentiable(operator: Operator, tensors: dict[str, torch.Tensor]) -> bool:
+    """Whether autograd records it: it refuses a write to a leaf."""
+    writes = [tensors[name].requires_grad for name in operator.writes if name in tensors]
+    return any(t.requires_grad for t in tensors.values()) and not any(writes)
+
+
+def _copies(operator: Operator, graph: Graph, parameters: set[str]) -> int:
+    size = sum(graph.values[name].bytes for name in operator.inputs if name in parameters)
+    return min(MOST_COPIES, 1 + COLD_BYTES // size) if size else 1
 
 
 def _call(
-    function: Any, operator: Operator, tensors: dict[str, torch.Tensor], microbatch: int
+    operator: Operator, tensors: dict[str, torch.Tensor], microbatch: int
 ) -> Callable[[], Any]:
+    function = resolve(operator.target)
     device = next((t.device for t in tensors.values()), torch.device("cpu"))
     args = concrete(operator.args, tensors, microbatch, device)
     kwargs = {name: concrete(value, tensors, microbatch, device) for name, value in operator.kwargs}

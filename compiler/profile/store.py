@@ -15,15 +15,19 @@ from pipecut.compiler.profile.timing import Timed
 from pipecut.errors import UserFileError
 
 TABLE = """create table if not exists measured (
-    kind text, torch text, key text, what text, forward real, backward real, spread real, runs integer,
+    kind text, torch text, key text, what text,
+    forward real, backward real, spread real, runs integer,
     primary key (kind, torch, key))"""
+SELECT = """select key, forward, backward, spread, runs from measured
+    where kind = ? and torch = ?"""
+INSERT = "insert or replace into measured values (?, ?, ?, ?, ?, ?, ?, ?)"
 
 
 def default_path() -> Path:
     """$PIPECUT_PROFILE, or profile.sqlite in the user's cache folder."""
-    given = os.environ.get("PIPECUT_PROFILE")
+    path = os.environ.get("PIPECUT_PROFILE")
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    return Path(given) if given else cache / "pipecut" / "profile.sqlite"
+    return Path(path) if path else cache / "pipecut" / "profile.sqlite"
 
 
 def key_of(what: Any) -> str:
@@ -32,7 +36,10 @@ def key_of(what: Any) -> str:
 
 
 def _timed(key: object, *numbers: object) -> Timed:
-    """A row as read. Raises ValueError where it is no measurement: SQLite keeps any type in any column."""
+    """A row as read. Raises ValueError where it is no measurement.
+
+    SQLite keeps any type in any column.
+    """
     plain = [n for n in numbers if isinstance(n, int | float) and math.isfinite(n) and n >= 0]
     if not isinstance(key, str) or len(plain) != len(numbers):
         raise ValueError(f"its row {key!r} has no seconds")
@@ -67,25 +74,11 @@ class Store:
         if not self.path.exists():
             return {}
         with self._open() as connection:
-            rows = connection.execute(
-                "select key, forward, backward, spread, runs from measured where kind = ? and torch = ?",
-                (self.kind, self.torch),
-            )
+            rows = connection.execute(SELECT, (self.kind, self.torch))
             return {key: _timed(key, *rest) for key, *rest in rows}
 
     def write(self, key: str, what: str, timed: Timed) -> None:
         """Keep one measurement at once, so that an interrupted run loses nothing."""
         with self._open() as connection:
-            row = (
-                self.kind,
-                self.torch,
-                key,
-                what,
-                timed.forward,
-                timed.backward,
-                timed.spread,
-                timed.runs,
-            )
-            connection.execute(
-                "insert or replace into measured values (?, ?, ?, ?, ?, ?, ?, ?)", row
-            )
+            times = timed.forward, timed.backward, timed.spread, timed.runs
+            connection.execute(INSERT, (self.kind, self.torch, key, what, *times))

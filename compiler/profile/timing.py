@@ -2,9 +2,9 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 
@@ -14,20 +14,43 @@ from pipecut.device.work import synchronize, timing_event
 
 T = TypeVar("T")
 S = TypeVar("S")
-# Runs at the least and at the most, seconds for one measurement, and the spread at which it is enough.
-FEWEST, MOST, SECONDS, SPREAD = 5, 40, 0.4, 0.03
+# Runs at the least and at the most.
+FEWEST, MOST = 5, 40
+# Seconds that one measurement may take, and the spread at which it is over before.
+SECONDS, SPREAD = 0.4, 0.03
 # Runs that a GPU is given at once.
 QUEUED = 5
 
 
+class PassSeconds(NamedTuple):
+    """Seconds of one run forward and backward."""
+
+    forward: float
+    backward: float
+
+    @property
+    def total(self) -> float:
+        """Both."""
+        return self.forward + self.backward
+
+
 @dataclass(frozen=True)
 class Timed:
-    """Median seconds; the spread is half the range of the middle half of forward and backward together, over their median."""
+    """Median seconds of runs.
+
+    `spread` is half the range of the middle half of the runs, forward and backward together, over
+    their median.
+    """
 
     forward: float
     backward: float
     spread: float
     runs: int
+
+    @property
+    def total(self) -> float:
+        """Forward and backward."""
+        return self.forward + self.backward
 
 
 def time_passes(
@@ -36,84 +59,98 @@ def time_passes(
     backward: Callable[[S], None] | None,
     device: torch.device,
 ) -> Timed:
-    """Run all in turn; `forward` gets what `prepare` returned, whose time is not counted, and `backward` what `forward` did."""
-    if type_of(device).queued:
-        return _time_queued(prepare, forward, backward, device)
+    """Run all three in turn.
+
+    `forward` gets what `prepare` returned, whose time does not count, and `backward` what `forward`
+    did.
+    """
+    once = _queued_runs if type_of(device).queued else _clocked_run
     begin = time.perf_counter()
-    found: list[tuple[float, float]] = []
-    while not enough([a + b for a, b in found], begin, SECONDS):
-        given = prepare()
-        start = now(device)
-        result = forward(given)
-        middle = now(device)
-        if backward is not None:
-            backward(result)
-        found.append((middle - start, now(device) - middle if backward is not None else 0.0))
-    return medians(found)
+    runs: list[PassSeconds] = []
+    while not enough([run.total for run in runs], begin, SECONDS):
+        runs += once(prepare, forward, backward, device)
+    return medians(runs)
 
 
-def _time_queued(
+def _clocked_run(
     prepare: Callable[[], T],
     forward: Callable[[T], S],
     backward: Callable[[S], None] | None,
     device: torch.device,
-) -> Timed:
-    """On a GPU, between events around launches that are queued, so that the host's own time is in none of it.
+) -> Iterator[PassSeconds]:
+    """One run by the host's clock."""
+    prepared = prepare()
+    start = now(device)
+    result = forward(prepared)
+    middle = now(device)
+    if backward is not None:
+        backward(result)
+    end = now(device)
+    yield PassSeconds(middle - start, end - middle if backward is not None else 0.0)
+
+
+def _queued_runs(
+    prepare: Callable[[], T],
+    forward: Callable[[T], S],
+    backward: Callable[[S], None] | None,
+    device: torch.device,
+) -> Iterator[PassSeconds]:
+    """Runs between events around queued launches, so that the host's own time is in none of them.
 
     The cache is flushed before each run: in a step, another operator's tensors are in it.
     """
-    begin = time.perf_counter()
-    found: list[tuple[float, float]] = []
-    while not enough([a + b for a, b in found], begin, SECONDS):
-        marks = []
-        for _ in range(QUEUED):
-            given = prepare()
-            # It also keeps the device at work while the host launches what is timed.
-            flush_cache(device)
-            start, middle, end = (timing_event(device) for _ in range(3))
-            start.record()
-            result = forward(given)
-            middle.record()
-            if backward is not None:
-                backward(result)
-            end.record()
-            marks.append((start, middle, end))
-        synchronize(device)
-        found += [
-            (a.elapsed_time(b) / 1e3, b.elapsed_time(c) / 1e3 if backward is not None else 0.0)
-            for a, b, c in marks
-        ]
-    return medians(found)
+    marks = []
+    for _ in range(QUEUED):
+        prepared = prepare()
+        # It also keeps the device at work while the host launches what is timed.
+        flush_cache(device)
+        start, middle, end = (timing_event(device) for _ in range(3))
+        start.record()
+        result = forward(prepared)
+        middle.record()
+        if backward is not None:
+            backward(result)
+        end.record()
+        marks.append((start, middle, end))
+    synchronize(device)
+    for start, middle, end in marks:
+        # Events count milliseconds.
+        seconds = middle.elapsed_time(end) / 1e3 if backward is not None else 0.0
+        yield PassSeconds(start.elapsed_time(middle) / 1e3, seconds)
 
 
-def medians(found: list[tuple[float, float]]) -> Timed:
-    """Of runs forward and backward, of which the first warms up."""
-    warm = found[1:]
+def medians(runs: Sequence[PassSeconds]) -> Timed:
+    """Medians of all runs but the first, which warms up."""
+    warm = runs[1:]
     return Timed(
-        statistics.median(a for a, _ in warm),
-        statistics.median(b for _, b in warm),
-        _spread([a + b for a, b in warm]),
-        len(found),
+        statistics.median(run.forward for run in warm),
+        statistics.median(run.backward for run in warm),
+        spread_of([run.total for run in warm]),
+        len(runs),
     )
 
 
-def enough(totals: list[float], begin: float, seconds: float) -> bool:
-    """Whether the runs so far hold still, or took the `seconds` they may since `begin`. The first one warms up."""
+def enough(totals: Sequence[float], begin: float, seconds: float) -> bool:
+    """Whether the runs so far hold still, or took the seconds they may since `begin`.
+
+    The first run warms up.
+    """
     if len(totals) <= FEWEST:
         return False
     return (
         len(totals) >= MOST
-        or _spread(totals[1:]) <= SPREAD
+        or spread_of(totals[1:]) <= SPREAD
         or time.perf_counter() - begin > seconds
     )
 
 
-def _spread(totals: list[float]) -> float:
+def spread_of(totals: Sequence[float]) -> float:
+    """Half the range of the middle half, over the median; 0 where that is 0."""
     low, middle, high = statistics.quantiles(totals, n=4)
     return (high - low) / 2 / middle if middle else 0.0
 
 
 def now(device: torch.device) -> float:
-    """Seconds of the clock, once the device has done what it was told."""
+    """Seconds of the clock, once the device has done what it was asked for."""
     synchronize(device)
     return time.perf_counter()

@@ -14,7 +14,8 @@ from pipecut.compiler.inputs.cluster import Cluster
 from pipecut.compiler.inputs.job import read_job
 from pipecut.compiler.operators.lookup import short_name
 from pipecut.compiler.profile.job import profile_job
-from pipecut.compiler.profile.profile import ProfileProgress, measured_seconds
+from pipecut.compiler.profile.profile import ProfileProgress
+from pipecut.compiler.profile.scaled import measured_seconds
 from pipecut.compiler.trace.trace import trace
 from pipecut.device.types import type_of
 

@@ -10,8 +10,9 @@ import torch
 
 from pipecut.compiler import Options, SizeOverrides, compile, profile_job
 from pipecut.compiler.inputs.job import read_job
-from pipecut.compiler.profile.layers import Runner, chains_of, layers_of
-from pipecut.compiler.profile.profile import measured_seconds
+from pipecut.compiler.profile.layers import chains_of, layers_of
+from pipecut.compiler.profile.runner import Runner
+from pipecut.compiler.profile.scaled import measured_seconds
 from pipecut.compiler.profile.timing import Timed
 from pipecut.compiler.trace.trace import trace
 from pipecut.errors import UserFileError
