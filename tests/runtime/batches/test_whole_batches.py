@@ -121,10 +121,3 @@ def test_a_batch_that_departs_from_the_plan_is_told_by_name(load: Callable[..., 
     constants = ("causal", "power", "kind", "nothing")
     left_out = pipe.step(**{key: value for key, value in batch.items() if key not in constants})
     assert torch.equal(left_out, pipe.step(**batch))
-
-
-def test_tensors_that_disagree_on_the_samples_are_named(load: Callable[..., Pipeline]) -> None:
-    pipe = load("in_place", "in_place_inputs")
-    batch = {**models.in_place_inputs(GLOBAL), "labels": torch.zeros(6, dtype=torch.int64)}
-    with pytest.raises(RunError, match="disagree on the number of samples.*8 in x; 6 in labels"):
-        pipe.step(**batch)

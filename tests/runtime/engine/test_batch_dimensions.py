@@ -1,21 +1,38 @@
 """Compiled stages take any batch, and every other size as a constant."""
 
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from pipecut.compiler import Options, SizeOverrides, compile
 from pipecut.runtime.engine.batch_dimensions import batch_dimensions, mark
+from tests.plans import made_plan, made_stage, made_tensor
+
+INPUTS = [made_tensor("x", needs_grad=False), made_tensor("table", shape=[4, "2*batch"])]
 
 
-def test_only_the_batch_is_symbolic(write_job: Any, slow_cores: str, tmp_path: Path) -> None:
-    plan = compile(
-        write_job("mlp", "vectors"), slow_cores, tmp_path / "plan", Options(SizeOverrides(stages=2))
-    ).plan
-    compiled = plan.model_copy(update={"compile": "inductor"})
-    assert batch_dimensions(plan, plan.stages[1]) == []
-    assert batch_dimensions(compiled, plan.stages[1]) == [[0], [0]]
+def plan_of(**fields: Any) -> Any:
+    """Two stages; both take inputs of the batch."""
+    stages = [
+        made_stage(0, 2, batch_inputs=["x"]),
+        made_stage(1, 2, batch_inputs=["table", "x"]),
+    ]
+    return made_plan(2, inputs=INPUTS, stages=stages, **{"compile": "inductor", **fields})
+
+
+def test_dimensions_that_follow_the_batch_are_those_that_are_expressions() -> None:
+    plan = plan_of()
+    assert batch_dimensions(plan, plan.stages[0]) == [[0]]
+    assert batch_dimensions(plan, plan.stages[1]) == [[0], [1], [0]]
+
+
+def test_nothing_is_marked_in_eager_stages_or_for_a_fixed_batch() -> None:
+    eager, fixed = plan_of(compile="eager"), plan_of()
+    fixed = fixed.model_copy(update={"batch": fixed.batch.model_copy(update={"dynamic": False})})
+    assert batch_dimensions(eager, eager.stages[1]) == []
+    assert batch_dimensions(fixed, fixed.stages[1]) == []
+
+
+def test_only_the_batch_is_symbolic() -> None:
     sizes: list[Any] = []
 
     def backend(graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:

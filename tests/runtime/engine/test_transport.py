@@ -17,12 +17,11 @@ from pipecut.compiler import Options, SizeOverrides, compile
 from pipecut.compiler.schedules.lower import lower
 from pipecut.compiler.schedules.registry import SCHEDULES, orders, pipeline_ranks_of
 from pipecut.errors import PlanError, RunError
-from pipecut.plan.actions import Action, Message, parse_action
+from pipecut.plan.actions import Action, parse_action
 from pipecut.plan.channels import Group, channels, groups_of, in_phases
 from pipecut.plan.folder import PlanFolder
 from pipecut.plan.forward_only import forward_only
 from pipecut.plan.replay.deadlock import check_opening
-from pipecut.runtime.engine.ahead import Ahead
 from pipecut.runtime.engine.transport import Transport
 from pipecut.runtime.health.status import Status
 from pipecut.runtime.pipeline import Pipeline
@@ -242,38 +241,6 @@ def test_a_tensor_that_is_let_go_before_it_left_is_found(six: PlanFolder) -> Non
     loss = ranks.step(folder.actions, vectors(2 * folder.plan.ranks))
     gradients = ranks.gradients().values()
     assert loss != loss or any(gradient.isnan().any() for gradient in gradients)
-
-
-def test_tensors_of_another_type_or_shape_are_not_sent(six: PlanFolder) -> None:
-    transport = start(scheduled(six, "1f1b"), Nccl).pipes[0].engine.transport
-    for tensor in (torch.zeros(2, 32, dtype=torch.bfloat16), torch.zeros(1, 32)):
-        with pytest.raises(
-            RunError, match=r"stage 0 made the activation of .* torch.float32\[2, 32\]"
-        ):
-            transport.send(Message("F", 1, 0), 2, [tensor])
-
-
-def test_the_host_is_at_most_two_computes_ahead_of_the_device() -> None:
-    queued: list[int] = []
-
-    class Event:
-        def record(self) -> None:
-            queued.append(len(made))
-
-        def synchronize(self) -> None:
-            queued.remove(self.number)
-
-        def __init__(self) -> None:
-            made.append(self)
-            self.number = len(made)
-
-    made: list[Event] = []
-    ahead = Ahead(Event)
-    for _ in range(10):
-        ahead.before()
-        assert len(queued) < 2
-        ahead.after()
-    assert len(made) == 10
 
 
 @given(st.integers(2, 9), st.data())
