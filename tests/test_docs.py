@@ -68,3 +68,21 @@ def test_quoted_messages_are_in_the_code(message: str) -> None:
 
 def test_the_api_page_is_fresh() -> None:
     assert api_page.PAGE.read_text(encoding="utf-8") == api_page.page(), f"run {api_page.COMMAND}"
+
+
+def test_architecture_names_every_room() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rooms = {
+        path.parent.relative_to(ROOT)
+        for path in house.python_files(ROOT, ("pipecut", "compiler", "runtime"))
+    }
+    # Drawers of a room are named in its row, those of plan/schema and inputs/document in none.
+    missing = [str(r) for r in rooms if len(r.parts) <= 2 and f"`{r}/`" not in text]
+    assert not missing
+
+
+def test_files_to_read_first_exist() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([\w/]+/)`[^|]*\|[^|]*\| `([\w./]+)` \|$", text, re.MULTILINE)
+    assert len(rows) > 25
+    assert not [f"{room}{file}" for room, file in rows if not (ROOT / room / file).exists()]
