@@ -11,9 +11,11 @@ from pipecut.errors import UserFileError
 
 @dataclass(frozen=True)
 class Constraints:
-    """By operator index: those in an entry of `together` share a stage; what those in an entry of `before` need of others
+    """The rules of the job's `placement:`, by operator index.
 
-    stands on an earlier stage than they; `pins` has pairs of operator and stage.
+    `together`  operators of an entry share a stage
+    `before`    what operators of an entry need of others stands on an earlier stage than they
+    `pins`      pairs of an operator and its stage
     """
 
     together: tuple[tuple[int, ...], ...] = ()
@@ -22,90 +24,116 @@ class Constraints:
 
 
 def placement_rules(job: Job, graph: Graph, stages: int) -> Constraints:
-    """Look up the patterns of `placement:`. Raises UserFileError, with its line, for a pattern that matches no module."""
-    spec = job.spec.placement
+    """Look up the patterns of `placement:`.
 
-    def fail(pattern: str, problem: str) -> UserFileError:
-        location = location_of(job.path, "placement", *_location(spec, pattern))
-        return UserFileError(f"{location}: placement: {problem}")
+    Raises UserFileError, with its line, for a pattern that matches no module or cannot be obeyed.
+    """
+    patterns = _Patterns(job, graph, stages)
+    return Constraints(patterns.together(), patterns.before(), patterns.pins())
 
-    def matching(pattern: str) -> dict[str, list[int]]:
-        found = _instances(graph, pattern)
-        if not found:
-            known = sorted(
-                {operator.module.split(".")[0] for operator in graph.operators if operator.module}
-            )
-            raise fail(
-                pattern, f"'{pattern}' matches no module; the model's begin with {', '.join(known)}"
-            )
-        return found
 
-    def everything(pattern: str) -> tuple[int, ...]:
-        return tuple(sorted({index for members in matching(pattern).values() for index in members}))
+class _Patterns:
+    def __init__(self, job: Job, graph: Graph, stages: int) -> None:
+        self.job, self.graph, self.stages = job, graph, stages
+        self.spec = job.spec.placement
 
-    together = [
-        tuple(sorted({i for pattern in group for i in everything(pattern)}))
-        for group in spec.together
-    ]
-    together += [
-        tuple(members) for pattern in spec.never_cut for members in matching(pattern).values()
-    ]
-    before: list[tuple[int, ...]] = []
-    for pattern in spec.cut_before:
-        modules = list(matching(pattern).values())
-        if stages == 1:
-            raise fail(
-                pattern,
-                f"'{pattern}' asks for a cut, but there is only one stage; ask for more with --stages",
-            )
-        if all(_first(graph, members) for members in modules):
-            raise fail(pattern, f"'{pattern}' has nothing before it, so no cut can lie there")
-        before += map(tuple, modules)
-    pins: dict[int, int] = {}
-    for pattern, stage in spec.on_stage.items():
-        if stage >= stages:
-            raise fail(
-                pattern,
-                f"'{pattern}' is put on stage {stage}, but the stages are 0 to {stages - 1}",
-            )
-        for index in everything(pattern):
-            if pins.setdefault(index, stage) != stage:
-                module = graph.operators[index].module
-                raise fail(
+    def together(self) -> tuple[tuple[int, ...], ...]:
+        """Operators of patterns in one entry, and of each module that is never cut."""
+        groups = [
+            tuple(sorted({index for pattern in entry for index in self._operators(pattern)}))
+            for entry in self.spec.together
+        ]
+        for pattern in self.spec.never_cut:
+            groups += [tuple(indices) for indices in self._modules(pattern).values()]
+        return tuple(groups)
+
+    def before(self) -> tuple[tuple[int, ...], ...]:
+        """Operators of each module with a cut before it."""
+        modules: list[tuple[int, ...]] = []
+        for pattern in self.spec.cut_before:
+            matching = list(self._modules(pattern).values())
+            if self.stages == 1:
+                raise self._error(
                     pattern,
-                    f"'{pattern}' puts {module} on stage {stage}, another pattern on stage {pins[index]}",
+                    f"'{pattern}' asks for a cut, but there is only one stage; ask for more with "
+                    "--stages",
                 )
-    return Constraints(tuple(together), tuple(before), tuple(sorted(pins.items())))
+            if all(_is_first(self.graph, indices) for indices in matching):
+                raise self._error(
+                    pattern, f"'{pattern}' has nothing before it, so no cut can lie there"
+                )
+            modules += map(tuple, matching)
+        return tuple(modules)
+
+    def pins(self) -> tuple[tuple[int, int], ...]:
+        """Operators of modules that are put on a stage."""
+        pins: dict[int, int] = {}
+        for pattern, stage in self.spec.on_stage.items():
+            if stage >= self.stages:
+                raise self._error(
+                    pattern,
+                    f"'{pattern}' is put on stage {stage}, but the stages are 0 to "
+                    f"{self.stages - 1}",
+                )
+            for index in self._operators(pattern):
+                if pins.setdefault(index, stage) != stage:
+                    module = self.graph.operators[index].module
+                    raise self._error(
+                        pattern,
+                        f"'{pattern}' puts {module} on stage {stage}, another pattern on stage "
+                        f"{pins[index]}",
+                    )
+        return tuple(sorted(pins.items()))
+
+    def _operators(self, pattern: str) -> tuple[int, ...]:
+        """All operators of the modules that a pattern matches."""
+        modules = self._modules(pattern).values()
+        return tuple(sorted({index for indices in modules for index in indices}))
+
+    def _modules(self, pattern: str) -> dict[str, list[int]]:
+        modules = operators_by_module(self.graph, pattern)
+        if not modules:
+            paths = {operator.module for operator in self.graph.operators if operator.module}
+            begins = ", ".join(sorted({path.split(".")[0] for path in paths}))
+            raise self._error(
+                pattern, f"'{pattern}' matches no module; the model's begin with {begins}"
+            )
+        return modules
+
+    def _error(self, pattern: str, problem: str) -> UserFileError:
+        location = location_of(self.job.path, "placement", *_location(self.spec, pattern))
+        return UserFileError(f"{location}: placement: {problem}")
 
 
 def _location(spec: PlacementSpec, pattern: str) -> tuple[str | int, ...]:
     """Where under `placement:` a pattern stands first."""
-    for index, group in enumerate(spec.together):
-        if pattern in group:
-            return "together", index, group.index(pattern)
+    for index, entry in enumerate(spec.together):
+        if pattern in entry:
+            return "together", index, entry.index(pattern)
     for name, patterns in (("never_cut", spec.never_cut), ("cut_before", spec.cut_before)):
         if pattern in patterns:
             return name, patterns.index(pattern)
     return "on_stage", pattern, KEY
 
 
-def _instances(graph: Graph, pattern: str) -> dict[str, list[int]]:
-    """Operators by the outermost module around them that the pattern matches."""
-    found: dict[str, list[int]] = {}
+def operators_by_module(graph: Graph, pattern: str) -> dict[str, list[int]]:
+    """Operators by the outermost module around them that a pattern matches."""
+    modules: dict[str, list[int]] = {}
     for index, operator in enumerate(graph.operators):
         parts = operator.module.split(".") if operator.module else []
         paths = (".".join(parts[: depth + 1]) for depth in range(len(parts)))
         module = next((path for path in paths if fnmatchcase(path, pattern)), None)
         if module is not None:
-            found.setdefault(module, []).append(index)
-    return found
+            modules.setdefault(module, []).append(index)
+    return modules
 
 
-def _first(graph: Graph, members: list[int]) -> bool:
-    made, own = graph.producers(), set(members)
-    return not any(
-        made[name] not in own
-        for index in members
+def _is_first(graph: Graph, indices: list[int]) -> bool:
+    """Whether operators need nothing of others."""
+    producers, inside = graph.producers(), set(indices)
+    return all(
+        producers[name] in inside
+        for index in indices
         for name in graph.operators[index].inputs
-        if name in made
+        if name in producers
     )

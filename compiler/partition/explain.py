@@ -1,115 +1,156 @@
 """Why nothing fits, and the least that would."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from pipecut.compiler.inputs.units import show_bytes
 from pipecut.compiler.partition.chain.chain import chain_cuts
-from pipecut.compiler.partition.chain.windows import received_bytes
+from pipecut.compiler.partition.chain.prefix_sums import received_bytes
 from pipecut.compiler.partition.memory import peak_bytes
-from pipecut.compiler.partition.problem import Problem
+from pipecut.compiler.partition.problem import Block, Problem, StageDevice, Stages
 from pipecut.errors import InfeasibleError
 
 # Microbatches in flight on each stage, for a number of stages.
-Flights = Callable[[int], tuple[int, ...]]
+InFlightPerStage = Callable[[int], tuple[int, ...]]
+# Up to so many stages are tried.
+MOST_STAGES = 256
+# Halvings of the interval that the least scale lies in: to a billionth of it.
+HALVINGS = 30
 
 
-def explain(problem: Problem, proven: bool, in_flight_per_stage: Flights) -> InfeasibleError:
-    """Name the stage and the limit that binds, the least memory and the fewest stages that would do."""
+def explain(
+    problem: Problem, proven: bool, in_flight_per_stage: InFlightPerStage
+) -> InfeasibleError:
+    """Name the stage and the limit that binds, the least memory and the fewest stages that fit."""
     count = len(problem.stage_devices)
     if len(problem.blocks) < count:
         return InfeasibleError(
-            f"{count} stages asked for, but the model has only {len(problem.blocks)} parts that a cut may separate; "
-            f"ask for --stages {max(1, len(problem.blocks))} or fewer"
+            f"{count} stages asked for, but the model has only {len(problem.blocks)} parts that a "
+            f"cut may separate; ask for --stages {max(1, len(problem.blocks))} or fewer"
         )
-    free = replace(problem, pins=(), splits=())
-    if free != problem and chain_cuts(free) is not None:
+    unconstrained = replace(problem, pins=(), splits=())
+    if unconstrained != problem and chain_cuts(unconstrained) is not None:
+        verdict = "no placement obeys" if proven else "no placement was found that obeys"
         return InfeasibleError(
-            f"{'no placement obeys' if proven else 'no placement was found that obeys'} the job's placement: section and fits; "
-            f"without it one fits on {count} stages. Take a line out of it, or ask for more stages"
+            f"{verdict} the job's placement: section and fits; without it one fits on {count} "
+            "stages. Take a line out of it, or ask for more stages"
         )
-    scale = _least_scale(problem)
-    grown = _filled(problem, scale)
-    assert grown is not None
-    # The bytes it needs at the least.
-    used = peak_bytes(
-        replace(problem, recompute="always") if problem.recompute == "auto" else problem, grown
+    return InfeasibleError(_short_of_memory(problem, proven, in_flight_per_stage))
+
+
+def _short_of_memory(problem: Problem, proven: bool, in_flight_per_stage: InFlightPerStage) -> str:
+    """The stage that is fullest in the placement closest to fitting, and what would help."""
+    stages = _filled(problem, _least_scale(problem))
+    assert stages is not None
+    may_recompute = problem.recompute != "never"
+    used = peak_bytes(replace(problem, recompute="always") if may_recompute else problem, stages)
+    capacity = [max(device.capacity, 1) for device in problem.stage_devices]
+    fullest = max(range(len(capacity)), key=lambda stage: used[stage] / capacity[stage])
+    device = problem.stage_devices[fullest]
+    fixed = sum(
+        shared.bytes
+        for shared in problem.shared
+        if any(stages[user] == fullest for user in shared.users)
     )
-    stage = max(range(count), key=lambda s: used[s] / max(problem.stage_devices[s].capacity, 1))
-    slot = problem.stage_devices[stage]
-    fixed = sum(p.bytes for p in problem.shared if any(grown[u] == stage for u in p.users))
-    activations = used[stage] - fixed
-    binds = (
-        "parameters, gradients and optimizer states"
-        if fixed > activations
-        else "saved activations in flight"
-    )
-    fewest = _fewest_stages(problem, in_flight_per_stage)
-    more = (
-        f"{fewest} stages of this kind" if fewest else "no number of stages up to 256 of this kind"
-    )
-    again = "" if problem.recompute != "never" else ", or recompute: auto in the job file"
+    activations = used[fullest] - fixed
+    most = "saved activations in flight"
+    if fixed > activations:
+        most = "parameters, gradients and optimizer states"
     certainty = "no placement fits" if proven else "no placement was found that fits"
-    return InfeasibleError(
-        f"{certainty}{'' if again else ', with recompute or without'}: memory binds on stage {stage} ({slot.kind}), "
-        f"which needs {show_bytes(used[stage])} of "
-        f"{show_bytes(slot.capacity)} (after the reserve) even in the placement closest to fitting; {binds} are most of it "
-        f"({show_bytes(fixed)} parameters with gradients and optimizer states, {show_bytes(activations)} activations, "
-        f"{slot.in_flight} microbatches in flight). What would do: {show_bytes(max(used))} a device after the reserve with "
-        f"{count} stages; or {more}; or a smaller microbatch{again}."
+    tried = ", with recompute or without" if may_recompute else ""
+    remedy = "" if may_recompute else ", or recompute: auto in the job file"
+    return (
+        f"{certainty}{tried}: memory binds on stage {fullest} ({device.kind}), which needs "
+        f"{show_bytes(used[fullest])} of {show_bytes(device.capacity)} (after the reserve) even in "
+        f"the placement closest to fitting; {most} are most of it ({show_bytes(fixed)} parameters "
+        f"with gradients and optimizer states, {show_bytes(activations)} activations, "
+        f"{device.in_flight} microbatches in flight). What would fit: {show_bytes(max(used))} per "
+        f"device after the reserve with {len(capacity)} stages; or "
+        f"{_more_stages(problem, in_flight_per_stage)}; or a smaller microbatch{remedy}."
     )
 
 
-def _least_scale(problem: Problem) -> float:
-    low, high = 0.0, 1.0
-    while _filled(problem, high) is None:
-        low, high = high, high * 2 + 1
-    for _ in range(30):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _filled(problem, middle) is None else (low, middle)
-    return high
+def _more_stages(problem: Problem, in_flight_per_stage: InFlightPerStage) -> str:
+    fewest = _fewest_stages(problem, in_flight_per_stage)
+    if fewest is None:
+        return f"no number of stages up to {MOST_STAGES} of this kind"
+    return f"{fewest} stages of this kind"
 
 
-def _fewest_stages(problem: Problem, in_flight_per_stage: Flights) -> int | None:
-    for count in range(len(problem.stage_devices) + 1, min(len(problem.blocks), 256) + 1):
+def _fewest_stages(problem: Problem, in_flight_per_stage: InFlightPerStage) -> int | None:
+    """The fewest stages, more than now, on which everything fits; further ones like the last."""
+    devices = problem.stage_devices
+    for count in range(len(devices) + 1, min(len(problem.blocks), MOST_STAGES) + 1):
         stage_devices = tuple(
-            replace(problem.stage_devices[min(s, len(problem.stage_devices) - 1)], in_flight=n)
-            for s, n in enumerate(in_flight_per_stage(count))
+            replace(devices[min(stage, len(devices) - 1)], in_flight=in_flight)
+            for stage, in_flight in enumerate(in_flight_per_stage(count))
         )
         if _filled(replace(problem, stage_devices=stage_devices), 1.0) is not None:
             return count
     return None
 
 
-def _filled(problem: Problem, scale: float) -> list[int] | None:
-    """Blocks in order, each stage filled up to `scale` times its capacity; None when some are left over.
+def _least_scale(problem: Problem) -> float:
+    """The least factor of all capacities with which everything fits."""
+    low, high = 0.0, 1.0
+    while _filled(problem, high) is None:
+        low, high = high, high * 2 + 1
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _filled(problem, middle) is None else (low, middle)
+    return high
 
-    A stage that takes more leaves less to the later ones, which hold fewer microbatches, so this fits if any chain does but
-    for the bytes that happen to cross its cuts.
+
+@dataclass
+class _Filling:
+    """What a stage holds so far: the indices of what it shares, bytes as of `StageBytes`."""
+
+    problem: Problem
+    received: float = 0.0
+    shared: set[int] = field(default_factory=set)
+    fixed: float = 0.0
+    saved: float = 0.0
+    transient: float = 0.0
+
+    def peak_with(self, block: Block, shared: list[int], device: StageDevice) -> float:
+        """Bytes of the stage with one more block."""
+        saving = device.saved_microbatches(self.problem.recompute != "never")
+        fixed = self.fixed + self._more(shared, saving)
+        activations = saving * (self.saved + block.saved_bytes) + device.in_flight * self.received
+        return fixed + activations + max(self.transient, block.transient_bytes)
+
+    def add(self, block: Block, shared: list[int], device: StageDevice) -> None:
+        """Hold one more block."""
+        self.fixed += self._more(
+            shared, device.saved_microbatches(self.problem.recompute != "never")
+        )
+        self.shared.update(shared)
+        self.saved += block.saved_bytes
+        self.transient = max(self.transient, block.transient_bytes)
+
+    def _more(self, shared: list[int], saving: int) -> int:
+        new = (index for index in shared if index not in self.shared)
+        return sum(self.problem.shared[index].bytes_with(saving) for index in new)
+
+
+def _filled(problem: Problem, scale: float) -> Stages | None:
+    """Blocks in order, each stage filled up to `scale` times its capacity; None for too few stages.
+
+    A stage that takes more leaves less to the later ones, which hold fewer microbatches, so this
+    fits if any chain does but for the bytes that happen to cross its cuts.
     """
-    users, across = problem.shared_by_block(), received_bytes(problem)
-    stages: list[int] = []
-    stage, held, fixed, saved, received, transient = 0, set[int](), 0.0, 0.0, 0.0, 0.0
-    for v, block in enumerate(problem.blocks):
+    shared_by_block, received = problem.shared_by_block(), received_bytes(problem)
+    stages: Stages = []
+    stage, filling = 0, _Filling(problem)
+    for index, block in enumerate(problem.blocks):
         while True:
-            slot = problem.stage_devices[stage]
-            saving = slot.saved_microbatches(problem.recompute != "never")
-            more = sum(problem.shared[p].bytes_with(saving) for p in users[v] if p not in held)
-            peak = max(transient, block.transient_bytes)
-            flying = saving * (saved + block.saved_bytes) + slot.in_flight * received
-            if fixed + more + flying + peak <= max(slot.capacity, 1) * scale:
+            device = problem.stage_devices[stage]
+            peak = filling.peak_with(block, shared_by_block[index], device)
+            if peak <= max(device.capacity, 1) * scale:
                 break
             if stage + 1 == len(problem.stage_devices):
                 return None
-            stage, held, fixed, saved, received, transient = (
-                stage + 1,
-                set(),
-                0.0,
-                0.0,
-                float(across[v]),
-                0.0,
-            )
-        held.update(users[v])
-        fixed, saved, transient = fixed + more, saved + block.saved_bytes, peak
+            stage, filling = stage + 1, _Filling(problem, float(received[index]))
+        filling.add(block, shared_by_block[index], device)
         stages.append(stage)
     return stages

@@ -1,25 +1,31 @@
 """Which segments of a topological order fit a stage's memory.
 
-A segment j..i-1 needs fixed(j, i) + in_flight (saved(j, i) + received(j)) + transient(j, i) bytes; where it recomputes,
-saved is counted once. But for what it receives that falls as j grows, so two pointers find for each end i the j from where
-on every start fits. The few earlier starts that fit as well, because they receive little where those between receive much,
-are kept as exceptions.
+A segment j..i-1 needs
+
+    fixed(j, i) + in_flight (saved(j, i) + received(j)) + transient(j, i)   bytes;
+
+where it recomputes, saved is counted once. But for what it receives, that falls as j grows: so two
+pointers find for each end i the start j from which on every start fits. The few earlier starts
+that fit as well, because they receive little where those between receive much, are exceptions.
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 
-from pipecut.compiler.partition.problem import Problem, SharedParameter, StageDevice, TensorUse
+from pipecut.compiler.partition.chain.prefix_sums import (
+    Bools,
+    Floats,
+    Ints,
+    received_bytes,
+    sums_before,
+)
+from pipecut.compiler.partition.problem import Problem, StageDevice
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-Bools = NDArray[np.bool_]
-# Exceptions further from the window than this are passed over.
+# Exceptions further before the window than this are not looked for.
 FURTHEST = 400
 
 
@@ -35,8 +41,7 @@ class FeasibleStarts:
         result = np.zeros(len(self.earliest), dtype=bool)
         first = int(self.earliest[end])
         result[first:end] = True
-        further = first - 1 - np.flatnonzero(self.extra[:, end])
-        result[further] = True
+        result[first - 1 - np.flatnonzero(self.extra[:, end])] = True
         return result
 
     @cached_property
@@ -53,166 +58,170 @@ class FeasibleStarts:
         return best
 
 
-def room_of_stages(problem: Problem, recompute: bool = False) -> list[FeasibleStarts]:
-    """The room of each stage, when it recomputes or not; stages alike share one."""
+def feasible_starts(problem: Problem, recompute: bool = False) -> list[FeasibleStarts]:
+    """The segments that fit each stage, when it recomputes or not; equal stages share one value."""
     received = received_bytes(problem)
-    known: dict[tuple[int, int, bool, int], FeasibleStarts] = {}
+    of_device: dict[tuple[int, int, bool, int], FeasibleStarts] = {}
     result = []
-    for stage, slot in enumerate(problem.stage_devices):
-        key = slot.in_flight, slot.capacity, stage == 0, stage if problem.pins else 0
-        if key not in known:
-            told = _told_starts(problem, stage)
+    for stage, device in enumerate(problem.stage_devices):
+        key = device.in_flight, device.capacity, stage == 0, stage if problem.pins else 0
+        if key not in of_device:
             arriving = np.zeros_like(received) if stage == 0 else received
-            known[key] = _room(problem, slot, arriving, told, recompute)
-        result.append(known[key])
+            segments = _Segments(problem, device, arriving, recompute)
+            of_device[key] = segments.feasible_starts(_constrained_starts(problem, stage))
+        result.append(of_device[key])
     return result
 
 
-def _told_starts(problem: Problem, stage: int) -> Ints:
-    """The earliest start for each end that keeps what is pinned elsewhere out, and what is split apart."""
+def _constrained_starts(problem: Problem, stage: int) -> Ints:
+    """The earliest start for each end that obeys pins and splits.
+
+    It keeps out what is pinned to another stage, and the first block of each split whose last is in.
+    """
     result = np.zeros(len(problem.blocks) + 1, dtype=np.int64)
-    apart = [(v, v) for v, s in problem.pins if s != stage] + list(problem.splits)
-    for first, last in apart:
+    elsewhere = [(block, block) for block, pinned in problem.pins if pinned != stage]
+    for first, last in [*elsewhere, *problem.splits]:
         result[last + 1 :] = np.maximum(result[last + 1 :], first + 1)
     return result
 
 
-def received_bytes(problem: Problem) -> Floats:
-    """Bytes a microbatch that a stage receives which begins at block j."""
-    return over_cuts(problem, lambda tensor: tensor.forward_bytes)
+class _Segments:
+    """The bytes of segments on one stage, which receives `received[j]` when it begins at block j."""
+
+    def __init__(
+        self, problem: Problem, device: StageDevice, received: Floats, recompute: bool
+    ) -> None:
+        self.problem, self.device, self.received = problem, device, received
+        self.saved_microbatches = device.saved_microbatches(recompute)
+        self.shared_bytes = [
+            shared.bytes_with(self.saved_microbatches) for shared in problem.shared
+        ]
+
+    def feasible_starts(self, constrained: Ints) -> FeasibleStarts:
+        """Every start that fits, for every end; none before `constrained`."""
+        earliest = np.maximum(self._windows(self.received), constrained)
+        # No start before these fits, even if it received nothing.
+        hopeful = earliest
+        if self.received.any():
+            hopeful = np.maximum(self._windows(np.zeros_like(self.received)), constrained)
+        return FeasibleStarts(earliest, self._exceptions(earliest, hopeful))
+
+    def _exceptions(self, earliest: Ints, hopeful: Ints) -> Bools:
+        """`FeasibleStarts.extra`: the starts between `hopeful` and `earliest` that fit."""
+        blocks = self.problem.blocks
+        furthest = min(int((earliest - hopeful).max(initial=0)), FURTHEST)
+        saved = sums_before([float(block.saved_bytes) for block in blocks])
+        transients = np.array([*(float(block.transient_bytes) for block in blocks), 0.0])
+        transient = window_maximum(transients, hopeful)
+        fixed, shared_by_several = self._fixed_bytes()
+        extra = np.zeros((furthest, len(blocks) + 1), dtype=bool)
+        ends = np.arange(len(blocks) + 1)
+        for distance in range(furthest):
+            start = earliest - 1 - distance
+            at = np.maximum(start, 0)
+            used = (
+                fixed[ends]
+                - fixed[at]
+                + self.saved_microbatches * (saved[ends] - saved[at])
+                + self.device.in_flight * self.received[at]
+                + transient
+            )
+            for users, size in shared_by_several:
+                used += size * (np.searchsorted(users, at) < np.searchsorted(users, ends))
+            extra[distance] = (start >= hopeful) & (used <= self.device.capacity)
+        return extra
+
+    def _fixed_bytes(self) -> tuple[Floats, list[tuple[Ints, float]]]:
+        """Bytes before each cut that one block alone needs; users and bytes of what several need."""
+        alone = [0.0] * len(self.problem.blocks)
+        shared_by_several = []
+        for shared, size in zip(self.problem.shared, self.shared_bytes, strict=True):
+            if len(shared.users) == 1:
+                alone[shared.users[0]] += size
+            else:
+                shared_by_several.append((np.array(sorted(shared.users)), float(size)))
+        return sums_before(alone), shared_by_several
+
+    def _windows(self, received: Floats) -> Ints:
+        """For every end, the start from which on all starts fit.
+
+        Two pointers: the window grows at its end, and gives up blocks at its start while some start
+        within it is too large.
+        """
+        blocks, capacity = self.problem.blocks, self.device.capacity
+        shared_by_block = self.problem.shared_by_block()
+        users_inside = [0] * len(self.problem.shared)
+        fixed, saved, start = 0, 0.0, 0
+        transients = _WindowMaximum([block.transient_bytes for block in blocks])
+        arrivals = _WindowMaximum(received)
+        result = np.zeros(len(blocks) + 1, dtype=np.int64)
+        for end, block in enumerate(blocks):
+            for index in shared_by_block[end]:
+                fixed += self.shared_bytes[index] if users_inside[index] == 0 else 0
+                users_inside[index] += 1
+            saved += block.saved_bytes
+            transients.append(end)
+            arrivals.append(end)
+            while start <= end:
+                activations = (
+                    self.saved_microbatches * saved + self.device.in_flight * arrivals.largest
+                )
+                if fixed + activations + transients.largest <= capacity:
+                    break
+                for index in shared_by_block[start]:
+                    users_inside[index] -= 1
+                    fixed -= self.shared_bytes[index] if users_inside[index] == 0 else 0
+                saved -= blocks[start].saved_bytes
+                start += 1
+                transients.begin_at(start)
+                arrivals.begin_at(start)
+            result[end + 1] = start
+        return result
 
 
-def rows_of_blocks(problem: Problem, kinds: list[str]) -> list[Floats]:
-    """Of every block with what it alone uses: seconds on each kind, forward seconds on each, saved and parameter bytes."""
-    rows = [np.array([block.seconds[kind] for block in problem.blocks]) for kind in kinds]
-    rows += [
-        np.array([block.forward_seconds.get(kind, 0.0) for block in problem.blocks])
-        for kind in kinds
-    ]
-    rows += [
-        np.array([float(block.saved_bytes) for block in problem.blocks]),
-        np.zeros(len(problem.blocks)),
-    ]
-    for shared in problem.shared:
-        if len(shared.users) == 1:
-            for row, amount in zip(rows, amounts_of(shared, kinds), strict=True):
-                row[shared.users[0]] += amount
-    return rows
+class _WindowMaximum:
+    """The largest value within a window that grows at its end and shrinks at its start.
 
+    Positions are kept whose values fall: none of them is behind a larger one.
+    """
 
-def amounts_of(shared: SharedParameter, kinds: list[str]) -> list[float]:
-    """As a row of `rows_of_blocks` has them."""
-    seconds = [
-        table.get(kind, 0.0) for table in (shared.seconds, shared.forward_seconds) for kind in kinds
-    ]
-    return [*seconds, float(shared.saved_bytes), float(shared.bytes)]
+    def __init__(self, values: Sequence[float] | Floats) -> None:
+        self.values = values
+        self.falling = deque[int]()
 
+    @property
+    def largest(self) -> float:
+        """The largest value in the window, which must not be empty."""
+        return self.values[self.falling[0]]
 
-def over_cuts(problem: Problem, amount: Callable[[TensorUse], float]) -> Floats:
-    """The sum of an amount over the tensors that cross a cut before block i, for every i."""
-    change = np.zeros(len(problem.blocks) + 2)
-    for tensor in problem.tensors:
-        change[min(tensor.source, *tensor.consumers) + 1] += amount(tensor)
-        change[max(tensor.source, *tensor.consumers) + 1] -= amount(tensor)
-    result: Floats = np.cumsum(change)[: len(problem.blocks) + 1]
-    return result
+    def append(self, position: int) -> None:
+        """Let the window end after a position."""
+        value = self.values[position]
+        while self.falling and self.values[self.falling[-1]] <= value:
+            self.falling.pop()
+        self.falling.append(position)
 
-
-def _room(
-    problem: Problem, slot: StageDevice, received: Floats, told: Ints, recompute: bool
-) -> FeasibleStarts:
-    saving = slot.saved_microbatches(recompute)
-    earliest = np.maximum(_windows(problem, slot, received, saving), told)
-    hopeful = (
-        np.maximum(_windows(problem, slot, np.zeros_like(received), saving), told)
-        if received.any()
-        else earliest
-    )
-    furthest = min(int((earliest - hopeful).max(initial=0)), FURTHEST)
-    count = len(problem.blocks)
-    saved = np.concatenate([[0.0], np.cumsum([float(b.saved_bytes) for b in problem.blocks])])
-    transient = window_maximum(
-        np.array([float(b.transient_bytes) for b in problem.blocks] + [0.0]), hopeful
-    )
-    single = np.zeros(count)
-    several = []
-    for shared in problem.shared:
-        if len(shared.users) == 1:
-            single[shared.users[0]] += shared.bytes_with(saving)
-        else:
-            several.append((np.array(sorted(shared.users)), float(shared.bytes_with(saving))))
-    fixed = np.concatenate([[0.0], np.cumsum(single)])
-    extra = np.zeros((furthest, count + 1), dtype=bool)
-    ends = np.arange(count + 1)
-    for distance in range(furthest):
-        start = earliest - 1 - distance
-        inside = start >= hopeful
-        at = np.maximum(start, 0)
-        used = (
-            fixed[ends]
-            - fixed[at]
-            + saving * (saved[ends] - saved[at])
-            + slot.in_flight * received[at]
-            + transient
-        )
-        for users, size in several:
-            used += size * (np.searchsorted(users, at) < np.searchsorted(users, ends))
-        extra[distance] = inside & (used <= slot.capacity)
-    return FeasibleStarts(earliest, extra)
-
-
-def _windows(problem: Problem, slot: StageDevice, received: Floats, saving: int) -> Ints:
-    """Two pointers: the window grows at its end, and gives up blocks at its start while some start within it is too large."""
-    count = len(problem.blocks)
-    users = problem.shared_by_block()
-    held = [0] * len(problem.shared)
-    fixed, saved, start = 0, 0.0, 0
-    peaks, arrivals = deque[int](), deque[int]()
-    result = np.zeros(count + 1, dtype=np.int64)
-    for end in range(count):
-        for index in users[end]:
-            fixed += problem.shared[index].bytes_with(saving) if held[index] == 0 else 0
-            held[index] += 1
-        saved += problem.blocks[end].saved_bytes
-        # The first of each is the largest within the window.
-        while (
-            peaks
-            and problem.blocks[peaks[-1]].transient_bytes <= problem.blocks[end].transient_bytes
-        ):
-            peaks.pop()
-        peaks.append(end)
-        while arrivals and received[arrivals[-1]] <= received[end]:
-            arrivals.pop()
-        arrivals.append(end)
-        while start <= end:
-            flying = saving * saved + slot.in_flight * received[arrivals[0]]
-            if fixed + flying + problem.blocks[peaks[0]].transient_bytes <= slot.capacity:
-                break
-            for index in users[start]:
-                held[index] -= 1
-                fixed -= problem.shared[index].bytes_with(saving) if held[index] == 0 else 0
-            saved -= problem.blocks[start].saved_bytes
-            start += 1
-            for largest in (peaks, arrivals):
-                if largest and largest[0] < start:
-                    largest.popleft()
-        result[end + 1] = start
-    return result
+    def begin_at(self, position: int) -> None:
+        """Let the window begin at a position."""
+        if self.falling and self.falling[0] < position:
+            self.falling.popleft()
 
 
 def window_maximum(values: Floats, earliest: Ints) -> Floats:
-    """The largest of values[earliest[i]:i], for every i; -inf for none. A sparse table where windows do not all start at 0."""
+    """The largest of values[earliest[i]:i], for every i; -inf for none."""
     count = len(values)
     if not earliest.any():
         return np.concatenate([[-np.inf], np.maximum.accumulate(values)[:-1]])
+    # A sparse table: levels[k][j] is the largest of values[j : j + 2**k].
     levels = [values]
     while 2 ** len(levels) <= count:
         half = 2 ** (len(levels) - 1)
-        last = levels[-1]
-        levels.append(np.maximum(last[: len(last) - half], last[half:]))
+        previous = levels[-1]
+        levels.append(np.maximum(previous[: len(previous) - half], previous[half:]))
     length = np.arange(count) - earliest
     result = np.full(count, -np.inf)
     for level, table in enumerate(levels):
-        here = np.flatnonzero((length >= 2**level) & (length < 2 ** (level + 1)))
-        result[here] = np.maximum(table[earliest[here]], table[here - 2**level])
+        # Two windows of 2**level cover one of up to twice as many.
+        at = np.flatnonzero((length >= 2**level) & (length < 2 ** (level + 1)))
+        result[at] = np.maximum(table[earliest[at]], table[at - 2**level])
     return result

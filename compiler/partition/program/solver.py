@@ -15,59 +15,69 @@ from typing import Any
 import highspy
 import pulp
 
-from pipecut.compiler.partition.program.program import Program
+from pipecut.compiler.partition.problem import Problem, Stages
+from pipecut.compiler.partition.program.variables import Program
 from pipecut.errors import UserFileError
+
+# Solvers return this or more for a bound that they do not have.
+INFINITE = 1e29
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The solver, the seconds it may take, and the relative gap at which it may stop."""
+
+    solver: str
+    seconds: float
+    gap: float
 
 
 @dataclass(frozen=True)
 class Solution:
-    """`stages` is None when nothing was found. Objective and bound in seconds; `infeasible` only when proven."""
+    """`stages` is None when none were found. Objective and bound in seconds.
 
-    stages: list[int] | None
+    `infeasible` only when that is proven.
+    """
+
+    stages: Stages | None
     objective: float
     bound: float
     infeasible: bool
     seconds: float
-    name: str
+    solver: str
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What a solver says in the model's own unit; its variables have their values where `found`."""
+
+    found: bool
+    objective: float
+    bound: float
+    infeasible: bool
+    solver: str
 
 
 def solve(
-    program: Program,
-    blocks: int,
-    stages: int,
-    start: dict[str, float] | None,
-    solver: str,
-    time_limit: float,
-    gap: float,
+    problem: Problem, program: Program, limits: Limits, start: dict[str, float] | None
 ) -> Solution:
-    """`gap` is the relative gap at which to stop."""
+    """The best placement found from `start`, values by variable name, within the limits."""
     begin = time.perf_counter()
-    run = _cbc if solver == "cbc" else _highs
-    found, objective, bound, infeasible, name = run(program, start, time_limit, gap)
-    result = None
-    if found:
-        result = []
-        for v in range(blocks):
-            result.append(
-                next(
-                    s
-                    for s in range(stages)
-                    if s == stages - 1 or (program.y[v, s].value() or 0.0) > 0.5
-                )
-            )
+    run = _cbc if limits.solver == "cbc" else _highs
+    outcome = run(program.model, limits, start)
     return Solution(
-        result,
-        objective * program.scale,
-        bound * program.scale,
-        infeasible,
+        program.stages(problem) if outcome.found else None,
+        outcome.objective * program.scale,
+        outcome.bound * program.scale,
+        outcome.infeasible,
         time.perf_counter() - begin,
-        name,
+        outcome.solver,
     )
 
 
 @contextmanager
 def quiet_stdout() -> Iterator[None]:
-    """HiGHS prints its banner from C++ when it is made, before it can be told to be silent."""
+    """HiGHS prints its banner from C++ when it is made, before it can be asked to be silent."""
     sys.stdout.flush()
     kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
     try:
@@ -82,19 +92,14 @@ def quiet_stdout() -> Iterator[None]:
 
 
 def solve_quietly(model: Any) -> None:
-    """A small linear program with HiGHS; its values and status are then the model's."""
+    """Solve a small linear program with HiGHS; its values and status are then the model's."""
     with quiet_stdout():
         model.solve(pulp.HiGHS(msg=False))
 
 
-def solve_bounded(model: Any, limit: float) -> float:
-    """The lower bound that HiGHS proves on a model's least objective in `limit` seconds; zero where it has none."""
-    frontend = pulp.HiGHS(msg=False, timeLimit=limit)
-    model.solver = frontend
-    with quiet_stdout():
-        frontend.createAndConfigureSolver(model)
-    frontend.buildSolverModel(model)
-    highs: Any = model.solverModel
+def solve_bounded(model: Any, seconds: float) -> float:
+    """The lower bound on a model's least objective that HiGHS proves in some seconds; else zero."""
+    highs = _highs_of(model, timeLimit=seconds)
     highs.run()
     if highs.getModelStatus() not in (
         highspy.HighsModelStatus.kOptimal,
@@ -102,23 +107,27 @@ def solve_bounded(model: Any, limit: float) -> float:
     ):
         return 0.0
     info = highs.getInfo()
-    bound = float(
-        info.mip_dual_bound if highs.getLp().integrality_ else info.objective_function_value
-    )
-    return bound if abs(bound) < 1e29 else 0.0
+    is_integer = bool(highs.getLp().integrality_)
+    bound = float(info.mip_dual_bound if is_integer else info.objective_function_value)
+    return bound if abs(bound) < INFINITE else 0.0
 
 
-def _highs(
-    program: Program, start: dict[str, float] | None, limit: float, gap: float
-) -> tuple[bool, float, float, bool, str]:
-    # PuLP 3's HiGHS class has no warm start: it builds the model, and the solution is handed to highspy.
-    frontend = pulp.HiGHS(msg=False, timeLimit=limit, gapRel=gap)
-    program.model.solver = frontend
+def _highs_of(model: Any, **options: Any) -> Any:
+    """The model in HiGHS, not yet run.
+
+    PuLP 3's HiGHS class has no warm start: it builds the model, and what follows is highspy's.
+    """
+    frontend = pulp.HiGHS(msg=False, **options)
+    model.solver = frontend
     with quiet_stdout():
-        frontend.createAndConfigureSolver(program.model)
-    frontend.buildSolverModel(program.model)
-    highs: Any = program.model.solverModel
-    variables = _columns(program.model)
+        frontend.createAndConfigureSolver(model)
+    frontend.buildSolverModel(model)
+    return model.solverModel
+
+
+def _highs(model: Any, limits: Limits, start: dict[str, float] | None) -> _Outcome:
+    highs = _highs_of(model, timeLimit=limits.seconds, gapRel=limits.gap)
+    variables = _columns(model)
     if start is not None:
         solution = highspy.HighsSolution()
         solution.col_value = [start.get(variable.name, 0.0) for variable in variables]
@@ -127,60 +136,82 @@ def _highs(
     status, info = highs.getModelStatus(), highs.getInfo()
     infeasible = status == highspy.HighsModelStatus.kInfeasible
     values = list(highs.getSolution().col_value)
+    # 2 is HiGHS's kSolutionStatusFeasible.
     found = not infeasible and info.primal_solution_status == 2 and bool(values)
     if found:
         for variable, value in zip(variables, values, strict=True):
             variable.varValue = value
-    bound = max(0.0, info.mip_dual_bound) if abs(info.mip_dual_bound) < 1e29 else 0.0
-    version = f"HiGHS {highs.version()}"
-    return found, float(info.objective_function_value), bound, infeasible, version
+    bound = max(0.0, info.mip_dual_bound) if abs(info.mip_dual_bound) < INFINITE else 0.0
+    objective = float(info.objective_function_value)
+    return _Outcome(found, objective, bound, infeasible, f"HiGHS {highs.version()}")
 
 
-def _cbc(
-    program: Program, start: dict[str, float] | None, limit: float, gap: float
-) -> tuple[bool, float, float, bool, str]:
+def _cbc(model: Any, limits: Limits, start: dict[str, float] | None) -> _Outcome:
     if start is not None:
-        for variable in program.model.variables():
+        for variable in model.variables():
             variable.setInitialValue(start.get(variable.name, 0.0))
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "cbc.log"
         command = _cbc_command(
-            timeLimit=limit, gapRel=gap, warmStart=start is not None, logPath=str(log)
+            timeLimit=limits.seconds,
+            gapRel=limits.gap,
+            warmStart=start is not None,
+            logPath=str(log),
         )
-        found, infeasible = _outcome(program.model, program.model.solve(command))
+        solved = model.solve(command)
         text = log.read_text(errors="replace") if log.exists() else ""
-    # PuLP 3 calls a solve that ran out of time Optimal, so the bound is read from CBC's own log.
-    match = re.search(r"Lower bound:\s+([-\d.e+]+)", text)
-    bound, objective = 0.0, float(pulp.value(program.model.objective) or 0.0) if found else 0.0
-    if match:
-        bound = float(match.group(1))
-    elif found and "Optimal solution found" in text:
-        bound = objective * (1 - gap)
-    return found, objective, bound, infeasible, "CBC"
+    found, infeasible = _has_solution(model, solved), _is_infeasible(model, solved)
+    objective = float(pulp.value(model.objective) or 0.0) if found else 0.0
+    bound = _cbc_bound(text, objective, limits.gap) if found else _logged_bound(text) or 0.0
+    return _Outcome(found, objective, bound, infeasible, "CBC")
+
+
+def _cbc_bound(log: str, objective: float, gap: float) -> float:
+    """The bound that CBC's log has.
+
+    PuLP 3 calls a solve that ran out of time Optimal, so its status does not say.
+    """
+    logged = _logged_bound(log)
+    if logged is not None:
+        return logged
+    return objective * (1 - gap) if "Optimal solution found" in log else 0.0
+
+
+def _logged_bound(log: str) -> float | None:
+    match = re.search(r"Lower bound:\s+([-\d.e+]+)", log)
+    return float(match.group(1)) if match else None
 
 
 def _cbc_command(**options: Any) -> Any:
-    """CBC: PuLP 3 brings its binary along, PuLP 4 takes it from cbcbox or the PATH. Raises UserFileError without one."""
+    """CBC as PuLP runs it. Raises UserFileError where it is not installed.
+
+    PuLP 3 brings its binary along, PuLP 4 takes it from cbcbox or the PATH.
+    """
     bundled = getattr(pulp, "PULP_CBC_CMD", None)
     path = bundled.pulp_cbc_path if bundled is not None else None
     command = pulp.COIN_CMD(path=path, msg=False, keepFiles=False, **options)
     if not command.available():
         raise UserFileError(
-            "--solver cbc: no CBC here; pip install 'pulp[cbc]', or use --solver highs"
+            "--solver cbc: CBC is not installed; pip install 'pulp[cbc]', or use --solver highs"
         )
     return command
 
 
-def _outcome(model: Any, solved: Any) -> tuple[bool, bool]:
-    """Whether a solve handed back a solution, and whether it proved that there is none."""
+def _has_solution(model: Any, solved: Any) -> bool:
+    """Whether a solve returned a solution; `solved` is a status in PuLP 4, a number in PuLP 3."""
     if hasattr(solved, "has_solution"):
-        return bool(solved.has_solution), solved.status == pulp.LpSolveStatus.Infeasible
-    status = model.sol_status
-    found = status in (pulp.LpSolutionOptimal, pulp.LpSolutionIntegerFeasible)
-    return found, status == pulp.LpSolutionInfeasible
+        return bool(solved.has_solution)
+    return model.sol_status in (pulp.LpSolutionOptimal, pulp.LpSolutionIntegerFeasible)
+
+
+def _is_infeasible(model: Any, solved: Any) -> bool:
+    """Whether a solve proved that there is no solution."""
+    if hasattr(solved, "has_solution"):
+        return bool(solved.status == pulp.LpSolveStatus.Infeasible)
+    return bool(model.sol_status == pulp.LpSolutionInfeasible)
 
 
 def _columns(model: Any) -> list[Any]:
-    """A model's variables in the order of the solver's columns: those that a row or the objective has."""
+    """The variables that a row or the objective has, in the order of the solver's columns."""
     exported = getattr(model, "exported_variables", model.variables)
     return list(exported())

@@ -12,9 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from benchmarks.compiles.generated import layered
-from pipecut.compiler.partition.bounds import closures
-from pipecut.compiler.partition.bounds.closure import closure_bound
-from pipecut.compiler.partition.bounds.linear import memory_bound, work_bound
+from pipecut.compiler.partition.bounds import closures, segments
+from pipecut.compiler.partition.bounds.closure_bound import closure_bound
+from pipecut.compiler.partition.bounds.memory_bound import memory_bound
+from pipecut.compiler.partition.bounds.work_bound import work_bound
 from pipecut.compiler.partition.break_ties import break_ties
 from pipecut.compiler.partition.chain.chain import chain_cuts
 from pipecut.compiler.partition.contract import expand
@@ -28,7 +29,7 @@ from pipecut.compiler.partition.problem import (
     StageDevice,
     TensorUse,
 )
-from pipecut.compiler.partition.program.program import everything_fits
+from pipecut.compiler.partition.program.memory_rows import everything_fits
 from pipecut.compiler.partition.reduce import lossless, needed_edges
 from pipecut.errors import InfeasibleError
 
@@ -234,7 +235,7 @@ def test_no_bound_is_above_the_optimum(problem: Problem) -> None:
 )
 def test_no_bound_with_loose_blocks_is_above_the_optimum(problem: Problem, beside: int) -> None:
     expected = brute_force(problem)
-    with patch.object(closures, "BESIDE", beside), patch.object(closures, "MOST_LOOSE", 1.0):
+    with patch.object(segments, "BESIDE", beside), patch.object(closures, "MOST_LOOSE", 1.0):
         if expected is None:
             return
         assert closure_bound(problem, 0.0, 2 * expected) <= expected * (1 + 1e-9)
