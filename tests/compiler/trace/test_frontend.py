@@ -100,10 +100,10 @@ REFUSED = {
     "loss is complex64.*real part": forward(f"return {COMPLEX}.mean()"),
     r"loss: .*:loss returns a tensor of shape \[batch, 4\].*\.mean\(\)": with_loss("output"),
     r"loss: .*:loss returns a float; .*\.item\(\)": with_loss("1.0"),
-    r"gives 'y', which the model's forward does not take \(it takes x\).*loss:": (
+    r"returns 'y', which the model's forward does not take \(it takes x\).*loss:": (
         "def inputs(n): return {'x': torch.randn(n, 4), 'y': torch.randn(n)}"
     ),
-    "forward needs 'z', which .*:inputs does not give": "Model.forward = lambda self, x, z: x.mean()",
+    "forward needs 'z', which .*:inputs does not return": "Model.forward = lambda self, x, z: x.mean()",
     r"dimension 1 of 'p'.*follows the batch \(\[3, 2\] for 2 samples, \[3, 3\] for 3\).*p.transpose\(0, 1\)": (
         given("'p': torch.zeros(3, n)")
     ),

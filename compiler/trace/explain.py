@@ -1,0 +1,42 @@
+"""What to say of a model that torch.export cannot trace: the line in the user's code, and a remedy."""
+
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from pipecut.errors import TraceError
+from pipecut.model.functions import user_frame
+from pipecut.model.unsplit import WithLoss
+
+
+def explained(error: BaseException, model: WithLoss) -> TraceError:
+    """The error of a trace in words for the model's author."""
+    frame = user_frame(error)
+    at = f" (at {frame})" if frame else ""
+    explanation = TraceError(f"torch.export cannot trace the model: {first_line(error)}{at}")
+    if isinstance(error, GuardOnDataDependentSymNode):
+        name = _cumulative_batch_norm(model)
+        explanation = TraceError(
+            f"'{name}' ({type(model.model.get_submodule(name)).__name__}) has momentum=None, "
+            f"which weights each batch by the number of batches so far{at}, "
+            "and a plan holds numbers only; give it a momentum, such as 0.1"
+            if name is not None
+            else f"the model chooses what to do by a tensor's value{at}, and a plan holds one way "
+            "only; write the choice with torch.where, or take it out of forward"
+        )
+    explanation.__cause__ = error
+    return explanation
+
+
+def _cumulative_batch_norm(model: WithLoss) -> str | None:
+    """A batch norm whose running statistics are means over all batches so far."""
+    for name, module in model.model.named_modules():
+        if isinstance(module, _BatchNorm) and module.training and module.track_running_stats:
+            if module.momentum is None:
+                return str(name)
+    return None
+
+
+def first_line(error: BaseException) -> str:
+    """The error's type and the first line of its message."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"
