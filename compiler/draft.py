@@ -28,6 +28,6 @@ class Draft:
 def draft_of(graph: Graph, sizes: Candidate, placed: Placed, scheduled: Scheduled) -> Draft:
     """The draft, with the operators of eval mode on the stages that training has."""
     placement = placed.placement
-    cuts, refused = place_evaluation(graph, placement.stages_of, scheduled.cuts)
-    scheduled = replace(scheduled, cuts=cuts)
-    return Draft(sizes, placed.cluster, placement, scheduled, refused)
+    evaluation = place_evaluation(graph, placement.stages_of, scheduled.cuts)
+    scheduled = replace(scheduled, cuts=evaluation.cuts)
+    return Draft(sizes, placed.cluster, placement, scheduled, evaluation.refused)

@@ -11,7 +11,7 @@ from pipecut.compiler.draft import Draft
 from pipecut.compiler.emit.graph import graph_of
 from pipecut.compiler.graph import Graph
 from pipecut.compiler.partition.standalone.read import as_data
-from pipecut.compiler.stages.cut import Cut, modules_covered
+from pipecut.compiler.stages.cut import Cut
 from pipecut.compiler.stages.source import write_stage
 from pipecut.plan.actions import Action
 from pipecut.plan.folder import GRAPH, SCHEDULE, file_hash
@@ -33,8 +33,7 @@ def write_files(folder: Path, costed: CostedGraph, draft: Draft) -> dict[str, st
 
 def _write_stage(file: Path, graph: Graph, cut: Cut, stages: int) -> None:
     """The stage's code, and beside it its buffers, where it has any."""
-    modules = modules_covered([graph.operators[index] for index in cut.operators])
-    file.write_text(write_stage(graph, cut, stages, modules), encoding="utf-8")
+    file.write_text(write_stage(graph, cut, stages), encoding="utf-8")
     if cut.buffers:
         data = {buffer.names[0]: buffer.data.contiguous().clone() for buffer in cut.buffers}
         save_file(data, str(file.with_suffix(".safetensors")))

@@ -8,7 +8,8 @@ from pipecut.compiler.emit.tensors import buffer_of, output_of, parameter_of, te
 from pipecut.compiler.graph import Graph, Parameter
 from pipecut.compiler.partition.coarsen.parameter_bytes import OptimizerSpec, fixed_bytes
 from pipecut.compiler.partition.memory import StageBytes
-from pipecut.compiler.stages.cut import Cut, modules_covered
+from pipecut.compiler.stages.cut import Cut
+from pipecut.compiler.stages.modules import modules_covered
 from pipecut.plan.schema import ITEM_BYTES, Boundary, Stage
 
 

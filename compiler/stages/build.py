@@ -14,11 +14,14 @@ from pipecut.compiler.stages.source import write_stage
 def build(
     graph: Graph, cut: Cut, stages: int, device: torch.device, buffers: Mapping[str, torch.Tensor]
 ) -> nn.Module:
-    """The module of a cut, its parameters uninitialised. `buffers` by their first FQN stand for the stage's safetensors."""
+    """The module of a cut, its parameters uninitialised.
+
+    `buffers`, by their first name, stand for the stage's safetensors.
+    """
     name = f"stage_{cut.index}"
     code = types.ModuleType(name)
     code.__file__ = f"{name}.py"
-    exec(compile(write_stage(graph, cut, stages, []), f"<{name}>", "exec"), code.__dict__)
+    exec(compile(write_stage(graph, cut, stages), f"<{name}>", "exec"), code.__dict__)
     code.__dict__["load_file"] = lambda *_, **__: buffers
     module: nn.Module = getattr(code, f"Stage{cut.index}")(device=device)
     return module

@@ -1,17 +1,19 @@
-"""Placement -> what each stage holds, receives and sends. Plain facts, shared by emit and the prediction."""
+"""Placement -> what each stage holds, receives and sends; what emit and the prediction start from."""
 
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from pipecut.compiler.graph import Buffer, Graph, Operator, Output, Parameter
+from pipecut.compiler.graph import Buffer, Graph, Output, Parameter
+from pipecut.compiler.stages.ranges import ranges
 
 
 @dataclass(frozen=True)
 class Cut:
-    """One stage of a cut graph. `receives` and `sends` are value names, in the order they were made; `outputs` the graph's.
+    """One stage of a cut graph; operators are indices, `receives` and `sends` names of values.
 
-    `evaluation` is the stage in eval mode, where the graph has operators of its own for that.
+    Both stand in the order in which the values are made. `evaluation` is the stage in eval mode,
+    where the graph has other operators for that.
     """
 
     index: int
@@ -24,86 +26,102 @@ class Cut:
     outputs: tuple[Output, ...] = ()
     evaluation: "Cut | None" = None
 
+    @property
+    def held(self) -> set[str]:
+        """The values of its parameters and buffers."""
+        return {p.value for p in self.parameters} | {b.value for b in self.buffers}
+
+    def __str__(self) -> str:
+        """A line per thing that the stage has; tied parameters as `one = other`."""
+        rows: dict[str, Sequence[str]] = {
+            "operators": ranges(self.operators),
+            "receives": self.receives,
+            "batch": self.batch_inputs,
+            "sends": self.sends,
+            "parameters": [" = ".join(parameter.names) for parameter in self.parameters],
+            "buffers": [" = ".join(buffer.names) for buffer in self.buffers],
+            "outputs": [f"{output.name}: {output.value}" for output in self.outputs],
+        }
+        lines = [f"stage {self.index}"]
+        lines += [f"  {name:<12}{', '.join(texts)}" for name, texts in rows.items() if any(texts)]
+        if self.evaluation is not None:
+            lines.append("  in eval mode")
+            lines += [f"  {line}" for line in str(self.evaluation).splitlines()[1:]]
+        return "\n".join(lines)
+
 
 def cut(graph: Graph, stages_of: Sequence[Collection[int]], stages: int) -> tuple[Cut, ...]:
-    """Split a graph along a placement. What no operator uses is held by stage 0; what several stages make does not cross."""
-    made = graph.producers()
-    uses: dict[str, set[int]] = defaultdict(set)
-    for index, operator in enumerate(graph.operators):
-        for name in operator.inputs:
-            uses[name].update(stages_of[index])
-    if graph.loss:
-        uses[graph.loss].add(stages - 1)
-    crossing: list[list[str]] = [[] for _ in range(stages)]
-    for name, index in made.items():
-        if not uses[name] <= set(stages_of[index]):
-            for left in range(min(stages_of[index]), max(uses[name])):
-                crossing[left].append(name)
-    result = []
+    """Split a graph along a placement.
+
+    What no operator uses is held by stage 0; what every user makes for itself does not cross.
+    """
+    using = _stages_using(graph, stages_of, last=stages - 1)
+    crossing = _crossing(graph, stages_of, using, stages)
+    producers = graph.producers()
+    cuts = []
     for stage in range(stages):
-        own = tuple(i for i, on in enumerate(stages_of) if stage in on)
-        receives = tuple(crossing[stage - 1]) if stage else ()
-        batch_inputs = batch_inputs_of(
-            graph, receives, {name for name in graph.batch_names() if stage in uses[name]}
-        )
-        parameters = tuple(p for p in graph.parameters if stage in (uses[p.value] or {0}))
-        buffers = tuple(b for b in graph.buffers if stage in (uses[b.value] or {0}))
-        outputs = tuple(
-            output for output in graph.outputs if min(stages_of[made[output.value]]) == stage
-        )
-        result.append(
+        receives = crossing[stage - 1] if stage else ()
+        used = {name for name in graph.batch_names() if stage in using[name]}
+        cuts.append(
             Cut(
                 stage,
-                own,
-                receives,
-                tuple(crossing[stage]),
-                batch_inputs,
-                parameters,
-                buffers,
-                outputs,
+                operators=tuple(i for i, placed in enumerate(stages_of) if stage in placed),
+                receives=receives,
+                sends=crossing[stage],
+                batch_inputs=batch_inputs_of(graph, receives, used),
+                parameters=tuple(p for p in graph.parameters if stage in (using[p.value] or {0})),
+                buffers=tuple(b for b in graph.buffers if stage in (using[b.value] or {0})),
+                outputs=tuple(
+                    output
+                    for output in graph.outputs
+                    if min(stages_of[producers[output.value]]) == stage
+                ),
             )
         )
-    return tuple(result)
+    return tuple(cuts)
+
+
+def _stages_using(
+    graph: Graph, stages_of: Sequence[Collection[int]], last: int
+) -> dict[str, set[int]]:
+    """The stages that use a value; the last one returns the loss."""
+    using: dict[str, set[int]] = defaultdict(set)
+    for index, operator in enumerate(graph.operators):
+        for name in operator.inputs:
+            using[name].update(stages_of[index])
+    if graph.loss:
+        using[graph.loss].add(last)
+    return using
+
+
+def _crossing(
+    graph: Graph,
+    stages_of: Sequence[Collection[int]],
+    using: dict[str, set[int]],
+    stages: int,
+) -> list[tuple[str, ...]]:
+    """What goes from each stage to the next: from the first stage that makes it to the last user."""
+    crossing: list[list[str]] = [[] for _ in range(stages)]
+    for name, index in graph.producers().items():
+        if using[name] <= set(stages_of[index]):
+            continue
+        for left in range(min(stages_of[index]), max(using[name])):
+            crossing[left].append(name)
+    return [tuple(names) for names in crossing]
 
 
 def batch_inputs_of(
     graph: Graph, receives: tuple[str, ...], used: Collection[str]
 ) -> tuple[str, ...]:
-    """Batch inputs of a part of the graph: those it uses, and one to read the batch size off where nothing else has it."""
-    own = tuple(name for name in graph.batch_names() if name in used)
-    if graph.dynamic and not any("batch" in graph.values[n].shape for n in (*receives, *own)):
-        own += tuple(n for n in graph.batch_names() if "batch" in graph.values[n].shape)[:1]
-    return own
+    """Batch inputs of a part of the graph: those it uses.
 
+    Where none of them and nothing received has the batch size, an input to read it off is added.
+    """
+    inputs = tuple(name for name in graph.batch_names() if name in used)
 
-def modules_covered(operators: list[Operator]) -> list[str]:
-    """The source modules of some operators, layers as ranges: `transformer.wte`, `transformer.h.0-5`."""
-    layers: dict[str, list[int]] = {}
-    for operator in operators:
-        if not operator.module:
-            continue
-        parts = operator.module.split(".")
-        numbers = [i for i, part in enumerate(parts) if part.isdigit()]
-        if numbers:
-            layers.setdefault(".".join(parts[: numbers[0]]), []).append(int(parts[numbers[0]]))
-        elif len(parts) > 1 or not any(m.module.startswith(parts[0] + ".") for m in operators):
-            layers.setdefault(".".join(parts[:3]), [])
-    names = []
-    for prefix, numbers in layers.items():
-        if not numbers and any(
-            other.startswith(prefix + ".") or (other == prefix and layers[other])
-            for other in layers
-        ):
-            continue
-        names += [f"{prefix}.{r}" for r in _ranges(sorted(set(numbers)))] if numbers else [prefix]
-    return names
+    def has_batch(name: str) -> bool:
+        return "batch" in graph.values[name].shape
 
-
-def _ranges(numbers: list[int]) -> list[str]:
-    ranges: list[list[int]] = []
-    for number in numbers:
-        if ranges and ranges[-1][1] == number - 1:
-            ranges[-1][1] = number
-        else:
-            ranges.append([number, number])
-    return [str(a) if a == b else f"{a}-{b}" for a, b in ranges]
+    if graph.dynamic and not any(map(has_batch, (*receives, *inputs))):
+        inputs += tuple(filter(has_batch, graph.batch_names()))[:1]
+    return inputs
