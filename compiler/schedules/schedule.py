@@ -8,7 +8,7 @@ from pipecut.plan.actions import Compute
 
 
 @dataclass(frozen=True)
-class StageSeconds:
+class ComputeSeconds:
     """Seconds of any stage for a microbatch; `weights` is the part of `backward` that W takes."""
 
     forward: float
@@ -16,7 +16,7 @@ class StageSeconds:
     weights: float = 0.0
 
 
-def fill_and_drain(ranks: int, seconds: StageSeconds) -> float:
+def fill_and_drain(ranks: int, seconds: ComputeSeconds) -> float:
     """What a rank waits while the pipeline fills and drains (Narayanan et al., 2021, section 2.2).
 
     Where a rank has several stages, it does so through one of them alone.
@@ -48,7 +48,7 @@ class Schedule:
     returns: bool = False
     splits_backward: bool = False
     searched: bool = False
-    idle_seconds: Callable[[int, StageSeconds], float] | None = None
+    idle_seconds: Callable[[int, ComputeSeconds], float] | None = None
     in_flight_of: Callable[[int, int], tuple[int, ...]] | None = None
 
     def __str__(self) -> str:

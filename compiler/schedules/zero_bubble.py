@@ -9,7 +9,7 @@ rank 1   .  F0 I0 F1 I1 W0 F2 I2 W1 W2
 """
 
 from pipecut.compiler.schedules.order import alternating
-from pipecut.compiler.schedules.schedule import Schedule, StageSeconds
+from pipecut.compiler.schedules.schedule import ComputeSeconds, Schedule
 from pipecut.plan.actions import Compute
 
 
@@ -25,7 +25,7 @@ def order(rank: int, ranks: int, microbatches: int, stages_per_rank: int) -> lis
     return computes + [Compute("W", rank, m) for m in last]
 
 
-def idle_seconds(ranks: int, seconds: StageSeconds) -> float:
+def idle_seconds(ranks: int, seconds: ComputeSeconds) -> float:
     """(p - 1) (F + I - W), table 2 of the paper; 1F1B has (p - 1) (F + I + W)."""
     return (ranks - 1) * (seconds.forward + seconds.backward - 2 * seconds.weights)
 

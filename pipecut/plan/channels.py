@@ -1,24 +1,38 @@
-"""The process groups of a plan, in an order in which they open without ranks that wait in a circle.
+"""The process groups of a plan, in an order in which they open without ranks waiting in a circle.
 
-A channel carries what one rank sends to another one, activations and gradients alike; each direction
+A channel carries what one rank sends to another, activations and gradients alike; each direction
 has its own, since sends and receives of one NCCL communicator wait for each other. NCCL makes a
 communicator at its first use, and that keeps the *host* until every rank of it has come. So each is
 used once before the first step, in one order that all ranks follow:
 
-    every rank opens its own groups in the order of the list. Of those that are not open, take the
-    first: its ranks have opened all theirs before it, so each of them is at it or comes to it.
+    every rank opens its groups in the order of the list. Of those that are not open, take the
+    first: its ranks have opened all of theirs before it, so each of them is at it or comes to it.
     So it opens, and so do all.
 
-Groups of one phase have no rank in common and open at once: in a chain, first boundaries 0, 2, 4, ...
-and then 1, 3, 5, ...
+Groups of one phase have no rank in common and open at once: in a chain, first the boundaries 0, 2,
+4, ... and then 1, 3, 5, ...
 """
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
-from pipecut.plan.layout import Place
+from pipecut.plan.layout import Place, RankLayout
 from pipecut.plan.schema import Plan
+
+GroupKind = Literal["channel", "tied", "replicas", "all"]
+
+
+@dataclass(frozen=True, order=True)
+class Channel:
+    """From the rank that sends to the one that receives."""
+
+    source: int
+    target: int
+
+    def __str__(self) -> str:
+        return f"rank {self.source} to rank {self.target}"
 
 
 @dataclass(frozen=True)
@@ -28,7 +42,7 @@ class Group:
     A `channel` from the first to the second, those of `tied` stages, of `replicas`, or `all`.
     """
 
-    kind: str
+    kind: GroupKind
     ranks: tuple[int, ...]
 
     def __str__(self) -> str:
@@ -39,57 +53,53 @@ class Group:
         return f"group of {self.kind} ranks {', '.join(map(str, self.ranks))}"
 
 
-def channels(plan: Plan) -> list[tuple[int, int]]:
-    """Places in the pipeline between which something is sent, from one to the other."""
+def channels(plan: Plan) -> list[Channel]:
+    """The channels between the pipeline ranks of one replica, in training or in eval mode."""
     pipeline_rank_of = plan.layout.pipeline_rank_of
-    found: set[tuple[int, int]] = set()
+    used: set[Channel] = set()
     for boundary in (*plan.boundaries, *plan.in_evaluation().boundaries):
-        left, right = pipeline_rank_of[boundary.left], pipeline_rank_of[boundary.left + 1]
-        if left != right and boundary.tensors:
-            found.add((left, right))
-            found |= (
-                {(right, left)} if any(tensor.needs_grad for tensor in boundary.tensors) else set()
-            )
-    return sorted(found)
+        before, after = pipeline_rank_of[boundary.left], pipeline_rank_of[boundary.left + 1]
+        if before != after and boundary.tensors:
+            used.add(Channel(before, after))
+            if any(tensor.needs_grad for tensor in boundary.tensors):
+                used.add(Channel(after, before))
+    return sorted(used)
 
 
 def groups_of(plan: Plan) -> list[Group]:
     """Every group of a plan, in the order in which all ranks make and open them."""
-
-    layout = plan.layout
-
-    def of_replicas(kind: str, pipeline_ranks: Sequence[int]) -> list[Group]:
-        return [
-            Group(kind, tuple(layout.rank(Place(p, replica)) for p in pipeline_ranks))
-            for replica in range(layout.replicas)
-        ]
-
-    found = [group for pair in channels(plan) for group in of_replicas("channel", pair)]
+    layout, groups = plan.layout, []
+    for channel in channels(plan):
+        groups += _per_replica("channel", layout, (channel.source, channel.target))
     for tied in plan.tied:
-        sharing = sorted({layout.pipeline_rank_of[s] for s in tied.stages})
-        # Stages of one rank share the parameter itself; parameters of the same ranks share the group.
-        found += of_replicas("tied", sharing) if len(sharing) > 1 else []
+        # Stages of one rank share the parameter itself; parameters of the same ranks share a group.
+        ranks = sorted({layout.pipeline_rank_of[stage] for stage in tied.stages})
+        groups += _per_replica("tied", layout, ranks) if len(ranks) > 1 else []
     if layout.replicas > 1:
-        ranks = [layout.replica_ranks(p) for p in range(layout.pipeline_ranks)]
-        found += [Group("replicas", tuple(same_stages)) for same_stages in ranks]
-    if plan.ranks > 1:
-        found.append(Group("all", tuple(range(plan.ranks))))
-    return in_phases(dict.fromkeys(found))
+        same_stages = [layout.replica_ranks(p) for p in range(layout.pipeline_ranks)]
+        groups += [Group("replicas", tuple(ranks)) for ranks in same_stages]
+    if layout.size > 1:
+        groups.append(Group("all", tuple(range(layout.size))))
+    return in_phases(dict.fromkeys(groups))
+
+
+def _per_replica(kind: GroupKind, layout: RankLayout, pipeline_ranks: Sequence[int]) -> list[Group]:
+    return [
+        Group(kind, tuple(layout.rank(Place(p, replica)) for p in pipeline_ranks))
+        for replica in range(layout.replicas)
+    ]
 
 
 def in_phases(groups: Iterable[Group]) -> list[Group]:
-    """Sorted so that groups without a rank in common can open at once.
+    """The groups in an order in which those without a rank in common can open at once.
 
     Each is in the first phase that has none of its ranks.
     """
-    phases: dict[int, set[int]] = defaultdict(set)
-    placed: list[tuple[int, Group]] = []
+    ranks_in: defaultdict[int, set[int]] = defaultdict(set)
+    phases: defaultdict[int, list[Group]] = defaultdict(list)
     for group in groups:
-        phase = next(
-            n
-            for n in range(len(placed) + 1)
-            if n not in phases or phases[n].isdisjoint(group.ranks)
-        )
-        phases[phase] |= set(group.ranks)
-        placed.append((phase, group))
-    return [group for _, group in sorted(placed, key=lambda one: one[0])]
+        # There are at most as many phases as groups, so an empty one is always reached.
+        phase = next(n for n in range(len(phases) + 1) if ranks_in[n].isdisjoint(group.ranks))
+        ranks_in[phase] |= set(group.ranks)
+        phases[phase].append(group)
+    return [group for phase in sorted(phases) for group in phases[phase]]

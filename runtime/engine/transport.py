@@ -4,6 +4,7 @@ import torch
 
 from pipecut.errors import RunError
 from pipecut.plan.actions import Message
+from pipecut.plan.channels import Channel
 from pipecut.plan.replay.memory import MOST_LEAVING
 from pipecut.plan.schema import Plan, Tensor
 from pipecut.runtime.ranks.messages import GroupMessages, Messages, Pending
@@ -24,7 +25,7 @@ class Transport:
     def post(self, message: Message, samples: int) -> None:
         """Post the receives of a message's tensors, of a microbatch of so many samples."""
         source = self.world.rank_of(message.sender)
-        group = self.world.channels[source, self.world.rank]
+        group = self.world.channels[Channel(source, self.world.rank)]
         tensors, works = [], []
         for tensor in self._carried(message):
             sizes, order = tensor.sizes(samples), tensor.order or range(len(tensor.shape))
@@ -68,7 +69,7 @@ class Transport:
         Raises RunError where they are not what the receiver has buffers for.
         """
         target = self.world.rank_of(message.receiver)
-        group = self.world.channels[self.world.rank, target]
+        group = self.world.channels[Channel(self.world.rank, target)]
         carried = self._carried(message)
         _check(message, carried, tensors, samples)
         earlier = [other for other in self.leaving if other.hop == message.hop]

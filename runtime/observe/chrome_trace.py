@@ -7,7 +7,7 @@ from typing import Any
 
 from pipecut.plan.actions import Action, Send, kind_of, microbatch_of, stage_of
 from pipecut.plan.folder import PlanFolder
-from pipecut.plan.replay.memory import memory_curves
+from pipecut.plan.replay.memory import memory_over_time
 from pipecut.plan.replay.simulate import Timeline
 from pipecut.plan.schema import Plan
 from pipecut.runtime.engine.recorder import Record
@@ -39,12 +39,16 @@ def trace_events(
             span = event.start, event.end - event.start
             kind = kind_of(event.action)
             events.append(_event(plan, event.action, kind, span, (rank, PREDICTED)))
-    for pipeline_rank, curve in enumerate(memory_curves(folder, timeline)):
+    for pipeline_rank, curve in enumerate(memory_over_time(folder, timeline)):
         for rank in plan.layout.replica_ranks(pipeline_rank):
             counter: dict[str, Any] = {"ph": "C", "name": "predicted memory", "pid": rank}
             events += [
-                {**counter, "ts": seconds * 1e6, "args": {"MiB": round(size / 2**20, 3)}}
-                for seconds, size in curve
+                {
+                    **counter,
+                    "ts": point.seconds * 1e6,
+                    "args": {"MiB": round(point.bytes / 2**20, 3)},
+                }
+                for point in curve
             ]
     origin = min((record.start for records in measured.values() for record in records), default=0.0)
     for rank, records in measured.items():

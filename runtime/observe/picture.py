@@ -6,7 +6,7 @@ from typing import Any
 from pipecut.errors import UserFileError
 from pipecut.plan.actions import kind_of, microbatch_of
 from pipecut.plan.folder import PlanFolder
-from pipecut.plan.replay.memory import memory_curves
+from pipecut.plan.replay.memory import memory_over_time
 from pipecut.plan.replay.simulate import Event, Timeline
 
 # Colour and meaning of what fills a rank's row.
@@ -55,8 +55,8 @@ def _draw_rows(axes: Any, ranks: int, timeline: Timeline) -> None:
         events = [event for event in timeline.events if kind_of(event.action) == kind]
         for event in events:
             width = (event.end - event.start) * 1e3
-            left = event.start * 1e3
-            axes.barh(event.rank, width, left=left, color=colour, edgecolor="white")
+            begin = event.start * 1e3
+            axes.barh(event.rank, width, left=begin, color=colour, edgecolor="white")
             if len(timeline.events) < MOST_NAMED_EVENTS:
                 _write_microbatch(axes, event)
         if events:
@@ -75,9 +75,9 @@ def _write_microbatch(axes: Any, event: Event) -> None:
 
 
 def _draw_memory(axes: Any, folder: PlanFolder, timeline: Timeline) -> None:
-    curves = memory_curves(folder, timeline)
+    curves = memory_over_time(folder, timeline)
     for rank, curve in enumerate(curves):
-        seconds, sizes = [s * 1e3 for s, _ in curve], [size / 2**20 for _, size in curve]
+        seconds, sizes = [p.seconds * 1e3 for p in curve], [p.bytes / 2**20 for p in curve]
         axes.step(seconds, sizes, where="post", label=f"rank {rank}", linewidth=1)
     axes.set_ylabel("MiB")
     axes.set_ylim(0)

@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 
 from pipecut.device.work import synchronize
-from pipecut.plan.channels import Group, groups_of
+from pipecut.plan.channels import Channel, Group, groups_of
 from pipecut.plan.communicators import options_for
 from pipecut.plan.schema import Plan
 from pipecut.runtime.health.rank_errors import naming_errors
@@ -53,7 +53,7 @@ def open_groups(
         if process_group is None:
             continue
         if group.kind == "channel":
-            world.channels[group.ranks[0], group.ranks[1]] = process_group
+            world.channels[Channel(*group.ranks)] = process_group
         elif group.kind == "tied":
             world.tied[group.ranks] = process_group
         else:

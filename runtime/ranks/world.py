@@ -15,6 +15,7 @@ from pipecut.device.local import describe, device_count, is_available, use_devic
 from pipecut.device.memory import keep_memory
 from pipecut.device.types import DeviceType, type_of
 from pipecut.errors import PeerLostError, RunError
+from pipecut.plan.channels import Channel
 from pipecut.plan.layout import RankLayout
 from pipecut.plan.schema import Plan
 from pipecut.runtime.health.last_words import LastWords, end_now, finished_within, say
@@ -52,7 +53,7 @@ class World:
     layout: RankLayout
     device: torch.device
     status: Status
-    channels: dict[tuple[int, int], dist.ProcessGroup] = field(default_factory=dict)
+    channels: dict[Channel, dist.ProcessGroup] = field(default_factory=dict)
     tied: dict[tuple[int, ...], dist.ProcessGroup] = field(default_factory=dict)
     replica_group: dist.ProcessGroup | None = None
     meeting: Meeting = field(default_factory=lambda: Meeting(0, 1))

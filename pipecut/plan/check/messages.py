@@ -1,6 +1,6 @@
 """Messages meet in one order, and nothing waits in a circle: replay/deadlock.py asked of a plan."""
 
-from pipecut.plan.channels import channels, groups_of
+from pipecut.plan.channels import Channel, channels, groups_of
 from pipecut.plan.forward_only import forward_only
 from pipecut.plan.replay.deadlock import Rows, Traffic, check_opening, check_order, check_steps
 from pipecut.plan.schema import Plan
@@ -13,7 +13,7 @@ def in_order(plan: Plan, actions: Rows) -> str:
 
 
 def no_deadlock(plan: Plan, actions: Rows) -> str:
-    """Neither a step nor an evaluation hangs, nor the opening of channels before. Raises PlanError."""
+    """Neither a step nor an evaluation hangs, nor the opening of channels. Raises PlanError."""
     groups = groups_of(plan)
     check_opening(
         {r: [group.ranks for group in groups if r in group.ranks] for r in range(plan.ranks)}
@@ -30,7 +30,7 @@ def no_deadlock(plan: Plan, actions: Rows) -> str:
     )
 
 
-def _check_steps(traffic: Traffic, rows: Rows, opened: list[tuple[int, int]]) -> None:
+def _check_steps(traffic: Traffic, rows: Rows, opened: list[Channel]) -> None:
     """Under either of the rules of a message's two ranks."""
     for occupied in (False, True):
         check_steps(traffic, rows, opened, occupied)

@@ -91,17 +91,18 @@ def flows_forward(plan: Plan, graph: PlanGraph | EvaluationGraph) -> str:
                 f"{use.operator} on stage {use.stage} uses {use.value} of later stage "
                 f"{use.source}; compile again"
             )
-        for left in range(use.source, use.stage):
-            if use.value not in crossing.get(left, set()):
+        for boundary in range(use.source, use.stage):
+            if use.value not in crossing.get(boundary, set()):
                 raise PlanError(
                     f"{use.value} is needed on stage {use.stage} but does not cross "
-                    f"{left} -> {left + 1}; compile again"
+                    f"{boundary} -> {boundary + 1}; compile again"
                 )
-    for left, names in crossing.items():
-        if set(plan.stages[left].sends) != names or set(plan.stages[left + 1].receives) != names:
+    for boundary, names in crossing.items():
+        before, after = plan.stages[boundary], plan.stages[boundary + 1]
+        if set(before.sends) != names or set(after.receives) != names:
             raise PlanError(
-                f"stages {left} and {left + 1} disagree about what crosses between them; "
-                "compile again"
+                f"stages {before.index} and {after.index} disagree about what crosses between "
+                "them; compile again"
             )
     tensors = set().union(*crossing.values())
     return f"the stage graph is acyclic; {len(tensors)} tensors cross {len(crossing)} boundaries"

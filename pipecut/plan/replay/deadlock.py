@@ -1,13 +1,16 @@
-"""Prove that no schedule hangs, knowing nothing of how it was made: ranks are stepped until all are done or none can move.
+"""Prove that no schedule hangs, without knowing how it was made.
 
-What the step must stand, a rule each:
+Ranks are stepped until all are done or none can move. What the step must withstand, a rule each:
 
-- *order*: a channel's messages are received in the order they are sent in. NCCL ignores tags, so another order would put one
-  tensor into the place of another one without a word.
-- *rendezvous*: a send keeps its rank until the receive is posted. What cannot deadlock so cannot with buffered sends either.
-- *first use*: whoever uses a channel first waits until the other rank does, unless it was opened before.
-- *occupied*: a message keeps both of its ranks from anything else until they have met, as it does on a GPU where anything
-  synchronises the whole device, the allocator for one. What stands this stands rendezvous, too.
+- *order*: a channel's messages are received in the order they are sent in. NCCL ignores tags, so in
+  another order one tensor would silently take the place of another.
+- *rendezvous*: a send keeps its rank until the receive is posted. What cannot deadlock so cannot
+  with buffered sends either.
+- *first use*: a rank that uses a channel first waits until the other rank does, unless the channel
+  was opened before.
+- *occupied*: a message keeps both of its ranks from anything else until they have met, as on a GPU
+  where anything synchronises the whole device, such as its allocator. What withstands this
+  withstands rendezvous, too.
 """
 
 from collections import defaultdict
@@ -17,11 +20,10 @@ from itertools import zip_longest
 
 from pipecut.errors import PlanError
 from pipecut.plan.actions import Action, Compute, Hop, Message, Recv, Reduce, Send, stage_of
+from pipecut.plan.channels import Channel
 from pipecut.plan.schema import Plan
 
 Rows = Sequence[Sequence[Action]]
-# The rank that sends and the one that receives.
-Channel = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,8 @@ class Traffic:
 
     def channel(self, message: Message) -> Channel:
         """The channel that a message takes."""
-        return self.pipeline_rank_of[message.sender], self.pipeline_rank_of[message.receiver]
+        ranks = self.pipeline_rank_of
+        return Channel(ranks[message.sender], ranks[message.receiver])
 
     def crosses(self, hop: Hop) -> bool:
         """Whether the plan sends something there from rank to rank."""
@@ -85,22 +88,21 @@ def _check_rank(traffic: Traffic, rank: int, action: Action) -> None:
     stage = stage_of(action)
     if stage is not None and traffic.pipeline_rank_of.get(stage) != rank:
         home = traffic.pipeline_rank_of.get(stage)
-        raise PlanError(f"rank {rank} has '{action}', but stage {stage} is on rank {home}")
+        where = f"stage {stage} is on rank {home}" if home is not None else "no rank has that stage"
+        raise PlanError(f"rank {rank} has '{action}', but {where}; compile again")
 
 
 def _check_same_order(
     channel: Channel, sent: Sequence[Message], received: Sequence[Message]
 ) -> None:
-    source, target = channel
-    for number, (out, in_) in enumerate(zip_longest(sent, received)):
-        if out != in_:
-            send = f"'{Send(out)}'" if out is not None else "nothing"
-            receive = f"'{Recv(in_)}'" if in_ is not None else "nothing"
+    for number, (outgoing, incoming) in enumerate(zip_longest(sent, received)):
+        if outgoing != incoming:
+            send = f"'{Send(outgoing)}'" if outgoing is not None else "nothing"
+            receive = f"'{Recv(incoming)}'" if incoming is not None else "nothing"
             raise PlanError(
-                f"message {number} from rank {source} to rank {target}: "
-                f"rank {source} sends {send}, rank {target} receives {receive}. "
-                "NCCL pairs sends and receives by their order alone: "
-                "post receives in the order of the sends, or compile again"
+                f"message {number} from {channel}: rank {channel.source} sends {send}, "
+                f"rank {channel.target} receives {receive}. NCCL pairs sends and receives by "
+                "their order alone: post receives in the order of the sends, or compile again"
             )
 
 
@@ -181,9 +183,9 @@ class _Stepping:
     def _meets(self, action: Action, message: Message) -> bool:
         sends = isinstance(action, Send)
         if sends and message not in self.made:
-            raise PlanError(f"'{action}' comes before what it sends is computed")
+            raise PlanError(f"'{action}' comes before what it sends is computed; compile again")
         channel = self.traffic.channel(message)
-        partner = self.current(channel[1] if sends else channel[0])
+        partner = self.current(channel.target if sends else channel.source)
         partners_message = self.traffic.message(partner) if partner is not None else None
         if channel not in self.opened:
             if partners_message is None or self.traffic.channel(partners_message) != channel:
@@ -207,19 +209,22 @@ class _Stepping:
             self.made.add(action.makes)
 
 
-def check_opening(lists: Mapping[int, Sequence[Sequence[int]]]) -> None:
+def check_opening(groups_by_rank: Mapping[int, Sequence[Sequence[int]]]) -> None:
     """Each rank opens its groups, given by their ranks, in the order of its list.
 
     A group opens once all its ranks have come to it, and keeps them until then. Raises PlanError.
     """
-    at = dict.fromkeys(lists, 0)
-    left = {rank for rank, row in lists.items() if row}
-    while left:
-        here = {rank: tuple(lists[rank][at[rank]]) for rank in left}
-        ready = {ranks for ranks in here.values() if all(here.get(rank) == ranks for rank in ranks)}
+    opened = dict.fromkeys(groups_by_rank, 0)
+    while waiting := {
+        rank: tuple(groups[opened[rank]])
+        for rank, groups in groups_by_rank.items()
+        if opened[rank] < len(groups)
+    }:
+        ready = {
+            group for group in waiting.values() if all(waiting.get(rank) == group for rank in group)
+        }
         if not ready:
-            ranks = ", ".join(map(str, sorted(left)))
+            ranks = ", ".join(map(str, sorted(waiting)))
             raise PlanError(f"ranks {ranks} wait in a circle to open their channels; compile again")
-        for rank in [rank for rank in left if here[rank] in ready]:
-            at[rank] += 1
-        left = {rank for rank in left if at[rank] < len(lists[rank])}
+        for rank, group in waiting.items():
+            opened[rank] += group in ready

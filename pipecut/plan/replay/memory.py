@@ -1,4 +1,4 @@
-"""Replay a rank's actions for its memory: what is alive after each of them, and at the peak within."""
+"""Replay a rank's actions for its memory: bytes alive after each of them, and at its peak."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,26 +30,47 @@ class Moment:
     after: int
 
 
-def kept_bytes(held: StageTensor, optimizer: str, shards: int) -> int:
-    """Bytes of a parameter or buffer with its master and the optimizer's states, which may be divided over so many replicas.
+@dataclass(frozen=True)
+class MemoryCurve:
+    """A step's memory on a rank, action by action."""
 
-    Of the replica that has most of it. A float32 master, and its states, where the parameter is of half precision.
+    moments: tuple[Moment, ...]
+
+    @property
+    def peak(self) -> int:
+        """Bytes at the most."""
+        return max(moment.peak for moment in self.moments)
+
+    def __str__(self) -> str:
+        lines = [f"{'peak':>14} {'after':>14}  action"]
+        for moment in self.moments:
+            mark = "  <- peak of the step" if moment.peak == self.peak else ""
+            lines.append(f"{moment.peak:14,} {moment.after:14,}  {moment.action}{mark}")
+        return "\n".join(lines)
+
+
+def kept_bytes(tensor: StageTensor, optimizer: str, shards: int) -> int:
+    """Bytes of a parameter or buffer with its master and optimizer states, on one replica.
+
+    A parameter of half precision has a float32 master, and float32 states. Where master and states
+    are divided over `shards` replicas, those of the replica that has most of the rows.
     """
-    stepped = held.gradient_bytes
-    if divided(held.shape, shards):
-        stepped = stepped // held.shape[0] * -(-held.shape[0] // shards)
-    return held.bytes + stepped * (STATES[optimizer] + (held.dtype in HALF))
+    stepped = tensor.gradient_bytes
+    if divided(tensor.shape, shards):
+        stepped = stepped // tensor.shape[0] * padded_rows(tensor.shape, shards)
+    return tensor.bytes + stepped * (STATES[optimizer] + (tensor.dtype in HALF))
 
 
-def padded_bytes(held: StageTensor, shards: int) -> int:
-    """Bytes beside a parameter while its rows come from all replicas: none where all have as many."""
-    if not (held.trainable and divided(held.shape, shards)) or held.shape[0] % shards == 0:
+def padded_bytes(tensor: StageTensor, shards: int) -> int:
+    """Bytes beside a parameter while its rows come from all replicas; none where all have as many."""
+    rows = tensor.shape[0] if tensor.shape else 0
+    if not (tensor.trainable and divided(tensor.shape, shards)) or rows % shards == 0:
         return 0
-    return held.bytes // held.shape[0] * padded_rows(held.shape, shards) * shards
+    return tensor.bytes // rows * padded_rows(tensor.shape, shards) * shards
 
 
-def moments(plan: Plan, actions: Sequence[Action], pipeline_rank: int) -> list[Moment] | None:
-    """The memory curve of a pipeline rank, from its second step on; None without stages' `passes`.
+def memory_curve(plan: Plan, actions: Sequence[Action], pipeline_rank: int) -> MemoryCurve | None:
+    """The memory of a pipeline rank, from its second step on; None without the stages' `passes`.
 
     A step begins with parameters, buffers, optimizer states and the batch. Gradients come with a
     stage's first backward.
@@ -58,14 +79,13 @@ def moments(plan: Plan, actions: Sequence[Action], pipeline_rank: int) -> list[M
     if any(s.passes is None for s in stages.values()):
         return None
     replay = _Replay(plan, stages)
-    curve = []
+    moments: list[Moment] = []
     for action in actions:
+        # Before the step, rows that other replicas have stepped are brought to this rank.
+        before = replay.gathering if not moments else 0
         peak = replay.do(action)
-        curve.append(Moment(action, max(peak, replay.level), replay.level))
-    if curve:
-        first = curve[0]
-        curve[0] = Moment(first.action, max(first.peak, replay.gathering), first.after)
-    return curve
+        moments.append(Moment(action, max(peak, replay.level, before), replay.level))
+    return MemoryCurve(tuple(moments))
 
 
 class _Replay:
@@ -73,12 +93,12 @@ class _Replay:
 
     def __init__(self, plan: Plan, stages: Mapping[int, Stage]) -> None:
         self.plan, self.stages = plan, stages
-        held = {h.names[0]: h for s in stages.values() for h in (*s.parameters, *s.buffers)}
-        needed = {name for s in stages.values() for name in s.batch_inputs}
-        self.level = sum(kept_bytes(h, plan.optimizer, plan.shards) for h in held.values())
-        self.level += sum(plan.batch_bytes(t) for t in plan.inputs if t.name in needed)
-        # Before the step, rows that other replicas have stepped are brought to this rank.
-        padded = max((padded_bytes(h, plan.shards) for h in held.values()), default=0)
+        # A tensor that several stages of the rank share is there once.
+        tensors = {t.names[0]: t for s in stages.values() for t in (*s.parameters, *s.buffers)}
+        inputs = {name for s in stages.values() for name in s.batch_inputs}
+        self.level = sum(kept_bytes(t, plan.optimizer, plan.shards) for t in tensors.values())
+        self.level += sum(plan.batch_bytes(t) for t in plan.inputs if t.name in inputs)
+        padded = max((padded_bytes(t, plan.shards) for t in tensors.values()), default=0)
         self.gathering = self.level + padded
         self.backward_begun: set[int] = set()
         self.weights_begun: set[int] = set()
@@ -153,8 +173,8 @@ class _Replay:
     def _send(self, message: Message) -> int:
         peak = self.level
         earlier = [m for m in self.leaving if m.hop == message.hop and m != message]
-        for left in earlier[: max(0, len(earlier) - MOST_LEAVING)]:
-            self._let_go(left)
+        for other in earlier[: max(0, len(earlier) - MOST_LEAVING)]:
+            self._let_go(other)
         return peak
 
     def _let_go(self, message: Message) -> None:
@@ -181,56 +201,66 @@ class _Replay:
 
 
 def _summing(plan: Plan, stages: Collection[int]) -> int:
-    """Bytes beside the gradients while those of tied parameters are summed.
+    """Bytes beside the gradients while the largest gradient of a tied parameter is summed.
 
-    Two ranks sum them in place.
+    Two ranks sum it in place; more gather those of all, and add them up in one more.
     """
-    most = 0
+    sizes = [0]
     for tied in plan.tied:
         ranks = {plan.layout.pipeline_rank_of[s] for s in tied.stages}
         if len(ranks) > 2 and set(stages) & set(tied.stages):
-            stage = next(s for s in plan.stages if s.index in tied.stages)
-            size = next(h.gradient_bytes for h in stage.parameters if h.names == tied.names)
-            most = max(most, (len(ranks) + 1) * size)
-    return most
+            stage = plan.stages[min(tied.stages)]
+            size = next(t.gradient_bytes for t in stage.parameters if t.names == tied.names)
+            sizes.append((len(ranks) + 1) * size)
+    return max(sizes)
 
 
 def outside_bytes(plan: Plan, pipeline_rank: int) -> int:
-    """Bytes of a GPU that no tensor can have: its context and the communicators of the rank at a place. 0 on a CPU."""
-    stage = next(stage for stage in plan.stages if stage.pipeline_rank == pipeline_rank)
-    kind = type_of(stage.device_type)
+    """Bytes of a GPU that no tensor can have: its context and the rank's communicators.
+
+    0 on a CPU.
+    """
+    rank = plan.layout.rank(Place(pipeline_rank))
+    kind = type_of(plan.stages_on(rank)[0].device_type)
     if not kind.uses_nccl:
         return kind.context_bytes
-    rank = plan.layout.rank(Place(pipeline_rank))
-    return kind.context_bytes + sum(
-        buffer_bytes(group.kind, group.ranks, rank) for group in groups_of(plan)
-    )
+    buffers = (buffer_bytes(group.kind, group.ranks, rank) for group in groups_of(plan))
+    return kind.context_bytes + sum(buffers)
 
 
-def memory_curves(folder: PlanFolder, timeline: Timeline) -> list[list[tuple[float, int]]]:
-    """Of each rank of a pipeline: seconds and bytes, the peak of each action where it begins and what is left where it ends.
+@dataclass(frozen=True)
+class MemoryPoint:
+    """Bytes on a rank from a moment of the predicted step on."""
 
-    Empty where a stage's passes are not known.
+    seconds: float
+    bytes: int
+
+
+def memory_over_time(folder: PlanFolder, timeline: Timeline) -> list[list[MemoryPoint]]:
+    """Each pipeline rank's memory: an action's peak from its start, what it leaves from its end.
+
+    Empty where the stages' `passes` are missing.
     """
-    curves = []
+    points: list[list[MemoryPoint]] = []
     for pipeline_rank, actions in enumerate(folder.actions):
-        when = {e.action: (e.start, e.end) for e in timeline.events if e.rank == pipeline_rank}
-        found = [
-            (when[m.action], m)
-            for m in moments(folder.plan, actions, pipeline_rank) or []
-            if m.action in when
-        ]
-        curves.append(
-            [point for (start, end), m in found for point in ((start, m.peak), (end, m.after))]
-        )
-    return curves
+        events = {e.action: e for e in timeline.events if e.rank == pipeline_rank}
+        curve = memory_curve(folder.plan, actions, pipeline_rank)
+        points.append([])
+        for moment in curve.moments if curve is not None else ():
+            event = events.get(moment.action)
+            if event is not None:
+                points[-1].append(MemoryPoint(event.start, moment.peak))
+                points[-1].append(MemoryPoint(event.end, moment.after))
+    return points
 
 
 def peak_of(plan: Plan, actions: Sequence[Action], pipeline_rank: int) -> int:
-    """Bytes at the peak of a step on the rank at that place; an upper bound where the stage's passes are not known."""
-    curve = moments(plan, actions, pipeline_rank)
+    """Bytes at the peak of a step on a pipeline rank.
+
+    Without the stages' `passes` it is an upper bound: what the partitioner counts.
+    """
+    curve = memory_curve(plan, actions, pipeline_rank)
     if curve is None:
-        return sum(
-            s.memory_bytes + s.buffer_bytes for s in plan.stages if s.pipeline_rank == pipeline_rank
-        )
-    return max(moment.peak for moment in curve)
+        stages = [s for s in plan.stages if s.pipeline_rank == pipeline_rank]
+        return sum(s.memory_bytes + s.buffer_bytes for s in stages)
+    return curve.peak

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from pipecut.compiler.schedules.lower import lower
 from pipecut.compiler.schedules.order import start_times
 from pipecut.compiler.schedules.registry import SCHEDULES, in_flight, orders, pipeline_ranks_of
-from pipecut.compiler.schedules.schedule import StageSeconds
+from pipecut.compiler.schedules.schedule import ComputeSeconds
 from pipecut.plan.actions import Action, Compute, Direction, Hop, Op
+from pipecut.plan.channels import Channel
 from pipecut.plan.replay.deadlock import Traffic, check_order, check_steps
 from pipecut.plan.replay.simulate import Costs, Timeline, simulate
 
@@ -46,7 +47,7 @@ class Case:
         boundaries = range(self.stages - 1)
         return lower(self.orders(), self.pipeline_rank_of, boundaries, boundaries, reduce=False)
 
-    def timeline(self, seconds: StageSeconds) -> Timeline:
+    def timeline(self, seconds: ComputeSeconds) -> Timeline:
         """With equal stages and messages that take nothing."""
         free = {Hop(direction, s): 0.0 for direction in DIRECTIONS for s in range(self.stages)}
         costs = Costs(
@@ -91,7 +92,7 @@ def test_no_schedule_deadlocks_and_channels_have_one_order(case: Case) -> None:
     traffic, rows = Traffic(dict(enumerate(ranks)), over, over), case.lowered()
     assert check_order(traffic, rows) == 2 * len(over) * case.microbatches
     pairs = [(ranks[left], ranks[left + 1]) for left in over]
-    opened = {*pairs, *((right, left) for left, right in pairs)}
+    opened = {Channel(*ends) for pair in pairs for ends in (pair, reversed(pair))}
     check_steps(traffic, rows, opened)
     check_steps(traffic, rows, opened, occupied=True)
 
@@ -118,10 +119,10 @@ def test_ranks_wait_as_long_as_the_closed_form_says(
     case: Case, groups: int, forward: int, backward: int
 ) -> None:
     schedule = SCHEDULES[case.schedule]
-    seconds = StageSeconds(forward, backward)
+    seconds = ComputeSeconds(forward, backward)
     if schedule.splits_backward:
         # The closed form holds where the three parts take equally long.
-        seconds = StageSeconds(forward, 2 * forward, forward)
+        seconds = ComputeSeconds(forward, 2 * forward, forward)
     case = Case(case.schedule, case.ranks, case.ranks * groups, case.stages_per_rank)
     assert schedule.idle_seconds is not None
     timeline = case.timeline(seconds)
@@ -143,7 +144,7 @@ def test_the_v_has_less_than_half_the_bubble_of_1f1b_and_no_more_activations(
 ) -> None:
     case = Case("v-shaped", ranks, 2 * ranks + more, 2)
     # Half a rank's layers in each stage: a microbatch takes a rank 3 units, as under 1F1B.
-    idle = case.timeline(StageSeconds(0.5, 1.0, 0.5)).step_seconds - 3 * case.microbatches
+    idle = case.timeline(ComputeSeconds(0.5, 1.0, 0.5)).step_seconds - 3 * case.microbatches
     assert idle <= 0.5 * 3 * (ranks - 1)
     for order in case.orders():
         live = peak = 0

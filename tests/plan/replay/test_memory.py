@@ -10,7 +10,7 @@ from pipecut.compiler import Options, SizeOverrides, compile
 from pipecut.compiler.schedules.registry import SCHEDULES
 from pipecut.errors import PlanError
 from pipecut.plan.check.check import check
-from pipecut.plan.replay.memory import moments
+from pipecut.plan.replay.memory import memory_curve
 from pipecut.runtime.launch.launch import launch
 
 # Losses, weights of samples and the optimizer's step counts.
@@ -54,9 +54,9 @@ def test_the_peak_is_what_the_allocations_of_a_run_say(
     for expected, found in zip(report["predicted"], report["measured"], strict=True):
         assert expected["memory"] == pytest.approx(found["memory"], rel=SCALARS)
     for pipeline_rank, actions in enumerate(folder.actions):
-        curve = moments(folder.plan, actions, pipeline_rank)
+        curve = memory_curve(folder.plan, actions, pipeline_rank)
         stage = next(s for s in folder.plan.stages if s.pipeline_rank == pipeline_rank)
-        assert curve is not None and max(m.peak for m in curve) == stage.peak_bytes
+        assert curve is not None and curve.peak == stage.peak_bytes
 
 
 def test_a_step_that_takes_more_than_the_device_has_is_refused(

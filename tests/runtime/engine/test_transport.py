@@ -18,7 +18,7 @@ from pipecut.compiler.schedules.lower import lower
 from pipecut.compiler.schedules.registry import SCHEDULES, orders, pipeline_ranks_of
 from pipecut.errors import PlanError, RunError
 from pipecut.plan.actions import Action, parse_action
-from pipecut.plan.channels import Group, channels, groups_of, in_phases
+from pipecut.plan.channels import Channel, Group, channels, groups_of, in_phases
 from pipecut.plan.folder import PlanFolder
 from pipecut.plan.forward_only import forward_only
 from pipecut.plan.replay.deadlock import check_opening
@@ -131,7 +131,7 @@ def start(
     ranks, store = folder.plan.ranks, dist.HashStore()
     device = dist.ProcessGroupGloo.create_device(interface="lo")
     order = [group for group in groups_of(folder.plan) if group.kind == "channel"]
-    assert {group.ranks for group in order} == set(channels(folder.plan))
+    assert {Channel(*group.ranks) for group in order} == set(channels(folder.plan))
     worlds = [World(r, folder.plan.layout, torch.device("cpu"), Status(r)) for r in range(ranks)]
     carriers = [messages() for _ in range(ranks)]
 
@@ -147,7 +147,7 @@ def start(
                 made[group] = dist.ProcessGroupGloo(own, place, 2, options)
         if opened:
             open_groups(made, worlds[rank], carriers[rank])
-        worlds[rank].channels = {g.ranks: pg for g, pg in made.items() if pg is not None}
+        worlds[rank].channels = {Channel(*g.ranks): pg for g, pg in made.items() if pg}
 
     threads = [threading.Thread(target=connect, args=(rank,)) for rank in range(ranks)]
     for thread in threads:
