@@ -3,7 +3,6 @@
 python -m benchmarks.transfers
 """
 
-import json
 import statistics
 import sys
 import tempfile
@@ -11,7 +10,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from pipecut.calibrate.calibrate import calibrate
+from pipecut.calibrate.calibrate import RANK, calibrate
+from pipecut.calibrate.measured import MachineReport
 from pipecut.compiler import Options, SizeOverrides, compile
 from pipecut.compiler.partition.program.solver import quiet_stdout
 from pipecut.runtime.launch.launch import launch
@@ -22,9 +22,8 @@ TURNS, BAR = 5, 0.15
 def fresh(size: int, scratch: Path) -> float:
     """Median seconds of a message of so many bytes between two new ranks."""
     with quiet_stdout():
-        launch(2, "pipecut.calibrate.links", [str(scratch), "cpu", str(size)])
-    ranks = json.loads(scratch.read_text())
-    return statistics.median(seconds for rank in ranks for seconds in rank["messages"][str(size)])
+        launch(2, RANK, [str(scratch), "cpu", str(size)])
+    return MachineReport.read(scratch).message_seconds[size]
 
 
 def main() -> None:

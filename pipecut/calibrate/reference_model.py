@@ -1,28 +1,24 @@
-"""What calibrate times: layers of the kinds that models are made of, which tell how far operators are from the roofline."""
+"""The model that calibrate times: layers of the kinds that models are made of.
+
+They tell how far operators are from the roofline.
+"""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-import yaml
 from torch import nn
 
-from pipecut.compiler.costs.roofline import OTHER, cost
-from pipecut.compiler.costs.work import measure_all
-from pipecut.compiler.inputs.cluster import Cluster
-from pipecut.compiler.inputs.job import read_job
-from pipecut.compiler.operators.lookup import short_name
-from pipecut.compiler.profile.job import profile_job
-from pipecut.compiler.profile.profile import ProfileProgress
-from pipecut.compiler.profile.scaled import measured_seconds
-from pipecut.compiler.trace.trace import trace
 from pipecut.device.types import type_of
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Sizes of the layers: channels and heads of tokens, tokens a sample, words, samples, channels and side of images."""
+    """Sizes of the layers.
+
+    Of tokens: channels, heads, tokens per sample and words. Samples per microbatch. Of images:
+    channels and side.
+    """
 
     width: int
     heads: int
@@ -166,64 +162,15 @@ def build(device: str) -> nn.Module:
 
 
 def inputs(microbatch: int) -> dict[str, torch.Tensor]:
-    """Tokens and an image a sample, of a CPU's size."""
+    """Tokens and an image per sample, of a size for a CPU."""
     return _inputs(CORE_SCALE, microbatch)
 
 
 def gpu_inputs(microbatch: int) -> dict[str, torch.Tensor]:
-    """Tokens and an image a sample, of a GPU's size."""
+    """Tokens and an image per sample, of a size for a GPU."""
     return _inputs(GPU_SCALE, microbatch)
 
 
 def _inputs(scale: Scale, microbatch: int) -> dict[str, torch.Tensor]:
     tokens = torch.randint(0, scale.vocabulary, (microbatch, scale.length))
     return {"tokens": tokens, "images": torch.randn(microbatch, 3, scale.side, scale.side)}
-
-
-@dataclass(frozen=True)
-class _Sum:
-    """Seconds forward and backward."""
-
-    forward: float = 0.0
-    backward: float = 0.0
-
-    def __add__(self, other: tuple[float, float]) -> "_Sum":
-        return _Sum(self.forward + other[0], self.backward + other[1])
-
-
-def reached(
-    cluster: Cluster, device: torch.device, ranks: int, folder: Path, progress: ProfileProgress
-) -> dict[str, tuple[float, float]]:
-    """By operator, the roofline's seconds over measured ones, forward and backward, with `ranks` at work; OTHER for the rest.
-
-    The devices of the cluster are of this machine's kind. Scratch files go to the folder.
-    """
-    job, store = folder / "yardstick.yaml", folder / "yardstick.sqlite"
-    microbatch = scale_of(device.type).microbatch
-    text = {
-        "model": {"factory": f"{__name__}:build", "args": {"device": device.type}},
-        "inputs": f"{__name__}:{'inputs' if type_of(device).of_host else 'gpu_inputs'}",
-        "batch": {"global": microbatch, "microbatch": microbatch},
-    }
-    job.write_text(yaml.safe_dump(text), encoding="utf-8")
-    profile_job(job, device, None, store, progress, ranks)
-    graph, kind = trace(read_job(job)), cluster.devices[0].kind
-    rough = cost(graph, cluster, "fp32", microbatch).costs
-    real = measured_seconds(graph, microbatch, [kind], store)[kind]
-    rooflines: dict[str, _Sum] = {}
-    seconds: dict[str, _Sum] = {}
-    works = measure_all(graph, microbatch, device.type)
-    for operator, one, measured, work in zip(graph.operators, rough, real, works, strict=True):
-        if one.forward[kind] == 0:
-            continue
-        for name in (short_name(operator.target), *([] if work.forward_flops else [OTHER])):
-            rooflines[name] = rooflines.get(name, _Sum()) + (one.forward[kind], one.backward[kind])
-            seconds[name] = seconds.get(name, _Sum()) + measured
-    sums = [(name, one, seconds[name]) for name, one in sorted(rooflines.items())]
-    return {
-        name: (_part(a.forward, b.forward), _part(a.backward, b.backward)) for name, a, b in sums
-    }
-
-
-def _part(roofline: float, measured: float) -> float:
-    return roofline / measured if roofline > 0 and measured > 0 else 1.0

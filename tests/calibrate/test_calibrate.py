@@ -8,7 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipecut.calibrate.calibrate import calibrate, fit
+from pipecut.calibrate.calibrate import calibrate
+from pipecut.calibrate.link_fit import fit
 from pipecut.compiler import Options, SizeOverrides, compile
 from pipecut.compiler.inputs.cluster_file import read_cluster
 from pipecut.errors import UserFileError
