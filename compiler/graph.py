@@ -6,6 +6,7 @@ from typing import Any
 
 import networkx as nx
 
+from pipecut.compiler.text_table import text_table
 from pipecut.plan.schema import Constant
 
 
@@ -15,12 +16,18 @@ class Ref:
 
     name: str
 
+    def __str__(self) -> str:
+        return self.name
+
 
 @dataclass(frozen=True)
 class Sym:
     """An integer argument that depends on the batch: a Python expression in `batch`."""
 
     expression: str
+
+    def __str__(self) -> str:
+        return self.expression
 
 
 @dataclass(frozen=True)
@@ -29,10 +36,16 @@ class Literal:
 
     code: str
 
+    def __str__(self) -> str:
+        return self.code
+
 
 @dataclass(frozen=True)
 class Value:
-    """A tensor. `shape` holds ints and expressions in `batch`; `sizes` and `strides` are those of one microbatch."""
+    """A tensor.
+
+    `shape` holds ints and expressions in `batch`; `sizes` and `strides` are for one microbatch.
+    """
 
     name: str
     shape: tuple[int | str, ...]
@@ -42,13 +55,22 @@ class Value:
     bytes: int
     needs_grad: bool = False
 
+    def __str__(self) -> str:
+        """`float32[batch, 8] grad`."""
+        grad = " grad" if self.needs_grad else ""
+        return f"{self.dtype}[{', '.join(map(str, self.shape))}]{grad}"
+
 
 @dataclass(frozen=True)
 class Operator:
-    """One call of the traced graph. `contexts` are `with` statements it runs under.
+    """One call of the traced graph.
 
-    `draws` are the numbers of its random draws among those of the model, in the order of the model's own calls.
-    `args` and `kwargs` are those of training; `modes` has those that are others in eval mode, by position or keyword.
+    `args` and `kwargs` are its arguments in training; `modes` has those that differ in eval mode,
+    by position or keyword. `inputs` are the values among them.
+    `module` is the FQN of the module whose forward makes the call, `source` its file and line.
+    `contexts` are the `with` statements it runs under.
+    `writes` are inputs it writes to; `aliases` are inputs whose storage its result may share.
+    `draws` numbers its random draws among all draws of the model, in program order.
     """
 
     name: str
@@ -65,10 +87,24 @@ class Operator:
     draws: tuple[int, ...] = ()
     modes: tuple[tuple[int | str, Any], ...] = ()
 
+    def __str__(self) -> str:
+        """`aten.linear.default(x, weight, bias)`, with what else is known of the call."""
+        modes = dict(self.modes)
+        arguments = [
+            *(_argument(value, modes.get(position)) for position, value in enumerate(self.args)),
+            *(f"{key}={_argument(value, modes.get(key))}" for key, value in self.kwargs),
+        ]
+        more = [
+            *(["writes " + ", ".join(self.writes)] if self.writes else []),
+            *(["draws " + ", ".join(map(str, self.draws))] if self.draws else []),
+            *self.contexts,
+        ]
+        return "  ".join([f"{self.target}({', '.join(arguments)})", *more])
+
 
 @dataclass(frozen=True)
 class Parameter:
-    """A trainable or frozen tensor of the model; `names` are all its FQNs, more than one when tied."""
+    """A trainable or frozen tensor of the model; `names` are its FQNs, several when it is tied."""
 
     value: str
     names: tuple[str, ...]
@@ -134,6 +170,42 @@ class Graph:
     refused: str = ""
     default_dtype: str = "float32"
 
+    def __str__(self) -> str:
+        """Inputs and operators as tables, then outputs and what is different in eval mode."""
+        size = "any batch size" if self.dynamic else "a fixed batch size"
+        loss = f"loss {self.loss}" if self.loss else "no loss"
+        parts = [f"graph of {len(self.operators)} operators for {size}, {loss}"]
+        parts += [text_table(("input", "tensor", "name"), self._input_rows())]
+        parts += [text_table(("result", "tensor", "module", "call"), self._operator_rows())]
+        parts += [f"returns {output.name}: {output.value}" for output in self.outputs]
+        parts += [f"leaves out {name}: {reason}" for name, reason in self.left_out.items()]
+        parts += [f"note: {note}" for note in self.notes]
+        parts += [f"eval mode is refused: {self.refused}"] if self.refused else []
+        parts += [f"in eval mode: {self.evaluation}"] if self.evaluation else []
+        return "\n\n".join(parts)
+
+    def _input_rows(self) -> list[tuple[str, str, str]]:
+        whole = {given.value: "whole " if given.whole else "" for given in self.batch_inputs}
+        rows = [(v, f"{whole[v]}batch input {name}") for v, name in self.batch_names().items()]
+        for parameter in self.parameters:
+            kind = "parameter" if parameter.trainable else "frozen parameter"
+            rows.append((parameter.value, f"{kind} {' = '.join(parameter.names)}"))
+        for buffer in self.buffers:
+            kind = "buffer" if buffer.persistent else "buffer (not saved)"
+            rows.append((buffer.value, f"{kind} {' = '.join(buffer.names)}"))
+        return [(value, str(self.values[value]), name) for value, name in rows]
+
+    def _operator_rows(self) -> list[tuple[str, str, str, str]]:
+        return [
+            (
+                operator.name,
+                str(self.values.get(operator.name, "several tensors")),
+                f"{operator.module or '(model)'} {operator.module_class}",
+                str(operator),
+            )
+            for operator in self.operators
+        ]
+
     def batch_names(self) -> dict[str, str]:
         """The value of each tensor of a batch, to the user's name for it."""
         return {given.value: given.name for given in self.batch_inputs}
@@ -154,6 +226,15 @@ class Graph:
         for index, operator in enumerate(self.operators):
             graph.add_edges_from((made[name], index) for name in operator.inputs if name in made)
         return graph
+
+
+def _argument(value: Any, in_evaluation: Any = None) -> str:
+    """An argument as people read it; `0.1 | 0.0` where it differs in eval mode."""
+    if in_evaluation is not None:
+        return f"{_argument(value)} | {_argument(in_evaluation)}"
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_argument, value))}]"
+    return str(value) if isinstance(value, Ref | Sym | Literal) else repr(value)
 
 
 def storage_roots(operators: Iterable[Operator]) -> dict[str, str]:
