@@ -1,15 +1,13 @@
 """Replicas sum their gradients, and gather what each has stepped, in few calls."""
 
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from functools import partial
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import nn
 
 from pipecut.plan.layout import RankLayout
@@ -17,12 +15,17 @@ from pipecut.plan.replay.memory import padded_bytes
 from pipecut.plan.rows import Rows
 from pipecut.plan.schema import StageTensor
 from pipecut.runtime.gradients import shards as sharding
+from pipecut.runtime.gradients.buckets import Collective
 from pipecut.runtime.gradients.masters import Masters
-from pipecut.runtime.gradients.parameters import parameters_of
+from pipecut.runtime.gradients.parameters import RankParameter, parameters_of
 from pipecut.runtime.gradients.replicas import ReplicaGradients
 from pipecut.runtime.gradients.shards import Shards, shard
 from pipecut.runtime.health.status import Status
 from pipecut.runtime.ranks.world import World
+from tests.chain import chain_worlds
+from tests.parameters import rank_parameter
+from tests.plans import made_plan
+from tests.process_groups import in_group
 
 
 class Odd(nn.Module):
@@ -46,21 +49,6 @@ def test_rows_that_are_uneven_take_room_for_the_most_of_each_replica() -> None:
     uneven = StageTensor(names=["weight"], shape=[7, 5], dtype="float32", trainable=True)
     assert padded_bytes(uneven, 3) == 3 * 3 * 5 * 4
     assert padded_bytes(uneven, 7) == padded_bytes(uneven, 1) == 0
-
-
-def joined(store: Any, rank: int, count: int) -> Any:
-    """A process group of threads, over gloo."""
-    options = dist.ProcessGroupGloo._Options()
-    options._devices = [dist.ProcessGroupGloo.create_device(interface="lo")]
-    options._timeout = timedelta(seconds=30)
-    group = dist.ProcessGroup(store, rank, count)
-    backend, kind = (
-        dist.ProcessGroupGloo(store, rank, count, options),
-        dist.ProcessGroup.BackendType.GLOO,
-    )
-    group._set_default_backend(kind)
-    group._register_backend(torch.device("cpu"), kind, backend)
-    return group
 
 
 @dataclass(frozen=True)
@@ -109,14 +97,13 @@ def test_replicas_sum_and_gather_in_few_calls(shards: int, half: bool, monkeypat
 
     for name in ("sum_whole", "sum_parts", "gather_parts"):
         monkeypatch.setattr(sharding, name, partial(counted, name, getattr(sharding, name)))
-    store, count = dist.HashStore(), 3
+    count = 3
     torch.manual_seed(0)
     first, inputs = Odd(), torch.randn(count, 4, 6)
     models = [deepcopy(first).bfloat16() if half else deepcopy(first) for _ in range(count)]
-    with ThreadPoolExecutor(count) as pool:
-        groups = list(pool.map(lambda rank: joined(store, rank, count), range(count)))
-        each = [(groups[r], models[r], inputs[r], shards) for r in range(count)]
-        stepped = list(pool.map(lambda arguments: replica(*arguments), each))
+    stepped = in_group(
+        count, lambda group: replica(group, models[group.rank()], inputs[group.rank()], shards)
+    )
     sum(first(own) for own in inputs).backward()
     wanted = dict(first.named_parameters())
     close = 0.2 if half else 1e-5
@@ -136,3 +123,82 @@ def test_replicas_sum_and_gather_in_few_calls(shards: int, half: bool, monkeypat
             ), name
     # A replica makes a call for each kind of tensor, not for each tensor, but for rows that are uneven.
     assert len(calls) <= 7 * count, calls
+
+
+class Sums(Shards):
+    """Notes what would be summed, in order."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world, [])
+        self.summed: list[str] = []
+
+    def sum(self, parameters: Sequence[RankParameter]) -> list[Collective]:
+        self.summed += [parameter.name for parameter in parameters]
+        return []
+
+
+def replicas_of(*parameters: RankParameter) -> tuple[ReplicaGradients, Sums]:
+    sums = Sums(chain_worlds(made_plan(1, replicas=2))[0])
+    for parameter in parameters:
+        parameter.master.grad = torch.ones(2)
+    return ReplicaGradients(2, parameters, sums), sums
+
+
+def weight(name: str, **fields: Any) -> RankParameter:
+    """A parameter of stage 0."""
+    return rank_parameter(nn.Parameter(torch.ones(2)), name, **fields)
+
+
+def test_a_bucket_is_summed_once_all_its_gradients_are_whole() -> None:
+    first, second = weight("first"), weight("second")
+    replicas, sums = replicas_of(first, second)
+    replicas.last_backward_of(None)
+    replicas.gradient_ready(first.model)
+    replicas.last_backward_of(0)
+    replicas.gradient_ready(second.model)
+    assert not sums.summed, "an earlier backward's gradient is not whole"
+    replicas.gradient_ready(first.model)
+    assert sums.summed == ["second", "first"]
+    replicas.reduce()
+    assert sums.summed == ["second", "first"]
+
+
+def test_a_stage_that_ended_is_summed_even_where_a_gradient_never_came() -> None:
+    unused = weight("unused")
+    replicas, sums = replicas_of(weight("used"), unused, weight("other", stages=(1,)))
+    unused.master.grad = None
+    replicas.last_backward_of(0)
+    replicas.last_backward_of(1)
+    assert sums.summed == ["used"]
+    replicas.reduce()
+    assert sums.summed == ["used", "other"]
+
+
+def test_shared_parameters_are_summed_at_the_end() -> None:
+    both, tied = weight("both", stages=(0, 1)), weight("tied", tied_ranks=(0, 2))
+    replicas, sums = replicas_of(both, weight("own"), tied)
+    replicas.last_backward_of(0)
+    for parameter in (both, tied):
+        replicas.gradient_ready(parameter.model)
+    replicas.last_backward_of(None)
+    assert sums.summed == ["own"]
+    replicas.reduce()
+    assert sums.summed == ["own", "both", "tied"]
+
+
+def test_every_step_begins_anew() -> None:
+    replicas, sums = replicas_of(weight("weight"))
+    for _ in range(2):
+        replicas.last_backward_of(0)
+        replicas.gradient_ready(next(iter(replicas.unshared)))
+        replicas.reduce()
+    assert sums.summed == ["weight", "weight"]
+
+
+def test_one_replica_sums_nothing() -> None:
+    parameter = weight("weight")
+    replicas = ReplicaGradients(1, [parameter], Sums(chain_worlds(made_plan(1))[0]))
+    replicas.last_backward_of(0)
+    replicas.gradient_ready(parameter.model)
+    replicas.reduce()
+    assert not replicas.summed and not replicas.buckets

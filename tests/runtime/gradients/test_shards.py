@@ -3,15 +3,23 @@
 import ast
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from pipecut.compiler import Options, SizeOverrides, compile
 from pipecut.plan.rows import divided, rows_of
+from pipecut.runtime.gradients.masters import Masters
+from pipecut.runtime.gradients.shards import Shards, shard
+from tests.chain import chain_worlds
 from tests.models.numerics import plain, vectors
+from tests.parameters import rank_parameter
+from tests.plans import made_plan
+from tests.process_groups import in_group
 from tests.ranks import run_ranks
 
 
@@ -30,6 +38,63 @@ def test_every_row_is_of_one_replica_and_none_has_more_than_another_and_one(
 
 def test_a_scalar_is_whole_on_every_replica() -> None:
     assert not divided([], 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_replica_steps_its_rows_alone(dtype: torch.dtype) -> None:
+    values = torch.arange(10.0).view(5, 2)
+    parameter = rank_parameter(nn.Parameter(values.clone().to(dtype)))
+    bias = rank_parameter(nn.Parameter(torch.ones(())), "bias")
+    parameters = [parameter, bias]
+    shard(parameters, shards=2, replica=1)
+    sharded, kept = parameters
+    assert kept is bias and sharded.rows == (2, 5)
+    assert torch.equal(sharded.stepped.detach(), values[2:])
+    with torch.no_grad():
+        sharded.stepped.add_(1.0)
+    is_view = torch.equal(sharded.model.detach()[2:].float(), values[2:] + 1)
+    assert is_view == (dtype is torch.float32)
+
+
+def test_the_master_of_a_sharded_parameter_takes_gradients_without_values() -> None:
+    parameters = [rank_parameter(nn.Parameter(torch.ones(4, 2, dtype=torch.float16)))]
+    shard(parameters, shards=2, replica=0)
+    master = parameters[0].master
+    assert master.shape == (4, 2) and master.untyped_storage().nbytes() == 4
+    assert torch.equal(parameters[0].model.float(), torch.ones(4, 2))
+    Masters(parameters)
+    parameters[0].model.sum().backward()
+    assert torch.equal(master.grad, torch.ones(4, 2))
+
+
+def test_rows_of_a_gradient_are_handed_over() -> None:
+    world = chain_worlds(made_plan(1, replicas=2))[0]
+    parameters = [rank_parameter(nn.Parameter(torch.ones(3, 2)))]
+    shard(parameters, shards=2, replica=0)
+    (parameter,), shards = parameters, Shards(world, parameters)
+    assert not shards.is_even(parameter), "three rows over two replicas"
+    shards.hand_over(parameter)
+    assert parameter.stepped.grad is None
+    parameter.master.grad = torch.arange(6.0).view(3, 2)
+    shards.hand_over(parameter)
+    assert parameter.stepped.grad is not None and parameter.stepped.grad.tolist() == [[0.0, 1.0]]
+    assert parameter.master.grad is None
+
+
+@pytest.mark.parametrize("rows", [4, 5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_stepped_rows_reach_every_replica(rows: int, dtype: torch.dtype) -> None:
+    def gathered(group: Any) -> torch.Tensor:
+        world = chain_worlds(made_plan(1, replicas=2))[group.rank()]
+        world.replica_group = group
+        parameters = [rank_parameter(nn.Parameter(torch.zeros(rows, 2, dtype=dtype)))]
+        shard(parameters, shards=2, replica=group.rank())
+        parameters[0].stepped.data.fill_(group.rank() + 1.0)
+        Shards(world, parameters).gather()
+        return parameters[0].model.detach().float()
+
+    for model in in_group(2, gathered):
+        assert model[:, 0].tolist() == [1.0] * (rows // 2) + [2.0] * (rows - rows // 2)
 
 
 # An optimizer that writes to .data, as some of other packages do.
