@@ -1,7 +1,5 @@
 """A training goes on from a checkpoint as if nothing had happened, on any plan of the model; a damaged one is told."""
 
-import json
-import resource
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +8,11 @@ import torch
 from safetensors.torch import load_file
 
 from pipecut.compiler import Options, SizeOverrides, compile
-from pipecut.errors import CheckpointError, RunError
+from pipecut.errors import RunError
 from pipecut.plan.folder import read_plan
 from pipecut.runtime.checkpoint import folder as checkpoint_folder
-from pipecut.runtime.checkpoint import writing
 from pipecut.runtime.checkpoint.export import export
-from pipecut.runtime.checkpoint.manifest import MANIFEST, VERSION, Manifest, Rest, read_manifest
-from pipecut.runtime.checkpoint.rank_tensors import RankTensors
-from pipecut.runtime.checkpoint.reading import WantedRows, read_tensors
+from pipecut.runtime.checkpoint.manifest import read_manifest
 from pipecut.runtime.launch.launch import launch
 
 
@@ -151,73 +146,3 @@ def test_what_is_damaged_is_told_and_the_one_before_is_whole(
     train(tmp_path / "plan", saved, 9, "--resume")
     assert "going on after step 3" in capfd.readouterr().out
     assert checkpoint_folder.latest(saved) == saved / "step_00000009"
-
-
-def test_what_a_crash_left_is_no_checkpoint(saved: Path) -> None:
-    (saved / ".step_00000009.partial").mkdir()
-    (saved / "step_00000012").mkdir()
-    assert checkpoint_folder.latest(saved) == saved / "step_00000006"
-    (saved / "step_00000006" / MANIFEST).write_text(json.dumps({"version": 1}))
-    with pytest.raises(CheckpointError, match=r"checkpoint.json cannot be read; remove"):
-        read_manifest(saved / "step_00000006")
-
-
-def about(step: int, **more: Any) -> Manifest:
-    """What all ranks together say of a checkpoint."""
-    return Manifest(VERSION, step, {}, {}, {}, [], Rest(), **more)
-
-
-def test_rows_are_read_from_the_pieces_that_have_them(tmp_path: Path) -> None:
-    values = torch.arange(20.0).view(10, 2)
-    partial = writing.begin(tmp_path, 1)
-    for rank, (begin, end) in enumerate(((0, 3), (3, 7), (7, 10))):
-        writing.write_part(
-            partial,
-            rank,
-            RankTensors({"parameter/w": values[begin:end]}, {"parameter/w": (begin, end)}),
-        )
-    path = writing.finish(partial, tmp_path, range(3), about(1))
-    facts = read_manifest(path)
-    assert torch.equal(read_tensors(path, facts, ["parameter/w"])["parameter/w"], values)
-    for first, end in ((0, 10), (2, 5), (5, 6), (3, 7), (9, 10)):
-        read = read_tensors(
-            path, facts, ["parameter/w"], {"parameter/w": WantedRows(first, end, 10)}
-        )
-        assert torch.equal(read["parameter/w"], values[first:end])
-    with pytest.raises(CheckpointError, match=r"parameter w has 12 rows, in the checkpoint 10"):
-        read_tensors(path, facts, ["parameter/w"], {"parameter/w": WantedRows(6, 12, 12)})
-    # What is not needed is not read.
-    (path / "rank_2.safetensors").unlink()
-    read_tensors(path, facts, ["parameter/w"], {"parameter/w": WantedRows(0, 7, 10)})
-
-
-def test_a_file_that_cannot_be_written_leaves_the_checkpoint_before(tmp_path: Path) -> None:
-    partial = writing.begin(tmp_path, 1)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
-    try:
-        with pytest.raises(
-            CheckpointError, match="could not be written: .*an earlier checkpoint stays as it was"
-        ):
-            writing.write_part(partial, 0, RankTensors({"parameter/w": torch.zeros(10_000)}, {}))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert checkpoint_folder.latest(tmp_path) is None
-
-
-def test_only_the_last_are_kept(tmp_path: Path) -> None:
-    for step in (1, 2, 3, 4):
-        partial = writing.begin(tmp_path, step)
-        writing.write_part(
-            partial, 0, RankTensors({"parameter/w": torch.full((2,), float(step))}, {})
-        )
-        path = writing.finish(partial, tmp_path, [0], about(step))
-        checkpoint_folder.prune(tmp_path, 2)
-    assert [one.name for one in checkpoint_folder.checkpoints(tmp_path)] == [
-        "step_00000003",
-        "step_00000004",
-    ]
-    values = read_tensors(path, read_manifest(path), ["parameter/w"])
-    assert values["parameter/w"].tolist() == [4.0, 4.0]
-    with pytest.raises(CheckpointError, match="has no parameter v; it is of"):
-        read_tensors(path, read_manifest(path), ["parameter/v"])

@@ -221,30 +221,8 @@ def test_going_back_sets_later_checkpoints_aside(
     assert train(plans[4], trained, 12, resume=True).begun == 11
 
 
-def test_steps_beyond_eight_digits_are_in_order(tmp_path: Path) -> None:
-    steps = (9, 99_999_999, 100_000_000, 1_000_000_000, 1_000_000_001)
-    for step in steps:
-        partial = writing.begin(tmp_path, step)
-        writing.write_part(partial, 0, RankTensors({"parameter/w": torch.ones(2)}, {}))
-        writing.finish(partial, tmp_path, [0], facts(step))
-    assert [
-        checkpoint_folder.step_of(path) for path in checkpoint_folder.checkpoints(tmp_path)
-    ] == list(steps)
-    checkpoint_folder.prune(tmp_path, 2)
-    assert names(tmp_path) == ["step_1000000000", "step_1000000001"]
-
-
 def facts(step: int, **more: Any) -> Manifest:
     return Manifest(VERSION, step, {}, {}, {}, [], more.pop("rest", Rest()), **more)
-
-
-def test_the_last_finite_checkpoint_is_never_removed(tmp_path: Path) -> None:
-    for step in range(1, 6):
-        partial = writing.begin(tmp_path, step)
-        writing.write_part(partial, 0, RankTensors({"parameter/w": torch.ones(2)}, {}))
-        writing.finish(partial, tmp_path, [0], facts(step, finite=step <= 2))
-        checkpoint_folder.prune(tmp_path, 2)
-    assert names(tmp_path) == ["step_00000002", "step_00000004", "step_00000005"]
 
 
 def test_a_loss_that_is_no_number_ends_the_training_before_it_is_learned(
