@@ -1,7 +1,10 @@
 """Plans made by hand: a chain of stages that each hold one weight, to start tests from values."""
 
+import json
+from pathlib import Path
 from typing import Any
 
+from pipecut.plan.folder import GRAPH, SCHEDULE, file_hash, write_plan
 from pipecut.plan.schema import (
     VERSION,
     Batch,
@@ -34,7 +37,7 @@ def made_tensor(name: str, **fields: Any) -> Tensor:
     )
 
 
-def made_stage(index: int = 0, stages: int = 1, **fields: Any) -> Stage:
+def made_stage(index: int = 0, stages: int = 1, /, **fields: Any) -> Stage:
     """A stage of a chain: takes `x` or what the stage before sends; its weight has 16 numbers."""
     last = index == stages - 1
     weight = StageTensor(
@@ -69,7 +72,7 @@ def made_stage(index: int = 0, stages: int = 1, **fields: Any) -> Stage:
     )
 
 
-def made_plan(count: int = 2, **fields: Any) -> Plan:
+def made_plan(count: int = 2, /, **fields: Any) -> Plan:
     """A plan of that many stages, one per rank; a step has 4 microbatches of 2 samples."""
     return Plan(
         **{
@@ -108,3 +111,43 @@ def made_plan(count: int = 2, **fields: Any) -> Plan:
         }
         | fields
     )
+
+
+OPERATOR = {
+    "name": "hidden_0",
+    "target": "aten.linear.default",
+    "module": "layers.0",
+    "source": "model.py:3",
+    "inputs": ["x", "weight_0"],
+    "stage": 0,
+    "forward_seconds": {"slow-core": 1.0},
+    "backward_seconds": {"slow-core": 2.0},
+    "saved_bytes": 8,
+    "transient_bytes": 16,
+}
+GRAPH_DATA = {
+    "loss": "hidden_0",
+    "operators": [OPERATOR],
+    "values": {"x": {"shape": ["batch", 4], "dtype": "float32", "bytes": 32, "needs_grad": False}},
+    "parameters": [
+        {"value": "weight_0", "names": ["layers.0.weight"], "bytes": 64, "trainable": True}
+    ],
+    "buffers": [{"value": "seen_0", "names": ["layers.0.seen"]}],
+    "problem": {"anything": "is not read"},
+}
+
+
+def write_made_plan(
+    folder: Path,
+    schedule: str = "ranks:\n  - [F 0.0, B 0.0]\n",
+    graph: str = json.dumps(GRAPH_DATA),
+    **fields: Any,
+) -> Path:
+    """A plan folder of one stage, with its hashes and seal, that reads but proves nothing."""
+    stage = made_stage()
+    (folder / "stages").mkdir(exist_ok=True)
+    for name, text in ((stage.file, "class Stage0: ...\n"), (SCHEDULE, schedule), (GRAPH, graph)):
+        (folder / name).write_text(text)
+    hashes = {name: file_hash(folder / name) for name in (stage.file, SCHEDULE, GRAPH)}
+    write_plan(folder, made_plan(1, **{"hashes": hashes} | fields))
+    return folder

@@ -7,8 +7,21 @@ import pytest
 import yaml
 
 from pipecut.errors import PlanError
-from pipecut.plan.folder import MANIFEST, read_plan, write_plan
-from tests.plans import made_plan
+from pipecut.plan import safe_files
+from pipecut.plan.folder import (
+    GRAPH,
+    MANIFEST,
+    SCHEDULE,
+    checked_bytes,
+    file_hash,
+    listed_files,
+    read_plan,
+    seal,
+    seal_of,
+    write_plan,
+    write_seal,
+)
+from tests.plans import made_plan, made_stage, write_made_plan
 
 
 def written(folder: Path) -> dict[str, Any]:
@@ -41,3 +54,96 @@ def test_a_plan_of_another_version_is_refused_with_the_remedy(tmp_path: Path, ve
     message = f"plan version {version}, this pipecut reads version 6; compile again"
     with pytest.raises(PlanError, match=message):
         read_plan(tmp_path)
+
+
+def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
+    folder = read_plan(write_made_plan(tmp_path))
+    assert folder.path == tmp_path and folder.plan.stages == [made_stage()]
+    assert [list(map(str, row)) for row in folder.actions] == [["F 0.0", "B 0.0"]]
+    assert folder.graph.operators[0].name == "hidden_0"
+    # Read and written again it has the same seal, so that nothing was lost on the way.
+    assert write_plan(tmp_path, folder.plan) == folder.plan.seal
+
+
+NO_PLANS = {
+    "missing": (None, "it has no plan.yaml; make one with pipecut compile"),
+    "a list": ("[1]", "not a plan: it has no version"),
+    "without version": ("stages: []", "not a plan: it has no version"),
+    "broken": ("version: [", "plan.yaml: not valid YAML: .*; compile the plan again"),
+    "no text": ("\x00", "not valid YAML"),
+    "keys that are no words": ("version: 6\n1: 2\n", "its keys are no words"),
+    "aliases": ("version: 6\na: &a [1]\nb: *a\n", "has aliases"),
+    "edited": ("version: 6\nseal: none\n", "edited after .*pipecut seal makes it a plan again"),
+}
+
+
+@pytest.mark.parametrize("name", sorted(NO_PLANS))
+def test_what_is_no_plan_is_refused(name: str, tmp_path: Path) -> None:
+    text, message = NO_PLANS[name]
+    if text is not None:
+        (tmp_path / MANIFEST).write_text(text)
+    with pytest.raises(PlanError, match=message):
+        read_plan(tmp_path)
+
+
+def test_an_unknown_key_and_a_missing_one_are_named(tmp_path: Path) -> None:
+    data = {"version": 6, "stages": [], "surprise": 1}
+    (tmp_path / MANIFEST).write_text(yaml.safe_dump({**data, "seal": seal_of(data)}))
+    with pytest.raises(PlanError, match=r"plan.yaml: pipecut: Field required; compile again"):
+        read_plan(tmp_path)
+
+
+@pytest.mark.parametrize("file", ["stages/stage_0.py", SCHEDULE, GRAPH])
+def test_an_edited_file_is_refused_until_it_is_sealed(file: str, tmp_path: Path) -> None:
+    path = write_made_plan(tmp_path) / file
+    path.write_text(path.read_text() + "\n")
+    with pytest.raises(PlanError, match=f"{file} was edited .*pipecut seal"):
+        read_plan(tmp_path)
+    seal_before = seal(tmp_path).plan.seal
+    assert write_seal(seal(tmp_path)) != seal_before
+    assert read_plan(tmp_path).plan.hashes[file] == file_hash(path)
+
+
+@pytest.mark.parametrize("file", ["stages/stage_0.py", SCHEDULE, GRAPH])
+def test_a_missing_file_is_named(file: str, tmp_path: Path) -> None:
+    (write_made_plan(tmp_path) / file).unlink()
+    with pytest.raises(PlanError, match=f"{file} is missing from the plan"):
+        read_plan(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../elsewhere"])
+def test_a_file_outside_the_folder_is_not_read(name: str, tmp_path: Path) -> None:
+    folder = write_made_plan(tmp_path)
+    hashes = read_plan(folder).plan.hashes | {name: ""}
+    write_plan(folder, made_plan(1, hashes=hashes))
+    with pytest.raises(PlanError, match="is missing from the plan"):
+        read_plan(folder)
+
+
+@pytest.mark.parametrize("text", ["ranks: 1", "[]", "rows: []", "ranks: [[1]]"])
+def test_a_schedule_without_rows_of_actions_is_refused(text: str, tmp_path: Path) -> None:
+    write_made_plan(tmp_path, schedule=text)
+    with pytest.raises(PlanError, match="schedule.yaml: no list of actions for each rank"):
+        read_plan(tmp_path)
+
+
+def test_a_file_larger_than_any_plans_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_made_plan(tmp_path)
+    monkeypatch.setattr(safe_files, "MOST_BYTES", 10)
+    with pytest.raises(PlanError, match="plan.yaml: larger than"):
+        read_plan(folder)
+
+
+def test_bytes_that_run_have_the_manifests_hash(tmp_path: Path) -> None:
+    plan = read_plan(write_made_plan(tmp_path)).plan
+    assert checked_bytes(tmp_path, plan, "stages/stage_0.py") == b"class Stage0: ...\n"
+    (tmp_path / "stages" / "stage_0.py").write_text("raise SystemExit")
+    with pytest.raises(PlanError, match="stage_0.py was edited"):
+        checked_bytes(tmp_path, plan, "stages/stage_0.py")
+
+
+def test_files_of_a_plan_of_any_version_are_listed_but_for_those_elsewhere(tmp_path: Path) -> None:
+    write_plan(tmp_path, made_plan(1, version=4, hashes={"a": "", "/b": "", "../c": ""}))
+    assert listed_files(tmp_path) == ["a"]

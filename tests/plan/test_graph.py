@@ -8,32 +8,9 @@ import pytest
 from pydantic import ValidationError
 
 from pipecut.errors import PlanError
-from pipecut.plan.folder import GRAPH, MANIFEST, SCHEDULE, seal, write_plan
+from pipecut.plan.folder import seal
 from pipecut.plan.schema.graph import PlanGraph
-from tests.plans import made_plan, made_stage
-
-OPERATOR = {
-    "name": "linear",
-    "target": "aten.linear.default",
-    "module": "layers.0",
-    "source": "model.py:3",
-    "inputs": ["x", "layers_0_weight"],
-    "stage": 0,
-    "forward_seconds": {"slow-core": 1.0},
-    "backward_seconds": {"slow-core": 2.0},
-    "saved_bytes": 8,
-    "transient_bytes": 16,
-}
-GRAPH_DATA = {
-    "loss": "linear",
-    "operators": [OPERATOR],
-    "values": {"x": {"shape": ["batch", 4], "dtype": "float32", "bytes": 32, "needs_grad": False}},
-    "parameters": [
-        {"value": "layers_0_weight", "names": ["layers.0.weight"], "bytes": 64, "trainable": True}
-    ],
-    "buffers": [{"value": "layers_0_seen", "names": ["layers.0.seen"]}],
-    "problem": {"anything": "is not read"},
-}
+from tests.plans import GRAPH_DATA, OPERATOR, write_made_plan
 
 
 def parsed(**changes: Any) -> PlanGraph:
@@ -43,7 +20,7 @@ def parsed(**changes: Any) -> PlanGraph:
 def test_what_is_read_is_typed_and_frozen() -> None:
     graph = parsed()
     operator = graph.operators[0]
-    assert operator.inputs == ("x", "layers_0_weight") and operator.placed_on == (0,)
+    assert operator.inputs == ("x", "weight_0") and operator.placed_on == (0,)
     assert graph.values["x"].shape == ("batch", 4)
     with pytest.raises(ValidationError, match="frozen"):
         operator.stage = 1  # type: ignore[misc]
@@ -60,18 +37,6 @@ def test_what_is_dumped_is_what_was_read() -> None:
     assert data == {key: value for key, value in GRAPH_DATA.items() if key != "problem"}
 
 
-def plan_with(folder: Path, graph: str) -> Path:
-    """A plan folder of one stage whose graph.json is that text."""
-    stage = made_stage()
-    (folder / "stages").mkdir()
-    (folder / stage.file).write_text("")
-    (folder / SCHEDULE).write_text("ranks:\n  - [F 0.0, B 0.0]\n")
-    (folder / GRAPH).write_text(graph)
-    write_plan(folder, made_plan(1, hashes={stage.file: "", SCHEDULE: "", GRAPH: ""}))
-    assert (folder / MANIFEST).is_file()
-    return folder
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -86,7 +51,7 @@ def plan_with(folder: Path, graph: str) -> Path:
     ],
 )
 def test_a_wrong_value_is_named(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
-    folder = plan_with(tmp_path, json.dumps({**GRAPH_DATA, **changes}))
+    folder = write_made_plan(tmp_path, graph=json.dumps({**GRAPH_DATA, **changes}))
     with pytest.raises(PlanError, match=message):
         seal(folder)
 
@@ -94,8 +59,8 @@ def test_a_wrong_value_is_named(changes: dict[str, Any], message: str, tmp_path:
 @pytest.mark.parametrize("text", ["", "{", "[" * 5000, '{"loss": "\\ud800"}', "nul"])
 def test_what_is_no_json_is_refused(text: str, tmp_path: Path) -> None:
     with pytest.raises(PlanError, match="graph.json: not valid JSON: .*; compile again"):
-        seal(plan_with(tmp_path, text))
+        seal(write_made_plan(tmp_path, graph=text))
 
 
 def test_what_is_sealed_reads_as_the_same_graph(tmp_path: Path) -> None:
-    assert seal(plan_with(tmp_path, json.dumps(GRAPH_DATA))).graph == parsed()
+    assert seal(write_made_plan(tmp_path)).graph == parsed()
