@@ -359,17 +359,17 @@ def solve(
 
     Example: pipecut solve layer_gnmt.json --devices 6 --json
     """
+    from pipecut.compiler.partition.place import SolverOptions
     from pipecut.compiler.partition.standalone.solve import print_solved, solve_file
 
     refuse_other_than("--comm", comm, ("direct", "relay"))
     refuse_other_than("--solver", solver, ("highs", "cbc"))
     transfers = cast("Comm | None", comm)  # checked above
     with progress_line(f"solving {graph}"):
-        solved = solve_file(
-            graph, devices, memory, transfers, solver, time_limit, gap, stages_per_device
-        )
+        options = SolverOptions(solver, time_limit, gap)
+        solved = solve_file(graph, options, devices, memory, transfers, stages_per_device)
     print_solved(solved, as_json, console)
-    if solved["status"] == "infeasible":
+    if solved.status == "infeasible":
         raise typer.Exit(3)
 
 

@@ -43,7 +43,7 @@ class Solved:
 
 def solve(file: Path, devices: int) -> Solved:
     """Place a workload on one stage per device, on two, and as others do."""
-    problem, _ = read_problem(file, devices, None, None)
+    problem = read_problem(file, devices).problem
     reduced, _ = lossless(problem)
     certificate = _place(problem, 60.0)
     turns = replace(

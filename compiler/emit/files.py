@@ -10,7 +10,7 @@ from pipecut.compiler.costs.roofline import CostedGraph
 from pipecut.compiler.draft import Draft
 from pipecut.compiler.emit.graph import graph_of
 from pipecut.compiler.graph import Graph
-from pipecut.compiler.partition.standalone.read import as_data
+from pipecut.compiler.partition.standalone.graph_json import as_data
 from pipecut.compiler.stages.cut import Cut
 from pipecut.compiler.stages.source import write_stage
 from pipecut.plan.actions import Action

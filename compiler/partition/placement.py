@@ -23,11 +23,15 @@ class Certificate:
     solver: str
     seconds: float
 
+    @property
+    def verdict(self) -> str:
+        """Whether the placement is optimal, for people."""
+        return "proven optimal" if self.proven else f"gap {self.gap:.2%}, not proven optimal"
+
     def __str__(self) -> str:
-        verdict = "proven optimal" if self.proven else f"gap {self.gap:.2%}, not proven optimal"
         return (
             f"bottleneck {show_seconds(self.objective)}, bound {show_seconds(self.bound)}, "
-            f"{verdict} ({self.solver})"
+            f"{self.verdict} ({self.solver})"
         )
 
 

@@ -1,9 +1,10 @@
-"""What `pipecut solve` says of a costed graph."""
+"""What `pipecut solve` finds for a costed graph, and prints."""
 
 import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -12,63 +13,105 @@ from pipecut.compiler.inputs.units import parse_bytes, show_bytes
 from pipecut.compiler.partition.load import loads
 from pipecut.compiler.partition.memory import peak_bytes
 from pipecut.compiler.partition.place import SolverOptions, place
-from pipecut.compiler.partition.problem import Comm
+from pipecut.compiler.partition.placement import Certificate
+from pipecut.compiler.partition.problem import Comm, Stages
+from pipecut.compiler.partition.standalone.named import NamedProblem
 from pipecut.compiler.partition.standalone.read import read_problem
 from pipecut.errors import InfeasibleError, UserFileError
+
+Status = Literal["optimal", "feasible", "infeasible"]
+
+
+@dataclass(frozen=True)
+class SolvedStage:
+    """One stage: its device, the ids of its nodes, its load in the file's unit of time, bytes."""
+
+    device: int
+    nodes: list[Any]
+    load: float
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Solved:
+    """The stages and what is proven of them; or `why` there are none. `seconds` of the whole.
+
+    `in_turns`: devices have several stages each, and the objective is the slowest device's load.
+    """
+
+    seconds: float
+    solver: str
+    stages: tuple[SolvedStage, ...] = ()
+    certificate: Certificate | None = None
+    why: str = ""
+    in_turns: bool = False
+
+    @property
+    def status(self) -> Status:
+        """Feasible is not proven optimal."""
+        if self.certificate is None:
+            return "infeasible"
+        return "optimal" if self.certificate.proven else "feasible"
+
+    def as_data(self) -> dict[str, Any]:
+        """The result as JSON has it."""
+        certificate = self.certificate
+        data: dict[str, Any] = {
+            "objective": certificate.objective if certificate else None,
+            "bound": certificate.bound if certificate else None,
+            "gap": certificate.gap if certificate else None,
+            "proven": certificate is not None and certificate.proven,
+            "seconds": self.seconds,
+            "stages": [stage.nodes for stage in self.stages],
+            "loads": [stage.load for stage in self.stages],
+            "solver": self.solver,
+            "status": self.status,
+        }
+        if certificate is None:
+            return {**data, "why": self.why}
+        data["bytes"] = [stage.bytes for stage in self.stages]
+        if self.in_turns:
+            data["devices"] = [stage.device for stage in self.stages]
+        return data
 
 
 def solve_file(
     path: Path,
-    devices: int | None,
-    capacity: str | None,
-    comm: Comm | None,
-    solver: str,
-    time_limit: float,
-    gap: float,
-    each: int = 1,
-) -> dict[str, Any]:
-    """Solve and report: objective, bound, gap, proven, seconds, stages (ids), loads, bytes, solver, status.
+    options: SolverOptions,
+    devices: int | None = None,
+    capacity: str | None = None,
+    comm: Comm | None = None,
+    stages_per_device: int = 1,
+) -> Solved:
+    """Solve the problem of a file; `devices`, `capacity` and `comm` replace what it says.
 
-    With `each` stages a device, `devices` has the device of each stage, and the objective is the slowest device's load.
-    Objective, bound and loads are in the file's unit of time. `status` is optimal, feasible (not proven) or infeasible.
     Raises UserFileError.
     """
     begin = time.perf_counter()
-    problem, ids = read_problem(path, devices, _bytes(capacity), comm, each)
-    nothing = {"objective": None, "bound": None, "gap": None, "proven": False}
+    named = read_problem(path, devices, _bytes(capacity), comm, stages_per_device)
+    in_flight = named.problem.stage_devices[0].in_flight
     try:
-        stages, c = place(
-            problem,
-            SolverOptions(solver, time_limit, gap),
-            lambda count: (problem.stage_devices[0].in_flight,) * count,
-        )
+        stages, certificate = place(named.problem, options, lambda count: (in_flight,) * count)
     except InfeasibleError as error:
-        spent = time.perf_counter() - begin
-        return {
-            **nothing,
-            "seconds": spent,
-            "stages": [],
-            "loads": [],
-            "solver": solver,
-            "status": "infeasible",
-            "why": str(error),
-        }
-    members: list[list[Any]] = [[] for _ in problem.stage_devices]
+        return Solved(time.perf_counter() - begin, options.solver, why=str(error))
+    return Solved(
+        time.perf_counter() - begin,
+        certificate.solver,
+        _solved_stages(named, stages),
+        certificate,
+        in_turns=bool(named.problem.devices),
+    )
+
+
+def _solved_stages(named: NamedProblem, stages: Stages) -> tuple[SolvedStage, ...]:
+    problem = named.problem
+    nodes: list[list[Any]] = [[] for _ in problem.stage_devices]
     for block, stage in zip(problem.blocks, stages, strict=True):
-        members[stage] += [ids[index] for index in block.operators]
-    return {
-        "objective": c.objective,
-        "bound": c.bound,
-        "gap": c.gap,
-        "proven": c.proven,
-        "seconds": time.perf_counter() - begin,
-        "stages": members,
-        "loads": loads(problem, stages),
-        "bytes": peak_bytes(problem, stages),
-        **({"devices": list(problem.devices)} if problem.devices else {}),
-        "solver": c.solver,
-        "status": "optimal" if c.proven else "feasible",
-    }
+        nodes[stage] += [named.names[index] for index in block.operators]
+    rows = zip(
+        problem.device_of, nodes, loads(problem, stages), peak_bytes(problem, stages), strict=True
+    )
+    return tuple(SolvedStage(*row) for row in rows)
 
 
 def _bytes(text: str | None) -> int | None:
@@ -80,26 +123,21 @@ def _bytes(text: str | None) -> int | None:
         raise UserFileError(f"--memory: {error}") from None
 
 
-def print_solved(solved: dict[str, Any], as_json: bool, console: Console) -> None:
+def print_solved(solved: Solved, as_json: bool, console: Console) -> None:
     """One JSON object, or a table for people."""
     if as_json:
-        print(json.dumps(solved))
+        print(json.dumps(solved.as_data()))
         return
-    if solved["status"] == "infeasible":
-        console.print(solved["why"])
+    certificate = solved.certificate
+    if certificate is None:
+        console.print(solved.why)
         return
     table = Table("stage", "device", "nodes", "load", "memory")
-    devices = solved.get("devices", range(len(solved["stages"])))
-    for stage, row in enumerate(
-        zip(devices, solved["stages"], solved["loads"], solved["bytes"], strict=True)
-    ):
-        device, nodes, load, used = row
-        table.add_row(str(stage), str(device), str(len(nodes)), f"{load:.6g}", show_bytes(used))
+    for index, stage in enumerate(solved.stages):
+        load, size = f"{stage.load:.6g}", show_bytes(stage.bytes)
+        table.add_row(str(index), str(stage.device), str(len(stage.nodes)), load, size)
     console.print(table)
-    verdict = (
-        "proven optimal" if solved["proven"] else f"gap {solved['gap']:.2%}, not proven optimal"
-    )
     console.print(
-        f"bottleneck {solved['objective']:.6f}, bound {solved['bound']:.6f}, {verdict} "
-        f"({solved['solver']}, {solved['seconds']:.1f} s)"
+        f"bottleneck {certificate.objective:.6f}, bound {certificate.bound:.6f}, "
+        f"{certificate.verdict} ({solved.solver}, {solved.seconds:.1f} s)"
     )

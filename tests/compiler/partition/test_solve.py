@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipecut.compiler import Options, SizeOverrides, compile
+from pipecut.compiler.partition.place import SolverOptions
 from pipecut.compiler.partition.standalone.read import read_problem
 from pipecut.compiler.partition.standalone.solve import solve_file
 from pipecut.errors import UserFileError
@@ -45,15 +46,7 @@ def write(folder: Path, data: dict[str, Any]) -> Path:
 
 
 def solve(path: Path, **options: Any) -> dict[str, Any]:
-    given: dict[str, Any] = {
-        "devices": None,
-        "capacity": None,
-        "comm": None,
-        "solver": "highs",
-        "time_limit": 20.0,
-        "gap": 0.0,
-    }
-    return solve_file(path, **{**given, **options})
+    return solve_file(path, SolverOptions("highs", 20.0, 0.0), **options).as_data()
 
 
 def test_a_graph_counted_by_hand(tmp_path: Path) -> None:
@@ -83,7 +76,7 @@ def test_two_stages_a_device_are_no_slower(tmp_path: Path) -> None:
     chain[1]["fpgaLatency"] = 9
     path = write(tmp_path, {"maxFPGAs": 2, "maxSizePerFPGA": 1000, "nodes": chain, "edges": edges})
     # 3 + 4 + 3 beside 9: the first and the last two on one device, which a chain of two stages cannot.
-    one, two = solve(path), solve(path, each=2)
+    one, two = solve(path), solve(path, stages_per_device=2)
     assert one["objective"] == pytest.approx(12.25) and two["objective"] == pytest.approx(10.5)
     assert two["devices"] == [0, 1, 0, 1] and two["proven"]
 
@@ -161,14 +154,14 @@ def test_a_file_that_is_no_graph_is_told_in_one_line(
     path = tmp_path / "graph.json"
     path.write_text(text)
     with pytest.raises(UserFileError, match=message) as caught:
-        read_problem(path, None, None, None)
+        read_problem(path)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_an_edge_to_nowhere_is_told(tmp_path: Path) -> None:
     data = {**DIAMOND, "edges": [*DIAMOND["edges"], {"sourceId": 1, "destId": 99, "cost": 1}]}
     with pytest.raises(UserFileError, match="node 99"):
-        read_problem(write(tmp_path, data), None, None, None)
+        read_problem(write(tmp_path, data))
 
 
 @settings(max_examples=100, deadline=None)
@@ -181,7 +174,7 @@ def test_a_mutated_graph_is_read_or_refused(at: int, junk: str) -> None:
         text = json.dumps(DIAMOND)
         path.write_text(text[:at] + junk + text[at + 1 :])
         try:
-            read_problem(path, None, None, None)
+            read_problem(path)
         except UserFileError as error:
             assert "Traceback" not in str(error)
 

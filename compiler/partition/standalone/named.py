@@ -1,0 +1,14 @@
+"""A problem that was read from a file, and what the file calls its operators."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from pipecut.compiler.partition.problem import Problem
+
+
+@dataclass(frozen=True)
+class NamedProblem:
+    """`names` has a node's id, or an operator's name, for each operator index."""
+
+    problem: Problem
+    names: list[Any]
