@@ -9,10 +9,10 @@ from pipecut.compiler.inputs.job import Job
 from pipecut.compiler.trace.batch import ExampleBatch
 from pipecut.compiler.trace.watch.beyond_graph import refuse_hooks, refuse_scripted
 from pipecut.errors import TraceError
-from pipecut.model.build import build_on_meta
+from pipecut.model.building.on_meta import build_on_meta
+from pipecut.model.building.shared_memory import buffers_that_share
 from pipecut.model.functions import calling, find_function
 from pipecut.model.precision import cast_model
-from pipecut.model.shared_memory import buffers_that_share
 from pipecut.model.unsplit import WithLoss, names_needed, names_taken
 
 

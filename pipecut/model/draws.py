@@ -1,9 +1,9 @@
-"""Random numbers that depend on the seed, the step, the microbatch and their place in the model alone.
+"""Random numbers that depend on seed, step, microbatch and the draw's number in the model alone.
 
-Each draw of a forward - of dropout, also inside attention, of rand_like, of gumbel noise - begins with
-its own seed, so that a model draws the same on any number of stages and replicas, unsplit, with
-recompute, and when it goes on from a checkpoint. Draws are counted where operators reach their kernels:
-a composite operator, such as attention, is what it is made of.
+Each draw of a forward - of dropout, also inside attention, of rand_like, of gumbel noise - begins
+with its own seed, so that a model draws the same on any number of stages and replicas, unsplit,
+with recompute, and after a checkpoint. Draws are counted where operators reach their kernels: a
+composite operator, such as attention, counts as the operators in it.
 """
 
 import hashlib
@@ -17,29 +17,30 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipecut.device.work import generators
 
-# Functions of torch.nn.functional that are no operators by their own name, and are made of random ones.
+# Functions of torch.nn.functional that are made of random operators of other names.
 COMPOSED = ("dropout", "rrelu", "gumbel", "fractional_max_pool", "multi_head_attention")
 
 
 def draws(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
-    """Whether an operator that reached its kernel takes random numbers; attention without dropout takes none."""
-    random, position = _chance(func)
-    if not random or position is None:
-        return random
+    """Whether an operator takes random numbers; attention without dropout takes none."""
+    if torch.Tag.nondeterministic_seeded not in func.tags:
+        return False
+    position = _dropout_position(func)
+    if position is None:
+        return True
     return bool(args[position] if position < len(args) else kwargs.get("dropout_p", 0.0))
 
 
 @lru_cache(maxsize=4096)
-def _chance(func: Any) -> tuple[bool, int | None]:
-    """Whether an operator takes random numbers, and where it has the chance that it drops."""
+def _dropout_position(func: Any) -> int | None:
+    """The position of the argument with the dropout probability; None for other operators."""
     names = [argument.name for argument in func._schema.arguments]
-    where = names.index("dropout_p") if "dropout_p" in names else None
-    return torch.Tag.nondeterministic_seeded in func.tags, where
+    return names.index("dropout_p") if "dropout_p" in names else None
 
 
 @lru_cache(maxsize=4096)
 def may_draw(func: Any) -> bool:
-    """Whether a function may take random numbers, inside too."""
+    """Whether a function, or an operator within it, may take random numbers."""
     if isinstance(func, torch._ops.OpOverload):
         return torch.Tag.nondeterministic_seeded in func.tags
     name = str(getattr(func, "__name__", ""))
@@ -65,34 +66,34 @@ class CountDraws(TorchDispatchMode):
 
 
 class Draws(TorchDispatchMode):
-    """Around a forward and its backward, the k-th draw is the model's `places[k]`-th, or simply its k-th.
+    """Around a forward and its backward, the k-th draw is the model's `numbers[k]`-th, or its k-th.
 
-    The generator itself says which draw was the last. So a part that runs again from the generator's
-    earlier state, as torch.utils.checkpoint does in backward, draws what it drew. Afterwards the
-    generators are as they were.
+    The generator's own seed tells which draw was the last. So a part that runs again from the
+    generator's earlier state, as torch.utils.checkpoint does in backward, draws what it drew.
+    Afterwards the generators are as they were.
     """
 
-    def __init__(self, seed: int, places: Sequence[int] = ()) -> None:
+    def __init__(self, seed: int, numbers: Sequence[int] = ()) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.seed, self.places = seed, places
+        self.seed, self.numbers = seed, numbers
         self.step = self.microbatch = 0
-        # By the seed of each draw so far, how many there were up to it.
+        # By seed of each draw so far: how many draws there were up to it.
         self.after: dict[int, int] = {}
         self.states: list[tuple[torch.Generator, torch.Tensor]] = []
 
     def at(self, step: int, microbatch: int) -> "Draws":
-        """Of this step and microbatch, which are counted over all replicas."""
+        """Draw for this step and microbatch, which are counted over all replicas."""
         self.step, self.microbatch = step, microbatch
         return self
 
     def begin(self) -> None:
-        """Note the generators' states, and begin with the first draw."""
+        """Keep the generators' states, and begin with the first draw."""
         self.states = [(generator, generator.get_state()) for generator in generators()]
         self.after.clear()
         self._seed("begin", 0)
 
     def end(self) -> None:
-        """Put the generators back."""
+        """Restore the generators."""
         for generator, state in self.states:
             generator.set_state(state)
 
@@ -110,34 +111,33 @@ class Draws(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
     def before(self, func: Any, args: Any, kwargs: dict[str, Any]) -> None:
-        """Seed what comes next, where it draws."""
+        """Seed the generators for the next operator, where it draws."""
         if draws(func, args, kwargs):
             count = self.after.get(torch.default_generator.initial_seed(), 0)
-            self._seed(str(self.places[count] if count < len(self.places) else count), count + 1)
+            self._seed(str(self.numbers[count] if count < len(self.numbers) else count), count + 1)
 
-    def _seed(self, place: str, count: int) -> None:
-        text = f"{self.seed} {self.step} {self.microbatch} {place}"
-        # Another draw must not begin where this one does.
-        number = (
-            int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
-        )
-        self.after[number] = count
-        # torch.manual_seed takes a hundred times as long: it goes to every kind of device, and
+    def _seed(self, draw: str, count: int) -> None:
+        text = f"{self.seed} {self.step} {self.microbatch} {draw}"
+        # A hash, so that no two draws begin with one seed; manual_seed takes 63 bits.
+        digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+        seed = int.from_bytes(digest, "little") >> 1
+        self.after[seed] = count
+        # torch.manual_seed takes a hundred times as long: it seeds every type of device, and
         # formats a stack trace for each that is idle.
         for generator in generators():
-            generator.manual_seed(number)
+            generator.manual_seed(seed)
 
 
 class StageDraws(TorchFunctionMode):
-    """As `Draws` around the forward of a stage, whose code calls operators: the others cost nothing."""
+    """`Draws` for a stage, whose code calls operators: those without draws cost nothing."""
 
-    def __init__(self, seed: int, places: Sequence[int]) -> None:
+    def __init__(self, seed: int, numbers: Sequence[int]) -> None:
         super().__init__()
-        self.draws = Draws(seed, places)
+        self.draws = Draws(seed, numbers)
         self.within = _Within(self.draws.before)
 
     def at(self, step: int, microbatch: int) -> "StageDraws":
-        """As that of Draws."""
+        """Draw for this step and microbatch, which are counted over all replicas."""
         self.draws.at(step, microbatch)
         return self
 
@@ -151,7 +151,7 @@ class StageDraws(TorchFunctionMode):
         self.draws.end()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Looks into what may draw."""
+        """Watch the operators within a function that may draw."""
         if not may_draw(func):
             return func(*args, **(kwargs or {}))
         with self.within:

@@ -1,4 +1,4 @@
-"""`module:function`, looked up from the current folder, the YAML file's folder, then what is installed."""
+"""Find `module:function` in the current folder, the YAML file's folder, or what is installed."""
 
 import importlib
 import os
@@ -16,15 +16,16 @@ PIPECUT, PYTHON = f"{Path(__file__).parents[1]}{os.sep}", f"{Path(os.__file__).p
 def find_function(name: str, folders: Iterable[Path], where: str) -> Callable[..., Any]:
     """The function, imported. Raises UserFileError that says which half was not found."""
     module_name, _, function_name = name.partition(":")
-    places = list(dict.fromkeys([str(Path.cwd()), *map(str, folders)]))
-    for place in reversed(places):
-        if place not in sys.path:
-            sys.path.insert(0, place)
+    searched = list(dict.fromkeys([str(Path.cwd()), *map(str, folders)]))
+    for folder in reversed(searched):
+        if folder not in sys.path:
+            sys.path.insert(0, folder)
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         raise UserFileError(
-            f"{where}: cannot import '{module_name}' of '{name}': {error}; looked in {', '.join(places)} and what is installed"
+            f"{where}: cannot import '{module_name}' of '{name}': {error}; looked in "
+            f"{', '.join(searched)} and what is installed"
         ) from None
     except (Exception, SystemExit) as error:
         raise UserFileError(
@@ -37,10 +38,10 @@ def find_function(name: str, folders: Iterable[Path], where: str) -> Callable[..
 
 
 @contextmanager
-def calling(what: str, raised: type[PipecutError] = UserFileError) -> Iterator[None]:
-    """Around a call of the user's code: turn what it raises, an exit too, into an error of pipecut.
+def calling(subject: str, raised: type[PipecutError] = UserFileError) -> Iterator[None]:
+    """Turn what the user's code raises, an exit too, into an error of pipecut.
 
-    The error is of the class `raised`, and names `what`, file and line.
+    The error is of the class `raised`, and names `subject`, file and line.
     """
     try:
         yield
@@ -50,29 +51,25 @@ def calling(what: str, raised: type[PipecutError] = UserFileError) -> Iterator[N
         frame = user_frame(error)
         where = f" at {frame}" if frame else ""
         text = " ".join(str(error).split())
-        raise raised(f"{what} failed{where}: {type(error).__name__}: {text}") from error
+        raise raised(f"{subject} failed{where}: {type(error).__name__}: {text}") from error
 
 
 def user_frame(error: BaseException) -> str:
-    """file:line of the user's code closest to where an error was raised; empty where there is none."""
-    place, walk = "", error.__traceback__
-    while walk is not None:
-        path = walk.tb_frame.f_code.co_filename
-        place = place if is_machinery(path) else f"{path}:{walk.tb_lineno}"
-        walk = walk.tb_next
-    return place
+    """file:line of the user's code closest to where an error was raised; empty if there is none."""
+    line, frame = "", error.__traceback__
+    while frame is not None:
+        path = frame.tb_frame.f_code.co_filename
+        line = line if is_machinery(path) else f"{path}:{frame.tb_lineno}"
+        frame = frame.tb_next
+    return line
 
 
 def is_machinery(path: str) -> bool:
     """Whether a file is pipecut's, torch's, Python's own, or none at all."""
     torch = sys.modules.get("torch")
-    folders = [
-        PIPECUT,
-        *(
-            [f"{Path(torch.__file__).parent}{os.sep}"]
-            if torch is not None and torch.__file__
-            else []
-        ),
-    ]
+    # "<string>" and the like are no files.
+    machinery = [PIPECUT, "<"]
+    if torch is not None and torch.__file__:
+        machinery.append(f"{Path(torch.__file__).parent}{os.sep}")
     of_python = path.startswith(PYTHON) and not path.startswith(f"{PYTHON}site-packages{os.sep}")
-    return path.startswith((*folders, "<")) or of_python
+    return path.startswith(tuple(machinery)) or of_python

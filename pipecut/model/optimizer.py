@@ -13,20 +13,20 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """An optimizer of torch.optim with its defaults; on a GPU its fused form.
 
-    The fused form is one kernel over all parameters, with the step count on the device, so that the host waits for nothing;
-    the default there works on lists of tensors and allocates copies of them as large as the gradients.
+    The fused form is one kernel over all parameters, with the step count on the device, so that the
+    host waits for nothing. The default there works on lists of tensors, and allocates copies of
+    them as large as the gradients.
     """
-    own = list(parameters)
-    fused = True if own and all(fusible(parameter) for parameter in own) else None
+    stepped = list(parameters)
+    fused = True if stepped and all(map(fusible, stepped)) else None
     if name == "sgd":
-        return torch.optim.SGD(own, lr=rate, fused=fused)
+        return torch.optim.SGD(stepped, lr=rate, fused=fused)
     if name == "momentum":
-        return torch.optim.SGD(own, lr=rate, momentum=0.9, fused=fused)
-    return (torch.optim.AdamW if name == "adamw" else torch.optim.Adam)(
-        own, lr=rate, eps=eps, fused=fused
-    )
+        return torch.optim.SGD(stepped, lr=rate, momentum=0.9, fused=fused)
+    adam = torch.optim.AdamW if name == "adamw" else torch.optim.Adam
+    return adam(stepped, lr=rate, eps=eps, fused=fused)
 
 
 def fusible(parameter: torch.Tensor) -> bool:
-    """Whether torch's fused optimizers take a parameter. On a CPU they are not used: they round otherwise there."""
+    """Whether torch's fused optimizers take a parameter, and step it as the others do."""
     return type_of(parameter.device).fused_optimizers and parameter.is_floating_point()

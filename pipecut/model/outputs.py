@@ -1,4 +1,4 @@
-"""What a model returns beside its loss, as tensors by name: `logits`, `hidden_states.0`, `output.1`."""
+"""The tensors that a model returns beside its loss, by name: `logits`, `hidden_states.0`."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -10,7 +10,7 @@ from pipecut.errors import RunError
 
 
 class Outputs(dict[str, torch.Tensor]):
-    """Outputs by name; a name that cannot be handed out says why."""
+    """Outputs by name; a name in `left_out` raises RunError with the reason."""
 
     def __init__(self, tensors: Mapping[str, torch.Tensor], left_out: Mapping[str, str]) -> None:
         super().__init__(tensors)
@@ -24,12 +24,19 @@ class Outputs(dict[str, torch.Tensor]):
         raise KeyError(name)
 
 
-def outputs_of(
-    output: Any, loss: torch.Tensor | None
-) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Every tensor in a model's result but the loss, by name; and by name too, why the rest is not among them.
+@dataclasses.dataclass(frozen=True)
+class NamedOutputs:
+    """Tensors of a model's result by name; by name too, why another part of it is left out."""
 
-    A tensor by itself is `output`; members of a tuple are `output.0`, those of a dict have their own names.
+    tensors: dict[str, torch.Tensor]
+    left_out: dict[str, str]
+
+
+def outputs_of(output: Any, loss: torch.Tensor | None) -> NamedOutputs:
+    """Every tensor in a model's result but the loss.
+
+    A tensor by itself is `output`; members of a tuple are `output.0` and so on, those of a dict
+    have their own names.
     """
     tensors: dict[str, torch.Tensor] = {}
     left_out: dict[str, str] = {}
@@ -55,26 +62,26 @@ def outputs_of(
         members = iter(vars(output).items())
     if members is None or isinstance(output, list | tuple) and not hasattr(output, "_fields"):
         walk("output", output)
-        return tensors, left_out
+        return NamedOutputs(tensors, left_out)
     for part, member in members:
         walk(part, member)
-    return tensors, left_out
+    return NamedOutputs(tensors, left_out)
 
 
 def loss_in(output: Any) -> torch.Tensor | None:
-    """The scalar that a model's result is, or has as `loss`, or first in a tuple."""
-    found = output
+    """The scalar that a model's result is, or has as `loss`, or as first member of a tuple."""
+    loss = output
     if isinstance(output, Mapping):
-        found = output.get("loss")
+        loss = output.get("loss")
     elif isinstance(output, list | tuple) and not hasattr(output, "loss"):
-        found = output[0] if output else None
+        loss = output[0] if output else None
     elif not isinstance(output, torch.Tensor):
-        found = getattr(output, "loss", None)
-    return found if isinstance(found, torch.Tensor) and found.dim() == 0 else None
+        loss = getattr(output, "loss", None)
+    return loss if isinstance(loss, torch.Tensor) and loss.dim() == 0 else None
 
 
 def _members(value: Any) -> Iterator[tuple[str, Any]] | None:
-    """Names and members of what a result is made of; None where it is not a structure that is known."""
+    """Names and members of a structure; None for any other value."""
     if isinstance(value, Mapping):
         return ((str(key), member) for key, member in value.items())
     if isinstance(value, tuple) and hasattr(value, "_fields"):

@@ -6,7 +6,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def cast_model(model: torch.nn.Module, precision: str) -> torch.nn.Module:
-    """Cast floating parameters and persistent floating buffers; tables outside the state dict stay as they are."""
+    """Cast floating parameters and persistent floating buffers; other buffers stay as they are."""
     if precision == "fp32":
         return model
     dtype = DTYPES[precision]
@@ -30,5 +30,5 @@ def cast_inputs(batch: dict[str, torch.Tensor], precision: str) -> dict[str, tor
 
 
 def as_summed(loss: torch.Tensor) -> torch.Tensor:
-    """A microbatch's loss as losses are added up: in float32 where the model gives less."""
+    """A microbatch's loss in the type in which losses are added up: float32 at least."""
     return loss.float() if loss.dtype in (torch.bfloat16, torch.float16) else loss

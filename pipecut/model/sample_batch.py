@@ -9,8 +9,9 @@ from pipecut.plan.schema import ModelRef
 
 
 def sample_batch(model: ModelRef, size: int, step: int) -> dict[str, torch.Tensor]:
-    """The same batch for every rank and the unsplit model."""
+    """The batch of a step, which is the same for every rank and the unsplit model."""
     inputs = find_function(model.inputs, map(Path, model.folders), "plan.yaml")
+    # Other seeds than the job's own, which are small numbers.
     torch.manual_seed(10_000 + step)
     batch: dict[str, torch.Tensor] = inputs(size)
     return batch

@@ -1,4 +1,4 @@
-"""The user's model as one module from batch to loss: what is traced, and what a run is compared with."""
+"""The user's model as one module from batch to loss, which is traced, and compared with a run."""
 
 import inspect
 from collections.abc import Callable
@@ -12,13 +12,13 @@ from pipecut.errors import TraceError
 from pipecut.model.outputs import loss_in, outputs_of
 
 Loss = Callable[[Any, dict[str, torch.Tensor]], torch.Tensor]
-# Parameters of a function that take whatever they are called with.
+# Kinds of a function's parameters: **kwargs, and those that a name can be passed for.
 ANY_NAME = inspect.Parameter.VAR_KEYWORD
 NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
 class Reasons:
-    """What a traced module notes: its attributes are as they were once it is traced."""
+    """Why outputs are left out: kept from a trace, which restores the module's own attributes."""
 
     def __init__(self) -> None:
         self.now: dict[str, str] = {}
@@ -27,7 +27,7 @@ class Reasons:
 class WithLoss(nn.Module):
     """Calls `model(**batch)` and finds the loss in its result.
 
-    With a loss function of its own, the model is called with those parts of the batch alone that its forward takes.
+    With a loss function, the model is called with those parts of the batch that its forward takes.
     """
 
     def __init__(self, model: nn.Module, loss: Loss | None) -> None:
@@ -38,32 +38,29 @@ class WithLoss(nn.Module):
         self.around: Callable[[], AbstractContextManager[Any]] = nullcontext
         self.inside: Callable[[], AbstractContextManager[Any]] = nullcontext
         self.traced = False
-        # In eval mode a model may have no loss. While it is traced: why some results are no outputs.
+        # In eval mode a model may have no loss. `left_out`: why results are no outputs, in a trace.
         self.has_loss = True
         self.left_out = Reasons()
-        # While it is traced: the user's name of each tensor, and what else is in a batch.
+        # In a trace: the user's name of each tensor, and what else is in a batch.
         self.names: dict[str, str] = {}
         self.constants: dict[str, Any] = {}
         # Each two buffers that share memory, by name.
         self.sharing_buffers: tuple[tuple[str, str], ...] = ()
 
     def forward(self, batch: dict[str, Any]) -> Any:
-        """A scalar loss; while it is traced, with the model's other results by name. Raises TraceError when there is none."""
+        """A scalar loss; in a trace, with other results. Raises TraceError without a loss."""
         batch = {
             self.names.get(name, name): value for name, value in batch.items()
         } | self.constants
         with self.around(), self.inside():
-            given = {
-                name: value
-                for name, value in batch.items()
-                if self.takes is None or name in self.takes
-            }
-            output = self.model(**given)
+            takes = self.takes if self.takes is not None else batch
+            output = self.model(**{name: batch[name] for name in batch if name in takes})
             loss = self._loss(output, batch) if self.has_loss else None
         if not self.traced:
             return loss
-        others, self.left_out.now = outputs_of(output, loss)
-        return {"loss": [] if loss is None else [loss], "others": others}
+        outputs = outputs_of(output, loss)
+        self.left_out.now = outputs.left_out
+        return {"loss": [] if loss is None else [loss], "others": outputs.tensors}
 
     def _loss(self, output: Any, batch: dict[str, Any]) -> torch.Tensor:
         loss = self.loss(output, batch) if self.loss is not None else _loss_in(output)
@@ -93,17 +90,17 @@ def names_needed(model: nn.Module) -> tuple[str, ...]:
 
 
 def _loss_in(output: Any) -> Any:
-    found = loss_in(output)
-    if found is None:
+    loss = loss_in(output)
+    if loss is None:
         raise TraceError(
             "the model's result is not a scalar loss and has none as .loss or ['loss']; "
             "return one, pass labels in inputs, or name a function with loss: in the job file"
         )
-    return found
+    return loss
 
 
 def _check_loss(loss: Any, function: Loss | None) -> None:
-    """Raises TraceError for what backward cannot begin at."""
+    """Raises TraceError for a value that backward cannot begin at."""
     source = (
         f"loss: {function.__module__}:{function.__name__} returns"
         if function is not None
@@ -111,14 +108,13 @@ def _check_loss(loss: Any, function: Loss | None) -> None:
     )
     if not isinstance(loss, torch.Tensor):
         raise TraceError(
-            f"{source} a {type(loss).__name__}; it must be a scalar tensor, so leave out .item() and float()"
+            f"{source} a {type(loss).__name__}; it must be a scalar tensor, so leave out .item() "
+            "and float()"
         )
     if loss.dim() != 0:
-        shape = [size if isinstance(size, int) else "batch" for size in loss.shape]
+        sizes = ", ".join(str(size) if isinstance(size, int) else "batch" for size in loss.shape)
         raise TraceError(
-            f"{source} a tensor of shape {shape}; it must be a scalar, as .mean() gives it".replace(
-                "'", ""
-            )
+            f"{source} a tensor of shape [{sizes}]; it must be a scalar, as .mean() returns it"
         )
     if not loss.is_floating_point():
         kind = str(loss.dtype).removeprefix("torch.")

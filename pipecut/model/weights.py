@@ -12,93 +12,95 @@ from safetensors.torch import _TYPES
 from pipecut.errors import RunError
 from pipecut.plan.schema import Plan, Stage, StageTensor
 
-# Of a file's contents so many pieces of so many bytes are compared between ranks.
+# Ranks compare so many pieces of so many bytes of each file.
 PIECES, PIECE_BYTES = 64, 4096
+# Names in a message, at most.
+LISTED = 3
 
 
 def stored_values(
     path: Path, plan: Plan, stages: Iterable[Stage]
 ) -> Iterator[tuple[StageTensor, torch.Tensor]]:
-    """What the weights have for the parameters and buffers of some stages, as it is wanted, so that one is held at a time.
+    """The weights of some stages' parameters and buffers, read one at a time.
 
-    Buffers that the files lack keep the values the plan has. Raises RunError for a parameter that is missing, a tensor
-    that no stage has, another shape, values that the plan's dtype cannot hold, and values that are no numbers.
+    Buffers that the files lack keep the plan's values. Raises RunError for a missing parameter, a
+    tensor that no stage has, another shape, values that the plan's dtype cannot hold, and NaN.
     """
-    every = plan.stages
-    where = check_files(
-        path, [h for s in every for h in s.parameters], [h for s in every for h in s.buffers]
+    file_of = check_files(
+        path,
+        [parameter for stage in plan.stages for parameter in stage.parameters],
+        [buffer for stage in plan.stages for buffer in stage.buffers],
     )
     for stage in stages:
-        for held in (*stage.parameters, *stage.buffers):
-            name = next((n for n in held.names if n in where), None)
+        for wanted in (*stage.parameters, *stage.buffers):
+            name = next((n for n in wanted.names if n in file_of), None)
             if name is not None:
-                tensor = _tensor(where[name], name)
-                if (
-                    tensor.is_floating_point()
-                    and tensor.dtype.itemsize > 1
-                    and bool(tensor.isnan().any())
-                ):
+                tensor = _tensor(file_of[name], name)
+                if _has_nan(tensor):
                     raise RunError(
-                        f"{where[name]}: {name} has values that are no numbers (NaN); give weights of a run that did not diverge"
+                        f"{file_of[name]}: {name} has values that are no numbers (NaN); give "
+                        "weights of a run that did not diverge"
                     )
-                yield held, tensor
+                yield wanted, tensor
+
+
+def _has_nan(tensor: torch.Tensor) -> bool:
+    # torch has no isnan for floats of 8 bits.
+    return tensor.is_floating_point() and tensor.dtype.itemsize > 1 and bool(tensor.isnan().any())
 
 
 def check_files(
     path: Path, parameters: Iterable[StageTensor], buffers: Iterable[StageTensor]
 ) -> dict[str, Path]:
-    """FQN to the file that has it, without reading values. Raises RunError where they are not a model's: see `stored_values`."""
-    where = weight_files(path)
-    parameters, buffers = list(parameters), list(buffers)
-    missing = {
-        held.names[0] for held in parameters if not any(name in where for name in held.names)
-    }
+    """The file of each tensor by name, without reading values.
+
+    Raises RunError where the files are not a model's: see `stored_values`.
+    """
+    file_of = weight_files(path)
+    parameters = list(parameters)
+    wanted = {name: tensor for tensor in (*parameters, *buffers) for name in tensor.names}
+    missing = {p.names[0] for p in parameters if not any(name in file_of for name in p.names)}
     if missing:
         raise RunError(f"{path} has no '{min(missing)}' ({len(missing)} parameters are missing)")
-    extra = sorted(set(where) - {name for held in (*parameters, *buffers) for name in held.names})
+    extra = sorted(set(file_of) - set(wanted))
     if extra:
-        more = f" and {len(extra) - 3} more" if len(extra) > 3 else ""
+        count = f" and {len(extra) - LISTED} more" if len(extra) > LISTED else ""
         raise RunError(
-            f"{path} has tensors that the model has not: {', '.join(extra[:3])}{more}; give the weights of this model, "
-            "or leave out of the file what does not belong to it"
+            f"{path} has tensors that the model has not: {', '.join(extra[:LISTED])}{count}; give "
+            "the weights of this model, or leave out of the file what does not belong to it"
         )
-    of = {name: held for held in (*parameters, *buffers) for name in held.names}
-    for file in sorted(set(where.values())):
+    for file in sorted(set(file_of.values())):
         with safe_open(str(file), framework="pt") as archive:
-            for name in (name for name, own in where.items() if own == file):
+            for name in (name for name in file_of if file_of[name] == file):
                 stored = archive.get_slice(name)
-                _refuse_unlike(
-                    f"{file}: {name}", of[name], stored.get_shape(), _TYPES.get(stored.get_dtype())
-                )
-    return where
+                dtype = _TYPES.get(stored.get_dtype())
+                _refuse_unlike(f"{file}: {name}", wanted[name], stored.get_shape(), dtype)
+    return file_of
 
 
 def read_weights(path: Path, plan: Plan) -> dict[str, torch.Tensor]:
-    """All of a plan's, by every name. Raises RunError as `stored_values`."""
+    """All tensors of a plan, by each of their names. Raises RunError as `stored_values` does."""
     values: dict[str, torch.Tensor] = {}
-    for held, tensor in stored_values(path, plan, plan.stages):
-        values.update(dict.fromkeys(held.names, tensor))
+    for wanted, tensor in stored_values(path, plan, plan.stages):
+        values.update(dict.fromkeys(wanted.names, tensor))
     return values
 
 
 def _refuse_unlike(
-    what: str, held: StageTensor, shape: list[int], dtype: torch.dtype | None
+    subject: str, planned: StageTensor, shape: list[int], dtype: torch.dtype | None
 ) -> None:
-    """Raises RunError where a tensor cannot be the values of a parameter or buffer without loss of sense."""
-    if list(shape) != held.shape:
-        raise RunError(
-            f"{what} is {list(shape)}, the plan has {held.shape}; compile again for these weights"
-        )
-    wanted = getattr(torch, held.dtype)
+    """Raises RunError where a stored tensor cannot be the values of a parameter or buffer."""
+    if list(shape) != planned.shape:
+        shapes = f"{list(shape)}, the plan has {planned.shape}"
+        raise RunError(f"{subject} is {shapes}; compile again for these weights")
+    wanted = getattr(torch, planned.dtype)
+    dtypes = f"{_name(dtype)}, the plan has {planned.dtype}"
+    remedy = f"give the weights as {planned.dtype}"
     if dtype is None or _kind(dtype) != _kind(wanted):
-        raise RunError(
-            f"{what} is {_name(dtype)}, the plan has {held.dtype}; quantised values need their scales: "
-            f"give the weights as {held.dtype}"
-        )
+        raise RunError(f"{subject} is {dtypes}; quantised values need their scales: {remedy}")
+    # Floats of 16 bits may be rounded from wider ones, as training at that precision rounds them.
     if wanted.itemsize > 2 and dtype.itemsize > wanted.itemsize:
-        raise RunError(
-            f"{what} is {_name(dtype)}, the plan has {held.dtype}; give the weights as {held.dtype}"
-        )
+        raise RunError(f"{subject} is {dtypes}; {remedy}")
 
 
 def _kind(dtype: torch.dtype) -> str:
@@ -115,8 +117,11 @@ def _name(dtype: torch.dtype | None) -> str:
 
 
 def weight_files(path: Path) -> dict[str, Path]:
-    """FQN to a file that has it. Raises RunError when there is no such file, or two have one name for different values."""
-    where: dict[str, Path] = {}
+    """A file of each tensor by name.
+
+    Raises RunError when there is no file, or two files have different values of one name.
+    """
+    file_of: dict[str, Path] = {}
     for file in _files(path):
         try:
             with safe_open(str(file), framework="pt") as archive:
@@ -124,13 +129,13 @@ def weight_files(path: Path) -> dict[str, Path]:
         except (SafetensorError, OSError) as error:
             raise RunError(f"{file} cannot be read as safetensors: {error}") from None
         for name in names:
-            # Files of ranks each have what is tied.
-            if name in where and not torch.equal(_tensor(where[name], name), _tensor(file, name)):
-                raise RunError(
-                    f"{path} has two values of {name}, in {where[name].name} and {file.name}; keep one of them"
-                )
-            where[name] = file
-    return where
+            # The files of several ranks each have a tied tensor.
+            first = file_of.get(name)
+            if first is not None and not torch.equal(_tensor(first, name), _tensor(file, name)):
+                files = f"{first.name} and {file.name}"
+                raise RunError(f"{path} has two values of {name}, in {files}; keep one of them")
+            file_of[name] = file
+    return file_of
 
 
 def _tensor(file: Path, name: str) -> torch.Tensor:
@@ -140,7 +145,10 @@ def _tensor(file: Path, name: str) -> torch.Tensor:
 
 
 def weights_digest(path: Path) -> str:
-    """Of all names and shapes and a sample of the values: weights of another run have another one, but for single values."""
+    """A digest of all names and shapes and of a sample of the values.
+
+    It differs between two runs' weights, but may miss a change of single values.
+    """
     total = hashlib.sha256()
     for file in _files(path):
         size = file.stat().st_size
@@ -160,12 +168,13 @@ def _files(path: Path) -> list[Path]:
             names = set(json.loads(path.read_text())["weight_map"].values())
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             raise RunError(
-                f"{path} is no index of safetensors files; mend weights: in the job file and compile again"
+                f"{path} is no index of safetensors files; "
+                "fix weights: in the job file and compile again"
             ) from None
         return [path.parent / str(name) for name in sorted(names)]
     files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
     if not files or not files[0].is_file():
         raise RunError(
-            f"no safetensors file at {path}; mend weights: in the job file and compile again"
+            f"no safetensors file at {path}; fix weights: in the job file and compile again"
         )
     return files

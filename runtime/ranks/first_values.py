@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 
 from pipecut.errors import RunError
-from pipecut.model.build import initial_parameters, meta_model
+from pipecut.model.building.initial_parameters import initial_parameters
+from pipecut.model.building.on_meta import meta_model
 from pipecut.model.functions import find_function
 from pipecut.model.weights import stored_values
 from pipecut.plan.schema import Plan, Stage
@@ -78,17 +79,15 @@ def _drawn(plan: Plan, stages: list[Stage], rank: int) -> Iterator[tuple[str, to
     refuse_other_parameters(plan, meta)
     if not wanted:
         return
-    values, extra = initial_parameters(
-        lambda: factory(**reference.args), reference.seed, wanted, meta
-    )
-    if extra:
+    built = initial_parameters(lambda: factory(**reference.args), reference.seed, wanted, meta)
+    if built.extra:
         log.warning(
             "rank %d: %d parameters of other ranks were held while this rank's were made from them",
             rank,
-            extra,
+            built.extra,
         )
-    for name in list(values):
-        yield name, values.pop(name)
+    for name in list(built.values):
+        yield name, built.values.pop(name)
 
 
 @torch.no_grad()

@@ -45,8 +45,7 @@ def command(plan: Path, folder: Path, *more: str) -> list[str]:
 
 def weights(plan: Path, folder: Path) -> dict[str, torch.Tensor]:
     file = folder / "model.safetensors"
-    _, step = export(read_plan(plan).plan, folder, file)
-    assert step == STEPS
+    assert export(read_plan(plan).plan, folder, file).step == STEPS
     return load_file(str(file))
 
 

@@ -1,14 +1,15 @@
-"""Go past random numbers without drawing them: torch's CPU generator as if it had drawn so many.
+"""Skip random numbers without drawing them: leave torch's CPU generator as if it had drawn them.
 
-The generator is MT19937 (Matsumoto and Nishimura, Mersenne Twister, 1998), whose words x[0], x[1], ... obey
-a linear recurrence over bits. With its characteristic polynomial p, of degree 19937, the word n places on is
-a sum (xor) of words here:
+The generator is MT19937 (Matsumoto and Nishimura, Mersenne Twister, 1998), whose words x[0], x[1],
+... obey a linear recurrence over bits. With its characteristic polynomial p, of degree 19937, the
+word n places later is a sum (xor) of words near the start:
 
     x^n mod p = sum of x^i for i in I     =>     x[n] = xor of x[i] for i in I
 
-so a jump over 10^12 words takes as long as over 10^8: some 40 squarings of a polynomial of 20,000 bits
-(Haramoto et al., Efficient Jump Ahead for F2-Linear Random Number Generators, 2008). The layout of the state
-and the words that a number takes are torch 2.13's; both are tried on the torch that runs before they are used.
+So a jump over 10^12 words takes as long as over 10^8: some 40 squarings of a polynomial of 20,000
+bits (Haramoto et al., Efficient Jump Ahead for F2-Linear Random Number Generators, 2008). The
+layout of the state and the words per number are those of torch 2.13; both are tried on the
+installed torch before they are used.
 """
 
 from collections.abc import Callable
@@ -19,25 +20,26 @@ import torch
 
 from pipecut.device.local import on_cpu
 
+# MT19937's parameters: words of a block, the word that a new one is mixed with, low bits, matrix.
 WORDS, MIDDLE, LOW_BITS = 624, 397, 31
 TWIST = 0x9908B0DF
 DEGREE = WORDS * 32 - LOW_BITS
-# Where torch's state has the count of words left (and one), the next one's place, and the words, 64 bits each.
+# Bytes of torch's state at which are the words left (plus one), the next word's index, the words.
 LEFT, NEXT, FIRST = 8, 16, 24
-# Blocks that are passed one after the other, rather than by a polynomial.
+# Up to so many blocks are made one after the other; a polynomial takes longer.
 FEW_BLOCKS = 1000
-# Normal numbers that torch draws at once; fewer are drawn one at a time, from doubles.
+# Normal numbers that torch draws at once; it draws fewer one at a time, from doubles.
 NORMALS, SMALLEST = 16, 16
-# Words of each number.
+# Words per number.
 WORDS_EACH = {torch.float64: 2, torch.float32: 1, torch.bfloat16: 1, torch.float16: 1}
 
 Words = np.ndarray[tuple[int], np.dtype[np.uint32]]
 
 
 def words_of(draw: str, tensor: torch.Tensor) -> int | None:
-    """How many words `normal_` or `uniform_` takes to fill a tensor; None where that is not known."""
+    """Words that `normal_` or `uniform_` takes to fill a tensor; None where that is unknown."""
     dtype, size = tensor.dtype, tensor.numel()
-    if not on_cpu(tensor) or dtype not in WORDS_EACH or not _known(draw, dtype):
+    if not on_cpu(tensor) or dtype not in WORDS_EACH or not _tried(draw, dtype):
         return None
     if draw == "uniform_":
         return size * WORDS_EACH[dtype]
@@ -47,53 +49,54 @@ def words_of(draw: str, tensor: torch.Tensor) -> int | None:
 
 
 def _normals(dtype: torch.dtype, size: int) -> int:
-    """Where the size is no multiple of 16 the last 16 are drawn anew, once all are drawn, or all whole sixteens."""
-    rest = size % NORMALS
-    if not rest:
+    """Numbers drawn for a tensor: where the size is no multiple of 16, the last 16 are drawn anew.
+
+    That is after the whole sixteens for half precision, else after all numbers.
+    """
+    remainder = size % NORMALS
+    if not remainder:
         return size
     halves = dtype in (torch.bfloat16, torch.float16)
-    return size + NORMALS - (rest if halves else 0)
+    return size + NORMALS - (remainder if halves else 0)
 
 
 def skip(words: int) -> None:
-    """The default CPU generator as after so many words more."""
+    """Advance the default CPU generator by so many words."""
     if not words:
         return
     state = torch.get_rng_state()
     raw = state.numpy()
-    left, place = raw[LEFT : LEFT + 4].view(np.int32), raw[NEXT : NEXT + 8].view(np.uint64)
-    held = raw[FIRST : FIRST + 8 * WORDS].view(np.uint64)
-    remaining = int(left[0]) - 1
+    words_left = raw[LEFT : LEFT + 4].view(np.int32)
+    next_index = raw[NEXT : NEXT + 8].view(np.uint64)
+    block = raw[FIRST : FIRST + 8 * WORDS].view(np.uint64)
+    remaining = int(words_left[0]) - 1
     if words <= remaining:
-        left[0] -= words
-        place[0] += np.uint64(words)
+        words_left[0] -= words
+        next_index[0] += np.uint64(words)
     else:
         blocks, within = divmod(words - remaining - 1, WORDS)
-        held[:] = _after(held.astype(np.uint32), blocks + 1)
-        left[0], place[0] = WORDS - within, within + 1
+        block[:] = _after(block.astype(np.uint32), blocks + 1)
+        words_left[0], next_index[0] = WORDS - within, within + 1
     torch.set_rng_state(state)
 
 
 def _after(block: Words, blocks: int) -> Words:
-    """The words of a later block."""
+    """The words of the block that many blocks later."""
     if blocks <= FEW_BLOCKS:
         for _ in range(blocks):
             block = _next_block(block)
         return block
-    # The first word of a seeded state has bits that no recurrence made; those of the next block have none.
+    # The first word of a seeded state has bits that the recurrence did not make: begin one later.
     block = _next_block(block)
     following = [block]
     for _ in range(DEGREE // WORDS + 1):
         following.append(_next_block(following[-1]))
     windows = np.lib.stride_tricks.sliding_window_view(np.concatenate(following), WORDS)
-    power = _power(WORDS * (blocks - 1))
-    chosen = np.flatnonzero(
-        np.unpackbits(
-            np.frombuffer(power.to_bytes(DEGREE // 8 + 1, "little"), np.uint8), bitorder="little"
-        )
-    )
+    power = _power(WORDS * (blocks - 1)).to_bytes(DEGREE // 8 + 1, "little")
+    bits = np.unpackbits(np.frombuffer(power, np.uint8), bitorder="little")
     result = np.zeros(WORDS, np.uint32)
-    for part in np.array_split(chosen, 16):
+    # In parts, since all chosen windows together take 25 MB.
+    for part in np.array_split(np.flatnonzero(bits), 16):
         result ^= np.bitwise_xor.reduce(windows[part], axis=0)
     return result
 
@@ -126,7 +129,7 @@ def _power(exponent: int) -> int:
 
 
 def _squared(polynomial: int) -> int:
-    """Over two elements the square of a sum is the sum of squares: every bit moves to twice its place."""
+    """Modulo 2 the square of a sum is the sum of squares: every bit moves to twice its position."""
     octets = np.frombuffer(
         polynomial.to_bytes(polynomial.bit_length() // 8 + 1, "little"), np.uint8
     )
@@ -149,12 +152,13 @@ def _reduced(polynomial: int) -> int:
     return polynomial
 
 
-def _times(one: int, other: int) -> int:
+def _times(left: int, right: int) -> int:
+    """The product of two polynomials over bits."""
     result = 0
-    while other:
-        lowest = other & -other
-        result ^= one << lowest.bit_length() - 1
-        other ^= lowest
+    while right:
+        lowest = right & -right
+        result ^= left << lowest.bit_length() - 1
+        right ^= lowest
     return result
 
 
@@ -175,17 +179,17 @@ def _terms() -> tuple[int, ...]:
     upper = 1 << WORDS | 1 << MIDDLE
     lower = upper >> 1
     bits = [TWIST >> i & 1 for i in range(32)]
-    whole = _times(upper, _to_the(lower, LOW_BITS))
+    polynomial = _times(upper, _to_the(lower, LOW_BITS))
     for i in range(LOW_BITS):
         if bits[i]:
-            whole ^= _times(upper, _to_the(lower, LOW_BITS - 1 - i))
-    whole ^= bits[LOW_BITS]
-    return tuple(i for i in range(DEGREE) if whole >> i & 1)
+            polynomial ^= _times(upper, _to_the(lower, LOW_BITS - 1 - i))
+    polynomial ^= bits[LOW_BITS]
+    return tuple(i for i in range(DEGREE) if polynomial >> i & 1)
 
 
 @cache
-def _known(draw: str, dtype: torch.dtype) -> bool:
-    """Whether this torch takes as many words for a draw as `words_of` says, and jumps go where drawing goes."""
+def _tried(draw: str, dtype: torch.dtype) -> bool:
+    """Whether this torch takes as many words per draw as `words_of` says, and jumps are right."""
     size = NORMALS * 40 + 1
     words = (_normals(dtype, size) if draw == "normal_" else size) * WORDS_EACH[dtype]
     return _jumps() and _same_state(lambda: getattr(torch.empty(size, dtype=dtype), draw)(), words)
@@ -193,7 +197,7 @@ def _known(draw: str, dtype: torch.dtype) -> bool:
 
 @cache
 def _jumps() -> bool:
-    """Whether a jump over many words, and one over a few, come where so many draws come."""
+    """Whether jumps over many and over few words leave the state that so many draws leave."""
     many = WORDS * (FEW_BLOCKS + 3) + 5
     return all(_same_state(partial(_draw_words, count), count) for count in (many, 700, 1))
 
@@ -208,11 +212,11 @@ def _same_state(draw: Callable[[], object], words: int) -> bool:
         torch.empty(3, dtype=torch.uint8).random_()
         begin = torch.get_rng_state()
         draw()
-        wanted = torch.get_rng_state()
+        drawn = torch.get_rng_state()
         torch.set_rng_state(begin)
         try:
             skip(words)
         except (ValueError, IndexError, TypeError):
-            # Another layout of the state.
+            # The state has another layout.
             return False
-        return torch.equal(torch.get_rng_state(), wanted)
+        return torch.equal(torch.get_rng_state(), drawn)

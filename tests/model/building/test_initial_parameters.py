@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from pipecut.model.build import build_on_meta, initial_parameters
-from pipecut.model.reclaimable_storage import ReclaimableStorage
+from pipecut.model.building.initial_parameters import initial_parameters
+from pipecut.model.building.on_meta import build_on_meta
+from pipecut.model.building.reclaimable_storage import ReclaimableStorage
 from tests.models import core as models
 
 
@@ -77,7 +78,7 @@ def looked_at() -> nn.Module:
 
 @pytest.fixture
 def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No lent storage stays filled beyond the operator that uses it."""
+    """No managed storage stays filled beyond the operator that uses it."""
     monkeypatch.setattr(ReclaimableStorage.__init__, "__defaults__", (True, 0))
 
 
@@ -106,28 +107,28 @@ def test_every_third_of_the_parameters_is_as_in_the_whole_model(
     }
     for part in range(3):
         wanted = set(list(expected)[part::3])
-        found, _ = initial_parameters(build, 3, wanted)
-        assert set(found) == wanted
-        assert all(torch.equal(found[name], expected[name]) for name in wanted)
+        values = initial_parameters(build, 3, wanted).values
+        assert set(values) == wanted
+        assert all(torch.equal(values[name], expected[name]) for name in wanted)
 
 
 def test_what_a_parameter_is_computed_from_is_held_too(forgetful: None) -> None:
     torch.manual_seed(5)
     expected = copied().state_dict()
-    found, extra = initial_parameters(copied, 5, {"layers.2.linear1.weight"})
-    assert torch.equal(found["layers.2.linear1.weight"], expected["layers.2.linear1.weight"])
-    assert extra == 1
+    built = initial_parameters(copied, 5, {"layers.2.linear1.weight"})
+    assert torch.equal(built.values["layers.2.linear1.weight"], expected["layers.2.linear1.weight"])
+    assert built.extra == 1
 
 
-def test_lent_parameters_hold_no_more_than_the_budget() -> None:
-    lent = ReclaimableStorage(budget=3 * 4096)
-    with lent:
+def test_managed_parameters_hold_no_more_than_the_budget() -> None:
+    storage = ReclaimableStorage(budget=3 * 4096)
+    with storage:
         tensors = [torch.ones(1024) for _ in range(8)]
         for number, tensor in enumerate(tensors):
-            lent.lend(tensor, number)
+            storage.manage(tensor, number)
         assert sum(t.untyped_storage().nbytes() for t in tensors) <= 3 * 4096
         total = tensors[0] + tensors[1]
-    assert lent.depends_on_lost(total) == {0, 1}
+    assert storage.depends_on_lost(total) == {0, 1}
 
 
 @pytest.mark.parametrize("build", [models.random_features, models.parametrized])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pipecut.model.skip_draws import FEW_BLOCKS, WORDS, skip, words_of
+from pipecut.model.building.skip_draws import FEW_BLOCKS, WORDS, skip, words_of
 
 # Within a block, over its end, many blocks one by one, and by a polynomial.
 COUNTS = [0, 1, 623, 624, 625, 5000, WORDS * FEW_BLOCKS, WORDS * (FEW_BLOCKS + 1) + 1, 3_000_001]
