@@ -13,10 +13,10 @@ from pipecut.plan.folder import PlanFolder
 class Options:
     """What the command line may add to the job file.
 
-    `sizes` stand over the job file's. `explain` also compares what would be compiled without a search.
-    `costs` are measured ones where the profile has them (auto), estimates alone (roofline), measured
-    ones alone (profile), or those of a run's report (measured:FILE); `profile` is the file of
-    measurements. `lost` devices, counted from 0 as in the cluster file, are left out.
+    `sizes` stand over the job file's. `explain` also compares what would be compiled without a
+    search. `costs` are measured ones where the profile has them (auto), estimates alone (roofline),
+    measured ones alone (profile), or those of a run's report (measured:FILE); `profile` is the file
+    of measurements. `lost` devices, counted from 0 as in the cluster file, are left out.
     """
 
     sizes: SizeOverrides = field(default_factory=SizeOverrides)

@@ -14,7 +14,7 @@ AUTO: Final[Literal[Auto.AUTO]] = Auto.AUTO
 
 
 def or_auto(value: int | str | Auto | None) -> int | Auto | None:
-    """A size as a caller writes it: `"auto"` and 0, too, mean AUTO. Raises ValueError for other text."""
+    """A size as a caller writes it: "auto" and 0 mean AUTO. Raises ValueError for other text."""
     if value == 0 or value == AUTO.value:
         return AUTO
     if isinstance(value, str):

@@ -33,7 +33,8 @@ class Device:
 class Cluster:
     """Devices in chain order, and what joins neighbours.
 
-    `reserve` is bytes of each device that stages leave free; `further`, of each rank of a pipeline, are those beside it.
+    `reserve` is the bytes of each device that stages leave free. `further` is the bytes that each
+    rank of a pipeline leaves free beside these.
     """
 
     name: str

@@ -13,7 +13,7 @@ MATRIX, LONG, ADDS = 512, 4_000_000, 200
 
 @dataclass(frozen=True)
 class CoreSpeed:
-    """One thread's FLOP/s of a float32 matrix product, bytes/s of an add, and seconds per operator."""
+    """One thread: FLOP/s of a float32 product, bytes/s of an add, seconds per operator."""
 
     flops: float
     bandwidth: float

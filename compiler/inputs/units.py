@@ -5,7 +5,7 @@ import re
 _SI = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15}
 _BINARY = {"": 1.0, "Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40}
 _SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
-# More than any device or link has in its unit; beyond it floats lose whole numbers, or are no numbers.
+# More than any device or link has in its unit; beyond it floats lose whole numbers.
 LARGEST = 1e24
 _NUMBER = re.compile(r"^\s*([-+]?[0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?)\s*([A-Za-z/]*)\s*$")
 
@@ -22,9 +22,8 @@ def _scaled(text: object, units: dict[str, float], example: str, allow_zero: boo
     if unit not in units:
         raise ValueError(f"unknown unit {unit!r} in {text!r}; write it like {example}")
     if number < 0 or (number == 0 and not allow_zero):
-        raise ValueError(
-            f"{text!r} must be {'zero or more' if allow_zero else 'more than zero'}; write it like {example}"
-        )
+        least = "zero or more" if allow_zero else "more than zero"
+        raise ValueError(f"{text!r} must be {least}; write it like {example}")
     value = number * units[unit]
     if value > LARGEST:
         raise ValueError(f"{text!r} is more than any machine has; write it like {example}")

@@ -14,7 +14,7 @@ MOST_EVEN_SHARES = 4
 
 
 def candidates(space: SearchSpace) -> list[Candidate]:
-    """Powers of two and even shares of the devices, on as many devices as they fill; no two alike."""
+    """Powers of two and even shares of the devices, on as many devices as they fill."""
     return list(dict.fromkeys(_candidates(space)))
 
 

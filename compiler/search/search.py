@@ -121,7 +121,10 @@ def _other_schedules(
 
 
 def _with_schedule(sizes: Candidate, name: str, interleaved: int) -> Candidate:
-    """The sizes on as many ranks with another schedule; `interleaved` is the job's stages_per_rank."""
+    """The sizes on as many ranks with another schedule.
+
+    `interleaved` is the job's stages_per_rank.
+    """
     stages_per_rank = SCHEDULES[name].stages_per_rank or interleaved
     return replace(
         sizes,

@@ -17,9 +17,13 @@ KEY = "<key>"
 def position_of(path: Path, *location: str | int) -> tuple[int, int]:
     """Line and column of a value in a file that was read.
 
-    Where the file has no such value, the position of what would be around it; 1, 1 at the top.
+    Where the file has no such value, the position of what would be around it; 1, 1 at the top, or
+    where the file is gone.
     """
-    root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    try:
+        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    except OSError:
+        return 1, 1
     return nearest(positions_in(root, path), location)
 
 

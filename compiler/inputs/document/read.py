@@ -84,7 +84,7 @@ def _not_yaml(text: str, path: Path, error: yaml.MarkedYAMLError) -> str:
 
 
 def _refuse_bomb(root: yaml.Node, path: Path) -> None:
-    """Raises UserFileError where aliases stand for more values than a person writes, or for themselves."""
+    """Raises UserFileError where aliases stand for too many values, or for themselves."""
     counts: dict[int, int] = {}
 
     def count(node: yaml.Node, around: frozenset[int]) -> int:
