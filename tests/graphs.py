@@ -1,89 +1,79 @@
-"""Graphs made by hand: a chain of layers, to start tests of compiler passes from values."""
+"""Graphs written by hand: a few values and operators, without a trace."""
 
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
+from math import prod
+from typing import Any
 
 import torch
 
-from pipecut.compiler.graph import (
-    BatchInput,
-    Buffer,
-    Graph,
-    Operator,
-    Parameter,
-    Ref,
-    Value,
-)
+from pipecut.compiler.graph import BatchInput, Buffer, Graph, Operator, Parameter, Ref, Value
+from pipecut.plan.schema import ITEM_BYTES, evaluate
 
-WIDTH = 4
+# Samples per microbatch in hand-made graphs.
+SAMPLES = 2
 
 
-def made_value(
-    name: str, needs_grad: bool = True, shape: tuple[int | str, ...] = ("batch", WIDTH)
+def value(
+    name: str,
+    *shape: int | str,
+    dtype: str = "float32",
+    needs_grad: bool = False,
+    strides: tuple[int, ...] | None = None,
 ) -> Value:
-    """A float32 value of a microbatch of 2 samples."""
-    sizes = tuple(2 if size == "batch" else int(size) for size in shape)
-    strides = tuple(torch.empty(sizes, device="meta").stride())
-    count = int(torch.Size(sizes).numel())
-    return Value(name, shape, sizes, strides, "float32", 4 * count, needs_grad)
+    """A tensor, dense where `strides` says nothing else."""
+    sizes = tuple(evaluate(size, SAMPLES) for size in shape)
+    dense = tuple(prod(sizes[dimension + 1 :]) for dimension in range(len(sizes)))
+    size = prod(sizes) * ITEM_BYTES[dtype]
+    return Value(name, shape, sizes, strides or dense, dtype, size, needs_grad)
 
 
-def made_operator(
-    name: str, target: str, *inputs: str, module: str = "", **fields: object
-) -> Operator:
-    """An operator whose arguments are all values."""
-    operator = Operator(
-        name=name,
+def operator(name: str, target: str, *args: Any, **fields: Any) -> Operator:
+    """A call; its inputs are the references among its arguments."""
+    kwargs = tuple(fields.pop("kwargs", {}).items())
+    return Operator(
+        name,
         target=target,
-        args=tuple(Ref(value) for value in inputs),
-        kwargs=(),
-        inputs=inputs,
-        module=module,
-        module_class="Linear",
-        source=" (model.py:1)",
+        args=args,
+        kwargs=kwargs,
+        inputs=tuple(dict.fromkeys(_references((args, kwargs)))),
+        **{"module": "layer", "module_class": "Layer", "source": " (model.py:7)", **fields},
     )
-    return replace(operator, **fields)  # type: ignore[arg-type]
 
 
-def made_parameter(value: str, *names: str, trainable: bool = True) -> Parameter:
-    """A square float32 weight."""
-    return Parameter(value, names, (WIDTH, WIDTH), "float32", 4 * WIDTH * WIDTH, trainable)
+def _references(argument: Any) -> Iterable[str]:
+    if isinstance(argument, Ref):
+        yield argument.name
+    elif isinstance(argument, tuple):
+        for item in argument:
+            yield from _references(item)
 
 
-def made_buffer(value: str, name: str) -> Buffer:
-    """A row of zeros."""
-    return Buffer(value, (name,), True, torch.zeros(WIDTH))
+def parameter(value: Value, trainable: bool = True) -> Parameter:
+    """The parameter of a value, named as it."""
+    return Parameter(value.name, (value.name,), value.sizes, value.dtype, value.bytes, trainable)
 
 
-def chain(layers: int, tied: bool = False) -> Graph:
-    """`linear_0` of `x`, `linear_1` of that, ...; the loss is the last one's sum.
+def buffer(value: Value, data: torch.Tensor | None = None) -> Buffer:
+    """The buffer of a value, named as it."""
+    zeros = torch.zeros(value.sizes, dtype=getattr(torch, value.dtype))
+    return Buffer(value.name, (value.name,), True, zeros if data is None else data)
 
-    With `tied`, the last layer has the weight of the first.
-    """
-    operators, values = [], {"x": made_value("x", needs_grad=False)}
-    parameters = []
-    before = "x"
-    for layer in range(layers):
-        shared = tied and layer == layers - 1
-        weight = "weight_0" if shared else f"weight_{layer}"
-        if not shared:
-            names = [f"layers.{layer}.weight"]
-            names += [f"layers.{layers - 1}.weight"] if tied and layer == 0 else []
-            parameters.append(made_parameter(weight, *names))
-        name = f"linear_{layer}"
-        operators.append(
-            made_operator(name, "aten.linear.default", before, weight, module=f"layers.{layer}")
-        )
-        values[name] = made_value(name)
-        before = name
-    operators.append(made_operator("loss", "aten.sum.default", before))
-    values["loss"] = made_value("loss", shape=())
-    values |= {p.value: made_value(p.value, shape=p.shape) for p in parameters}
+
+def graph(
+    operators: Sequence[Operator],
+    values: Iterable[Value],
+    parameters: Iterable[str] = (),
+    batch: Iterable[str] = (),
+    buffers: Iterable[str] = (),
+    **fields: Any,
+) -> Graph:
+    """A graph whose loss is its last operator; parameters, buffers and batch by their values' names."""
+    by_name = {v.name: v for v in values}
     return Graph(
-        operators=tuple(operators),
-        values=values,
-        parameters=tuple(parameters),
-        buffers=(),
-        batch_inputs=(BatchInput("x", "features"),),
-        loss="loss",
-        dynamic=True,
+        tuple(operators),
+        values=by_name,
+        parameters=tuple(parameter(by_name[name]) for name in parameters),
+        buffers=tuple(buffer(by_name[name]) for name in buffers),
+        batch_inputs=tuple(BatchInput(name, name) for name in batch),
+        **{"loss": operators[-1].name if operators else "", "dynamic": True, **fields},
     )

@@ -50,20 +50,13 @@ class Kernels(TorchFunctionMode):
 
 def _dropout(func: Any, args: Any, kwargs: Any) -> Any:
     """A boolean mask is kept, not one of the tensor's own type."""
-    given = (
-        dict(
-            zip(
-                ("input", "p", "training" if func is F.dropout else "train", "inplace"),
-                args,
-                strict=False,
-            )
-        )
-        | kwargs
-    )
-    chance, trains = given.get("p", 0.5), given.get("training", given.get("train", True))
-    if not trains or not 0.0 < chance < 1.0 or given.get("inplace", False):
+    names = ("input", "p", "training" if func is F.dropout else "train", "inplace")
+    arguments = dict(zip(names, args, strict=False)) | kwargs
+    chance = arguments.get("p", 0.5)
+    trains = arguments.get("training", arguments.get("train", True))
+    if not trains or not 0.0 < chance < 1.0 or arguments.get("inplace", False):
         return func(*args, **kwargs)
-    return torch.native_dropout(given["input"], chance, True)[0]
+    return torch.native_dropout(arguments["input"], chance, True)[0]
 
 
 def _attention(func: Any, args: Any, kwargs: Any, device_type: str) -> Any:

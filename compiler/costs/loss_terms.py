@@ -1,54 +1,49 @@
-"""What a loss is the mean over: which labels count, told from the graph and tried on random ones."""
+"""What a loss is the mean over: which labels count, read off the graph and tried on random labels."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from pipecut.compiler.costs.work import concrete
-from pipecut.compiler.graph import Graph, Operator
+from pipecut.compiler.costs.arguments import concrete
+from pipecut.compiler.graph import BatchInput, Graph, Operator
 from pipecut.compiler.operators.lookup import resolve, rule_of
 from pipecut.errors import TraceError
 from pipecut.plan.schema import Terms
 
-TRIALS = 8
-REMEDY = "leave out reduction: tokens, and weigh samples"
+# How many random tensors of labels are tried, and how likely each label is to be ignored.
+TRIALS, IGNORED_SHARE = 8, 0.5
+REMEDY = "leave out reduction: tokens, and weight microbatches by samples"
 
 
 def terms_of(graph: Graph, microbatch: int) -> Terms:
-    """The input that has the labels, the one that is ignored, and how many at the begin of each sample do not count.
+    """The input with the labels, which label is ignored, and how many start each sample uncounted.
 
     Raises TraceError when the loss is no mean of a cross entropy over the labels of an input.
     """
     loss = next((o for o in graph.operators if o.name == graph.loss), None)
     where = rule_of(loss.target).loss if loss is not None else None
     if loss is None or where is None or _argument(loss, where.weight, "weight") is not None:
-        raise TraceError(
-            f"reduction: tokens: the loss is no plain cross entropy, so its terms are not known; {REMEDY}"
-        )
+        raise _refusal("the loss is no plain cross entropy, so its terms are not known")
     if _argument(loss, where.reduction, "reduction", where.mean) != where.mean:
-        raise TraceError(f"reduction: tokens: the loss is no mean; {REMEDY}")
+        raise _refusal("the loss is no mean")
     ignored = _argument(loss, where.ignore_index, "ignore_index", where.ignored)
-    labels, path = _labels(graph, loss.inputs[1])
-    batch_input = next(given for given in graph.batch_inputs if given.value == labels)
-    if batch_input.whole:
-        raise TraceError(
-            f"reduction: tokens: every microbatch has all of the labels '{labels}'; {REMEDY}"
-        )
-    shape = graph.values[labels].sizes
-    generator = torch.Generator().manual_seed(0)
-    trials: list[tuple[torch.Tensor, int]] = []
-    for _ in range(TRIALS):
-        given = torch.randint(0, 2, shape, generator=generator)
-        given[torch.rand(shape, generator=generator) < 0.5] = ignored
-        counted = int((_evaluate(path, labels, given, microbatch) != ignored).sum())
-        trials.append((given, counted))
+    path = _label_path(graph, loss.inputs[1])
+    if path.labels.whole:
+        raise _refusal(f"every microbatch has all of the labels '{path.labels.value}'")
+    shape = graph.values[path.labels.value].sizes
+    trials = list(_trials(path, shape, ignored, microbatch))
+    # A language model predicts from its second label on.
     for skipped in (0, 1):
-        terms = Terms(input=batch_input.name, ignored=ignored, skipped=skipped)
-        if len(shape) > skipped and all(terms.count(given) == counted for given, counted in trials):
+        terms = Terms(input=path.labels.name, ignored=ignored, skipped=skipped)
+        if len(shape) > skipped and all(terms.count(t.labels) == t.counted for t in trials):
             return terms
-    raise TraceError(
-        f"reduction: tokens: it is not clear which labels of '{labels}' the loss counts; {REMEDY}"
-    )
+    raise _refusal(f"it is not clear which labels of '{path.labels.value}' the loss counts")
+
+
+def _refusal(why: str) -> TraceError:
+    return TraceError(f"reduction: tokens: {why}; {REMEDY}")
 
 
 def _argument(operator: Operator, position: int, name: str, default: Any = None) -> Any:
@@ -57,30 +52,50 @@ def _argument(operator: Operator, position: int, name: str, default: Any = None)
     return dict(operator.kwargs).get(name, default)
 
 
-def _labels(graph: Graph, target: str) -> tuple[str, list[Operator]]:
-    """The batch input that a target is made of, and the operators that make it, in order."""
-    made = {operator.name: operator for operator in graph.operators}
-    needed, waiting = {target}, [target]
-    while waiting:
-        operator = made.get(waiting.pop())
-        for name in operator.inputs if operator is not None else ():
-            if name not in needed:
-                needed.add(name)
-                waiting.append(name)
-    sources = sorted(needed - set(made))
-    if len(sources) != 1 or sources[0] not in graph.batch_names():
-        raise TraceError(
-            f"reduction: tokens: what the loss compares with comes from {', '.join(sources)}, not one input; {REMEDY}"
-        )
-    return sources[0], [operator for operator in graph.operators if operator.name in needed]
+@dataclass(frozen=True)
+class _LabelPath:
+    """The batch input that a loss's target is made of, and the operators that make it, in order."""
+
+    labels: BatchInput
+    operators: tuple[Operator, ...]
+
+    def target_of(self, labels: torch.Tensor, microbatch: int) -> torch.Tensor:
+        """What the loss is compared with, for some labels."""
+        values = {self.labels.value: labels}
+        target = labels
+        for operator in self.operators:
+            args = concrete(operator.args, values, microbatch)
+            kwargs = {name: concrete(value, values, microbatch) for name, value in operator.kwargs}
+            target = values[operator.name] = resolve(operator.target)(*args, **kwargs)
+        return target
 
 
-def _evaluate(
-    path: list[Operator], labels: str, given: torch.Tensor, microbatch: int
-) -> torch.Tensor:
-    values = {labels: given}
-    for operator in path:
-        arguments = concrete(operator.args, values, microbatch)
-        options = {name: concrete(value, values, microbatch) for name, value in operator.kwargs}
-        values[operator.name] = resolve(operator.target)(*arguments, **options)
-    return values[path[-1].name if path else labels]
+def _label_path(graph: Graph, target: str) -> _LabelPath:
+    needed = {target}
+    for operator in reversed(graph.operators):
+        if operator.name in needed:
+            needed.update(operator.inputs)
+    sources = sorted(needed - {operator.name for operator in graph.operators})
+    labels = [given for given in graph.batch_inputs if [given.value] == sources]
+    if not labels:
+        raise _refusal(f"the loss's labels come from {', '.join(sources)}, not from one input")
+    return _LabelPath(labels[0], tuple(o for o in graph.operators if o.name in needed))
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """Random labels, and how many of them the loss counts."""
+
+    labels: torch.Tensor
+    counted: int
+
+
+def _trials(
+    path: _LabelPath, shape: tuple[int, ...], ignored: int, microbatch: int
+) -> Iterator[_Trial]:
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(TRIALS):
+        labels = torch.randint(0, 2, shape, generator=generator)
+        labels[torch.rand(shape, generator=generator) < IGNORED_SHARE] = ignored
+        counted = int((path.target_of(labels, microbatch) != ignored).sum())
+        yield _Trial(labels, counted)

@@ -8,31 +8,37 @@ from pipecut.plan.schema import evaluate
 
 
 def with_batch(graph: Graph, microbatch: int) -> Graph:
-    """Sizes, strides and bytes for a microbatch of that many samples. The graph's batch must be dynamic."""
-    return replace(
-        graph, values={name: _resized(value, microbatch) for name, value in graph.values.items()}
-    )
+    """Sizes, strides and bytes for a microbatch of so many samples; the graph's batch is dynamic."""
+    values = {name: _resized(value, microbatch) for name, value in graph.values.items()}
+    return replace(graph, values=values)
 
 
 def _resized(value: Value, microbatch: int) -> Value:
     sizes = tuple(evaluate(dimension, microbatch) for dimension in value.shape)
     if sizes == value.sizes:
         return value
-    before = prod(value.sizes)
-    size = value.bytes * prod(sizes) // before if before else value.bytes
+    elements = prod(value.sizes)
+    size = value.bytes * prod(sizes) // elements if elements else value.bytes
     return replace(value, sizes=sizes, strides=_strides(value, sizes), bytes=size)
 
 
 def _strides(value: Value, sizes: tuple[int, ...]) -> tuple[int, ...]:
-    """Those it has where only the outermost dimension changes, else dense ones in their order; what repeats stays so."""
-    changed = [d for d, (old, new) in enumerate(zip(value.sizes, sizes, strict=True)) if old != new]
+    """The value's strides where only the outermost dimension changes; else dense ones.
+
+    Dense strides keep the dimensions' order in memory, and a stride of 0, which repeats, stays 0.
+    """
+    changed = [
+        dimension
+        for dimension, (old, new) in enumerate(zip(value.sizes, sizes, strict=True))
+        if old != new
+    ]
     if len(changed) == 1 and value.strides[changed[0]] == max(value.strides):
         return value.strides
-    result = [0] * len(sizes)
-    step = 1
+    strides = [0] * len(sizes)
+    dense_stride = 1
+    # Of two dimensions with one stride, the later one is the inner one.
     for dimension in sorted(range(len(sizes)), key=lambda d: (value.strides[d], -d)):
-        if value.strides[dimension] == 0:
-            continue
-        result[dimension] = step
-        step *= sizes[dimension]
-    return tuple(result)
+        if value.strides[dimension]:
+            strides[dimension] = dense_stride
+            dense_stride *= sizes[dimension]
+    return tuple(strides)

@@ -1,30 +1,33 @@
 """Graph x cluster -> costed graph: seconds by the roofline model, bytes saved for backward.
 
-Roofline (Williams et al., 2009): an operator takes the longer of its FLOPs over the device's rate and its bytes over
-the device's memory bandwidth, plus the overhead of a launch; over the part of that which calibrate found operators to reach.
+Roofline (Williams et al., 2009): an operator takes the longer of its FLOPs over the device's rate
+and its bytes over the device's memory bandwidth, plus the overhead of a launch. `calibrate` finds
+which fraction of that each operator achieves; seconds are divided by it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from pipecut.compiler.costs.storage import storages
 from pipecut.compiler.costs.work import Work, measure_all
 from pipecut.compiler.graph import Graph, Operator
 from pipecut.compiler.inputs.cluster import Cluster, Device
 from pipecut.compiler.operators.lookup import rule_of, short_name
-from pipecut.compiler.operators.rule import ViewWhen
 from pipecut.compiler.operators.table import GETITEM
 from pipecut.device.types import type_of
 
-# What the operators without a name of their own are called in a cluster file: those with FLOPs, and those without.
+# What a cluster file calls operators that it does not name: those with FLOPs, and those without.
 PRODUCT, OTHER = "linear", "other"
 
 
 @dataclass(frozen=True)
 class OperatorCost:
-    """Seconds by device kind, for one microbatch; bytes autograd keeps that no other value accounts for; bytes for a moment.
+    """Seconds by device kind for one microbatch, and bytes.
 
-    Of those: the result and its gradient, or that and the gradients of what went in, parameters too, of which each microbatch
-    has its own before it is added.
+    `saved_own_bytes`: what autograd keeps beside values of the graph.
+    `transient_bytes`: the result and its gradient, or the result and the gradients of the inputs,
+    whichever is more. Parameters count too: each microbatch has its own gradient of them before
+    that is added.
     """
 
     forward: dict[str, float]
@@ -37,7 +40,8 @@ class OperatorCost:
 class CostedGraph:
     """A graph, the cost of each operator, and the storages autograd keeps.
 
-    `saved` maps a storage, named by the value that made it, to its bytes. `storage` maps a value to its storage.
+    `saved` maps a storage, named by the value that made it, to its bytes; `storage` a value to its
+    storage.
     """
 
     graph: Graph
@@ -48,6 +52,14 @@ class CostedGraph:
     def seconds(self, index: int, kind: str) -> float:
         """Forward plus backward seconds of one operator."""
         return self.costs[index].forward[kind] + self.costs[index].backward[kind]
+
+
+@dataclass(frozen=True)
+class _PerPass:
+    """A number for the forward pass and one for the backward pass."""
+
+    forward: float
+    backward: float
 
 
 def cost(
@@ -61,37 +73,27 @@ def cost(
 
     `measured` has forward and backward seconds of every operator for kinds that were profiled.
     """
-    measured = measured or {}
     kinds = {device.kind: device for device in cluster.devices}
     works = measure_all(graph, microbatch, device_type_of(cluster))
-    storage = _storages(graph)
-    held = {p.value for p in graph.parameters} | {b.value for b in graph.buffers}
-    saved: dict[str, int] = {}
+    storage = storages(graph)
     costs = []
     for index, (operator, work) in enumerate(zip(graph.operators, works, strict=True)):
-        forward_bytes, backward_bytes = _moved(operator, graph, storage)
-        forward_bytes, backward_bytes = (
-            forward_bytes + work.forward_inner,
-            backward_bytes + work.backward_inner,
-        )
-        parts = {k: _part(d, operator, work) for k, d in kinds.items()}
-        forward = {
-            k: _seconds(d, work.forward_flops, forward_bytes, precision) / parts[k][0]
-            for k, d in kinds.items()
+        seconds = {
+            kind: _seconds(device, operator, work, graph, storage, precision)
+            for kind, device in kinds.items()
         }
-        backward = {k: 0.0 for k in kinds}
-        if _differentiable(operator, graph):
-            backward = {
-                k: _seconds(d, work.backward_flops, backward_bytes, precision) / parts[k][1]
-                for k, d in kinds.items()
-            }
-        forward |= {k: seconds[index][0] for k, seconds in measured.items() if k in kinds}
-        backward |= {k: seconds[index][1] for k, seconds in measured.items() if k in kinds}
+        for kind in kinds.keys() & (measured or {}).keys():
+            assert measured is not None
+            seconds[kind] = _PerPass(*measured[kind][index])
         costs.append(
-            OperatorCost(forward, backward, work.saved_own_bytes, _transient_bytes(operator, graph))
+            OperatorCost(
+                forward={kind: both.forward for kind, both in seconds.items()},
+                backward={kind: both.backward for kind, both in seconds.items()},
+                saved_own_bytes=work.saved_own_bytes,
+                transient_bytes=_transient_bytes(operator, graph),
+            )
         )
-        _note_saved(operator, work, graph, storage, held, saved)
-    return CostedGraph(graph, tuple(costs), saved, storage)
+    return CostedGraph(graph, tuple(costs), _saved(graph, works, storage), storage)
 
 
 def device_type_of(cluster: Cluster) -> str:
@@ -100,111 +102,89 @@ def device_type_of(cluster: Cluster) -> str:
     return next((kind for kind in types if kind.fused_kernels), types[0]).name
 
 
-def _note_saved(
+def _saved(graph: Graph, works: Sequence[Work], storage: Mapping[str, str]) -> dict[str, int]:
+    """Bytes of each storage that autograd keeps, but for parameters and buffers."""
+    held = {p.value for p in graph.parameters} | {b.value for b in graph.buffers}
+    saved = {}
+    for operator, work in zip(graph.operators, works, strict=True):
+        for name in _saved_values(operator, work):
+            maker = storage.get(name, name)
+            if maker not in held and maker in graph.values:
+                saved[maker] = graph.values[maker].bytes
+    return saved
+
+
+def _saved_values(operator: Operator, work: Work) -> Iterator[str]:
+    yield from (operator.inputs[position] for position in work.saved_inputs)
+    if work.saves_output:
+        yield operator.name
+
+
+def _seconds(
+    device: Device,
     operator: Operator,
     work: Work,
     graph: Graph,
-    storage: dict[str, str],
-    held: set[str],
-    saved: dict[str, int],
-) -> None:
-    names = [operator.inputs[i] for i in work.saved_inputs] + (
-        [operator.name] if work.saves_output else []
-    )
-    for name in names:
-        root = storage.get(name, name)
-        if root not in held and root in graph.values:
-            saved[root] = graph.values[root].bytes
+    storage: Mapping[str, str],
+    precision: str,
+) -> _PerPass:
+    moved = _moved_bytes(operator, graph, storage)
+    achieved = _achieved_fractions(device, operator, work)
+    forward_bytes = moved.forward + work.forward_inner
+    backward_bytes = moved.backward + work.backward_inner
+    forward = _roofline(device, work.forward_flops, forward_bytes, precision)
+    backward = _roofline(device, work.backward_flops, backward_bytes, precision)
+    if not _differentiable(operator, graph):
+        backward = 0.0
+    return _PerPass(forward / achieved.forward, backward / achieved.backward)
 
 
-def _storages(graph: Graph) -> dict[str, str]:
-    """Value -> the value that made its storage. A result of the same size at an offset is taken for a view."""
-    roots: dict[str, str] = {name: name for name in graph.values}
-    for operator in graph.operators:
-        if operator.aliases and _is_view(operator, graph):
-            roots[operator.name] = roots.get(operator.aliases[0], operator.aliases[0])
-    return roots
+def _roofline(device: Device, flops: float, moved_bytes: float, precision: str) -> float:
+    if flops == 0 and moved_bytes == 0:
+        return 0.0
+    computing, moving = flops / device.rate(precision), moved_bytes / device.bandwidth
+    return max(computing, moving) + device.overhead
 
 
-def _is_view(operator: Operator, graph: Graph) -> bool:
-    source, result = graph.values.get(operator.aliases[0]), graph.values.get(operator.name)
-    if source is None or result is None:
-        return True
-    rule = rule_of(operator.target)
-    match rule.view_when:
-        case ViewWhen.ALWAYS:
-            return True
-        case ViewWhen.SAME_DTYPE:
-            return source.dtype == result.dtype
-        case ViewWhen.SAME_STRIDES:
-            return source.strides == result.strides
-        case ViewWhen.DENSE_INPUT:
-            return _contiguous(source.sizes, source.strides)
-        case ViewWhen.NOTHING_DROPPED:
-            _, chance, training = (*operator.args, None, None)[:3]
-            return chance == 0.0 or training is False
+def _achieved_fractions(device: Device, operator: Operator, work: Work) -> _PerPass:
+    """Which fraction of the roofline an operator achieves."""
+    fractions = dict(device.operators)
+    default = fractions.get(PRODUCT if work.forward_flops else OTHER, (1.0, 1.0))
+    return _PerPass(*fractions.get(short_name(operator.target), default))
 
 
-def _contiguous(sizes: tuple[int, ...], strides: tuple[int, ...]) -> bool:
-    expected = 1
-    for size, stride in zip(reversed(sizes), reversed(strides), strict=False):
-        if size != 1 and stride != expected:
-            return False
-        expected *= size
-    return True
+def _moved_bytes(operator: Operator, graph: Graph, storage: Mapping[str, str]) -> _PerPass:
+    """Bytes read and written: backward, the result's and the inputs' gradients beside them."""
+    result = graph.values.get(operator.name)
+    is_view = result is not None and storage[operator.name] != operator.name
+    if operator.target == GETITEM or (is_view and not operator.writes):
+        return _PerPass(0.0, 0.0)
+    read = sum(graph.values[name].bytes for name in operator.inputs if name in graph.values)
+    written = result.bytes if result is not None else read
+    if rule_of(operator.target).gathers:
+        return _PerPass(2.0 * written, 2.0 * written + read)
+    return _PerPass(float(read + written), float(2 * written + 2 * read))
 
 
 def _transient_bytes(operator: Operator, graph: Graph) -> int:
     result = _result_bytes(operator, graph)
-    values = [graph.values[name] for name in operator.inputs if name in graph.values]
-    inwards = (
-        sum(v.bytes for v in values if v.needs_grad) if _differentiable(operator, graph) else 0
-    )
-    return result + max(result, inwards)
+    gradients = 0
+    if _differentiable(operator, graph):
+        values = (graph.values[name] for name in operator.inputs if name in graph.values)
+        gradients = sum(value.bytes for value in values if value.needs_grad)
+    return result + max(result, gradients)
 
 
 def _result_bytes(operator: Operator, graph: Graph) -> int:
+    """Bytes of the result, or of all tensors in it."""
     if operator.name in graph.values:
         return graph.values[operator.name].bytes
-    parts = (
-        [v.bytes for name, v in graph.values.items() if name.startswith(f"{operator.name}[")]
-        if operator.target
-        else []
-    )
-    return sum(parts)
-
-
-def _moved(operator: Operator, graph: Graph, storage: dict[str, str]) -> tuple[float, float]:
-    """Bytes read and written forward, and backward: gradients out and in beside what was read."""
-    result = graph.values.get(operator.name)
-    if operator.target == GETITEM or (
-        result is not None and storage[operator.name] != operator.name and not operator.writes
-    ):
-        return 0.0, 0.0
-    read = sum(graph.values[name].bytes for name in operator.inputs if name in graph.values)
-    written = result.bytes if result is not None else read
-    if rule_of(operator.target).gathers:
-        return 2.0 * written, 2.0 * written + read
-    return float(read + written), float(2 * written + 2 * read)
+    part = f"{operator.name}["
+    return sum(value.bytes for name, value in graph.values.items() if name.startswith(part))
 
 
 def _differentiable(operator: Operator, graph: Graph) -> bool:
-    value = graph.values.get(operator.name)
-    return (
-        value.needs_grad
-        if value is not None
-        else any(graph.values[name].needs_grad for name in operator.inputs if name in graph.values)
-    )
-
-
-def _part(device: Device, operator: Operator, work: Work) -> tuple[float, float]:
-    """What part of the roofline an operator reaches, forward and backward."""
-    parts = dict(device.operators)
-    rest = parts.get(PRODUCT if work.forward_flops else OTHER, (1.0, 1.0))
-    return parts.get(short_name(operator.target), rest)
-
-
-def _seconds(device: Device, flops: float, moved: float, precision: str) -> float:
-    if flops == 0 and moved == 0:
-        return 0.0
-    return max(flops / device.rate(precision), moved / device.bandwidth) + device.overhead
+    result = graph.values.get(operator.name)
+    if result is not None:
+        return result.needs_grad
+    return any(graph.values[name].needs_grad for name in operator.inputs if name in graph.values)

@@ -1,6 +1,6 @@
-"""What an operator computes and keeps, found by running it on fake tensors: FLOPs, bytes, saved tensors."""
+"""What an operator computes and keeps, found by running it on fake tensors: FLOPs and bytes."""
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,20 +10,24 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from pipecut.compiler.costs.arguments import concrete, empty_tensor
 from pipecut.compiler.costs.attention import Attention, kernel_of
 from pipecut.compiler.costs.kernels import Kernels
-from pipecut.compiler.graph import Graph, Literal, Operator, Ref, Sym, Value
+from pipecut.compiler.graph import Graph, Operator, Ref
 from pipecut.compiler.operators.lookup import resolve, rule_of
 from pipecut.compiler.operators.table import GETITEM
 
-CPU = torch.device("cpu")
+NO_GRAD = "torch.set_grad_enabled(False)"
 
 
 @dataclass(frozen=True)
 class Work:
-    """FLOPs forward and backward, and what autograd keeps: input and output positions, and bytes of its own.
+    """FLOPs forward and backward, and what autograd keeps of one call.
 
-    `forward_inner` and `backward_inner` are bytes that an operator of several kernels moves between them.
+    `saved_inputs` are positions of inputs that it keeps, `saves_output` whether it keeps the
+    result, `saved_own_bytes` the bytes of tensors that the operator makes for backward.
+    `forward_inner` and `backward_inner` are bytes that an operator of several kernels moves
+    between them.
     """
 
     forward_flops: float
@@ -35,32 +39,39 @@ class Work:
     backward_inner: float = 0.0
 
 
+NOTHING = Work(0.0, 0.0, (), saves_output=False, saved_own_bytes=0)
+
+
 def measure_all(graph: Graph, microbatch: int, device_type: str) -> list[Work]:
-    """The work of every operator for one microbatch with the kernels of a type of device; equal calls are measured once."""
-    known: dict[Any, Work] = {}
-    results = []
+    """The work of every operator for one microbatch, with the kernels of a type of device.
+
+    Equal calls are measured once.
+    """
+    measured: dict[Any, Work] = {}
+    works = []
     with FakeTensorMode(allow_non_fake_inputs=True), Kernels(device_type):
         for operator in graph.operators:
             key = identity(operator, graph)
-            if key not in known:
-                known[key] = _measure(operator, graph, microbatch, device_type)
-            results.append(known[key])
-    return results
+            if key not in measured:
+                measured[key] = _measure(operator, graph, microbatch, device_type)
+            works.append(measured[key])
+    return works
 
 
 def identity(operator: Operator, graph: Graph) -> Any:
-    """What an operator's cost depends on but the batch: target, arguments, sizes, strides, dtypes, gradients."""
+    """What an operator's cost depends on beside the batch; equal for equal calls.
+
+    That is its target, arguments, sizes, strides, dtypes and gradients.
+    """
     position = {name: index for index, name in enumerate(operator.inputs)}
 
     def anonymous(argument: Any) -> Any:
         if isinstance(argument, Ref):
             value = graph.values.get(argument.name)
-            shape = (
-                (value.sizes, value.strides, value.dtype, value.needs_grad)
-                if value
-                else argument.name
-            )
-            return position[argument.name], shape
+            if value is None:
+                return position[argument.name], argument.name
+            tensor = (value.sizes, value.strides, value.dtype, value.needs_grad)
+            return position[argument.name], tensor
         if isinstance(argument, tuple):
             return tuple(anonymous(item) for item in argument)
         return repr(argument)
@@ -69,81 +80,97 @@ def identity(operator: Operator, graph: Graph) -> Any:
 
 
 def _measure(operator: Operator, graph: Graph, microbatch: int, device_type: str) -> Work:
-    nothing = Work(0.0, 0.0, (), False, 0)
     if operator.target == GETITEM or any(name not in graph.values for name in operator.inputs):
-        return nothing
+        return NOTHING
     counted_as = rule_of(operator.target).counted_as
     if counted_as == "experts" and len(operator.inputs) == 3:
-        return _grouped(operator, graph)
-    tensors = {name: _fake(graph.values[name]) for name in operator.inputs}
-    function = resolve(operator.target)
+        return _grouped_product(operator, graph)
+    tensors = {name: empty_tensor(graph.values[name]) for name in operator.inputs}
     args = concrete(operator.args, tensors, microbatch)
     kwargs = {name: concrete(value, tensors, microbatch) for name, value in operator.kwargs}
+    try:
+        run = _run(operator, tensors, args, kwargs)
+    except Exception:
+        # An operator without a fake kernel or a backward: charged by the bytes it moves only.
+        return NOTHING
+    if counted_as == "attention":
+        return _attention(run, Attention.of(tuple(args), kwargs), device_type)
+    return run.work
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One forward and backward on fake tensors, with the bytes that each of them wrote."""
+
+    work: Work
+    forward_written: float
+    backward_written: float
+
+
+def _run(
+    operator: Operator, tensors: dict[str, torch.Tensor], args: Any, kwargs: dict[str, Any]
+) -> _Run:
+    """Raises what the operator's fake kernels raise."""
+    leaves = [tensor for tensor in tensors.values() if tensor.requires_grad]
+    # An in-place write to a leaf is refused by autograd; the graph's own tensors are no leaves.
+    writes_leaf = any(tensors[name].requires_grad for name in operator.writes if name in tensors)
+    grad = bool(leaves) and NO_GRAD not in operator.contexts and not writes_leaf
     saved: list[torch.Tensor] = []
 
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
         saved.append(tensor)
         return tensor
 
-    leaves = [t for t in tensors.values() if t.requires_grad]
-    grad = bool(leaves) and "torch.set_grad_enabled(False)" not in operator.contexts
-    # An in-place write to a leaf is refused by autograd; the graph's own tensors are no leaves.
-    writes_leaf = any(tensors[name].requires_grad for name in operator.writes if name in tensors)
-    try:
-        with (
-            torch.set_grad_enabled(grad and not writes_leaf),
-            torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t),
-        ):
-            with FlopCounterMode(display=False) as forward, _Written() as written:
-                result = function(*args, **kwargs)
-            outputs = [
-                r
-                for r in (result if isinstance(result, list | tuple) else [result])
-                if isinstance(r, torch.Tensor)
-            ]
-            wanted = [o for o in outputs if o.requires_grad]
-            backward_flops, back = 0.0, _Written()
-            if wanted:
-                with FlopCounterMode(display=False) as backward, back:
-                    torch.autograd.grad(
-                        wanted, leaves, [torch.empty_like(o) for o in wanted], allow_unused=True
-                    )
-                backward_flops = float(backward.get_total_flops())
-    except Exception:
-        # An operator without a fake kernel or a backward: charged by the bytes it moves alone.
-        return nothing
-    work = _work(
-        float(forward.get_total_flops()), backward_flops, saved, tensors, operator, outputs
+    saving = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    forward, backward = FlopCounterMode(display=False), FlopCounterMode(display=False)
+    forward_writes, backward_writes = _Written(), _Written()
+    with torch.set_grad_enabled(grad), saving:
+        with forward, forward_writes:
+            result = resolve(operator.target)(*args, **kwargs)
+        results = result if isinstance(result, list | tuple) else [result]
+        outputs = [output for output in results if isinstance(output, torch.Tensor)]
+        wanted = [output for output in outputs if output.requires_grad]
+        if wanted:
+            with backward, backward_writes:
+                gradients = [torch.empty_like(output) for output in wanted]
+                torch.autograd.grad(wanted, leaves, gradients, allow_unused=True)
+    flops = Work(
+        float(forward.get_total_flops()),
+        float(backward.get_total_flops()) if wanted else 0.0,
+        (),
+        saves_output=False,
+        saved_own_bytes=0,
     )
-    if counted_as == "attention":
-        return _attention(
-            work, Attention.of(tuple(args), kwargs), device_type, written.bytes, back.bytes
-        )
-    return work
+    work = _with_saved(flops, saved, [tensors[name] for name in operator.inputs], outputs)
+    return _Run(work, forward_writes.bytes, backward_writes.bytes)
 
 
-def _work(
-    forward: float,
-    backward: float,
-    saved: list[torch.Tensor],
-    tensors: dict[str, torch.Tensor],
-    operator: Operator,
-    outputs: list[torch.Tensor],
+def _with_saved(
+    work: Work,
+    saved: Sequence[torch.Tensor],
+    inputs: Sequence[torch.Tensor],
+    outputs: Sequence[torch.Tensor],
 ) -> Work:
-    inputs = {tensors[name].untyped_storage()._cdata: i for i, name in enumerate(operator.inputs)}
-    results = {o.untyped_storage()._cdata for o in outputs}
-    own: dict[int, int] = {}
-    positions: set[int] = set()
-    output = False
+    """The work with what autograd keeps, told apart by storage."""
+    position = {tensor.untyped_storage()._cdata: index for index, tensor in enumerate(inputs)}
+    results = {tensor.untyped_storage()._cdata for tensor in outputs}
+    own_bytes: dict[int, int] = {}
+    saved_inputs: set[int] = set()
+    saves_output = False
     for tensor in saved:
         storage = tensor.untyped_storage()
-        if storage._cdata in inputs:
-            positions.add(inputs[storage._cdata])
+        if storage._cdata in position:
+            saved_inputs.add(position[storage._cdata])
         elif storage._cdata in results:
-            output = True
+            saves_output = True
         else:
-            own[storage._cdata] = storage.nbytes()
-    return Work(forward, backward, tuple(sorted(positions)), output, sum(own.values()))
+            own_bytes[storage._cdata] = storage.nbytes()
+    return replace(
+        work,
+        saved_inputs=tuple(sorted(saved_inputs)),
+        saves_output=saves_output,
+        saved_own_bytes=sum(own_bytes.values()),
+    )
 
 
 class _Written(TorchDispatchMode):
@@ -160,57 +187,29 @@ class _Written(TorchDispatchMode):
         return result
 
 
-def _attention(work: Work, call: Attention, device_type: str, written: float, back: float) -> Work:
-    """Two products forward; backward four, or five where flash attention recomputes the scores (Dao et al., FlashAttention,
+def _attention(run: _Run, call: Attention, device_type: str) -> Work:
+    """Two products forward; backward four, or five where flash attention recomputes the scores.
 
-    2022, section 3 and algorithm 4). What plain operators make is written once and read once.
+    Dao et al., FlashAttention, 2022, section 3 and algorithm 4. What plain operators write is
+    read once more.
     """
-    math = kernel_of(call, device_type) == "math"
-    inner = (2 * written, 2 * back) if math else (0.0, 0.0)
-    flops = (
-        2 * call.product,
-        (4 if math else 5) * call.product if work.backward_flops or back else 0.0,
-    )
+    plain = kernel_of(call, device_type) == "math"
+    has_backward = bool(run.work.backward_flops or run.backward_written)
+    backward_products = (4 if plain else 5) if has_backward else 0
     return replace(
-        work,
-        forward_flops=flops[0],
-        backward_flops=flops[1],
-        forward_inner=inner[0],
-        backward_inner=inner[1],
+        run.work,
+        forward_flops=2 * call.product,
+        backward_flops=backward_products * call.product,
+        forward_inner=2 * run.forward_written if plain else 0.0,
+        backward_inner=2 * run.backward_written if plain else 0.0,
     )
 
 
-def _grouped(operator: Operator, graph: Graph) -> Work:
-    """Experts: each row meets the matrix of its own. Two FLOPs for each of rows x in x out, and as many for either gradient."""
+def _grouped_product(operator: Operator, graph: Graph) -> Work:
+    """Experts: each row meets its own matrix. Two FLOPs per row, input and output feature.
+
+    Backward has one such product for the rows' gradient and one for the matrices'.
+    """
     rows, weights = (graph.values[name] for name in operator.inputs[:2])
     product = 2.0 * rows.sizes[0] * weights.sizes[-2] * weights.sizes[-1]
-    return Work(product, 2 * product, (0, 1, 2), False, 0)
-
-
-def _fake(value: Value) -> torch.Tensor:
-    dtype = getattr(torch, value.dtype)
-    tensor = torch.empty_strided(value.sizes, value.strides, dtype=dtype)
-    return tensor.requires_grad_() if value.needs_grad and dtype.is_floating_point else tensor
-
-
-# What an expression of a size may call.
-SIZE_NAMES: dict[str, Any] = {"__builtins__": {"min": min, "max": max, "abs": abs}, "math": math}
-
-
-def concrete(
-    argument: Any, tensors: dict[str, torch.Tensor], microbatch: int, device: torch.device = CPU
-) -> Any:
-    """An argument as the operator takes it."""
-    if isinstance(argument, Ref):
-        return tensors[argument.name]
-    if isinstance(argument, Sym):
-        return int(eval(argument.expression, SIZE_NAMES, {"batch": microbatch}))
-    if isinstance(argument, Literal):
-        return (
-            device
-            if argument.code == "device"
-            else getattr(torch, argument.code.removeprefix("torch."))
-        )
-    if isinstance(argument, tuple):
-        return [concrete(item, tensors, microbatch, device) for item in argument]
-    return argument
+    return Work(product, 2 * product, (0, 1, 2), saves_output=False, saved_own_bytes=0)

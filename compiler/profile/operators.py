@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from pipecut.compiler.costs.work import concrete, identity
+from pipecut.compiler.costs.arguments import concrete
+from pipecut.compiler.costs.work import identity
 from pipecut.compiler.graph import Graph, Operator
 from pipecut.compiler.operators.lookup import resolve
 from pipecut.compiler.operators.table import GETITEM

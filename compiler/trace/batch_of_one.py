@@ -13,12 +13,10 @@ from unittest import mock
 
 import torch
 
-from pipecut.compiler.costs.work import SIZE_NAMES
+from pipecut.compiler.costs.arguments import size_of
 from pipecut.compiler.graph import Graph, Operator, Ref, Sym
 from pipecut.compiler.operators.lookup import rule_of
 from pipecut.model.functions import is_machinery
-
-ONE = {"batch": 1}
 
 
 @contextmanager
@@ -71,7 +69,7 @@ def _steps(graph: Graph) -> list[Any]:
         if isinstance(argument, Ref):
             return "tensor", number(argument.name)
         if isinstance(argument, Sym):
-            return repr(int(eval(argument.expression, SIZE_NAMES, ONE)))
+            return repr(size_of(argument.expression, 1))
         if isinstance(argument, tuple):
             return tuple(map(written, argument))
         return repr(argument)

@@ -2,39 +2,8 @@
 
 import torch
 
-from pipecut.compiler.graph import (
-    BatchInput,
-    Buffer,
-    Graph,
-    Literal,
-    Operator,
-    Output,
-    Parameter,
-    Ref,
-    Sym,
-    Value,
-)
-
-
-def value(name: str, *shape: int | str, dtype: str = "float32", needs_grad: bool = False) -> Value:
-    sizes = tuple(2 if size == "batch" else int(size) for size in shape)
-    return Value(name, shape, sizes, (1,) * len(sizes), dtype, 4, needs_grad)
-
-
-def operator(name: str, target: str, *args: object, **fields: object) -> Operator:
-    inputs = tuple(argument.name for argument in args if isinstance(argument, Ref))
-    return Operator(
-        name,
-        target=target,
-        args=args,
-        kwargs=(),
-        inputs=inputs,
-        module="layer",
-        module_class="Linear",
-        source=" (model.py:7)",
-        **fields,  # type: ignore[arg-type]
-    )
-
+from pipecut.compiler.graph import BatchInput, Buffer, Graph, Literal, Output, Parameter, Ref, Sym
+from tests.graphs import operator, value
 
 LINEAR = operator("linear", "aten.linear.default", Ref("x"), Ref("w"))
 VIEW = operator(
@@ -82,12 +51,12 @@ x      float32[batch, 8]  batch input features
 w      float32[8, 8]      parameter layer.weight = head.weight
 total  int64[]            buffer total
 
-result   tensor                  module        call
-linear   float32[batch, 8] grad  layer Linear  aten.linear.default(x, w)
-view     float32[batch, 4] grad  layer Linear  aten.view.default(linear, [2*batch, 4])
-dropout  float32[batch, 4] grad  layer Linear  aten.dropout.default(view, 0.5, True | False)  draws 0
-count    int64[]                 layer Linear  aten.add_.Tensor(total, 1)  writes total
-loss     float32[] grad          layer Linear  aten.mean.default(dropout)
+result   tensor                  module       call
+linear   float32[batch, 8] grad  layer Layer  aten.linear.default(x, w)
+view     float32[batch, 4] grad  layer Layer  aten.view.default(linear, [2*batch, 4])
+dropout  float32[batch, 4] grad  layer Layer  aten.dropout.default(view, 0.5, True | False)  draws 0
+count    int64[]                 layer Layer  aten.add_.Tensor(total, 1)  writes total
+loss     float32[] grad          layer Layer  aten.mean.default(dropout)
 
 returns logits: view
 
