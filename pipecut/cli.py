@@ -212,12 +212,13 @@ def compile(
     """
     from pipecut.compiler import Options, Request, SizeOverrides, compile_plan
     from pipecut.compiler.partition.place import SolverOptions
+    from pipecut.compiler.partition.program.solver import SOLVERS
     from pipecut.compiler.schedules.registry import SCHEDULES, WITH_CHOSEN_STAGES_PER_RANK
     from pipecut.tables.plan import print_plan
     from pipecut.tables.search import print_explained
 
     refuse_other_than("--schedule", schedule, (*SCHEDULES, "auto"))
-    refuse_other_than("--solver", solver, ("highs", "cbc"))
+    refuse_other_than("--solver", solver, SOLVERS)
     _refuse_unknown_costs(costs)
     if microbatch is not None and microbatches is not None:
         raise UserFileError("give --microbatch or --microbatches, not both")
@@ -248,8 +249,10 @@ def compile(
 
 def _refuse_unknown_costs(costs: str) -> None:
     """Raises UserFileError."""
-    if not costs.startswith("measured:"):
-        refuse_other_than("--costs", costs, ("auto", "roofline", "profile", "measured:REPORT"))
+    from pipecut.compiler.profile.measured_costs import REPORT, SOURCES
+
+    if not costs.startswith(REPORT):
+        refuse_other_than("--costs", costs, SOURCES)
 
 
 @app.command()
@@ -360,10 +363,11 @@ def solve(
     Example: pipecut solve layer_gnmt.json --devices 6 --json
     """
     from pipecut.compiler.partition.place import SolverOptions
+    from pipecut.compiler.partition.program.solver import SOLVERS
     from pipecut.compiler.partition.standalone.solve import print_solved, solve_file
 
     refuse_other_than("--comm", comm, ("direct", "relay"))
-    refuse_other_than("--solver", solver, ("highs", "cbc"))
+    refuse_other_than("--solver", solver, SOLVERS)
     transfers = cast("Comm | None", comm)  # checked above
     with progress_line(f"solving {graph}"):
         options = SolverOptions(solver, time_limit, gap)

@@ -16,6 +16,8 @@ from pipecut.plan.schema import Seconds
 
 # What an option of costs begins with that names a report.
 REPORT = "measured:"
+# Every source of costs, as --costs has it.
+SOURCES = ("auto", "roofline", "profile", f"{REPORT}REPORT")
 
 
 class ReportedCosts(BaseModel):

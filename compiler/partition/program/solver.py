@@ -6,7 +6,7 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,8 +63,7 @@ def solve(
 ) -> Solution:
     """The best placement found from `start`, values by variable name, within the limits."""
     begin = time.perf_counter()
-    run = _cbc if limits.solver == "cbc" else _highs
-    outcome = run(program.model, limits, start)
+    outcome = SOLVERS[limits.solver](program.model, limits, start)
     return Solution(
         program.stages(problem) if outcome.found else None,
         outcome.objective * program.scale,
@@ -215,3 +214,10 @@ def _columns(model: Any) -> list[Any]:
     """The variables that a row or the objective has, in the order of the solver's columns."""
     exported = getattr(model, "exported_variables", model.variables)
     return list(exported())
+
+
+# Every solver by the name that --solver has; it takes the model, the limits and values to start from.
+SOLVERS: dict[str, Callable[[Any, Limits, dict[str, float] | None], _Outcome]] = {
+    "highs": _highs,
+    "cbc": _cbc,
+}
