@@ -9,8 +9,8 @@ twice.
 from collections.abc import Sequence
 
 from pipecut.compiler.inputs.cluster import Cluster
-from pipecut.compiler.inputs.units import show_bytes
 from pipecut.plan.schema import Plan, Stage
+from pipecut.quantities import show_bytes
 
 
 def shortage(plan: Plan) -> tuple[int, ...]:

@@ -6,8 +6,8 @@ from typing import Any
 
 import networkx as nx
 
-from pipecut.compiler.text_table import text_table
 from pipecut.plan.schema import Constant
+from pipecut.text_table import text_table
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,6 @@ from pipecut.compiler.inputs.auto import AUTO, Auto
 from pipecut.compiler.inputs.cluster import Cluster
 from pipecut.compiler.inputs.document.positions import location_of_key
 from pipecut.compiler.inputs.job import Job, JobSpec
-from pipecut.compiler.inputs.units import show_bytes
 from pipecut.compiler.operators.lookup import rule_of, short_name
 from pipecut.compiler.partition.coarsen.parameter_bytes import OptimizerSpec, fixed_bytes
 from pipecut.compiler.partition.constraints import placement_rules
@@ -30,6 +29,7 @@ from pipecut.errors import PipecutError, UserFileError
 from pipecut.model.weights import check_files
 from pipecut.plan.rules import Combination, conflict_of
 from pipecut.plan.schema import StageTensor
+from pipecut.quantities import show_bytes
 
 
 class Sizes(Protocol):

@@ -11,8 +11,8 @@ from pipecut.compiler.inputs.document.positions import KEY, Location, location_o
 from pipecut.compiler.inputs.document.read import read_document
 from pipecut.compiler.inputs.library import cluster_names, cluster_path, library
 from pipecut.compiler.inputs.machine import this_machine
-from pipecut.compiler.inputs.units import show_bytes
 from pipecut.errors import UserFileError
+from pipecut.quantities import show_bytes
 
 # Within a node that has a single device nothing is sent.
 UNUSED = Link.model_validate({"bandwidth": "1GB/s", "latency": "0us"})

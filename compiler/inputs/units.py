@@ -52,20 +52,3 @@ def parse_flops(text: object) -> float:
     """`989TFLOP/s` to floating-point operations per second. Raises ValueError."""
     units = {f"{p}FLOP/s": f for p, f in _SI.items()} | {f"{p}FLOPS": f for p, f in _SI.items()}
     return _scaled(text, units, "989TFLOP/s", allow_zero=False)
-
-
-def show_bytes(count: float) -> str:
-    """Bytes for people, in binary units."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(count) < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} TiB"
-
-
-def show_seconds(seconds: float) -> str:
-    """Seconds for people."""
-    for factor, unit in ((1.0, "s"), (1e3, "ms"), (1e6, "us")):
-        if seconds * factor >= 1:
-            return f"{seconds * factor:.3g} {unit}"
-    return f"{seconds * 1e9:.3g} ns"

@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from pipecut.compiler.inputs.units import show_bytes
 from pipecut.compiler.partition.chain.chain import chain_cuts
 from pipecut.compiler.partition.chain.prefix_sums import received_bytes
 from pipecut.compiler.partition.memory import peak_bytes
 from pipecut.compiler.partition.problem import Block, Problem, StageDevice, Stages
 from pipecut.errors import InfeasibleError
+from pipecut.quantities import show_bytes
 
 # Microbatches in flight on each stage, for a number of stages.
 InFlightPerStage = Callable[[int], tuple[int, ...]]

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from pipecut.compiler.inputs.units import show_bytes, show_seconds
 from pipecut.compiler.partition.load import loads
 from pipecut.compiler.partition.memory import peak_bytes, recomputing
 from pipecut.compiler.partition.problem import Problem, Stages
-from pipecut.compiler.text_table import numbers, text_table
+from pipecut.quantities import show_bytes, show_seconds
+from pipecut.text_table import numbers, text_table
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pipecut.compiler.inputs.units import show_bytes, show_seconds
-from pipecut.compiler.text_table import numbers, text_table
+from pipecut.quantities import show_bytes, show_seconds
+from pipecut.text_table import numbers, text_table
 
 Comm = Literal["relay", "direct"]
 Recompute = Literal["auto", "never", "always"]

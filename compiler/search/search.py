@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 
 from pipecut.compiler.candidate import Candidate
 from pipecut.compiler.inputs.auto import AUTO
-from pipecut.compiler.inputs.units import show_seconds
 from pipecut.compiler.schedules.registry import SCHEDULES
 from pipecut.compiler.search.candidates import SEARCHED, candidates
 from pipecut.compiler.search.sensitivity import sensitivities
 from pipecut.compiler.search.sizes import SearchSpace
 from pipecut.compiler.search.trial import Sensitivity, Setting, Trial, attempt, bounded
 from pipecut.errors import InfeasibleError, UserFileError
+from pipecut.quantities import show_seconds
 
 Progress = Callable[[str], None]
 # Other schedules fell short of their prediction by up to a tenth beside 1F1B

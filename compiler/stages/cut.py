@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from pipecut.compiler.graph import Buffer, Graph, Output, Parameter
-from pipecut.compiler.stages.ranges import ranges
+from pipecut.text_table import ranges
 
 
 @dataclass(frozen=True)

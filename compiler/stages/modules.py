@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from pipecut.compiler.graph import Operator
-from pipecut.compiler.stages.ranges import ranges
+from pipecut.text_table import ranges
 
 # Parts of a name that say enough: `model.embeddings.norm` of `model.embeddings.norm.inner`.
 MOST_PARTS = 3
@@ -22,7 +22,7 @@ def modules_covered(operators: Sequence[Operator]) -> list[str]:
     names = []
     for prefix, numbers in layers.items():
         if numbers:
-            names += [f"{prefix}.{run}" for run in ranges(sorted(set(numbers)))]
+            names += [f"{prefix}.{run}" for run in ranges(numbers)]
         elif not any(other.startswith(f"{prefix}.") for other in layers):
             names.append(prefix)
     return names

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from pipecut.compiler.inputs.units import show_seconds
 from pipecut.compiler.search.trial import Sensitivity, Trial
+from pipecut.quantities import show_seconds
 
 # More candidates than this say nothing new.
 MOST = 40

@@ -6,8 +6,8 @@ from rich.table import Table
 from pipecut.compiler.inputs.cluster_file import read_cluster
 from pipecut.compiler.inputs.cluster_schema import DeviceLibrary
 from pipecut.compiler.inputs.library import cluster_names, library
-from pipecut.compiler.inputs.units import show_bytes
 from pipecut.compiler.schedules.registry import SCHEDULES
+from pipecut.quantities import show_bytes
 
 
 def print_specs(console: Console) -> None:

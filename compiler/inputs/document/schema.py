@@ -8,14 +8,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchem
 from pydantic_core import core_schema
 
 from pipecut.compiler.inputs.auto import AUTO
-from pipecut.compiler.inputs.units import (
-    parse_bytes,
-    parse_flops,
-    parse_rate,
-    parse_seconds,
-    show_bytes,
-    show_seconds,
-)
+from pipecut.compiler.inputs.units import parse_bytes, parse_flops, parse_rate, parse_seconds
+from pipecut.quantities import show_bytes, show_seconds
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.table import Table
 
-from pipecut.compiler.inputs.units import parse_bytes, show_bytes
+from pipecut.compiler.inputs.units import parse_bytes
 from pipecut.compiler.partition.load import loads
 from pipecut.compiler.partition.memory import peak_bytes
 from pipecut.compiler.partition.place import SolverOptions, place
@@ -18,6 +18,7 @@ from pipecut.compiler.partition.problem import Comm, Stages
 from pipecut.compiler.partition.standalone.named import NamedProblem
 from pipecut.compiler.partition.standalone.read import read_problem
 from pipecut.errors import InfeasibleError, UserFileError
+from pipecut.quantities import show_bytes
 
 Status = Literal["optimal", "feasible", "infeasible"]
 

@@ -8,6 +8,7 @@ from pipecut.plan.schema.dtypes import Dtype
 from pipecut.plan.schema.numbers import Constant, Count, Finite, PlanModel, Positive, Seconds
 from pipecut.plan.schema.stage import Boundary, Evaluation, Stage
 from pipecut.plan.schema.tensors import Tensor
+from pipecut.plan.schema.text import text_of
 
 VERSION = 6
 
@@ -103,6 +104,10 @@ class Plan(PlanModel):
     source: Source | None = None
     hashes: dict[str, str] = {}
     seal: str = ""
+
+    def __str__(self) -> str:
+        """A table of the stages, what is proven and predicted, and notes."""
+        return text_of(self)
 
     @property
     def microbatches(self) -> int:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from pipecut.compiler.graph import Output
 from pipecut.compiler.stages.cut import batch_inputs_of, cut
-from pipecut.compiler.stages.ranges import ranges
+from pipecut.text_table import ranges
 from tests.graphs import chain, made_buffer, made_operator, made_parameter, made_value
 
 

@@ -16,10 +16,15 @@ def text_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def numbers(values: Iterable[int]) -> str:
     """Numbers in order, runs shortened: `0-3, 7`; `-` for none."""
+    return ", ".join(ranges(values)) or "-"
+
+
+def ranges(values: Iterable[int]) -> list[str]:
+    """Each run of numbers that follow each other: `0-3`, or `7` where one stands alone."""
     ordered = sorted(set(values))
     if not ordered:
-        return "-"
+        return []
     starts = [ordered[0], *(after for before, after in pairwise(ordered) if after != before + 1)]
     ends = [*(before for before, after in pairwise(ordered) if after != before + 1), ordered[-1]]
     runs = zip(starts, ends, strict=True)
-    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
+    return [str(first) if first == last else f"{first}-{last}" for first, last in runs]
