@@ -49,23 +49,6 @@ def diverging() -> Iterator[Batch]:
         yield batch
 
 
-def arrays() -> Iterator[Batch]:
-    """NumPy's arrays where tensors belong."""
-    for batch in steady():
-        yield {name: tensor.numpy() for name, tensor in batch.items()}
-
-
-def nothing() -> Iterator[Any]:
-    """Items that are no batches."""
-    yield None
-
-
-def with_none() -> Iterator[Batch]:
-    """One input is left out by name."""
-    for batch in steady():
-        yield {**batch, "target": None}
-
-
 def doubles() -> Iterator[Batch]:
     """Another dtype than the plan's."""
     for batch in steady():
@@ -76,22 +59,6 @@ def scalars() -> Iterator[Batch]:
     """An input without samples."""
     for batch in steady():
         yield {**batch, "target": torch.tensor(1.0)}
-
-
-def leaving() -> Iterator[Batch]:
-    """A user's function that ends the process."""
-    sys.exit(3)
-
-
-def number() -> int:
-    """No iterable at all."""
-    return 3
-
-
-def short() -> list[Batch]:
-    """Two batches, after which the data starts again."""
-    source = steady()
-    return [next(source), next(source)]
 
 
 def other(**args: Any) -> torch.nn.Module:
