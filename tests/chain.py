@@ -13,6 +13,7 @@ from torch import nn
 
 from pipecut.compiler.schedules.lower import lower
 from pipecut.compiler.schedules.registry import orders
+from pipecut.plan import channels as plan_channels
 from pipecut.plan.actions import Action
 from pipecut.plan.schema import Plan
 from pipecut.runtime.engine.engine import Engine, Work
@@ -118,7 +119,7 @@ class Delivery:
 def chain_worlds(plan: Plan) -> list[World]:
     """The ranks of a plan, with a channel from each to each other."""
     ranks = range(plan.layout.size)
-    channels = {(a, b): Channel() for a in ranks for b in ranks if a != b}
+    channels = {plan_channels.Channel(a, b): Channel() for a in ranks for b in ranks if a != b}
     worlds = [World(rank, plan.layout, CPU, Status(rank)) for rank in ranks]
     for world in worlds:
         world.channels = channels  # type: ignore[assignment]

@@ -17,12 +17,12 @@ from pipecut.compiler.predict.stage_seconds import (
     ring_seconds,
 )
 from pipecut.compiler.schedules.lower import lower
-from pipecut.compiler.schedules.registry import orders
+from pipecut.compiler.schedules.registry import SCHEDULES, orders
 from pipecut.compiler.stages.cut import Cut, cut
 from pipecut.device.types import type_of
-from pipecut.plan.actions import Action, Compute, Hop
+from pipecut.plan.actions import ActionTable, Compute, Hop
 from pipecut.plan.layout import Place, RankLayout
-from pipecut.plan.replay.simulate import Costs, simulate, transfers_over
+from pipecut.plan.replay.simulate import BoundaryTraffic, Costs, TiedSum, simulate
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Scheduled:
 
     cuts: tuple[Cut, ...]
     pipeline_rank_of: tuple[int, ...]
-    actions: list[list[Action]]
+    actions: ActionTable
     seconds: tuple[StageSeconds, ...]
     ties: tuple[Tie, ...]
     step_seconds: float
@@ -61,7 +61,7 @@ def schedule(
     )
     ties = _ties(costed.graph, cuts, cluster, layout)
     actions = _lowered(costed.graph, cuts, order, layout, sums=bool(ties))
-    splits_backward = any(compute.op == "W" for compute in order[0])
+    splits_backward = SCHEDULES[candidate.schedule].splits_backward
     seconds = tuple(
         replace(
             compute_seconds(costed, stage_cut, device.kind, splits_backward),
@@ -82,7 +82,7 @@ def schedule(
         ],
         transfers=_transfers(costed.graph, cuts, stage_devices),
         reductions=_reductions(seconds, layout),
-        ties=[(_pipeline_ranks(layout, tie.stages), tie.seconds) for tie in ties],
+        ties=[TiedSum(_pipeline_ranks(layout, tie.stages), tie.seconds) for tie in ties],
         blocking=blocking,
         weights=[stage.weights for stage in seconds],
     )
@@ -104,7 +104,7 @@ def _lowered(
     order: Sequence[Sequence[Compute]],
     layout: RankLayout,
     sums: bool,
-) -> list[list[Action]]:
+) -> ActionTable:
     """Actions of each rank. `sums` where gradients of tied parameters are summed."""
     sending = {stage_cut.index for stage_cut in cuts if stage_cut.sends}
     returning = {
@@ -123,8 +123,10 @@ def _transfers(
     transfers: dict[Hop, float] = {}
     for stage_cut, link in zip(cuts[:-1], stage_devices, strict=False):
         values = [graph.values[name] for name in stage_cut.sends]
-        sizes = [(value.bytes, value.needs_grad) for value in values]
-        transfers |= transfers_over(stage_cut.index, sizes, link.latency, link.bandwidth)
+        activations = sum(value.bytes for value in values)
+        gradients = sum(value.bytes for value in values if value.needs_grad)
+        traffic = BoundaryTraffic(activations, gradients, link.latency, link.bandwidth)
+        transfers |= traffic.seconds_after(stage_cut.index)
     return transfers
 
 

@@ -16,10 +16,11 @@ def alternating(
     Forwards and backwards, whose operation is `op`, are given by stage and microbatch.
     """
     warm = min(ahead, len(forward))
-    order = [Compute("F", *pair) for pair in forward[:warm]]
-    for there, back in zip(forward[warm:], backward, strict=False):
-        order += [Compute("F", *there), Compute(op, *back)]
-    return order + [Compute(op, *pair) for pair in backward[len(forward) - warm :]]
+    forwards = [Compute("F", stage, microbatch) for stage, microbatch in forward]
+    backwards = [Compute(op, stage, microbatch) for stage, microbatch in backward]
+    steady = zip(forwards[warm:], backwards, strict=False)
+    alternate = [compute for pair in steady for compute in pair]
+    return [*forwards[:warm], *alternate, *backwards[len(forwards) - warm :]]
 
 
 def duration(op: Op) -> int:
@@ -36,8 +37,8 @@ def start_times(
 
     Messages take nothing; `seconds` has what an operation takes on a stage.
     """
-    ends: dict[Compute, int] = {}
     starts: dict[Compute, int] = {}
+    ended: dict[Compute, int] = {}
     at, clock = [0] * len(orders), [0] * len(orders)
     moved = True
     while moved:
@@ -46,11 +47,11 @@ def start_times(
             while at[rank] < len(order):
                 compute = order[at[rank]]
                 needs = _needs(compute, stages)
-                if any(other not in ends for other in needs):
+                if any(need not in ended for need in needs):
                     break
-                starts[compute] = max([clock[rank], *(ends[other] for other in needs)])
+                starts[compute] = max([clock[rank], *(ended[need] for need in needs)])
                 clock[rank] = starts[compute] + seconds(compute.op, compute.stage)
-                ends[compute] = clock[rank]
+                ended[compute] = clock[rank]
                 at[rank] += 1
                 moved = True
     return starts

@@ -1,4 +1,4 @@
-"""What a schedule says of itself, once: job file, command line, search, tests and tables read it."""
+"""What a schedule says of itself, once: job file, command line, search and tables read it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -54,8 +54,8 @@ class Schedule:
     def __str__(self) -> str:
         """The schedule of two ranks as a picture."""
         stages_per_rank = self.stages_per_rank or 2
-        known = f"{self.name}: idle {self.idle}; activations: {self.activations}"
-        return f"{known}\n{self.picture(2, 4, stages_per_rank)}"
+        summary = f"{self.name}: idle {self.idle}; activations: {self.activations}"
+        return f"{summary}\n{self.picture(2, 4, stages_per_rank)}"
 
     def picture(self, ranks: int, microbatches: int, stages_per_rank: int) -> str:
         """What each rank does in each unit of time, where every compute takes one.

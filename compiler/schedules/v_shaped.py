@@ -26,62 +26,82 @@ def order(rank: int, ranks: int, microbatches: int, stages_per_rank: int) -> lis
 
 @lru_cache(maxsize=64)
 def _run(ranks: int, microbatches: int) -> tuple[tuple[Compute, ...], ...]:
-    """All ranks, step by step: in each, a rank does one thing that the steps before made possible."""
-    last = 2 * ranks - 1
-    orders: list[list[Compute]] = [[] for _ in range(ranks)]
-    done: set[Compute] = set()
-    # Next microbatch by stage, as microbatches go through a stage in order.
-    forward, back = [0] * (last + 1), [0] * (last + 1)
-    later: list[deque[Compute]] = [deque() for _ in range(ranks)]
-    # Microbatches, of either stage, that are between forward and the gradients of weights.
-    held = [0] * ranks
-    while any(m < microbatches for m in back) or any(later):
-        step: list[Compute] = []
-        for rank in range(ranks):
-            ready = _ready(rank, last, microbatches, done, forward, back)
-            if held[rank] >= 2 * ranks - 1:
-                # Room for one more is left to the stage that lets others go.
-                ready = [c for c in ready if c.op != "F" or c.stage != rank]
-            if held[rank] >= 2 * ranks:
-                ready = [c for c in ready if c.op == "I"]
-            if not ready and not later[rank]:
-                continue
-            chosen = ready[0] if ready else later[rank].popleft()
-            match chosen:
-                case Compute("F", stage):
-                    forward[stage] += 1
-                    held[rank] += 1
-                case Compute("I", stage, microbatch):
-                    back[stage] += 1
-                    later[rank].append(Compute("W", stage, microbatch))
-                case Compute():
-                    held[rank] -= 1
-            step.append(chosen)
-            orders[rank].append(chosen)
-        done |= set(step)
-    return tuple(map(tuple, orders))
+    """The orders of all ranks."""
+    greedy = _Greedy(ranks, microbatches)
+    while greedy.unfinished:
+        greedy.step()
+    return tuple(map(tuple, greedy.orders))
 
 
-def _ready(
-    rank: int, last: int, microbatches: int, done: set[Compute], forward: list[int], back: list[int]
-) -> list[Compute]:
-    """What can run now, the most pressing first."""
-    stages = (last - rank, rank)
-    ready: list[Compute] = []
-    for stage in stages:
-        m = back[stage]
-        if (
-            m < microbatches
-            and Compute("F", stage, m) in done
-            and (stage == last or Compute("I", stage + 1, m) in done)
-        ):
-            ready.append(Compute("I", stage, m))
-    ready.sort(key=lambda c: (c.microbatch, -c.stage))
-    for stage in stages:
-        m = forward[stage]
-        if m < microbatches and (stage == 0 or Compute("F", stage - 1, m) in done):
-            ready.append(Compute("F", stage, m))
-    return ready
+class _Greedy:
+    """A run of all ranks, step by step; microbatches go through a stage in order."""
+
+    def __init__(self, ranks: int, microbatches: int) -> None:
+        self.ranks, self.microbatches = ranks, microbatches
+        stages = 2 * ranks
+        self.last_stage = stages - 1
+        self.orders: list[list[Compute]] = [[] for _ in range(ranks)]
+        self.done: set[Compute] = set()
+        # The next microbatch of each stage, forward and backward.
+        self.forward, self.backward = [0] * stages, [0] * stages
+        # W that each rank may compute, the oldest first.
+        self.weights: list[deque[Compute]] = [deque() for _ in range(ranks)]
+        # Microbatches, of either stage of a rank, that are between F and W.
+        self.in_flight = [0] * ranks
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether a backward, or the gradients of weights, are left to do."""
+        return any(m < self.microbatches for m in self.backward) or any(self.weights)
+
+    def step(self) -> None:
+        """Let every rank do one thing that the steps before made possible."""
+        chosen = [self._choose(rank) for rank in range(self.ranks)]
+        for rank, compute in enumerate(chosen):
+            if compute is not None:
+                self._start(rank, compute)
+        self.done |= {compute for compute in chosen if compute is not None}
+
+    def _choose(self, rank: int) -> Compute | None:
+        """What is most pressing; None where nothing can run."""
+        ready = self._backward_ready(rank)
+        # A rank holds no more than the first rank under 1F1B; the last place is left to the later
+        # stage, which lets microbatches go.
+        if self.in_flight[rank] < 2 * self.ranks:
+            ready += self._forward_ready(self.last_stage - rank)
+        if self.in_flight[rank] < 2 * self.ranks - 1:
+            ready += self._forward_ready(rank)
+        ready += self.weights[rank]
+        return ready[0] if ready else None
+
+    def _backward_ready(self, rank: int) -> list[Compute]:
+        """The oldest microbatch first, and of one microbatch the later stage."""
+        ready = []
+        for stage in (self.last_stage - rank, rank):
+            m = self.backward[stage]
+            arrived = stage == self.last_stage or Compute("I", stage + 1, m) in self.done
+            if m < self.microbatches and Compute("F", stage, m) in self.done and arrived:
+                ready.append(Compute("I", stage, m))
+        return sorted(ready, key=lambda compute: (compute.microbatch, -compute.stage))
+
+    def _forward_ready(self, stage: int) -> list[Compute]:
+        m = self.forward[stage]
+        arrived = stage == 0 or Compute("F", stage - 1, m) in self.done
+        return [Compute("F", stage, m)] if m < self.microbatches and arrived else []
+
+    def _start(self, rank: int, compute: Compute) -> None:
+        stage = compute.stage
+        match compute.op:
+            case "F":
+                self.forward[stage] += 1
+                self.in_flight[rank] += 1
+            case "I":
+                self.backward[stage] += 1
+                self.weights[rank].append(Compute("W", stage, compute.microbatch))
+            case _:
+                self.weights[rank].popleft()
+                self.in_flight[rank] -= 1
+        self.orders[rank].append(compute)
 
 
 V_SHAPED = Schedule(

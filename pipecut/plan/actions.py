@@ -13,6 +13,7 @@ REDUCE        Reduce()                  sum gradients over replicas and over tie
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Literal, cast
 
 from pipecut.errors import PlanError
@@ -22,7 +23,7 @@ Op = Literal["F", "B", "I", "W"]
 Direction = Literal["F", "B"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Hop:
     """One boundary in one direction: where a message of any microbatch arrives."""
 
@@ -40,7 +41,7 @@ class Hop:
         return min(self.sender, self.receiver)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Message:
     """A microbatch's activations or gradients on their way to stage `receiver`.
 
@@ -53,13 +54,13 @@ class Message:
 
     @property
     def hop(self) -> Hop:
-        """Where the message goes, whatever its microbatch."""
+        """The boundary and direction that it takes, whatever its microbatch."""
         return Hop(self.direction, self.receiver)
 
     @property
     def sender(self) -> int:
         """The neighbouring stage that sends."""
-        return self.hop.sender
+        return self.receiver - 1 if self.direction == "F" else self.receiver + 1
 
     @property
     def answer(self) -> "Message":
@@ -67,7 +68,7 @@ class Message:
         return Message("B" if self.direction == "F" else "F", self.sender, self.microbatch)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Compute:
     """Forward or (a part of) backward of a stage on a microbatch."""
 
@@ -95,7 +96,7 @@ class Compute:
         return Message("B", self.stage - 1, self.microbatch)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Send:
     """Start to send a message that a stage of this rank has made."""
 
@@ -106,7 +107,7 @@ class Send:
         return f"SEND_{message.direction} {message.sender}.{message.microbatch}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Recv:
     """Post the receive of a message, ahead of the action that needs it."""
 
@@ -117,7 +118,7 @@ class Recv:
         return f"RECV_{message.direction} {message.receiver}.{message.microbatch}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Reduce:
     """Sum the gradients of the rank's parameters over tied stages, then over replicas."""
 
@@ -126,6 +127,22 @@ class Reduce:
 
 
 Action = Compute | Send | Recv | Reduce
+
+
+class ActionTable(tuple[tuple[Action, ...], ...]):
+    """The actions of every pipeline rank, in order. Prints a column per rank."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        columns = [[f"rank {rank}", *map(str, row)] for rank, row in enumerate(self)]
+        widths = [max(map(len, column)) for column in columns]
+        lines = zip_longest(*columns, fillvalue="")
+        return "\n".join(
+            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+            for line in lines
+        )
+
 
 # The position of a kind here is its code in status files: add new ones at the end.
 KINDS = ("F", "B", "I", "W", "SEND_F", "RECV_F", "SEND_B", "RECV_B", "REDUCE")
@@ -179,7 +196,7 @@ def action_of(kind: str, stage: int, microbatch: int) -> Action:
 
 
 def parse_action(text: str, rank: int) -> Action:
-    """The action that prints as `text`, such as `SEND_F 0.3`. Raises PlanError that names the rank."""
+    """The action that prints as `text`, such as `SEND_F 0.3`. Raises PlanError, naming the rank."""
     if text == "REDUCE":
         return Reduce()
     fields = _TEXT.fullmatch(text)

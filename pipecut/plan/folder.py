@@ -10,7 +10,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from pipecut.errors import PlanError
-from pipecut.plan.actions import Action, parse_action
+from pipecut.plan.actions import Action, ActionTable, parse_action
 from pipecut.plan.consistency import GRAPH, SCHEDULE, check_dimensions, contradiction_in
 from pipecut.plan.safe_files import file_hash, file_within, read_bytes, read_yaml
 from pipecut.plan.schema import VERSION, Plan
@@ -160,14 +160,16 @@ def _folder(path: Path, plan: Plan) -> PlanFolder:
     return PlanFolder(path, plan, _actions(path / SCHEDULE), _graph(path / GRAPH))
 
 
-def _actions(file: Path) -> tuple[tuple[Action, ...], ...]:
+def _actions(file: Path) -> ActionTable:
     try:
         rows = _SCHEDULE.validate_python(read_yaml(file))["ranks"]
     except (ValidationError, KeyError):
         raise PlanError(
             f"{file}: no list of actions for each rank under 'ranks'; compile again"
         ) from None
-    return tuple(tuple(parse_action(text, rank) for text in row) for rank, row in enumerate(rows))
+    return ActionTable(
+        tuple(parse_action(text, rank) for text in row) for rank, row in enumerate(rows)
+    )
 
 
 def _graph(file: Path) -> PlanGraph:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pipecut.device.types import type_of
 from pipecut.plan.actions import Action, Compute, Hop, Message, Op, Recv, Reduce, Send
 from pipecut.plan.folder import PlanFolder
-from pipecut.plan.schema import Plan
+from pipecut.plan.schema import Boundary, Plan
 
 
 @dataclass(frozen=True)
@@ -21,27 +21,44 @@ class Event:
 
 @dataclass(frozen=True)
 class Timeline:
-    """All events of a step, its seconds, and the part of it that ranks wait, over all ranks."""
+    """All events of a step, its seconds, and the fraction of it that ranks wait, over all ranks."""
 
     events: tuple[Event, ...]
     step_seconds: float
     bubble: float
 
+    def __str__(self) -> str:
+        """Start and end of every event, rank by rank."""
+        lines = [f"step {self.step_seconds:.6g} s, bubble {self.bubble:.1%}"]
+        for rank in sorted({event.rank for event in self.events}):
+            lines.append(f"rank {rank}")
+            events = [event for event in self.events if event.rank == rank]
+            for event in sorted(events, key=lambda event: (event.start, event.end)):
+                lines.append(f"{event.start:12.6g} {event.end:12.6g}  {event.action}")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class TiedSum:
+    """The sum of a tied parameter's gradient: the pipeline ranks that have it, and its seconds."""
+
+    ranks: tuple[int, ...]
+    seconds: float
+
 
 @dataclass(frozen=True)
 class Costs:
-    """Seconds: forward and backward by stage, transfers by hop, reductions by rank, and of ties.
+    """Seconds: forward and backward by stage, transfers by hop, reductions by pipeline rank.
 
-    A tie has the ranks that sum the gradient of a tied parameter together. `blocking` where a
-    rank's own core carries what it sends and receives, as gloo on a CPU does. `weights` has the
-    seconds of each stage's backward that W takes where it is split.
+    `blocking` where a rank's own core carries what it sends and receives, as gloo on a CPU does.
+    `weights` has the seconds of each stage's backward that W takes where it is split.
     """
 
     forward: Sequence[float]
     backward: Sequence[float]
     transfers: Mapping[Hop, float]
     reductions: Sequence[float]
-    ties: Sequence[tuple[tuple[int, ...], float]] = ()
+    ties: Sequence[TiedSum] = ()
     blocking: bool = False
     weights: Sequence[float] = ()
 
@@ -133,57 +150,63 @@ class _Replay:
 
     def sum_gradients(self) -> None:
         """Sums come last: those of tied parameters first, in the same order on every rank."""
-        for ranks, seconds in self.costs.ties:
-            end = max(self.clock[rank] for rank in ranks) + seconds
-            for rank in ranks:
+        for tied in self.costs.ties:
+            end = max(self.clock[rank] for rank in tied.ranks) + tied.seconds
+            for rank in tied.ranks:
                 self.clock[rank] = end
         for rank, (action, start) in self.reducing.items():
             self.clock[rank] += self.costs.reductions[rank]
             self.events.append(Event(rank, action, start, self.clock[rank]))
 
 
-def transfers_over(
-    left: int, sizes: Sequence[tuple[int, bool]], latency: float, bandwidth: float
-) -> dict[Hop, float]:
-    """Seconds over the boundary after stage `left`, both ways.
+@dataclass(frozen=True)
+class BoundaryTraffic:
+    """Bytes that a microbatch takes over a boundary, forward and backward, and the link's speed."""
 
-    `sizes` has each tensor's bytes, and whether it needs a gradient.
-    """
-    sent, returned = sum(size for size, _ in sizes), sum(size for size, needs in sizes if needs)
-    return {
-        Hop("F", left + 1): latency + sent / bandwidth,
-        Hop("B", left): latency + returned / bandwidth,
-    }
+    activations: int
+    gradients: int
+    latency: float
+    bandwidth: float
+
+    def seconds_after(self, stage: int) -> dict[Hop, float]:
+        """Seconds over the boundary after a stage, by direction."""
+        return {
+            Hop("F", stage + 1): self.latency + self.activations / self.bandwidth,
+            Hop("B", stage): self.latency + self.gradients / self.bandwidth,
+        }
 
 
 def predicted(folder: PlanFolder) -> Timeline:
-    """The step of the plan's own microbatches as the plan's costs have it."""
+    """A step of the plan's own size, with the costs that the plan has."""
     return simulate(folder.actions, costs_of(folder.plan))
 
 
 def costs_of(plan: Plan) -> Costs:
-    """What the plan says of its stages and boundaries."""
+    """The costs of a plan's stages and boundaries."""
+    stages, layout = plan.stages, plan.layout
     transfers: dict[Hop, float] = {}
     for boundary in plan.boundaries:
-        sizes = [(t.bytes_for(plan.batch.microbatch), t.needs_grad) for t in boundary.tensors]
-        transfers |= transfers_over(boundary.left, sizes, boundary.latency, boundary.bandwidth)
-    backward = [s.backward_and_again for s in plan.stages]
-    blocking = all(type_of(s.device_type).host_carries for s in plan.stages)
-    ranks = plan.layout.pipeline_rank_of
-    ties = [
-        (tuple(dict.fromkeys(ranks[s] for s in tied.stages)), tied.reduce_seconds)
-        for tied in plan.tied
-    ]
-    reductions = [0.0] * plan.layout.pipeline_ranks
-    for stage in plan.stages:
+        transfers |= _traffic(plan, boundary).seconds_after(boundary.left)
+    reductions = [0.0] * layout.pipeline_ranks
+    for stage in stages:
         reductions[stage.pipeline_rank] += stage.reduce_seconds
-    weights = [s.weight_seconds for s in plan.stages]
+    ties = []
+    for tied in plan.tied:
+        ranks = dict.fromkeys(layout.pipeline_rank_of[stage] for stage in tied.stages)
+        ties.append(TiedSum(tuple(ranks), tied.reduce_seconds))
     return Costs(
-        [s.forward_seconds for s in plan.stages],
-        backward,
-        transfers,
-        reductions,
-        ties,
-        blocking,
-        weights,
+        forward=[stage.forward_seconds for stage in stages],
+        backward=[stage.backward_and_again for stage in stages],
+        transfers=transfers,
+        reductions=reductions,
+        ties=ties,
+        blocking=all(type_of(stage.device_type).host_carries for stage in stages),
+        weights=[stage.weight_seconds for stage in stages],
     )
+
+
+def _traffic(plan: Plan, boundary: Boundary) -> BoundaryTraffic:
+    size = plan.batch.microbatch
+    activations = sum(tensor.bytes_for(size) for tensor in boundary.tensors)
+    gradients = sum(tensor.bytes_for(size) for tensor in boundary.tensors if tensor.needs_grad)
+    return BoundaryTraffic(activations, gradients, boundary.latency, boundary.bandwidth)

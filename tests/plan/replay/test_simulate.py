@@ -5,7 +5,7 @@ import pytest
 from pipecut.compiler.schedules.lower import lower
 from pipecut.compiler.schedules.registry import orders
 from pipecut.plan.actions import Hop, Reduce
-from pipecut.plan.replay.simulate import Costs, Timeline, simulate
+from pipecut.plan.replay.simulate import Costs, TiedSum, Timeline, simulate
 
 
 def timeline(schedule: str, stages: int, microbatches: int, costs: Costs) -> Timeline:
@@ -33,7 +33,7 @@ def test_transfers_and_reductions_take_their_time() -> None:
             [2.0, 2.0],
             {Hop("F", 1): 0.5, Hop("B", 0): 0.25},
             [0.0, 0.0],
-            [((0, 1), 0.5)],
+            [TiedSum((0, 1), 0.5)],
         ),
     )
     assert tied.step_seconds == pytest.approx(1 + 0.5 + 1 + 2 + 0.25 + 2 + 0.5)
