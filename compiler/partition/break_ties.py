@@ -34,8 +34,8 @@ def break_ties(
 ) -> Stages:
     """A placement as fast, better in bytes and balance where one is found; limit in seconds."""
     if len(problem.blocks) * len(problem.stage_devices) > LARGEST_PROGRAM:
-        other = fewest_bytes(problem, stages, bottleneck(problem, stages) * (1 + EQUAL))
-        return other if other is not None and _is_better(problem, other, stages) else stages
+        cut = fewest_bytes(problem, stages, bottleneck(problem, stages) * (1 + EQUAL))
+        return cut if cut is not None and _is_better(problem, cut, stages) else stages
     seconds = min(SECONDS, time_limit / 2)
     if seconds > LEAST_SECONDS:
         stages = _improved(problem, stages, "bytes", Limits(solver, seconds, GAP))
@@ -45,10 +45,10 @@ def break_ties(
 
 def _improved(problem: Problem, stages: Stages, aim: Aim, limits: Limits) -> Stages:
     """Ask the integer program once more, with the bottleneck fixed; for balance, the bytes too."""
-    most = bottleneck(problem, stages) * (1 + EQUAL)
-    program = build(problem, most, balance=aim == "balance")
+    limit = bottleneck(problem, stages) * (1 + EQUAL)
+    program = build(problem, limit, balance=aim == "balance")
     model = program.model
-    model += program.bottleneck <= most / program.scale
+    model += program.bottleneck <= limit / program.scale
     moved, scale = _moved_bytes(problem, program)
     if aim == "bytes":
         model.setObjective(moved)
@@ -56,8 +56,10 @@ def _improved(problem: Problem, stages: Stages, aim: Aim, limits: Limits) -> Sta
         model += moved <= moved_bytes(problem, stages) * (1 + EQUAL) / scale
         model.setObjective(program.fullest)
     start = start_values(problem, program, stages)
-    other = solve(problem, program, limits, start).stages
-    return other if other is not None and _is_better(problem, other, stages) else stages
+    improved = solve(problem, program, limits, start).stages
+    if improved is None or not _is_better(problem, improved, stages):
+        return stages
+    return improved
 
 
 def _moved_bytes(problem: Problem, program: Program) -> tuple[pulp.LpAffineExpression, float]:
@@ -72,12 +74,12 @@ def _moved_bytes(problem: Problem, program: Program) -> tuple[pulp.LpAffineExpre
     return pulp.lpSum(terms), scale
 
 
-def _is_better(problem: Problem, other: Stages, stages: Stages) -> bool:
+def _is_better(problem: Problem, candidate: Stages, stages: Stages) -> bool:
     """Whether another placement fits, is as fast, and moves fewer bytes or fills more evenly."""
-    most = bottleneck(problem, stages) * (1 + EQUAL)
-    if not fits(problem, other) or bottleneck(problem, other) > most:
+    limit = bottleneck(problem, stages) * (1 + EQUAL)
+    if not fits(problem, candidate) or bottleneck(problem, candidate) > limit:
         return False
-    before, after = moved_bytes(problem, stages), moved_bytes(problem, other)
+    before, after = moved_bytes(problem, stages), moved_bytes(problem, candidate)
     if after < before * (1 - EQUAL):
         return True
-    return after <= before * (1 + EQUAL) and fullest(problem, other) < fullest(problem, stages)
+    return after <= before * (1 + EQUAL) and fullest(problem, candidate) < fullest(problem, stages)

@@ -53,17 +53,17 @@ def _short_of_memory(problem: Problem, proven: bool, in_flight_per_stage: InFlig
         if any(stages[user] == fullest for user in shared.users)
     )
     activations = used[fullest] - fixed
-    most = "saved activations in flight"
+    largest_part = "saved activations in flight"
     if fixed > activations:
-        most = "parameters, gradients and optimizer states"
+        largest_part = "parameters, gradients and optimizer states"
     certainty = "no placement fits" if proven else "no placement was found that fits"
     tried = ", with recompute or without" if may_recompute else ""
     remedy = "" if may_recompute else ", or recompute: auto in the job file"
     return (
         f"{certainty}{tried}: memory binds on stage {fullest} ({device.kind}), which needs "
         f"{show_bytes(used[fullest])} of {show_bytes(device.capacity)} (after the reserve) even in "
-        f"the placement closest to fitting; {most} are most of it ({show_bytes(fixed)} parameters "
-        f"with gradients and optimizer states, {show_bytes(activations)} activations, "
+        f"the placement closest to fitting; {largest_part} are most of it ({show_bytes(fixed)} "
+        f"parameters with gradients and optimizer states, {show_bytes(activations)} activations, "
         f"{device.in_flight} microbatches in flight). What would fit: {show_bytes(max(used))} per "
         f"device after the reserve with {len(capacity)} stages; or "
         f"{_more_stages(problem, in_flight_per_stage)}; or a smaller microbatch{remedy}."

@@ -59,10 +59,10 @@ def stages_with_copy(device_of: tuple[int, ...], source: int, using: Iterable[in
 
     None when no other device uses it: then nothing moves.
     """
-    others = {device_of[stage] for stage in using} - {device_of[source]}
-    if not others:
+    receivers = {device_of[stage] for stage in using} - {device_of[source]}
+    if not receivers:
         return []
-    return [device_of.index(device) for device in (device_of[source], *sorted(others))]
+    return [device_of.index(device) for device in (device_of[source], *sorted(receivers))]
 
 
 def peak_bytes(problem: Problem, stages: Stages) -> list[int]:
@@ -73,7 +73,7 @@ def peak_bytes(problem: Problem, stages: Stages) -> list[int]:
 
 
 def recomputing(problem: Problem, stages: Stages) -> list[bool]:
-    """Which stages recompute: all, none, or those of devices whose memory is too small otherwise."""
+    """Which stages recompute: all, none, or those of devices that are too small otherwise."""
     if problem.recompute != "auto":
         return [problem.recompute == "always"] * len(problem.stage_devices)
     peaks, capacities = device_bytes(problem, stages, recompute=False), capacity_of(problem)

@@ -68,10 +68,10 @@ def best_order(
         return cluster
     best, least = cluster, _least_bottleneck(problem, stage_devices(cluster))
     for order in permutations(types):
-        other = replace(cluster, devices=tuple(device for group in order for device in group))
-        seconds = _least_bottleneck(problem, stage_devices(other))
+        reordered = replace(cluster, devices=tuple(device for group in order for device in group))
+        seconds = _least_bottleneck(problem, stage_devices(reordered))
         if seconds < least * (1 - ROUNDING):
-            best, least = other, seconds
+            best, least = reordered, seconds
     return best
 
 

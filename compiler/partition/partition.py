@@ -38,9 +38,10 @@ def coarsen_for(
     constraints: Constraints,
     candidate: Candidate,
 ) -> Problem:
-    """Coarsen the graph into the blocks of a candidate's stages. Raises InfeasibleError for too few.
+    """Coarsen the graph into the blocks of a candidate's stages.
 
-    What the stages of a rank must leave free does not matter yet: `partition` asks the cluster.
+    Raises InfeasibleError where blocks are fewer than stages. What the stages of a rank must leave
+    free does not matter yet: `partition` asks the cluster.
     """
     problem = coarsen(
         costed,
@@ -89,7 +90,7 @@ def _stages(
 def place_quickly(
     blocks: Problem, cluster: Cluster, precision: str, candidate: Candidate
 ) -> Placed | None:
-    """Place along one order, roughly, with nothing proven; None where nothing is found that fits."""
+    """Place along one order, roughly, with nothing proven; None where that does not fit."""
     problem, ordered = _on_cluster(blocks, cluster, precision, candidate)
     stages = chain_cuts(evenly_shared(problem), ROUGHLY)
     if stages is None or not fits(problem, stages):

@@ -1,7 +1,7 @@
 """A problem -> the stage of each block, and what is proven of it.
 
-The chain is cut exactly along a few topological orders. Where that is within the gap of the bound it
-is the answer; else the integer program improves on it: over all blocks where it can be proven,
+The chain is cut exactly along a few topological orders. Where that is within the gap of the bound
+it is the answer; else the integer program improves on it: over all blocks where it can be proven,
 otherwise over the blocks around the cuts. Ties are broken last.
 """
 
@@ -69,8 +69,8 @@ def place(
     stages = search.best_that_fits()
     if stages is None:
         raise explain(problem, search.infeasible, in_flight_per_stage)
-    left = options.time_limit - (time.perf_counter() - begin)
-    stages = break_ties(small, stages, options.solver, left)
+    remaining = options.time_limit - (time.perf_counter() - begin)
+    stages = break_ties(small, stages, options.solver, remaining)
     stages = expand(stages, members, len(problem.blocks))
     objective = bottleneck(problem, stages)
     bound = min(search.bound, objective)
@@ -138,19 +138,19 @@ class _Search:
         self.infeasible = self.bound == float("inf")
 
     def run_program(self) -> None:
-        """The integer program, over all blocks or around the cuts, where it may improve on these."""
+        """The integer program, over all blocks or around the cuts, where it may find better."""
         is_good = self.candidates and self._excess() <= self.options.gap * self.least
         if self.infeasible or is_good:
             return
         elapsed = time.perf_counter() - self.begin
-        left = max(LEAST_SECONDS, self.options.time_limit - elapsed)
+        remaining = max(LEAST_SECONDS, self.options.time_limit - elapsed)
         pairs = len(self.problem.blocks) * len(self.problem.stage_devices)
         is_close = self._excess() <= GOOD_ENOUGH * self.least
         is_certified = self.problem.comm == "relay" and is_close
         if pairs <= (WORTH_PROVING if is_certified else LARGEST_PROGRAM):
-            self._solve_whole(left)
+            self._solve_whole(remaining)
         elif self.candidates and not is_close:
-            self._solve_around_cuts(min(left, AROUND_SECONDS))
+            self._solve_around_cuts(min(remaining, AROUND_SECONDS))
 
     def _solve_whole(self, seconds: float) -> None:
         solution = _solve(self.problem, self.best, self._limits(seconds))
@@ -227,13 +227,13 @@ def _solve(problem: Problem, start: Stages | None, limits: Limits) -> Solution:
     begin = time.perf_counter()
     if start is None:
         return solve(problem, build(problem), limits, None)
-    most = bottleneck(problem, start) * (1 + PROVEN)
-    program = build(problem, most)
+    incumbent = bottleneck(problem, start) * (1 + PROVEN)
+    program = build(problem, incumbent)
     solution = solve(problem, program, limits, start_values(problem, program, start))
     stages = solution.stages
     if stages is None or bottleneck(problem, stages) <= solution.objective * (1 + PROVEN):
         return solution
     # HiGHS 1.16 takes some starts through its presolve wrongly, and then ends below what its own
     # solution costs.
-    left = max(LEAST_SECONDS, limits.seconds - (time.perf_counter() - begin))
-    return solve(problem, build(problem, most), replace(limits, seconds=left), None)
+    remaining = max(LEAST_SECONDS, limits.seconds - (time.perf_counter() - begin))
+    return solve(problem, build(problem, incumbent), replace(limits, seconds=remaining), None)

@@ -72,8 +72,8 @@ class SharedParameter:
 
     def seconds_on(self, kind: str, recompute: bool) -> float:
         """Seconds on a kind of device, of a stage that recomputes or does not."""
-        again = self.forward_seconds.get(kind, 0.0) if recompute else 0.0
-        return self.seconds.get(kind, 0.0) + again
+        forward = self.forward_seconds.get(kind, 0.0) if recompute else 0.0
+        return self.seconds.get(kind, 0.0) + forward
 
     def bytes_with(self, saved_microbatches: int) -> int:
         """Its bytes, with what is saved for a number of microbatches."""
@@ -170,7 +170,7 @@ class Problem:
         return result
 
     def __str__(self) -> str:
-        """Tables of the stages' devices, the blocks, the tensors between them and what they share."""
+        """Tables of the stages' devices, the blocks, their tensors and what they share."""
         tables = [_devices_table(self), _blocks_table(self), _tensors_table(self)]
         tables += [_shared_table(self)] if self.shared else []
         return "\n\n".join([*tables, *_rules(self)])

@@ -20,8 +20,8 @@ def lossless(problem: Problem) -> tuple[Problem, Members]:
     1. Moving u to v's stage takes time[u] and the tensor's transfers off, and puts time[u] and u's
        inputs on: v's stage gains nothing if transfer[u] >= time[u] + sum of transfer[inputs of u],
        and then no other stage does either.
-    2. Moving v to u's stage: u's stage gains nothing if transfer[u] >= time[v] + transfer[outputs of
-       v], when u is all that v takes.
+    2. Moving v to u's stage: u's stage gains nothing if transfer[u] >= time[v] + transfer[outputs
+       of v], when u is all that v takes.
 
     Only where memory cannot bind, transfers are direct, devices and links are equal and nothing is
     pinned, split or duplicated. Returns the problem and its members.
@@ -80,16 +80,16 @@ def _pairs(problem: Problem) -> Members:
     for u, block in enumerate(problem.blocks):
         if len(near.makes[u]) != 1 or u in partner or len(near.following[u]) != 1:
             continue
-        made, v = near.makes[u][0], near.following[u][0]
-        if problem.tensors[made].consumers != (v,) or v in partner:
+        tensor, v = near.makes[u][0], near.following[u][0]
+        if problem.tensors[tensor].consumers != (v,) or v in partner:
             continue
         inputs = sum(transfer[index] for index in near.uses[u])
         outputs = sum(transfer[index] for index in near.makes[v])
-        may_move_first = transfer[made] >= block.seconds[kind] + inputs
+        may_move_first = transfer[tensor] >= block.seconds[kind] + inputs
         may_move_last = (
-            near.uses[v] == [made]
+            near.uses[v] == [tensor]
             and near.preceding[v] == [u]
-            and transfer[made] >= problem.blocks[v].seconds[kind] + outputs
+            and transfer[tensor] >= problem.blocks[v].seconds[kind] + outputs
         )
         if may_move_first or may_move_last:
             partner[u], partner[v] = v, u

@@ -1,4 +1,4 @@
-"""What blocks weigh: seconds and forward seconds on each kind of device, saved and parameter bytes."""
+"""What blocks weigh: seconds on each kind of device, saved bytes, parameter bytes."""
 
 from dataclasses import dataclass
 
@@ -78,8 +78,8 @@ class Amounts:
 
     def seconds_on(self, device: StageDevice, recompute: bool) -> Floats:
         """Seconds on a stage's device."""
-        again = self.forward_seconds[device.kind] if recompute else 0.0
-        return self.seconds[device.kind] + again
+        forward = self.forward_seconds[device.kind] if recompute else 0.0
+        return self.seconds[device.kind] + forward
 
     def bytes_on(self, device: StageDevice, recompute: bool) -> Floats:
         """Bytes on a stage's device, but for what it receives."""

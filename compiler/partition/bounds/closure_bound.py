@@ -1,11 +1,11 @@
 """What no placement beats, over all topological orders at once.
 
-Stage after stage, the closures (`closures.py`) that can stand before the next boundary are found for
-a bottleneck T, as a chain's ends are (`chain.py`). Of those reached only the ones matter that no
-other beats in seconds and bytes, which are few: the front. That a stage's end holds its start is
-not asked within a segment, and of what several blocks use only what weighs most is counted: on a
-stage whose end has more of its users than its start. Where nothing is reached T is a bound, and no
-more is said.
+Stage after stage, the closures (`closures.py`) that can stand before the next boundary are sought
+for a bottleneck T, as a chain's ends are (`chain.py`). Of those reached only the ones matter that
+no other beats in seconds and bytes, which are few: the front. That a stage's end holds its start
+is not asked within a segment, and of what several blocks use only what weighs most is counted: on
+a stage whose end has more of its users than its start. Where nothing is reached T is a bound, and
+no more is said.
 
 Loose blocks are work that each stage takes as early and as much of as it has time for, fractions
 too: x seconds of it are done before a boundary, no less than is due and no more than is free there.
@@ -37,9 +37,9 @@ def closure_bound(problem: Problem, low: float, high: float) -> float:
     if not np.isfinite(high):
         return low if search.reaches(high) else high
     # Most often the known bottleneck is all but optimal, and the first question settles it.
-    known = high
+    start = high
     for share in SHARES_BELOW:
-        target = known * (1 - share)
+        target = start * (1 - share)
         if target <= low:
             break
         if not search.reaches(target):
@@ -134,8 +134,8 @@ class _Search:
         loose = np.array([closures.loose])
         for choice, recompute in enumerate(self.choices):
             everything = _Ends(
-                closures.whole.seconds_on(device, recompute),
-                closures.whole.bytes_on(device, recompute),
+                closures.everything.seconds_on(device, recompute),
+                closures.everything.bytes_on(device, recompute),
                 loose,
                 loose,
                 [np.array([count]) for count in closures.all_users],
@@ -166,8 +166,8 @@ class _Search:
             loose_done = np.full(len(due), -np.inf)
             for choice in range(len(self.choices)):
                 work = seconds[choice][part] + sent[part]
-                ends = _Ends(work, bytes_[choice][part], due, free, users)
-                spare = self._spare_seconds(device, choice, ends, front, target)
+                stage_ends = _Ends(work, bytes_[choice][part], due, free, users)
+                spare = self._spare_seconds(device, choice, stage_ends, front, target)
                 loose_done = np.maximum(loose_done, spare.max(axis=1))
             is_reached = loose_done > -np.inf
             loose_done = np.minimum(loose_done, free)[is_reached]
@@ -181,7 +181,7 @@ class _Search:
         return int(np.searchsorted(self.earliest[device.kind], latest, side="right"))
 
     def _spare_seconds(
-        self, device: StageDevice, choice: int, ends: _Ends, front: Floats, target: float
+        self, device: StageDevice, choice: int, stage_ends: _Ends, front: Floats, target: float
     ) -> Floats:
         """Loose seconds that may be done by each end after each start; -inf where none is possible.
 
@@ -189,12 +189,12 @@ class _Search:
         blocks that are due.
         """
         columns = self.columns
-        shared_seconds, shared_bytes = self._shared(device, choice, ends.users, front)
-        seconds = ends.seconds[:, None] + shared_seconds
-        bytes_ = ends.bytes[:, None] + shared_bytes
+        shared_seconds, shared_bytes = self._shared(device, choice, stage_ends.users, front)
+        seconds = stage_ends.seconds[:, None] + shared_seconds
+        bytes_ = stage_ends.bytes[:, None] + shared_bytes
         with_loose = front[None, :, columns.seconds_with_loose(choice)]
         is_possible = seconds - front[None, :, columns.seconds(choice)] <= target
-        is_possible &= seconds + ends.due[:, None] - with_loose <= target
+        is_possible &= seconds + stage_ends.due[:, None] - with_loose <= target
         is_possible &= bytes_ - front[None, :, columns.bytes(choice)] <= device.capacity
         return np.where(is_possible, target - seconds + with_loose, -np.inf)
 

@@ -32,7 +32,7 @@ class Closures:
     `crossing`   of the tensors across its boundary
     `due`        seconds of the loose blocks that it needs
     `free`       seconds of the loose blocks that have all they need in it
-    `whole`      amounts of all kept blocks
+    `everything` amounts of all kept blocks
     `loose`      seconds of all loose blocks
     `several`    what several blocks use, and each stage has for itself
     `users`      for each of `several`, the number of kept users in each closure
@@ -44,7 +44,7 @@ class Closures:
     crossing: Crossing
     due: Floats
     free: Floats
-    whole: Amounts
+    everything: Amounts
     loose: float
     several: tuple[SharedParameter, ...]
     users: list[Floats]
@@ -78,20 +78,20 @@ def closures_of(problem: Problem) -> Closures | None:
         crossing(problem, segments),
         due,
         free,
-        quantities.named([np.array([amount]) for amount in sums.whole[:count]]),
+        quantities.named([np.array([amount]) for amount in sums.of_all_blocks[:count]]),
         float(loose),
         several,
         sums.of_closures[count:],
-        sums.whole[count:],
+        sums.of_all_blocks[count:],
     )
 
 
 def _parts(segments: Segments) -> Ints:
     """Where parts of about TOGETHER closures begin and end; each ends with a segment."""
-    ends = np.cumsum([len(table) for table in segments.tables])
+    ends_of_segments = np.cumsum([len(table) for table in segments.tables])
     # The last end of each run of so many closures.
-    is_last = np.append(np.diff(ends // TOGETHER) > 0, True)
-    return np.array([0, *ends[is_last]])
+    is_last = np.append(np.diff(ends_of_segments // TOGETHER) > 0, True)
+    return np.array([0, *ends_of_segments[is_last]])
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class _Sums:
     """For each row of numbers, its sum over every closure and over all blocks."""
 
     of_closures: list[Floats]
-    whole: Floats
+    of_all_blocks: Floats
 
 
 def _sums(rows: list[Floats], segments: Segments) -> _Sums:
@@ -133,19 +133,19 @@ def shared_by_several(problem: Problem) -> tuple[SharedParameter, ...]:
     return tuple(sorted(several, key=weight, reverse=True)[:MOST_SHARED])
 
 
-def _together(first: SharedParameter, other: SharedParameter, kinds: list[str]) -> SharedParameter:
+def _together(first: SharedParameter, second: SharedParameter, kinds: list[str]) -> SharedParameter:
     """Two with the same users as one."""
 
-    def added(left: dict[str, float], right: dict[str, float]) -> dict[str, float]:
-        return {kind: left.get(kind, 0.0) + right.get(kind, 0.0) for kind in kinds}
+    def added(before: dict[str, float], added_to: dict[str, float]) -> dict[str, float]:
+        return {kind: before.get(kind, 0.0) + added_to.get(kind, 0.0) for kind in kinds}
 
     return SharedParameter(
         first.name,
-        first.bytes + other.bytes,
+        first.bytes + second.bytes,
         first.users,
-        added(first.seconds, other.seconds),
-        added(first.forward_seconds, other.forward_seconds),
-        first.saved_bytes + other.saved_bytes,
+        added(first.seconds, second.seconds),
+        added(first.forward_seconds, second.forward_seconds),
+        first.saved_bytes + second.saved_bytes,
     )
 
 

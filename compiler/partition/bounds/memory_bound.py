@@ -26,8 +26,10 @@ MIXES = 6
 PROGRAM_SECONDS = 5.0
 
 
-def memory_bound(problem: Problem, most: float = float("inf")) -> float:
-    """No placement that beats `most` seconds beats the best fractional one that fits every device.
+def memory_bound(problem: Problem, incumbent: float = float("inf")) -> float:
+    """No placement that beats the `incumbent` beats the best fractional one that fits every device.
+
+    The incumbent is the least bottleneck known, in seconds.
 
     Parameters with several users are left out, which only lowers it. Zero, which bounds nothing,
     when the program has no answer, and for several stages on a device.
@@ -41,7 +43,7 @@ def memory_bound(problem: Problem, most: float = float("inf")) -> float:
     directions = _directions(problem, quantities, rows, totals)
     weights = [np.array(direction) @ relative for direction in directions]
     program = _PrefixProgram(problem, quantities, totals, [bool(row.any()) for row in rows])
-    return program.solve(directions, regions(problem, weights, most))
+    return program.solve(directions, regions(problem, weights, incumbent))
 
 
 def _directions(
@@ -56,7 +58,7 @@ def _directions(
     present = [q for q in range(count) if rows[q].any()]
 
     def only(quantity: int) -> list[float]:
-        return [1.0 if other == quantity else 0.0 for other in range(count)]
+        return [1.0 if row == quantity else 0.0 for row in range(count)]
 
     directions = [tuple(only(quantity)) for quantity in present]
     for slope in SLOPES:
@@ -76,7 +78,7 @@ def _directions(
 class _StageShares:
     """Of each quantity, the part on a stage; if it does not recompute, and if it does."""
 
-    whole: list[Any]
+    total: list[Any]
     plain: list[Any]
     recomputing: list[Any]
 
@@ -130,19 +132,19 @@ class _PrefixProgram:
                 if weight
             )
             self.model += mixed >= limits.least
-            self.model += mixed <= limits.most
+            self.model += mixed <= limits.largest
 
-    def _add_stage(self, stage: int, left: Region, right: Region) -> None:
+    def _add_stage(self, stage: int, before: Region, after: Region) -> None:
         device = self.problem.stage_devices[stage]
         recompute: Any = {"never": 0, "always": 1}.get(self.problem.recompute)
         if recompute is None:
             recompute = self.model.add_variable(f"recompute_{stage}", cat="Binary")
         shares = self._shares(stage, recompute)
-        self._limit_seconds(device, shares, left.seconds_over + right.seconds_over)
-        only_here = np.flatnonzero(left.outside & right.inside)
+        self._limit_seconds(device, shares, before.seconds_over + after.seconds_over)
+        only_here = np.flatnonzero(before.outside & after.inside)
         blocks = self.problem.blocks
         transient = max((blocks[v].transient_bytes for v in only_here), default=0)
-        least = device.in_flight * left.bytes_over + transient
+        least = device.in_flight * before.bytes_over + transient
         self._limit_bytes(device, shares, least, recompute)
 
     def _shares(self, stage: int, recompute: Any) -> _StageShares:
@@ -163,7 +165,7 @@ class _PrefixProgram:
         work = self.quantities.seconds(device.kind)
         forward = self.quantities.forward_seconds(device.kind)
         seconds = [
-            totals[work] / totals[0] * shares.whole[work],
+            totals[work] / totals[0] * shares.total[work],
             totals[forward] / totals[0] * shares.recomputing[forward],
         ]
         self.model += pulp.lpSum(seconds) + transfers / totals[0] <= self.bottleneck

@@ -31,7 +31,7 @@ class Limits:
     """The least and the most of a weighted sum over all D."""
 
     least: float
-    most: float
+    largest: float
 
 
 @dataclass(frozen=True)
@@ -48,20 +48,21 @@ class Region:
     outside: Bools
 
 
-def regions(problem: Problem, weights: list[Floats], most: float) -> list[Region]:
-    """The region of each boundary 1 .. stages - 1, for placements that beat `most` seconds.
+def regions(problem: Problem, weights: list[Floats], incumbent: float) -> list[Region]:
+    """The region of each boundary 1 .. stages - 1, for placements that beat the incumbent.
 
-    Each of `weights` has a number for each block.
+    The incumbent is the least bottleneck known, in seconds. Each of
+    `weights` has a number for each block.
     """
     count, boundaries = len(problem.blocks), range(1, len(problem.stage_devices))
-    if count > LARGEST_TABLE or not np.isfinite(most):
+    if count > LARGEST_TABLE or not np.isfinite(incumbent):
         nothing = np.zeros(count, dtype=bool)
         anywhere = _Cut(problem, nothing, nothing).region(weights, None)
         return [anywhere] * len(boundaries)
     needs = _needs_table(problem).astype(np.float32)
     result = []
     for boundary in boundaries:
-        inside, outside = _fixed_blocks(problem, needs, boundary, most)
+        inside, outside = _fixed_blocks(problem, needs, boundary, incumbent)
         result.append(_Cut(problem, inside, outside).region(weights, boundary))
     return result
 
@@ -75,7 +76,7 @@ def _needs_table(problem: Problem) -> Bools:
 
 
 def _fixed_blocks(
-    problem: Problem, needs: NDArray[np.float32], boundary: int, most: float
+    problem: Problem, needs: NDArray[np.float32], boundary: int, incumbent: float
 ) -> tuple[Bools, Bools]:
     """The blocks that stand before a boundary, and those that stand after it, in any case.
 
@@ -87,20 +88,20 @@ def _fixed_blocks(
     for kind in {device.kind for device in problem.stage_devices}:
         seconds = np.array([block.seconds[kind] for block in problem.blocks])
         total = float(seconds.sum())
-        fewest = total - _seconds_within(problem, kind, range(boundary, stages), most)
-        largest = _seconds_within(problem, kind, range(boundary), most)
+        fewest = total - _seconds_within(problem, kind, range(boundary, stages), incumbent)
+        largest = _seconds_within(problem, kind, range(boundary), incumbent)
         inside |= total - needs.T @ seconds < fewest - SLACK * total
         outside |= needs @ seconds > largest + SLACK * total
     return inside, outside
 
 
-def _seconds_within(problem: Problem, kind: str, stages: range, most: float) -> float:
-    """Seconds on a kind of device of what these stages can hold, none slower than `most`."""
+def _seconds_within(problem: Problem, kind: str, stages: range, incumbent: float) -> float:
+    """Seconds on a kind of device of what these stages can hold, none slower than the incumbent."""
     total = 0.0
     for stage in stages:
         stage_kind = problem.stage_devices[stage].kind
         if stage_kind == kind:
-            total += most
+            total += incumbent
             continue
         # At best the stage holds the blocks whose seconds grow most from its kind to the other.
         rates = (
@@ -110,7 +111,7 @@ def _seconds_within(problem: Problem, kind: str, stages: range, most: float) -> 
             for block in problem.blocks
             if block.seconds[kind]
         )
-        total += most * max(rates, default=0.0)
+        total += incumbent * max(rates, default=0.0)
     return total
 
 
@@ -155,8 +156,8 @@ class _Cut:
     def _limits(self, weight: Floats) -> Limits:
         fixed = float(weight[self.inside].sum())
         least = self._least(weight[self.free])
-        most = -1.0 * self._least(-1.0 * weight[self.free])
-        return Limits(fixed + least - SLACK, fixed + most + SLACK)
+        largest = -1.0 * self._least(-1.0 * weight[self.free])
+        return Limits(fixed + least - SLACK, fixed + largest + SLACK)
 
     def _least(self, costs: Floats) -> float:
         if not len(self.free):

@@ -31,7 +31,7 @@ class Needs:
 
 @dataclass(frozen=True)
 class Segments:
-    """The kept blocks of each segment, and a row per closure within it: `tables[k][row, column]`."""
+    """The kept blocks of each segment, and its closures: a row each of `tables[k]`."""
 
     blocks: list[Ints]
     tables: list[Bools]
@@ -82,8 +82,8 @@ def segments_of(needs: Needs) -> Segments | None:
 def _cut_into_segments(needs: Needs) -> list[Ints]:
     """The kept blocks, cut after each that all others of them come before or after.
 
-    Block i comes before all later ones exactly when each of these needs one that is not earlier than
-    i, and after all earlier ones when each of these is needed by one that is not later. Blocks
+    Block i comes before all later ones exactly when each of these needs one that is not earlier
+    than i, and after all earlier ones when each of these is needed by one that is not later. Blocks
     stand in a topological order.
     """
     blocks, count = np.flatnonzero(needs.kept), len(needs.kept)
@@ -91,8 +91,8 @@ def _cut_into_segments(needs: Needs) -> list[Ints]:
     nearest_after = np.array([min(needs.after[v], default=count) for v in blocks])
     later = np.append(np.minimum.accumulate(nearest_before[::-1])[::-1][1:], count)
     earlier = np.insert(np.maximum.accumulate(nearest_after)[:-1], 0, -1)
-    ends = np.flatnonzero((later >= blocks) & (earlier <= blocks))
-    return [part for part in np.split(blocks, ends + 1) if len(part)]
+    cuts = np.flatnonzero((later >= blocks) & (earlier <= blocks))
+    return [part for part in np.split(blocks, cuts + 1) if len(part)]
 
 
 def _closures_of_segments(needs: Needs, segments: list[Ints]) -> list[Bools] | None:

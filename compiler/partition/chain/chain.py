@@ -46,11 +46,11 @@ def chain_cuts(problem: Problem, precision: float = PRECISION) -> Stages | None:
     loads = DirectLoads(problem) if problem.comm == "direct" else RelayedLoads(problem)
     of_choices = [feasible_starts(problem, choice) for choice in problem.recompute_choices]
     search = _Search(loads, list(zip(*of_choices, strict=True)), count)
-    ends = search.best_ends(precision)
-    if ends is None:
+    stage_ends = search.best_ends(precision)
+    if stage_ends is None:
         return None
     result = [0] * count
-    for stage, (start, end) in enumerate(pairwise([0, *ends])):
+    for stage, (start, end) in enumerate(pairwise([0, *stage_ends])):
         result[start:end] = [stage] * (end - start)
     return result
 
@@ -70,20 +70,20 @@ class _Search:
         while best is None or high - low > precision * high:
             # The first try asks only whether any bottleneck fits the memory.
             target = (low + high) / 2 if best is not None else high
-            ends = self._ends_within(target)
-            if ends is None and best is None:
+            stage_ends = self._ends_within(target)
+            if stage_ends is None and best is None:
                 return None
-            if ends is None:
+            if stage_ends is None:
                 low = target
                 continue
-            best = ends
-            high = min(target, self._bottleneck(ends))
+            best = stage_ends
+            high = min(target, self._bottleneck(stage_ends))
             if high == 0.0:
                 break
         return best
 
-    def _bottleneck(self, ends: list[int]) -> float:
-        segments = pairwise([0, *ends])
+    def _bottleneck(self, stage_ends: list[int]) -> float:
+        segments = pairwise([0, *stage_ends])
         return max(
             self.loads.load(stage, start, end, self.windows[stage])
             for stage, (start, end) in enumerate(segments)
@@ -102,7 +102,9 @@ class _Search:
         if not reach[self.count]:
             return None
         # Back from the last end, each stage's start is the end of the stage before.
-        ends = [self.count]
+        stage_ends = [self.count]
         for stage in range(len(self.windows) - 1, 0, -1):
-            ends.append(self.loads.start_of(stage, ends[-1], history[stage], self.windows[stage]))
-        return ends[::-1]
+            stage_ends.append(
+                self.loads.start_of(stage, stage_ends[-1], history[stage], self.windows[stage])
+            )
+        return stage_ends[::-1]

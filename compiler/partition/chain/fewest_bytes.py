@@ -86,24 +86,24 @@ class _Search:
         self, stage: int, least: Floats, windows: list[FeasibleStarts]
     ) -> tuple[Floats, Ints]:
         """The fewest bytes before each end of a stage, and the start with which they are."""
-        ends = np.arange(len(least))
+        positions = np.arange(len(least))
         # A row for each end, its starts from the latest on.
-        starts = ends[:, None] - 1 - np.arange(self.width)[None, :]
+        starts = positions[:, None] - 1 - np.arange(self.width)[None, :]
         is_allowed = self._allowed(stage, starts, windows) & (starts >= 0)
         bytes_ = np.where(is_allowed, least[np.maximum(starts, 0)], np.inf)
         column = np.argmin(bytes_, axis=1)
-        return bytes_[ends, column], starts[ends, column]
+        return bytes_[positions, column], starts[positions, column]
 
     def _allowed(self, stage: int, starts: Ints, windows: list[FeasibleStarts]) -> Bools:
         """Whether the segment to each end from each of its starts fits and is fast enough."""
         chain, last = self.chain, len(self.chain.stage_devices) - 1
         nothing, kind = np.zeros(len(starts)), chain.stage_devices[stage].kind
-        left = crossing_seconds(chain, stage - 1) if stage else nothing
-        right = crossing_seconds(chain, stage) if stage < last else nothing
+        received = crossing_seconds(chain, stage - 1) if stage else nothing
+        sent = crossing_seconds(chain, stage) if stage < last else nothing
         is_allowed = np.zeros(starts.shape, dtype=bool)
         for window, choice in zip(windows, chain.recompute_choices, strict=True):
             work = work_before(chain, kind, choice)
-            before = work - left - duplicate_seconds(chain, kind, choice)
-            seconds = work[:, None] + right[:, None] - before[np.maximum(starts, 0)]
+            before = work - received - duplicate_seconds(chain, kind, choice)
+            seconds = work[:, None] + sent[:, None] - before[np.maximum(starts, 0)]
             is_allowed |= (seconds <= self.target) & (starts >= window.earliest[:, None])
         return is_allowed

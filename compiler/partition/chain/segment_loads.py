@@ -64,7 +64,7 @@ class RelayedLoads:
             for seconds in duplicates
         ]
         longest = max(float(work[-1]) for by_kind in self.work for work in by_kind.values())
-        started = max(float(more.max()) for by_kind in duplicates for more in by_kind.values())
+        started = max(float(row.max()) for by_kind in duplicates for row in by_kind.values())
         sent = max((float(seconds.max()) for seconds in crossing), default=0.0)
         self.highest = longest + started + 2 * sent
 
@@ -72,8 +72,8 @@ class RelayedLoads:
         """Seconds of one segment."""
         choice = _quickest_choice(windows, start, end)
         work = self.work[choice][self.kinds[stage]]
-        left, right = self.left[choice][stage][start], self.right[stage][end]
-        return float(work[end] - work[start] + left + right)
+        received, sent = self.left[choice][stage][start], self.right[stage][end]
+        return float(work[end] - work[start] + received + sent)
 
     def extend(self, stage: int, reach: Bools, windows: Windows, target: float) -> Bools:
         """One pass per choice, with a running maximum over the starts within reach."""

@@ -1,7 +1,7 @@
 """Seconds that a segment of the order spends on direct transfers, for all segments at once.
 
-Where a tensor costs a segment j..i-1 depends on j and i by comparisons alone, so that it is a sum of
-rectangles over (j, i). Each rectangle adds to four corners of a table of differences, and two
+Where a tensor costs a segment j..i-1 depends on j and i by comparisons alone, so that it is a sum
+of rectangles over (j, i). Each rectangle adds to four corners of a table of differences, and two
 running sums make the table of all tensors.
 """
 
@@ -29,9 +29,9 @@ class _Rectangles:
         self.count = count
         self.change = np.zeros((count + 2, count + 2))
 
-    def add(self, starts: tuple[int, int], ends: tuple[int, int], seconds: float) -> None:
+    def add(self, starts: tuple[int, int], stops: tuple[int, int], seconds: float) -> None:
         """Add to all segments whose start and end lie in these ranges, both bounds included."""
-        (first_start, last_start), (first_end, last_end) = starts, ends
+        (first_start, last_start), (first_end, last_end) = starts, stops
         if first_start <= last_start and first_end <= last_end:
             self.change[first_start, first_end] += seconds
             self.change[last_start + 1, first_end] -= seconds

@@ -31,7 +31,7 @@ FURTHEST = 400
 
 @dataclass(frozen=True)
 class FeasibleStarts:
-    """`earliest[i]`: every start from it to i-1 fits. `extra[d, i]`: so does earliest[i] - 1 - d."""
+    """Every start from `earliest[i]` to i-1 fits; `extra[d, i]`: so does earliest[i] - 1 - d."""
 
     earliest: Ints
     extra: Bools
@@ -53,8 +53,10 @@ class FeasibleStarts:
         """The largest value of the starts that fit, for every end; -inf for none."""
         best = window_maximum(values, self.earliest)
         for distance, fits in enumerate(self.extra):
-            ends = np.flatnonzero(fits)
-            best[ends] = np.maximum(best[ends], values[self.earliest[ends] - 1 - distance])
+            positions = np.flatnonzero(fits)
+            best[positions] = np.maximum(
+                best[positions], values[self.earliest[positions] - 1 - distance]
+            )
         return best
 
 
@@ -76,7 +78,7 @@ def feasible_starts(problem: Problem, recompute: bool = False) -> list[FeasibleS
 def _constrained_starts(problem: Problem, stage: int) -> Ints:
     """The earliest start for each end that obeys pins and splits.
 
-    It keeps out what is pinned to another stage, and the first block of each split whose last is in.
+    It keeps out what is pinned to another stage, and the first block of a split whose last is in.
     """
     result = np.zeros(len(problem.blocks) + 1, dtype=np.int64)
     elsewhere = [(block, block) for block, pinned in problem.pins if pinned != stage]
@@ -86,7 +88,7 @@ def _constrained_starts(problem: Problem, stage: int) -> Ints:
 
 
 class _Segments:
-    """The bytes of segments on one stage, which receives `received[j]` when it begins at block j."""
+    """The bytes of segments on one stage; it receives `received[j]` if it begins at block j."""
 
     def __init__(
         self, problem: Problem, device: StageDevice, received: Floats, recompute: bool
@@ -115,24 +117,24 @@ class _Segments:
         transient = window_maximum(transients, hopeful)
         fixed, shared_by_several = self._fixed_bytes()
         extra = np.zeros((furthest, len(blocks) + 1), dtype=bool)
-        ends = np.arange(len(blocks) + 1)
+        positions = np.arange(len(blocks) + 1)
         for distance in range(furthest):
             start = earliest - 1 - distance
             at = np.maximum(start, 0)
             used = (
-                fixed[ends]
+                fixed[positions]
                 - fixed[at]
-                + self.saved_microbatches * (saved[ends] - saved[at])
+                + self.saved_microbatches * (saved[positions] - saved[at])
                 + self.device.in_flight * self.received[at]
                 + transient
             )
             for users, size in shared_by_several:
-                used += size * (np.searchsorted(users, at) < np.searchsorted(users, ends))
+                used += size * (np.searchsorted(users, at) < np.searchsorted(users, positions))
             extra[distance] = (start >= hopeful) & (used <= self.device.capacity)
         return extra
 
     def _fixed_bytes(self) -> tuple[Floats, list[tuple[Ints, float]]]:
-        """Bytes before each cut that one block alone needs; users and bytes of what several need."""
+        """Bytes before each cut that one block alone needs; users and bytes of what more need."""
         alone = [0.0] * len(self.problem.blocks)
         shared_by_several = []
         for shared, size in zip(self.problem.shared, self.shared_bytes, strict=True):

@@ -1,4 +1,4 @@
-"""Groups of operators -> the partitioner's problem: blocks, tensors between them, what they share."""
+"""Groups of operators -> blocks, the tensors between them and what they share."""
 
 from collections import defaultdict
 from dataclasses import dataclass

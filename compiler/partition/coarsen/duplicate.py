@@ -151,11 +151,11 @@ def _is_cheaper(
 def _even_stage_seconds(costed: CostedGraph, stage_devices: tuple[StageDevice, ...]) -> float:
     """Seconds of a stage with an even share of the work, on the fastest kind of device."""
     operators = range(len(costed.graph.operators))
-    whole = min(
+    all_seconds = min(
         sum(costed.seconds(index, kind) for index in operators)
         for kind in {device.kind for device in stage_devices}
     )
-    return whole / len(stage_devices)
+    return all_seconds / len(stage_devices)
 
 
 def sent_seconds(value: Value, stage_devices: tuple[StageDevice, ...]) -> float:

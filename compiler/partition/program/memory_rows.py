@@ -12,12 +12,12 @@ MIB = 2.0**20
 
 
 def add_memory_rows(
-    problem: Problem, program: Program, traffic: Traffic, device: int, most: float
+    problem: Problem, program: Program, traffic: Traffic, device: int, incumbent: float
 ) -> None:
     """Keep one device within its capacity, with saved activations of all microbatches in flight.
 
     Where it may recompute: with those of one microbatch, and with those of all but for what they
-    save at the most in `most` seconds.
+    save at the most within the incumbent, the least bottleneck known.
     """
     stages, model = problem.stages_of_devices()[device], program.model
     devices = [problem.stage_devices[stage] for stage in stages]
@@ -30,7 +30,7 @@ def add_memory_rows(
     if problem.recompute != "always":
         excess: Any = 0.0
         if device in program.recompute:
-            excess = most_saved(problem, stages, most) / MIB * program.recompute[device].chosen
+            excess = most_saved(problem, stages, incumbent) / MIB * program.recompute[device].chosen
         microbatches = {s: row.in_flight for s, row in zip(stages, devices, strict=True)}
         saved = _saved(problem, program, microbatches)
         model += pulp.lpSum(lasting + saved) <= capacity + excess
@@ -78,20 +78,20 @@ def _saved(problem: Problem, program: Program, microbatches: dict[int, int]) -> 
     return terms
 
 
-def most_saved(problem: Problem, stages: list[int], most: float) -> float:
+def most_saved(problem: Problem, stages: list[int], seconds: float) -> float:
     """The most that all but one microbatch in flight save on a device that recomputes.
 
-    Within `most` seconds: a fractional knapsack of the blocks, those of most bytes per second first.
+    Within some seconds: a fractional knapsack of the blocks, most bytes per second first.
     """
     devices = [problem.stage_devices[stage] for stage in stages]
     kind, in_flight = devices[0].kind, max(device.in_flight for device in devices)
     saving = [block for block in problem.blocks if block.saved_bytes]
     saving.sort(key=lambda block: block.seconds_on(kind, True) / block.saved_bytes)
-    saved, left = 0.0, most
+    saved, remaining = 0.0, seconds
     for block in saving:
-        seconds = block.seconds_on(kind, True)
-        share = min(1.0, left / seconds) if seconds else 1.0
-        saved, left = saved + share * block.saved_bytes, left - share * seconds
+        needed = block.seconds_on(kind, True)
+        share = min(1.0, remaining / needed) if needed else 1.0
+        saved, remaining = saved + share * block.saved_bytes, remaining - share * needed
     for_itself = len(stages) * sum(shared.saved_bytes for shared in problem.shared)
     return max(0, in_flight - 1) * (saved + for_itself)
 

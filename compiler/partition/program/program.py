@@ -34,11 +34,11 @@ from pipecut.compiler.partition.program.transfers import Traffic, direct_traffic
 from pipecut.compiler.partition.program.variables import Program, Recomputing
 
 
-def build(problem: Problem, most: float = float("inf"), balance: bool = False) -> Program:
-    """Write the program; `most` is the least bottleneck known, in seconds.
+def build(problem: Problem, incumbent: float = float("inf"), balance: bool = False) -> Program:
+    """Write the program; the `incumbent` is the least bottleneck known, in seconds.
 
-    With `balance` it has how full devices are. Times are divided by `scale`, bytes by 2**20, so that
-    numbers stay near one.
+    With `balance` it has how full devices are. Times are divided by `scale`, bytes by 2**20, so
+    that numbers stay near one.
     """
     program = _with_positions(problem, balance)
     model = program.model
@@ -62,8 +62,8 @@ def build(problem: Problem, most: float = float("inf"), balance: bool = False) -
             load += forward
         if balance or not everything_fits(problem, stages):
             if problem.recompute == "auto":
-                load.append(row.recomputed(forward, most))
-            add_memory_rows(problem, program, traffic, device, most)
+                load.append(row.recomputed(forward, incumbent))
+            add_memory_rows(problem, program, traffic, device, incumbent)
         model += pulp.lpSum(load) <= program.bottleneck
     return program
 
@@ -147,11 +147,11 @@ class _DeviceRow:
         """The kind of the device."""
         return self.problem.stage_devices[self.stages[0]].kind
 
-    def seconds(self, what: Literal["seconds", "forward_seconds"]) -> list[Any]:
+    def seconds(self, field: Literal["seconds", "forward_seconds"]) -> list[Any]:
         """Terms of the blocks."""
         terms = []
         for v, block in enumerate(self.problem.blocks):
-            seconds: float = getattr(block, what).get(self.kind, 0.0)
+            seconds: float = getattr(block, field).get(self.kind, 0.0)
             if seconds:
                 terms.append(seconds / self.program.scale * self.on_device[v, self.device])
         return terms
@@ -161,11 +161,11 @@ class _DeviceRow:
         terms = traffic.load[self.device]
         return [term.amount / self.program.scale * term.variable for term in terms if term.amount]
 
-    def shared(self, what: Literal["seconds", "forward_seconds"]) -> list[Any]:
+    def shared(self, field: Literal["seconds", "forward_seconds"]) -> list[Any]:
         """Terms of what its stages compute for themselves."""
         terms = []
         for index, shared in enumerate(self.problem.shared):
-            seconds: float = getattr(shared, what).get(self.kind, 0.0)
+            seconds: float = getattr(shared, field).get(self.kind, 0.0)
             if seconds:
                 terms += [
                     seconds / self.program.scale * self.program.has_user(self.problem, index, stage)
@@ -173,15 +173,15 @@ class _DeviceRow:
                 ]
         return terms
 
-    def recomputed(self, forward: list[Any], most: float) -> Any:
+    def recomputed(self, forward: list[Any], incumbent: float) -> Any:
         """again[d] >= forward - U (1 - r[d])."""
         model = self.program.model
         chosen = model.add_variable(f"recompute_{self.device}", cat="Binary")
-        again = model.add_variable(f"again_{self.device}", 0)
-        self.program.recompute[self.device] = Recomputing(chosen, again)
-        limit = min(most, self._all_forward_seconds()) / self.program.scale
-        model += again >= pulp.lpSum(forward) - limit * (1 - chosen)
-        return again
+        recomputed = model.add_variable(f"again_{self.device}", 0)
+        self.program.recompute[self.device] = Recomputing(chosen, recomputed)
+        limit = min(incumbent, self._all_forward_seconds()) / self.program.scale
+        model += recomputed >= pulp.lpSum(forward) - limit * (1 - chosen)
+        return recomputed
 
     def _all_forward_seconds(self) -> float:
         """The most forward seconds that its stages may have."""

@@ -34,7 +34,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Solution:
-    """`stages` is None when none were found. Objective and bound in seconds.
+    """`stages` is None when there is none. Objective and bound in seconds.
 
     `infeasible` only when that is proven.
     """
@@ -49,9 +49,9 @@ class Solution:
 
 @dataclass(frozen=True)
 class _Outcome:
-    """What a solver says in the model's own unit; its variables have their values where `found`."""
+    """What a solver says in the model's own unit; with a solution, its variables have values."""
 
-    found: bool
+    has_solution: bool
     objective: float
     bound: float
     infeasible: bool
@@ -61,11 +61,11 @@ class _Outcome:
 def solve(
     problem: Problem, program: Program, limits: Limits, start: dict[str, float] | None
 ) -> Solution:
-    """The best placement found from `start`, values by variable name, within the limits."""
+    """The best placement from `start`, values by variable name, within the limits."""
     begin = time.perf_counter()
     outcome = SOLVERS[limits.solver](program.model, limits, start)
     return Solution(
-        program.stages(problem) if outcome.found else None,
+        program.stages(problem) if outcome.has_solution else None,
         outcome.objective * program.scale,
         outcome.bound * program.scale,
         outcome.infeasible,
@@ -136,13 +136,13 @@ def _highs(model: Any, limits: Limits, start: dict[str, float] | None) -> _Outco
     infeasible = status == highspy.HighsModelStatus.kInfeasible
     values = list(highs.getSolution().col_value)
     # 2 is HiGHS's kSolutionStatusFeasible.
-    found = not infeasible and info.primal_solution_status == 2 and bool(values)
-    if found:
+    has_solution = not infeasible and info.primal_solution_status == 2 and bool(values)
+    if has_solution:
         for variable, value in zip(variables, values, strict=True):
             variable.varValue = value
     bound = max(0.0, info.mip_dual_bound) if abs(info.mip_dual_bound) < INFINITE else 0.0
     objective = float(info.objective_function_value)
-    return _Outcome(found, objective, bound, infeasible, f"HiGHS {highs.version()}")
+    return _Outcome(has_solution, objective, bound, infeasible, f"HiGHS {highs.version()}")
 
 
 def _cbc(model: Any, limits: Limits, start: dict[str, float] | None) -> _Outcome:
@@ -159,10 +159,10 @@ def _cbc(model: Any, limits: Limits, start: dict[str, float] | None) -> _Outcome
         )
         solved = model.solve(command)
         text = log.read_text(errors="replace") if log.exists() else ""
-    found, infeasible = _has_solution(model, solved), _is_infeasible(model, solved)
-    objective = float(pulp.value(model.objective) or 0.0) if found else 0.0
-    bound = _cbc_bound(text, objective, limits.gap) if found else _logged_bound(text) or 0.0
-    return _Outcome(found, objective, bound, infeasible, "CBC")
+    has_solution, infeasible = _has_solution(model, solved), _is_infeasible(model, solved)
+    objective = float(pulp.value(model.objective) or 0.0) if has_solution else 0.0
+    bound = _cbc_bound(text, objective, limits.gap) if has_solution else _logged_bound(text) or 0.0
+    return _Outcome(has_solution, objective, bound, infeasible, "CBC")
 
 
 def _cbc_bound(log: str, objective: float, gap: float) -> float:

@@ -24,8 +24,8 @@ def start_values(problem: Problem, program: Program, stages: Stages) -> dict[str
     recompute = dict(zip(problem.device_of, recomputing(problem, stages), strict=True))
     for device, choice in program.recompute.items():
         values[choice.chosen.name] = float(recompute[device])
-        again = _forward_seconds(problem, stages, device) if recompute[device] else 0.0
-        values[choice.seconds.name] = again / program.scale
+        recomputed = _forward_seconds(problem, stages, device) if recompute[device] else 0.0
+        values[choice.seconds.name] = recomputed / program.scale
     return values
 
 

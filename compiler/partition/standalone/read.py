@@ -32,8 +32,8 @@ def read_problem(
         named = plan_problem(data, str(path), devices, capacity)
     else:
         raise UserFileError(
-            f"{path}: neither the published format (it has 'nodes') nor a plan's graph.json (it has "
-            "'problem')"
+            f"{path}: neither the published format (it has 'nodes') nor a plan's graph.json (it "
+            "has 'problem')"
         )
     problem = replace(named.problem, comm=comm) if comm is not None else named.problem
     if stages_per_device > 1:
