@@ -1,26 +1,49 @@
 """Pipeline parallelism that a compiler works out.
 
-`compile` makes a plan folder from a job and a cluster, `load` gives a rank its stages of a plan.
+`compile` makes a plan folder from a job and a cluster, `load` returns a rank's stages of a plan as
+a `Pipeline`. Everything that pipecut raises on purpose is a `PipecutError`.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pipecut.compiler import AUTO as AUTO
+    from pipecut.compiler import Options as Options
+    from pipecut.compiler import SizeOverrides as SizeOverrides
     from pipecut.compiler import compile as compile
+    from pipecut.errors import PipecutError as PipecutError
+    from pipecut.plan.schema import Plan as Plan
     from pipecut.runtime import load as load
+    from pipecut.runtime.pipeline import Pipeline as Pipeline
 
 __version__ = "0.1.0"
-__all__ = ["compile", "load", "__version__"]
+# Each public name, and the module that has it: imported when it is asked for, so that a rank that
+# only loads a plan never imports the solver.
+HOMES = {
+    "AUTO": "pipecut.compiler",
+    "Options": "pipecut.compiler",
+    "Pipeline": "pipecut.runtime.pipeline",
+    "PipecutError": "pipecut.errors",
+    "Plan": "pipecut.plan.schema",
+    "SizeOverrides": "pipecut.compiler",
+    "compile": "pipecut.compiler",
+    "load": "pipecut.runtime",
+}
+__all__ = [
+    "AUTO",
+    "Options",
+    "PipecutError",
+    "Pipeline",
+    "Plan",
+    "SizeOverrides",
+    "__version__",
+    "compile",
+    "load",
+]
 
 
 def __getattr__(name: str) -> Any:
-    # Lazy, so that a rank that only loads a plan never imports the solver.
-    if name == "compile":
-        from pipecut.compiler import compile
-
-        return compile
-    if name == "load":
-        from pipecut.runtime import load
-
-        return load
+    if name in HOMES:
+        return getattr(import_module(HOMES[name]), name)
     raise AttributeError(f"module 'pipecut' has no attribute {name!r}")

@@ -279,7 +279,7 @@ def profile(
         measured = profile_job(
             job, torch.device(device_type.name), microbatch, profile_file, report, busy_ranks
         )
-    console.print(f"{measured.new} measured now, {measured.known} known before")
+    console.print(f"{measured.new} measured now, {measured.stored} measured before")
     if measured.failed:
         failed = ", ".join(measured.failed)
         console.print(f"cannot run by themselves, part of their layer's time: {failed}")

@@ -71,12 +71,12 @@ PAGES = {"job.md": JOB, "cluster.md": CLUSTER}
 
 def _schemas(schema: type[BaseModel], path: str = "") -> list[tuple[str, type[BaseModel]]]:
     """A schema and those of its keys, each with the path of keys that leads there."""
-    found = [(path, schema)]
+    schemas = [(path, schema)]
     for name, field in schema.model_fields.items():
         inner = inner_schema(field.annotation)
         if inner is not None:
-            found += _schemas(inner, _joined(path, field, name))
-    return found
+            schemas += _schemas(inner, _joined(path, field, name))
+    return schemas
 
 
 def _joined(path: str, field: FieldInfo, name: str) -> str:

@@ -34,8 +34,8 @@ def random_inputs(
 
 def _offsets(value: Value, rows: int) -> torch.Tensor:
     """The end of each group, of about equally many rows."""
-    ends = torch.linspace(0, rows, value.sizes[0] + 1)[1:]
-    return ends.to(getattr(torch, value.dtype))
+    offsets = torch.linspace(0, rows, value.sizes[0] + 1)[1:]
+    return offsets.to(getattr(torch, value.dtype))
 
 
 def _limit(operator: Operator, first: Value) -> int:

@@ -30,7 +30,7 @@ class Profiled:
     """
 
     new: int
-    known: int
+    stored: int
     failed: tuple[str, ...]
     overstated: float
 

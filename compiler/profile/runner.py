@@ -48,7 +48,8 @@ class Runner:
 
     def __init__(self, graph: Graph, batch: dict[str, torch.Tensor], device: torch.device) -> None:
         self.graph, self.device = graph, device
-        self.values = {given.value: batch[given.name].to(device) for given in graph.batch_inputs}
+        names = graph.batch_names()
+        self.values = {value: batch[name].to(device) for value, name in names.items()}
         self.producers, self.roots = graph.producers(), graph.roots()
         self.last_use = {
             name: index
@@ -177,8 +178,8 @@ class Runner:
         indices = set(layer.operators)
         operators = [self.graph.operators[index] for index in layer.operators]
         used = dict.fromkeys(name for operator in operators for name in operator.inputs)
-        made = [name for name in used if name in self.producers]
-        receives = tuple(name for name in made if self.producers[name] not in indices)
+        results = [name for name in used if name in self.producers]
+        receives = tuple(name for name in results if self.producers[name] not in indices)
         last = layer.operators[-1]
         sends = tuple(o.name for o in operators if self.last_use.get(o.name, -1) > last)
         batch_inputs = batch_inputs_of(self.graph, receives, used)

@@ -126,8 +126,8 @@ def _microbatch(spec: JobSpec, sizes: SizeOverrides) -> int | Auto:
     total, microbatch = spec.batch.global_, _over(sizes.microbatch, spec.batch.microbatch)
     if sizes.microbatches is not None:
         microbatch = -(-total // sizes.microbatches)
-    given = {"--microbatch": sizes.microbatch, "--microbatches": sizes.microbatches}
-    for option, size in given.items():
+    options = {"--microbatch": sizes.microbatch, "--microbatches": sizes.microbatches}
+    for option, size in options.items():
         if isinstance(size, int) and size > total:
             raise UserFileError(f"{option} {size}: must be at most the global batch, {total}")
     return microbatch

@@ -97,14 +97,14 @@ class Residual(nn.Module):
 
     def __init__(self, before: int, after: int, stride: int) -> None:
         super().__init__()
-        self.one = nn.Conv2d(before, after, 3, stride, 1, bias=False)
-        self.two = nn.Conv2d(after, after, 3, 1, 1, bias=False)
+        self.conv1 = nn.Conv2d(before, after, 3, stride, 1, bias=False)
+        self.conv2 = nn.Conv2d(after, after, 3, 1, 1, bias=False)
         self.norm1, self.norm2 = nn.BatchNorm2d(after), nn.BatchNorm2d(after)
         self.shortcut = nn.Conv2d(before, after, 1, stride)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(batch, before, side, side) to (batch, after, side / stride, side / stride)."""
-        return F.relu(self.norm2(self.two(F.relu(self.norm1(self.one(x))))) + self.shortcut(x))
+        return F.relu(self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x))))) + self.shortcut(x))
 
 
 class Around(nn.Module):

@@ -33,9 +33,9 @@ def first_keys(schema: type[BaseModel]) -> str:
 
 
 def _unknown(location: Location, schema: type[BaseModel]) -> str:
-    known = _keys(_schema_at(schema, location[:-1]))
-    close = difflib.get_close_matches(str(location[-1]), known, 1)
-    remedy = f"did you mean '{close[0]}'?" if close else f"known keys: {', '.join(known)}"
+    keys = _keys(_schema_at(schema, location[:-1]))
+    close = difflib.get_close_matches(str(location[-1]), keys, 1)
+    remedy = f"did you mean '{close[0]}'?" if close else f"known keys: {', '.join(keys)}"
     return f"unknown key '{_named(location)}'; {remedy}"
 
 

@@ -33,7 +33,7 @@ def test_a_profile_has_every_operator_and_is_used_by_compile(
     job, store = write_job(model, inputs), tmp_path / "profile.sqlite"
     first = profile_job(job, CPU, None, store, quiet)
     again = profile_job(job, CPU, None, store, quiet)
-    assert first.new > 20 and first.known == 0 and (again.new, again.known) == (0, first.new)
+    assert first.new > 20 and first.stored == 0 and (again.new, again.stored) == (0, first.new)
     assert len(first.failed) <= 2, first.failed
     graph = trace(read_job(job))
     seconds = measured_seconds(graph, 2, ["cpu-core"], store)["cpu-core"]
