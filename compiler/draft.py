@@ -1,4 +1,4 @@
-"""What is decided of a plan before it is written down: where operators go, on which devices, in what order."""
+"""What is decided of a plan before it is written: where operators go, on which devices, when."""
 
 from dataclasses import dataclass, replace
 
@@ -13,9 +13,10 @@ from pipecut.compiler.stages.place_evaluation import place_evaluation
 
 @dataclass(frozen=True)
 class Draft:
-    """The sizes, the placement and its schedule; `cluster` has its nodes in the order that suits the placement.
+    """The sizes, the placement and its schedule.
 
-    `evaluation_refused` is the reason why the stages cannot run in eval mode, "" where they can.
+    `cluster` has its nodes in the order that suits the placement. `evaluation_refused` is the
+    reason why the stages cannot run in eval mode, "" where they can.
     """
 
     candidate: Candidate

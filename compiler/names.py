@@ -11,7 +11,10 @@ RESERVED = {"self", "batch", "device", "outputs", "torch", "F", "math", "nn"}
 
 
 def local_names(inputs: Mapping[str, str], values: Iterable[str]) -> dict[str, str]:
-    """Value -> its variable, no two alike. `inputs` have the user's names for their values and choose first."""
+    """Value -> its variable, no two alike.
+
+    `inputs` have the user's names for their values and choose first.
+    """
     chosen: dict[str, str] = {}
     taken: set[str] = set()
     for value, wanted in [*inputs.items(), *((value, value) for value in values)]:
@@ -39,8 +42,9 @@ def quoted(text: str) -> str:
 
 
 def member(name: str) -> str:
-    """Access to a part of a module: `.weight`, `[0]`, or its quoted name where that is no attribute's."""
-    # Python changes names with two leading underscores in a class, and letters outside ASCII to their common form.
+    """Access to a part of a module: `.weight`, `[0]`, or a quoted name that is no attribute's."""
+    # Python changes names with two leading underscores in a class, and letters outside ASCII to
+    # their common form.
     if (
         name.isidentifier()
         and name.isascii()

@@ -9,7 +9,7 @@ from pipecut.plan.schema import Evaluation, EvaluationStage, Tensor
 
 
 def evaluation_of(graph: Graph, cuts: Sequence[Cut], refused: str) -> Evaluation | None:
-    """What is different in eval mode; None where it runs training's operators and returns everything."""
+    """What is different in eval mode; None where it runs and returns what training does."""
     evaluation = Evaluation()
     if refused:
         evaluation = evaluation.model_copy(update={"refused": refused})

@@ -18,7 +18,7 @@ from pipecut.plan.folder import GRAPH, SCHEDULE, file_hash
 
 
 def write_files(folder: Path, costed: CostedGraph, draft: Draft) -> dict[str, str]:
-    """Write them into an empty folder. Returns the sha256 of each, by its path within the folder."""
+    """Write them into an empty folder. Returns the sha256 of each, by its path within it."""
     cuts = draft.scheduled.cuts
     (folder / "stages").mkdir()
     for cut in cuts:

@@ -1,4 +1,4 @@
-"""A draft -> the Plan: all of plan.yaml but its source, hashes and seal, which come when it is written."""
+"""A draft -> the Plan: all of plan.yaml but hashes and seal, which come when it is written."""
 
 from collections.abc import Sequence
 
@@ -34,7 +34,10 @@ from pipecut.plan.sources import source_hashes
 def plan_of(
     job: Job, costed: CostedGraph, draft: Draft, source: Source, notes: Sequence[str]
 ) -> Plan:
-    """The plan of a draft, without what its replay finds. `notes` stand before those of the cluster."""
+    """The plan of a draft, without what its replay finds.
+
+    `notes` stand before those of the cluster.
+    """
     spec, graph = job.spec, costed.graph
     candidate, cluster, scheduled = draft.candidate, draft.cluster, draft.scheduled
     optimizer = OptimizerSpec.of(spec, candidate.replicas)

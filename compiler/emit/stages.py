@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pipecut.compiler.costs.roofline import CostedGraph
 from pipecut.compiler.draft import Draft
 from pipecut.compiler.emit.tensors import buffer_of, output_of, parameter_of, tensor_of
-from pipecut.compiler.graph import Graph, Parameter
+from pipecut.compiler.graph import Graph
 from pipecut.compiler.partition.coarsen.parameter_bytes import OptimizerSpec, fixed_bytes
 from pipecut.compiler.partition.memory import StageBytes
 from pipecut.compiler.stages.cut import Cut
@@ -62,7 +62,7 @@ def _stage(
         outputs=[output_of(graph, output) for output in cut.outputs],
         parameters=[parameter_of(parameter) for parameter in cut.parameters],
         buffers=[buffer_of(buffer, written) for buffer in cut.buffers],
-        parameter_count=sum(_numbers_in(parameter) for parameter in cut.parameters),
+        parameter_count=_parameter_count(cut),
         forward_seconds=seconds.forward,
         backward_seconds=seconds.backward,
         load_seconds=placement.loads[index],
@@ -115,7 +115,7 @@ def _usage(costed: CostedGraph, cut: Cut, optimizer: OptimizerSpec) -> StageByte
 
 
 def _written(costed: CostedGraph, cut: Cut) -> set[str]:
-    """The storages that the stage writes to, in training or in eval mode, by the value that made each."""
+    """The storages that the stage writes to in either mode, by the value that made each."""
     graph = costed.graph
     written = {
         costed.storage.get(name, name)
@@ -132,5 +132,5 @@ def _written(costed: CostedGraph, cut: Cut) -> set[str]:
     return written
 
 
-def _numbers_in(parameter: Parameter) -> int:
-    return parameter.bytes // ITEM_BYTES[parameter.dtype]
+def _parameter_count(cut: Cut) -> int:
+    return sum(p.bytes // ITEM_BYTES[p.dtype] for p in cut.parameters)

@@ -59,7 +59,7 @@ def weight_seconds(costed: CostedGraph, cut: Cut, kind: str) -> float:
 def reduce_seconds(cluster: Cluster, cut: Cut, devices: Sequence[int]) -> float:
     """Seconds to sum a stage's gradients over the devices of its replicas.
 
-    With a sharded optimizer each sum goes to one replica, and stepped rows come back: as much in all.
+    With a sharded optimizer each sum goes to one replica, and stepped rows come back: as much.
     """
     size = sum(stage_tensor(parameter).gradient_bytes for parameter in cut.parameters)
     return ring_seconds(cluster, devices, size)

@@ -27,7 +27,7 @@ from pipecut.plan.replay.simulate import BoundaryTraffic, Costs, TiedSum, simula
 
 @dataclass(frozen=True)
 class Tie:
-    """A tied parameter, the stages that use it, and seconds per step to sum its gradient over them."""
+    """A tied parameter, the stages that use it, and seconds per step to sum its gradient."""
 
     parameter: Parameter
     stages: tuple[int, ...]

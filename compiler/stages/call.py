@@ -1,4 +1,4 @@
-"""One operator as a line of Python: `F.linear(x, w, b)` where the meaning is the same, the operator itself elsewhere."""
+"""One operator as an expression: `F.linear(x, w, b)` where that means the same, or the operator."""
 
 import math
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Placement -> what each stage holds, receives and sends; what emit and the prediction start from."""
+"""Placement -> what each stage holds, receives and sends."""
 
 from collections import defaultdict
 from collections.abc import Collection, Sequence
@@ -100,7 +100,7 @@ def _crossing(
     using: dict[str, set[int]],
     stages: int,
 ) -> list[tuple[str, ...]]:
-    """What goes from each stage to the next: from the first stage that makes it to the last user."""
+    """What each stage sends on: a value goes from the first stage that makes it to its last user."""
     crossing: list[list[str]] = [[] for _ in range(stages)]
     for name, index in graph.producers().items():
         if using[name] <= set(stages_of[index]):

@@ -16,7 +16,7 @@ INDENT = "        "
 def write_forward(
     graph: Graph, cut: Cut, returned: Sequence[str], method: str, outputs: bool = True
 ) -> list[str]:
-    """A method that returns values, in this order; with `outputs` it can be asked for the model's."""
+    """A method that returns values, in this order; with `outputs` also those of the model."""
     variables = Variables(graph, cut)
     names_of = _output_names(cut) if outputs else {}
     inputs = [variables[name] for name in (*cut.receives, *cut.batch_inputs)]
@@ -108,7 +108,7 @@ def _output_names(cut: Cut) -> dict[str, list[str]]:
 
 
 def _prelude(graph: Graph, cut: Cut, variables: Variables) -> list[str]:
-    """What operators refer to: the stage's device, the batch size; and copies of what they write to."""
+    """The stage's device and batch size where operators refer to them; copies of written inputs."""
     operators = [graph.operators[index] for index in cut.operators]
     inputs = [*cut.receives, *cut.batch_inputs]
     lines = []
@@ -129,7 +129,10 @@ def _prelude(graph: Graph, cut: Cut, variables: Variables) -> list[str]:
 
 
 def _written_inputs(graph: Graph, cut: Cut) -> list[str]:
-    """Batch inputs whose storage the stage writes to; any other tensor is written where it is made."""
+    """Batch inputs whose storage the stage writes to.
+
+    Any other tensor is written on the stage that makes it.
+    """
     writes = {name for index in cut.operators for name in graph.operators[index].writes}
     roots = graph.roots() if writes else {}
     storages = {roots.get(name, name) for name in writes}

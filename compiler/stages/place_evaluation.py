@@ -16,7 +16,7 @@ from pipecut.compiler.stages.cut import Cut, cut
 
 @dataclass(frozen=True)
 class EvaluationCuts:
-    """The cuts with what each stage runs in eval mode; as training has them where that is `refused`."""
+    """The cuts with what each stage runs in eval mode; training's own where that is `refused`."""
 
     cuts: tuple[Cut, ...]
     refused: str = ""
@@ -59,7 +59,7 @@ def _reason(evaluation: Graph, index: int) -> str:
 
 
 def _joined(graph: Graph, evaluation: Graph, training_cut: Cut, evaluation_cut: Cut) -> Cut:
-    """A stage that holds what either mode uses there; what neither uses stays on the first stage."""
+    """A stage that holds what either mode uses there; what neither uses stays on stage 0."""
     used_in_training = {name for operator in graph.operators for name in operator.inputs}
     used_in_evaluation = {name for operator in evaluation.operators for name in operator.inputs}
     operators = [evaluation.operators[index] for index in evaluation_cut.operators]
@@ -156,7 +156,7 @@ class _Placing:
 
 
 def _holders(graph: Graph, cuts: Sequence[Cut]) -> dict[str, set[int]]:
-    """The stages that have what eval mode may not move: trained parameters, buffers written in training."""
+    """The stages of what eval mode may not move: what training uses, and buffers that it writes."""
     used = {name for operator in graph.operators for name in operator.inputs}
     roots = graph.roots()
     written = {roots.get(name, name) for operator in graph.operators for name in operator.writes}

@@ -42,7 +42,7 @@ def _rules(plan: Plan) -> Iterator[tuple[bool, str]]:
 
 
 def check_dimensions(plan: Plan) -> None:
-    """Raises PlanError where a dimension of a tensor cannot be evaluated for the plan's microbatch."""
+    """Raises PlanError where a tensor's dimension cannot be evaluated for the microbatch."""
     for tensor in _tensors(plan):
         for dimension in tensor.shape:
             evaluate(dimension, plan.batch.microbatch)

@@ -1,4 +1,4 @@
-"""A plan folder on disk: read and compared with its hashes, written, or sealed again after an edit."""
+"""A plan folder on disk: read and compared with its hashes, written, or sealed after an edit."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Files of a plan, which anybody may have written: read within the folder, within limits, safely."""
+"""Files of a plan, which anybody may have written, read safely and within limits."""
 
 import hashlib
 from pathlib import Path
@@ -19,7 +19,10 @@ def file_hash(path: Path) -> str:
 
 
 def file_within(folder: Path, name: str) -> Path:
-    """A file of a plan folder, which lies nowhere else: not behind a link either. Raises PlanError."""
+    """A file of a plan folder, which lies nowhere else: not behind a link either.
+
+    Raises PlanError.
+    """
     file = folder / name
     if Path(name).is_absolute() or ".." in Path(name).parts or not file.is_file():
         raise PlanError(f"{file} is missing from the plan; compile again")

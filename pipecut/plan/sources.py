@@ -1,50 +1,61 @@
-"""The user's own files that a model is made of, by their imports: what may change after a plan was compiled."""
+"""The user's own files that a model is made of: what may change after a plan was compiled."""
 
 import ast
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from pipecut.plan.folder import file_hash
+from pipecut.plan.safe_files import file_hash
 from pipecut.plan.schema import ModelRef
 
 # Folders of what is installed, which may lie within the user's.
 INSTALLED = {"site-packages", "dist-packages"}
+# Letters of a sha256 that are enough to tell an edit.
 SHORT = 12
 
 
-def source_hashes(functions: Iterable[str | None], folders: Iterable[Path]) -> dict[str, str]:
-    """The files of these `module:function`s and of all that they import, which lie in the folders.
+@dataclass(frozen=True)
+class ModuleFile:
+    """A module's file: its name within the folder that it was found in, and its path."""
 
-    By path within the folder, the start of their sha256. Imports within functions count too; installed packages do not.
+    name: str
+    path: Path
+
+
+def source_hashes(functions: Iterable[str | None], folders: Iterable[Path]) -> dict[str, str]:
+    """The files of `module:function`s, and of all that these import, as far as they lie in folders.
+
+    By path within the folder, the start of their sha256. Imports within functions count too;
+    installed packages do not.
     """
     places = list(dict.fromkeys(folders))
-    found: dict[str, str] = {}
-    todo = [name.partition(":")[0] for name in functions if name]
+    hashes: dict[str, str] = {}
+    waiting = [function.partition(":")[0] for function in functions if function]
     seen: set[str] = set()
-    while todo:
-        module = todo.pop()
+    while waiting:
+        module = waiting.pop()
         if module in seen:
             continue
         seen.add(module)
         file = _file_of(module, places)
         if file is None:
             continue
-        relative, path = file
-        found[relative] = file_hash(path)[:SHORT]
-        package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-        todo += _imports(path, package)
-    return dict(sorted(found.items()))
+        hashes[file.name] = file_hash(file.path)[:SHORT]
+        is_package = file.path.name == "__init__.py"
+        waiting += _imports(file.path, module if is_package else module.rpartition(".")[0])
+    return dict(sorted(hashes.items()))
 
 
 def hashes_here(model: ModelRef) -> dict[str, str]:
     """Of the files that the plan names, those that this machine has."""
-    found = {}
-    for name in model.sources:
-        path = next((place / name for place in _places(model) if (place / name).is_file()), None)
-        if path is not None:
-            found[name] = file_hash(path)[:SHORT]
-    return found
+    # In the order in which the model's functions are looked up.
+    folders = list(dict.fromkeys([Path.cwd(), *map(Path, model.folders)]))
+    files = {
+        name: next((folder / name for folder in folders if (folder / name).is_file()), None)
+        for name in model.sources
+    }
+    return {name: file_hash(file)[:SHORT] for name, file in files.items() if file is not None}
 
 
 def changed_sources(model: ModelRef) -> list[str]:
@@ -52,39 +63,38 @@ def changed_sources(model: ModelRef) -> list[str]:
     return [name for name, now in hashes_here(model).items() if now != model.sources[name]]
 
 
-def _places(model: ModelRef) -> list[Path]:
-    """Where the model's functions are looked up, in that order."""
-    return list(dict.fromkeys([Path.cwd(), *map(Path, model.folders)]))
-
-
-def _file_of(module: str, folders: list[Path]) -> tuple[str, Path] | None:
-    """A module's file, within its folder and whole."""
+def _file_of(module: str, folders: Sequence[Path]) -> ModuleFile | None:
+    """A module's file, where it is the user's own."""
+    if module.partition(".")[0] in ("pipecut", *sys.stdlib_module_names):
+        return None
     relative = module.replace(".", "/")
     for folder in folders:
         for name in (f"{relative}.py", f"{relative}/__init__.py"):
             path = folder / name
-            inside = path.is_file() and not INSTALLED & set(path.resolve().parts)
-            if inside and module.partition(".")[0] not in ("pipecut", *sys.stdlib_module_names):
-                return name, path
+            if path.is_file() and not INSTALLED & set(path.resolve().parts):
+                return ModuleFile(name, path)
     return None
 
 
 def _imports(path: Path, package: str) -> Iterator[str]:
-    """Names that may be modules: of every import in a file, and of its parts. None of a file that is no Python."""
+    """Names in a file's imports that may be modules, with their parents; none of a broken file."""
     try:
         tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError, RecursionError):
         return
     for node in ast.walk(tree):
-        names: list[str] = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            above = (
-                package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
-            )
-            base = ".".join([*above, *([node.module] if node.module else [])])
-            names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
-        for name in names:
+        for name in _imported(node, package):
             parts = name.split(".")
             yield from (".".join(parts[: length + 1]) for length in range(len(parts)))
+
+
+def _imported(node: ast.AST, package: str) -> list[str]:
+    """What an import names: `from ..a import b` names the module `a` two levels up, and `a.b`."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if not isinstance(node, ast.ImportFrom):
+        return []
+    parents = package.split(".")
+    above = parents[: len(parents) - node.level + 1] if node.level else []
+    base = ".".join([*above, *([node.module] if node.module else [])])
+    return [base, *(f"{base}.{alias.name}" for alias in node.names)]

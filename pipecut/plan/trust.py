@@ -1,7 +1,11 @@
-"""Whose code a plan runs: asked once of a plan from elsewhere, since to run a plan is to run its stages and its model's code."""
+"""Whose code a plan runs: to run a plan is to run its stages and its model's code.
+
+So a plan from elsewhere is refused until the user trusts it once.
+"""
 
 import importlib.util
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from pipecut.errors import UserFileError
@@ -18,7 +22,10 @@ def trusted_plans() -> Path:
 
 
 def trust(seal: str) -> None:
-    """Note that a plan is this user's own. Nothing is noted where the file cannot be written: then the plan is asked about."""
+    """Note that a plan is this user's own.
+
+    Nothing is noted where the file cannot be written: then the user is asked about the plan.
+    """
     path = trusted_plans()
     try:
         seals = [line for line in _seals(path) if line != seal]
@@ -42,20 +49,27 @@ def _seals(path: Path) -> list[str]:
     return path.read_text().split() if path.is_file() else []
 
 
-def code_outside(folder: PlanFolder, here: Path) -> list[str]:
-    """What a run of the plan would run from outside a folder: the plan's stages, the folders that it imports from, modules."""
-    model, found = folder.plan.model, []
-    for what in (folder.path, *map(Path, model.folders)):
-        if not what.resolve().is_relative_to(here.resolve()):
-            found.append(str(what.resolve()))
-    inside = [Path(name).resolve() for name in (str(here), *model.folders)]
-    for function in (model.factory, model.inputs, model.loss):
-        module = (function or "").partition(":")[0].partition(".")[0]
-        if module and not any(
-            (place / module).exists() or (place / f"{module}.py").exists() for place in inside
-        ):
-            found.append(f"{function} ({_origin(module)})")
-    return list(dict.fromkeys(found))
+def code_outside(folder: PlanFolder, home: Path) -> list[str]:
+    """The code from outside a folder that a run of the plan would run.
+
+    The plan's stages, the folders that it imports from, and modules that are in none of them.
+    """
+    model = folder.plan.model
+    outside = [
+        str(path.resolve())
+        for path in (folder.path, *map(Path, model.folders))
+        if not path.resolve().is_relative_to(home.resolve())
+    ]
+    folders = [Path(name).resolve() for name in (str(home), *model.folders)]
+    for function in filter(None, (model.factory, model.inputs, model.loss)):
+        module = function.partition(":")[0].partition(".")[0]
+        if module and not _is_in(module, folders):
+            outside.append(f"{function} ({_origin(module)})")
+    return list(dict.fromkeys(outside))
+
+
+def _is_in(module: str, folders: Sequence[Path]) -> bool:
+    return any((f / module).exists() or (f / f"{module}.py").exists() for f in folders)
 
 
 def _origin(module: str) -> str:
@@ -68,12 +82,13 @@ def _origin(module: str) -> str:
 
 
 def refuse_stranger(folder: PlanFolder) -> None:
-    """Raises UserFileError for a plan from elsewhere that runs code from outside the current folder."""
+    """Raises UserFileError for a plan from elsewhere that runs code from outside this folder."""
     if is_trusted(folder.plan.seal):
         return
     outside = code_outside(folder, Path.cwd())
     if outside:
         raise UserFileError(
-            f"{folder.path} was not compiled here, and to run it runs code from outside this folder: {', '.join(outside)}; "
-            "look at it, then give --trust once, or compile it yourself"
+            f"{folder.path} was not compiled here, and to run it runs code from outside this "
+            f"folder: {', '.join(outside)}; look at it, then give --trust once, "
+            "or compile it yourself"
         )

@@ -1,4 +1,4 @@
-"""The candidates of a search as a table for people, and the prices of the limits."""
+"""The candidates of a search, and what its limits cost, as tables for people."""
 
 from collections.abc import Sequence
 
@@ -9,48 +9,58 @@ from pipecut.compiler.search.trial import Sensitivity, Trial
 from pipecut.quantities import show_seconds
 
 # More candidates than this say nothing new.
-MOST = 40
+MOST_SHOWN = 40
+# A step that gets shorter by less is no shorter: predictions are not that exact.
+LEAST_GAIN = 5e-4
+COLUMNS = (
+    *("stages", "replicas", "microbatch", "microbatches", "schedule"),
+    *("step", "bubble", "recomputing", "why"),
+)
 
 
 def print_explained(
-    tried: Sequence[Trial], prices: Sequence[Sensitivity], console: Console
+    trials: Sequence[Trial], sensitivities: Sequence[Sensitivity], console: Console
 ) -> None:
-    """The best candidate first, why each other one lost, and what one more device, memory or faster links would give."""
-    table = Table(
-        "stages",
-        "replicas",
-        "microbatch",
-        "microbatches",
-        "schedule",
-        "step",
-        "bubble",
-        "recomputing",
-        "why",
-        title="candidates",
-    )
-    best = tried[0].step_seconds
-    for one in tried[:MOST]:
-        c = one.candidate
-        sizes = str(c.stages), str(c.replicas), str(c.microbatch), str(c.microbatches), c.schedule
-        if one.step_seconds is None or best is None:
-            table.add_row(*sizes, "", "", "", one.why)
-            continue
-        slower = "chosen" if one is tried[0] else f"{one.step_seconds / best - 1:.1%} slower"
-        if one.step_seconds < best:
-            slower = (
-                f"{1 - one.step_seconds / best:.1%} faster: no more than its prediction may be off"
-            )
-        recomputing = f"{one.recomputing} stages" if one.recomputing else ""
-        table.add_row(
-            *sizes, show_seconds(one.step_seconds), f"{one.bubble:.0%}", recomputing, slower
-        )
+    """The best candidate first and why each other lost; then what looser limits would give."""
+    table = Table(*COLUMNS, title="candidates")
+    best = trials[0]
+    for trial in trials[:MOST_SHOWN]:
+        table.add_row(*_sizes(trial), *_outcome(trial, best))
     console.print(table)
-    if len(tried) > MOST:
-        console.print(f"and {len(tried) - MOST} more, none better")
-    for price in prices:
-        if price.step_seconds is None or best is None:
-            console.print(f"{price.limit}: nothing that fits was found")
-            continue
-        gain = 1 - price.step_seconds / best
-        effect = f"{gain:.1%} shorter" if gain > 5e-4 else "no shorter"
-        console.print(f"{price.limit}: step {show_seconds(price.step_seconds)}, {effect}")
+    if len(trials) > MOST_SHOWN:
+        console.print(f"and {len(trials) - MOST_SHOWN} more, none better")
+    for sensitivity in sensitivities:
+        console.print(_effect(sensitivity, best.step_seconds))
+
+
+def _sizes(trial: Trial) -> tuple[str, ...]:
+    candidate = trial.candidate
+    return (
+        str(candidate.stages),
+        str(candidate.replicas),
+        str(candidate.microbatch),
+        str(candidate.microbatches),
+        candidate.schedule,
+    )
+
+
+def _outcome(trial: Trial, best: Trial) -> tuple[str, str, str, str]:
+    """Step, bubble, recomputing stages, and how the step compares with the best one's."""
+    if trial.step_seconds is None or best.step_seconds is None:
+        return "", "", "", trial.why
+    ratio = trial.step_seconds / best.step_seconds
+    if ratio < 1:
+        compared = f"{1 - ratio:.1%} faster: no more than its prediction may be off"
+    else:
+        compared = "chosen" if trial is best else f"{ratio - 1:.1%} slower"
+    recomputing = f"{trial.recomputing} stages" if trial.recomputing else ""
+    return show_seconds(trial.step_seconds), f"{trial.bubble:.0%}", recomputing, compared
+
+
+def _effect(sensitivity: Sensitivity, best_seconds: float | None) -> str:
+    """How much shorter the step would be without a limit."""
+    if sensitivity.step_seconds is None or best_seconds is None:
+        return f"{sensitivity.limit}: nothing that fits was found"
+    gain = 1 - sensitivity.step_seconds / best_seconds
+    effect = f"{gain:.1%} shorter" if gain > LEAST_GAIN else "no shorter"
+    return f"{sensitivity.limit}: step {show_seconds(sensitivity.step_seconds)}, {effect}"

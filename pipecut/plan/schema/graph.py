@@ -1,4 +1,4 @@
-"""graph.json: the traced operators with their costs and stages, for the checker, reports and pictures."""
+"""graph.json: the traced operators with their costs and stages."""
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -74,7 +74,7 @@ class GraphParameter(GraphBuffer):
 
 
 class EvaluationGraph(_GraphModel):
-    """The operators of eval mode, where they are not training's; `outputs` by the model's own names."""
+    """The operators of eval mode, where those differ; `outputs` by the model's own names."""
 
     loss: str
     operators: tuple[EvaluationOperator, ...]

@@ -1,10 +1,10 @@
-"""What a number of a plan may be, so that no sum or product of some overflows or is not a number."""
+"""What a number of a plan may be, so that no sum or product overflows or is not a number."""
 
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-# Half an hour of seconds would do; a plan edited by hand may say anything.
+# The limits are far above what any machine has: an edited plan may say anything.
 Seconds = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
 Rate = Annotated[float, Field(gt=0, le=1e18, allow_inf_nan=False)]
 Bytes = Annotated[int, Field(ge=0, le=2**60)]

@@ -35,7 +35,7 @@ class ModelRef(PlanModel):
 class Tied(PlanModel):
     """A parameter that several stages use.
 
-    Its gradients are summed from the last stage to the first, which takes `reduce_seconds` per step.
+    Its gradients are summed from the last stage to the first, in `reduce_seconds` per step.
     """
 
     names: list[str]
@@ -79,7 +79,7 @@ class Source(PlanModel):
 
 
 class Plan(PlanModel):
-    """plan.yaml. Built once by the compiler; `source`, `hashes` and `seal` come when it is written."""
+    """plan.yaml. The compiler builds it once; `hashes` and `seal` come when it is written."""
 
     version: int
     pipecut: str

@@ -6,7 +6,7 @@ from pipecut.plan.schema.tensors import StageTensor, Tensor
 
 
 class StageMemory(PlanModel):
-    """Bytes that a microbatch takes on its stage, above parameters, buffers, receives and the batch.
+    """Bytes that a microbatch takes, above parameters, buffers, what it receives and the batch.
 
     `kept` is alive after a forward, `saved` once what is sent has left. The first backward of a
     step allocates the `gradients` of parameters; backward's peaks are without the gradient that

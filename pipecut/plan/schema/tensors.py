@@ -57,7 +57,7 @@ class StageTensor(PlanModel):
 
     @property
     def gradient_bytes(self) -> int:
-        """Bytes of its gradient, which is float32 where it has a master; 0 when it is not trained."""
+        """Bytes of its gradient, float32 where it has a master; 0 when it is not trained."""
         if not self.trainable:
             return 0
         return self.bytes * (4 // ITEM_BYTES[self.dtype] if self.dtype in HALF else 1)
