@@ -12,8 +12,8 @@ LIMITS = Limits(stall=10, start=100, save=50)
 
 
 def seen(rank: int, state: State, seconds: float, stopped: float = 0.0, gone: bool = False) -> Seen:
-    doing = RankStatus(1000 + rank, state, 3, Compute("F", rank, 1), 0.0)
-    return Seen(rank, doing, seconds, stopped, gone)
+    status = RankStatus(1000 + rank, state, 3, Compute("F", rank, 1), 0.0)
+    return Seen(rank, status, seconds, stopped, gone)
 
 
 @pytest.mark.parametrize(
