@@ -1,16 +1,13 @@
 """Which device a rank takes, and which plan and host order are refused: from values alone, without any GPU."""
 
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipecut.compiler import Options, SizeOverrides, compile
 from pipecut.device.local import LocalDevice
 from pipecut.device.types import CPU, CUDA
 from pipecut.errors import RunError
-from pipecut.plan.schema import Plan
+from pipecut.plan.schema import Plan, Source
 from pipecut.runtime.ranks.devices import (
     device_type_of,
     local_index,
@@ -21,21 +18,24 @@ from pipecut.runtime.ranks.devices import (
     split_nodes,
     visible_devices,
 )
+from tests.plans import made_plan, made_stage
 
-CLUSTER = """name: gpus
-nodes:
-  - {count: 2, devices: {h100-sxm: 2}, link: nvlink4}
-network: {bandwidth: 50GB/s, latency: 10us}
-"""
 H100 = "NVIDIA H100 80GB HBM3"
 
 
 @pytest.fixture
-def plan(write_job: Callable[..., Path], tmp_path: Path) -> Plan:
-    (tmp_path / "gpus.yaml").write_text(CLUSTER)
-    options = Options(SizeOverrides(stages=4))
-    job = write_job("mlp", "vectors")
-    return compile(job, str(tmp_path / "gpus.yaml"), tmp_path / "plan", options).plan
+def plan() -> Plan:
+    """Four GPUs of two nodes."""
+    fields = {"device": "h100-sxm", "device_type": "cuda", "device_bytes": 79 * 2**30}
+    source = Source(
+        job="job.yaml",
+        cluster="gpus.yaml",
+        available=4,
+        devices=[0, 1, 2, 3],
+        nodes=[0, 0, 1, 1],
+        names={"h100-sxm": [H100]},
+    )
+    return made_plan(4, stages=[made_stage(n, 4, **fields) for n in range(4)], source=source)
 
 
 def on(plan: Plan, **source: Any) -> Plan:
@@ -44,17 +44,7 @@ def on(plan: Plan, **source: Any) -> Plan:
     return plan.model_copy(update={"source": plan.source.model_copy(update=source)})
 
 
-def test_devices(plan: Plan) -> None:
-    """One compile serves all that needs a plan."""
-    assert plan.source is not None and plan.source.nodes == [0, 0, 1, 1]
-    assert plan.source.names == {"h100-sxm": [H100]}
-    a_lost_device_is_left_out(plan)
-    other_devices_are_refused(plan)
-    a_plan_of_two_types_is_refused(plan)
-    hosts_other_than_the_plans_nodes_are_told(plan)
-
-
-def a_lost_device_is_left_out(plan: Plan) -> None:
+def test_a_lost_device_is_left_out(plan: Plan) -> None:
     assert visible_devices(plan, {}) == [{}] * 4
     after = on(plan, devices=[0, 2, 3, 4], lost=[1])
     assert visible_devices(after, {}) == [{"CUDA_VISIBLE_DEVICES": "0,2,3,4"}] * 4
@@ -70,7 +60,7 @@ def a_lost_device_is_left_out(plan: Plan) -> None:
         visible_devices(after, {"CUDA_VISIBLE_DEVICES": "0,1"})
 
 
-def other_devices_are_refused(plan: Plan) -> None:
+def test_other_devices_are_refused(plan: Plan) -> None:
     refuse_other_device(plan, 1, LocalDevice(H100, 85_500_000_000))
     refuse_other_device(plan, 1, LocalDevice("H100 80GB HBM3", 85_500_000_000))
     with pytest.raises(
@@ -83,16 +73,15 @@ def other_devices_are_refused(plan: Plan) -> None:
         refuse_other_device(plan, 3, LocalDevice(H100, 40_000_000_000))
 
 
-def a_plan_of_two_types_is_refused(plan: Plan) -> None:
-    mixed = plan.model_copy(deep=True)
-    mixed.stages[1].__dict__["device_type"] = "cpu"
+def test_a_plan_of_two_types_is_refused(plan: Plan) -> None:
+    mixed = made_plan(2, stages=[plan.stages[0], made_stage(1, 2)])
     with pytest.raises(RunError, match="stages on CPUs and on GPUs"):
         device_type_of(mixed, None)
     assert device_type_of(mixed, "cpu") is CPU
     assert device_type_of(plan, None) is CUDA
 
 
-def hosts_other_than_the_plans_nodes_are_told(plan: Plan) -> None:
+def test_hosts_other_than_the_plans_nodes_are_warned_of(plan: Plan) -> None:
     assert split_nodes(plan, ["a", "a", "b", "b"]) is None
     said = split_nodes(plan, ["a", "b", "c", "d"])
     assert (
