@@ -293,8 +293,8 @@ class Pipeline:
         recipe = self.saving.recipe
         request = RestoreRequest(Path(folder), optimizer, scheduler, data, recipe)
         manifest = restore(self.model, self.scale, request)
-        if "clip" in manifest.rest.made:
-            recipe.setdefault("clip", manifest.rest.made["clip"])
+        if "clip" in manifest.training.recipe:
+            recipe.setdefault("clip", manifest.training.recipe["clip"])
         self.model.values_missing = False
         return manifest.step
 

@@ -6,13 +6,13 @@ from typing import Any
 import torch
 
 from pipecut.runtime.checkpoint import writing
-from pipecut.runtime.checkpoint.manifest import VERSION, Manifest, Rest
+from pipecut.runtime.checkpoint.manifest import VERSION, Manifest, TrainingState
 from pipecut.runtime.checkpoint.rank_tensors import RankTensors
 
 
 def about(step: int, **fields: Any) -> Manifest:
     """What all ranks together say of a checkpoint."""
-    usual = {"model": {"factory": "models:build", "args": {}}, "rest": Rest(ranks=1)}
+    usual = {"model": {"factory": "models:build", "args": {}}, "training": TrainingState(ranks=1)}
     empty: dict[str, Any] = {"files": {}, "tensors": {}, "groups": []}
     return Manifest(VERSION, step, **{**usual, **empty, **fields})
 

@@ -1,4 +1,4 @@
-"""A global batch as the user gives it: tensors by name, or said what it is instead."""
+"""A global batch as the user passes it: tensors by name; anything else is refused."""
 
 from collections.abc import Collection, Mapping
 from typing import Any

@@ -21,14 +21,14 @@ LOOK = 0.1
 
 @dataclass(frozen=True)
 class Sharing:
-    """Ranks that see a folder as this one does, this one among them, of how many in all."""
+    """The ranks that see the same folder as this one, itself among them, and the size of all."""
 
     ranks: tuple[int, ...]
     size: int
 
     @property
     def leader(self) -> int:
-        """The rank of them that does what is done once a folder."""
+        """The rank that does what is done once per folder."""
         return self.ranks[0]
 
     @property
@@ -38,7 +38,7 @@ class Sharing:
 
 
 def exchange(value: Any, rank: int, size: int, doing: str) -> list[Any]:
-    """What every rank gives, on every rank, by rank."""
+    """Every rank's value, on every rank, in the order of ranks."""
     if size == 1:
         return [value]
     values: list[Any] = [None] * size
@@ -94,7 +94,7 @@ def sharing(folder: Path, rank: int, size: int) -> Sharing:
             f"rank {rank}: {folder} cannot be written: {error.strerror}; "
             "--checkpoints takes another folder"
         )
-    doing = f"looking who sees {folder}"
+    doing = f"finding which ranks see {folder}"
     tokens = exchange((token.name, wrong), rank, size, doing)
     try:
         first_wrong([problem for _, problem in tokens], rank)

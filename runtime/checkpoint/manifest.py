@@ -7,7 +7,7 @@ the first of these: put together in one folder, they are one checkpoint.
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -37,10 +37,11 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Rest:
+class TrainingState:
     """What is no tensor: the loss scale, the number of ranks, states of the scheduler and the data.
 
-    `made` is the training's recipe: see resume.py; `steps` is how many the ranks had done.
+    `recipe` is what the training is made with: see resume.py; `steps` is how many the ranks had
+    done.
     """
 
     __pydantic_config__ = STRICT
@@ -50,7 +51,7 @@ class Rest:
     loss_scale: dict[str, float] = field(default_factory=dict)
     scheduler: Any = None
     data: Any = None
-    made: dict[str, Any] = field(default_factory=dict)
+    recipe: Annotated[dict[str, Any], Field(alias="made")] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class Manifest:
     files: dict[str, str]
     tensors: dict[str, str]
     groups: list[Group]
-    rest: Rest
+    training: Annotated[TrainingState, Field(alias="rest")]
     pieces: dict[str, list[Piece]] = field(default_factory=dict)
     finite: bool = True
     save: str = ""
@@ -116,7 +117,7 @@ def manifest_file(path: Path, first_rank: int) -> Path:
 
 def write_manifest(file: Path, manifest: Manifest) -> None:
     """Write it with its seal."""
-    unsealed = asdict(manifest)
+    unsealed = _MANIFEST.dump_python(manifest, by_alias=True)
     del unsealed["seal"]
     # Sealed as it is read again: tuples as lists.
     unsealed = json.loads(json.dumps(unsealed))

@@ -122,5 +122,5 @@ def _on_another_machine(
     return CheckpointError(
         f"{path} was written by machines that share no file system, and {spoken(name)} is in the "
         f"files of rank {ranks} on another one; copy all of that machine's {path.name}/ into this "
-        f"one, or start the {manifest.rest.ranks} ranks on the machines that wrote it"
+        f"one, or start the {manifest.training.ranks} ranks on the machines that wrote it"
     )

@@ -34,7 +34,7 @@ Tensors = dict[str, torch.Tensor]
 
 @dataclass(frozen=True, order=True)
 class Key:
-    """A checkpoint as machines compare it: its step, and what all who wrote it know it by."""
+    """A checkpoint as machines compare it: its step, and the id of the save that wrote it."""
 
     step: int
     save_id: str
@@ -100,12 +100,12 @@ def restore(model: RankModel, scale: LossScale, request: RestoreRequest) -> Mani
     )
     for note in notes if world.rank == 0 else ():
         log.warning("going on from %s: %s", path, note)
-    if scale.used and manifest.rest.loss_scale:
-        scale.load_state_dict(_loss_scale(path, manifest.rest.loss_scale))
+    if scale.used and manifest.training.loss_scale:
+        scale.load_state_dict(_loss_scale(path, manifest.training.loss_scale))
     _set_random(world, values)
-    _load(path, "scheduler", request.scheduler, manifest.rest.scheduler)
-    _load(path, "data", request.data, manifest.rest.data)
-    steps = manifest.step if manifest.rest.steps is None else manifest.rest.steps
+    _load(path, "scheduler", request.scheduler, manifest.training.scheduler)
+    _load(path, "data", request.data, manifest.training.data)
+    steps = manifest.step if manifest.training.steps is None else manifest.training.steps
     world.status.step = steps + 1
     return manifest
 
@@ -137,7 +137,7 @@ def _read(
             rows |= dict.fromkeys(of_parameter, wanted)
     names += [f"buffer/{name}" for name in model.stored_buffers]
     # Random numbers go on where they were only where there are as many ranks.
-    if manifest.rest.ranks == world.size:
+    if manifest.training.ranks == world.size:
         random = [f"random/{world.rank}", random_of_device(world)]
         names += [name for name in random if name in manifest.names]
     return read_tensors(path, manifest, names, rows)

@@ -77,7 +77,7 @@ def refuse_other_optimizer(
 
     `kind` is what job files call this one, where that is known.
     """
-    recipe = manifest.rest.made
+    recipe = manifest.training.recipe
     pairs = [(recipe.get("optimizer"), type(optimizer).__name__)]
     pairs += [(recipe.get("kind"), kind)] if kind is not None else []
     for saved, current in pairs:
@@ -107,7 +107,7 @@ def refuse_diverged(where: str, manifest: Manifest) -> None:
 
 def changes(manifest: Manifest, plan: Plan, beyond_plan: Mapping[str, Any]) -> list[str]:
     """A line for each changeable entry of the recipe that the checkpoint has otherwise."""
-    saved = {**manifest.model, **manifest.rest.made}
+    saved = {**manifest.model, **manifest.training.recipe}
     model = {"factory": plan.model.factory, "args": plan.model.args}
     current = {**model, **recipe_of(plan, None, beyond_plan)}
     return [

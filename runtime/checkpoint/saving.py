@@ -23,7 +23,7 @@ from pipecut.runtime.checkpoint.manifest import (
     Elsewhere,
     Group,
     Manifest,
-    Rest,
+    TrainingState,
     spoken,
 )
 from pipecut.runtime.checkpoint.rank_tensors import (
@@ -145,13 +145,13 @@ class Saving:
                 request.step,
                 spoken(wrong),
             )
-        no_tensors = Rest(
+        training = TrainingState(
             ranks=world.size,
             steps=world.status.step - 1,
             loss_scale=self.scale.state_dict(),
             scheduler=_plain("scheduler", request.scheduler),
             data=_plain("data", request.data),
-            made=recipe_of(plan, request.optimizer, self.recipe),
+            recipe=recipe_of(plan, request.optimizer, self.recipe),
         )
         return Manifest(
             VERSION,
@@ -160,14 +160,14 @@ class Saving:
             files={},
             tensors={},
             groups=_groups_of_all(reports),
-            rest=no_tensors,
+            training=training,
             finite=wrong is None,
             save=reports[0].save_id,
             elsewhere=_elsewhere(shares, reports),
         )
 
     def _saves(self, parameter: RankParameter, shares: Sharing) -> bool:
-        """Whether this rank writes a parameter: the owner does, and who sees another folder."""
+        """Whether this rank writes a parameter: the owner does, and ranks that see another."""
         owned = parameter.is_owned_by(self.world.rank)
         return owned or parameter.tied_ranks[0] not in shares.ranks
 
@@ -177,7 +177,7 @@ class Saving:
         return min({*world.layout.replica_ranks(world.pipeline_rank)} & {*shares.ranks})
 
     def enter(self, folder: Path) -> Sharing:
-        """Find out who sees the folder; the first of them takes its lock. All ranks enter at once.
+        """Find out which ranks see the folder; the first takes its lock. All ranks enter at once.
 
         Raises CheckpointError where it cannot be written or another run writes there.
         """

@@ -2,7 +2,7 @@
 
 Kernels are only queued, and to wait for a message holds the GPU's stream alone. A host that ran on
 through a whole step would post receives and free tensors that the device has not come to, and of a
-rank that stands still would be told where its host is, not its device.
+rank that stands still would report where its host is, not its device.
 """
 
 from collections import deque

@@ -71,7 +71,7 @@ def _run_on_zeros(plan: Plan, running: RunningStage, device: torch.device, train
 
 
 def _zeros(tensor: Tensor, samples: int, device: torch.device) -> torch.Tensor:
-    """Zeros with the layout in memory that the transport gives."""
+    """Zeros with the layout in memory of what the transport receives."""
     sizes = tensor.sizes(samples)
     order = tensor.order or list(range(len(sizes)))
     in_memory = [sizes[dimension] for dimension in order]

@@ -57,7 +57,7 @@ class _Linear(torch.autograd.Function):
         bias: torch.Tensor | None,
         tasks: "WeightGradStore",
     ) -> torch.Tensor:
-        # Autograd then tells where a weight was written between the two.
+        # Autograd then refuses a weight that was written between the two.
         ctx.save_for_backward(x, weight)
         ctx.weight, ctx.tasks = weight, tasks
         return F.linear(x, weight, bias)

@@ -10,7 +10,7 @@ from pipecut.plan.rows import Rows
 from pipecut.plan.schema import StageTensor
 from pipecut.runtime.gradients.parameters import RankParameter
 
-ELSEWHERE = "write what pipe.named_parameters() gives, or call pipe.load_state_dict"
+ELSEWHERE = "write to what pipe.named_parameters() returns, or call pipe.load_state_dict"
 
 
 def check_unchanged(

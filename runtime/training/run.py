@@ -65,7 +65,9 @@ def save_weights(pipe: Pipeline, folder: Path) -> None:
 def stopped_message(training: Training, save: Path | None) -> str:
     """After which step a training was stopped, and what was kept of it."""
     kept = f"; its weights are in {save}" if save is not None else ""
-    kept += f"; go on with --resume from {training.home}" if training.options.every else ""
+    kept += (
+        f"; go on with --resume from {training.home}" if training.options.checkpoint_every else ""
+    )
     kept = kept or "; nothing was kept, --checkpoint-every and --save do"
     return f"pipecut: stopped after step {training.done}{kept}"
 
@@ -110,7 +112,7 @@ def _training_options(options: RunOptions, restarted: bool) -> TrainingOptions:
         rate=options.rate,
         clip=options.clip,
         folder=options.checkpoints,
-        every=options.checkpoint_every,
+        checkpoint_every=options.checkpoint_every,
         keep=options.keep,
         resume=options.resume,
         restarted=restarted,

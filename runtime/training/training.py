@@ -42,7 +42,7 @@ class TrainingOptions:
     rate: float | None
     clip: float | None
     folder: Path
-    every: int
+    checkpoint_every: int
     keep: int
     resume: bool
     restarted: bool = False
@@ -82,7 +82,9 @@ class Training:
             self._step(step, next(source), optimizer)
             pipe.saving.raise_failed()
             self.stopped = stopping.after(step + 1) and step + 1 < options.steps
-            if options.every and ((step + 1) % options.every == 0 or self.stopped):
+            if options.checkpoint_every and (
+                (step + 1) % options.checkpoint_every == 0 or self.stopped
+            ):
                 pipe.save(self.home, optimizer, step=step + 1, keep=options.keep, wait=False)
             if self.stopped:
                 break
@@ -101,10 +103,10 @@ class Training:
         saving.recipe = {"kind": pipe.plan.optimizer, "data": data}
         saving.recipe |= {"clip": options.clip} if options.clip is not None else {}
         restarts = options.restarted and find_checkpoint(pipe.world, options.folder) is not None
-        if options.every and not (options.resume or options.restarted):
+        if options.checkpoint_every and not (options.resume or options.restarted):
             refuse_earlier(options.folder)
         self.home = home_of(options.folder)
-        if options.every:
+        if options.checkpoint_every:
             saving.enter(self.home)
         if options.resume or restarts:
             self._resume(optimizer)
@@ -113,7 +115,7 @@ class Training:
                 f"rank {pipe.world.rank}: {options.folder} has checkpoints, but none that all "
                 "ranks see; move them elsewhere to begin anew"
             )
-        if options.every:
+        if options.checkpoint_every:
             saving.set_aside(self.home, self.begun)
         saving.recipe["clip"] = self.clip
         return optimizer
@@ -176,7 +178,7 @@ class Training:
             raise PeerLostError(
                 f"rank {self.pipe.world.rank}: stopped, as rank 0 did, which says why"
             )
-        last = last_finite(self.home) if self.options.every else None
+        last = last_finite(self.home) if self.options.checkpoint_every else None
         kept = f"--resume goes on from {last}" if last is not None else "no checkpoint was written"
         raise DivergedError(
             f"step {step + 1}: the loss is {loss}; stopped before the optimizer's step. {kept}; "

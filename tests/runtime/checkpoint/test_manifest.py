@@ -18,7 +18,7 @@ from pipecut.runtime.checkpoint.manifest import (
     Group,
     Manifest,
     Piece,
-    Rest,
+    TrainingState,
     has_gaps,
     manifest_file,
     merge,
@@ -34,7 +34,9 @@ FULL = Manifest(
     files={"rank_0.safetensors": "00ff"},
     tensors={"parameter/a": "rank_0.safetensors"},
     groups=[Group({"lr": 0.1, "betas": [0.9, 0.99]}, ["a"])],
-    rest=Rest(ranks=2, steps=7, loss_scale={"scale": 2.0}, data={"at": 3}, made={"seed": 1}),
+    training=TrainingState(
+        ranks=2, steps=7, loss_scale={"scale": 2.0}, data={"at": 3}, recipe={"seed": 1}
+    ),
     pieces={"parameter/w": [Piece(0, 3, "rank_0.safetensors")]},
     finite=False,
     save="abc",

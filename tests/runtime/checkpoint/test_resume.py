@@ -29,7 +29,7 @@ from pipecut.runtime.checkpoint.manifest import (
     VERSION,
     Elsewhere,
     Manifest,
-    Rest,
+    TrainingState,
     read_manifest,
 )
 from pipecut.runtime.checkpoint.rank_tensors import RankTensors
@@ -80,7 +80,7 @@ def train(folder: PlanFolder, where: Path, steps: int, **wishes: Any) -> Trainin
     """Train in this process, with a checkpoint every three steps."""
     changed = wishes.pop("changed", {})
     data = wishes.pop("data", "steady")
-    usual = {"rate": None, "clip": None, "every": 3, "keep": 3, "resume": False}
+    usual = {"rate": None, "clip": None, "checkpoint_every": 3, "keep": 3, "resume": False}
     training = Training(
         pipeline(folder, **changed), TrainingOptions(steps, folder=where, **{**usual, **wishes})
     )
@@ -213,7 +213,9 @@ def test_going_back_sets_later_checkpoints_aside(
     train(plans[4], trained, 12, resume=True, keep=2)
     assert names(trained) == ["step_00000009", "step_00000012"]
     with caplog.at_level(logging.WARNING):
-        training = train(plans[4], trained / "step_00000009", 11, resume=True, keep=2, every=1)
+        training = train(
+            plans[4], trained / "step_00000009", 11, resume=True, keep=2, checkpoint_every=1
+        )
     assert training.begun == 9
     assert "checkpoints after step 9 are set aside as aside_step_00000012" in caplog.text
     # What is set aside neither counts nor wins.
@@ -222,7 +224,7 @@ def test_going_back_sets_later_checkpoints_aside(
 
 
 def facts(step: int, **more: Any) -> Manifest:
-    return Manifest(VERSION, step, {}, {}, {}, [], more.pop("rest", Rest()), **more)
+    return Manifest(VERSION, step, {}, {}, {}, [], more.pop("training", TrainingState()), **more)
 
 
 def test_a_loss_that_is_no_number_ends_the_training_before_it_is_learned(
@@ -519,7 +521,10 @@ def test_machines_have_their_own_ranks_files_until_they_are_put_together(tmp_pat
             "parameter/w": Elsewhere([1 - rank], 10),
         }
         writing.finish(
-            partial, folder, [rank], facts(4, save="x", elsewhere=away, rest=Rest(ranks=2))
+            partial,
+            folder,
+            [rank],
+            facts(4, save="x", elsewhere=away, training=TrainingState(ranks=2)),
         )
     path = tmp_path / "a" / "step_00000004"
     read = read_manifest(path)
@@ -555,7 +560,7 @@ def test_batches_that_are_none_are_said(
     plans: dict[int, PlanFolder], tmp_path: Path, data: str, said: str
 ) -> None:
     with pytest.raises(RunError, match=said):
-        train(plans[4], tmp_path, 3, every=0, data=data)
+        train(plans[4], tmp_path, 3, checkpoint_every=0, data=data)
 
 
 def test_arrays_in_a_users_own_loop_are_said(plans: dict[int, PlanFolder]) -> None:

@@ -8,7 +8,7 @@ import torch
 
 from pipecut.errors import CheckpointError, OtherTrainingError
 from pipecut.plan.schema import StageTensor
-from pipecut.runtime.checkpoint.manifest import Group, Manifest, Rest
+from pipecut.runtime.checkpoint.manifest import Group, Manifest, TrainingState
 from pipecut.runtime.checkpoint.resume import (
     changes,
     recipe_of,
@@ -26,7 +26,7 @@ ADAM = torch.optim.Adam([torch.nn.Parameter(torch.ones(1))])
 def saved(**fields: Any) -> Manifest:
     recipe = recipe_of(made_plan(), ADAM, {"kind": "adam", "data": "models:data", "clip": 0.5})
     model = {"factory": "models:build", "args": {}}
-    usual = {"model": model, "tensors": WEIGHTS, "rest": Rest(ranks=1, made=recipe)}
+    usual = {"model": model, "tensors": WEIGHTS, "training": TrainingState(ranks=1, recipe=recipe)}
     return about(3, groups=[Group({}, [])], **{**usual, **fields})
 
 
@@ -71,7 +71,7 @@ def test_another_optimizer_is_refused() -> None:
         refuse_other_optimizer("here", saved(), sgd, None)
     with pytest.raises(OtherTrainingError, match="with the optimizer adam, this one has adamw"):
         refuse_other_optimizer("here", saved(), ADAM, "adamw")
-    refuse_other_optimizer("here", saved(rest=Rest(ranks=1)), sgd, "sgd")
+    refuse_other_optimizer("here", saved(training=TrainingState(ranks=1)), sgd, "sgd")
 
 
 def test_other_parameter_groups_are_refused() -> None:

@@ -15,7 +15,7 @@ from pipecut.runtime.training.run import save_weights, stopped_message
 
 
 def stopped(every: int, save: Path | None) -> str:
-    options = SimpleNamespace(every=every)
+    options = SimpleNamespace(checkpoint_every=every)
     training: Any = SimpleNamespace(options=options, home=Path("saved"), done=7)
     return stopped_message(training, save)
 
