@@ -116,7 +116,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Buffer:
-    """A buffer or a lifted constant. `data` is the tensor itself: small, real, saved with the plan."""
+    """A buffer or a lifted constant. `data` is the tensor itself, which is saved with the plan."""
 
     value: str
     names: tuple[str, ...]
@@ -138,7 +138,7 @@ class BatchInput:
 
 @dataclass(frozen=True)
 class Output:
-    """What the model returns beside its loss: the model's name for it, and its value in the graph."""
+    """What the model returns beside its loss: the model's name for it, its value in the graph."""
 
     name: str
     value: str

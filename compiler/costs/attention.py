@@ -1,8 +1,9 @@
 """Which kernel torch's attention takes on a kind of device.
 
-The rules are those of torch's sdp_utils.cpp (aten/src/ATen/native/transformers/cuda) and sdp_utils_cpp.cpp: on CUDA flash,
-then memory-efficient attention, then plain operators, here called math. cuDNN's kernel, which Hopper prefers, allocates as
-flash does. Where releases differ, the one that takes more memory is taken.
+The rules are those of torch's sdp_utils.cpp (aten/src/ATen/native/transformers/cuda) and
+sdp_utils_cpp.cpp: on CUDA flash, then memory-efficient attention, then plain operators, here called
+math. cuDNN's kernel, which Hopper prefers, allocates as flash does. Where releases of torch differ,
+the kernel that takes more memory is assumed.
 """
 
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ WIDEST = 256
 
 @dataclass(frozen=True)
 class Attention:
-    """A call of scaled_dot_product_attention: its tensors and what the choice of a kernel depends on."""
+    """A call of scaled_dot_product_attention: its tensors and what decides which kernel runs."""
 
     query: torch.Tensor
     key: torch.Tensor
@@ -33,11 +34,14 @@ class Attention:
     def of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> "Attention":
         """From the arguments as torch takes them."""
         names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
-        given = dict(zip(names, args, strict=False)) | kwargs
-        query, key, value, mask = (given.get(name) for name in names[:4])
-        assert query is not None and key is not None and value is not None
+        arguments = dict(zip(names, args, strict=False)) | kwargs
         return Attention(
-            query, key, value, mask, given.get("dropout_p", 0.0), given.get("is_causal", False)
+            arguments["query"],
+            arguments["key"],
+            arguments["value"],
+            arguments.get("attn_mask"),
+            arguments.get("dropout_p", 0.0),
+            arguments.get("is_causal", False),
         )
 
     @property

@@ -1,8 +1,9 @@
 """What a CUDA device's kernels allocate, on fake CPU tensors.
 
-A build of torch without CUDA has no fake CUDA tensors that autograd takes, and the CPU's kernels keep other things for backward:
-the whole matrix of scores where a mask is learnt, a dropout mask as wide as what it is applied to. So what differs is replaced
-by functions that allocate and keep what the CUDA kernel does, and compute nothing.
+A build of torch without CUDA has no fake CUDA tensors that autograd takes, and the CPU's kernels
+keep other things for backward: the whole matrix of scores where a mask is learnt, a dropout mask as
+wide as what it is applied to. So what differs is replaced by functions that allocate and keep what
+the CUDA kernel does, and compute nothing.
 """
 
 from typing import Any
@@ -24,8 +25,8 @@ _KEEPS = {
     if rule.cuda_keeps != "as cpu"
     for function in (*rule.functions, resolve(f"{ATEN}.{name}.default"))
 }
-# Elements that a row of a mask is padded to a multiple of.
-_MASK_ALIGNMENT = 8
+# A row of a mask is padded to a multiple of so many elements, and a row of sums likewise.
+_MASK_ALIGNMENT, _ROW_ALIGNMENT = 8, 32
 
 
 class Kernels(TorchFunctionMode):
@@ -73,12 +74,12 @@ def _attention(func: Any, args: Any, kwargs: Any, device_type: str) -> Any:
             width = mask.shape[-1]
             mask = F.pad(mask, (0, _MASK_ALIGNMENT - width % _MASK_ALIGNMENT))[..., :width]
         mask = mask.expand(*call.query.shape[:-1], call.key.shape[-2])
-    result: torch.Tensor = _Fused.apply(call.query, call.key, call.value, mask)  # type: ignore[no-untyped-call]
-    return result
+    fused: Any = _Fused.apply
+    return fused(call.query, call.key, call.value, mask)
 
 
 class _Fused(torch.autograd.Function):
-    """Flash or memory-efficient attention: keeps what it was given, its result, and one float32 a row."""
+    """Flash or memory-efficient attention: keeps its inputs, its result and a float32 per row."""
 
     @staticmethod
     def forward(
@@ -87,13 +88,18 @@ class _Fused(torch.autograd.Function):
         """The result is laid out sample, row, head."""
         batch, heads, rows, _ = query.shape
         result = query.new_empty(batch, rows, heads, value.shape[-1]).transpose(1, 2)
-        row_sums = query.new_empty(batch, heads, -(-rows // 32) * 32, dtype=torch.float32)
+        padded_rows = -(-rows // _ROW_ALIGNMENT) * _ROW_ALIGNMENT
+        row_sums = query.new_empty(batch, heads, padded_rows, dtype=torch.float32)
         ctx.save_for_backward(query, key, value, mask, result, row_sums)
         return result
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
-        """Beside the gradients: sums of float32 for those of the query, and of expanded heads those of keys and values."""
+        """Beside the gradients, it allocates scratch memory.
+
+        That is float32 sums for the query's gradient and, where heads share keys and values, the
+        gradients of each head's own.
+        """
         query, key, value, mask, result, row_sums = ctx.saved_tensors
         scratch = [torch.empty_like(row_sums)]
         if query.dtype in HALF:
@@ -102,6 +108,6 @@ class _Fused(torch.autograd.Function):
             scratch.append(torch.empty_like(result))
         if key.shape[1] != query.shape[1]:
             scratch += [query.new_empty(*query.shape[:2], *t.shape[2:]) for t in (key, value)]
-        of_inputs = [torch.empty_like(t) for t in (query, key, value)]
-        wanted = mask is not None and ctx.needs_input_grad[3]
-        return (*of_inputs, mask.new_empty(mask.shape) if wanted else None)
+        input_gradients = [torch.empty_like(t) for t in (query, key, value)]
+        learnt_mask = mask is not None and ctx.needs_input_grad[3]
+        return (*input_gradients, mask.new_empty(mask.shape) if learnt_mask else None)

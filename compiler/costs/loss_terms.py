@@ -1,4 +1,4 @@
-"""What a loss is the mean over: which labels count, read off the graph and tried on random labels."""
+"""Which labels a loss is the mean over: read off the graph and tried on random labels."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

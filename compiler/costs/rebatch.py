@@ -1,4 +1,4 @@
-"""The same graph for another microbatch, close enough to cost it; what is compiled is traced again."""
+"""The same graph for another microbatch, to cost it; what is compiled is traced again."""
 
 from dataclasses import replace
 from math import prod
@@ -8,7 +8,7 @@ from pipecut.plan.schema import evaluate
 
 
 def with_batch(graph: Graph, microbatch: int) -> Graph:
-    """Sizes, strides and bytes for a microbatch of so many samples; the graph's batch is dynamic."""
+    """The graph with sizes, strides and bytes for a microbatch; its batch must be dynamic."""
     values = {name: _resized(value, microbatch) for name, value in graph.values.items()}
     return replace(graph, values=values)
 

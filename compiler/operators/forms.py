@@ -1,4 +1,4 @@
-"""Readable forms of an operator's call in stage code: `F.linear(x, w, b)`, `x + y`, `x.view([2, 3])`.
+"""Readable forms of calls in stage code: `F.linear(x, w, b)`, `x + y`, `x.view([2, 3])`.
 
 A form returns None for a call that it cannot write with the same meaning; the operator itself is
 called then.

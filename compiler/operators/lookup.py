@@ -1,4 +1,4 @@
-"""From an operator's target, as the graph has it, to its rule, its name and torch's own function."""
+"""From an operator's target in the graph to its rule, its name and torch's own function."""
 
 from typing import Any
 

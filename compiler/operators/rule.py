@@ -68,7 +68,7 @@ class OperatorRule:
     `functions`: Python functions by which stage code and users call it.
 
     Random inputs, for profiling:
-    `indices` bounds its integer inputs; `offsets` is the position of an input of rising row numbers.
+    `indices` bounds its integer inputs; `offsets` is the position of an input of rising rows.
     """
 
     code: Form | None = None

@@ -1,7 +1,8 @@
-"""What a batch holds, learnt from two calls of the user's inputs function with different numbers of samples.
+"""What a batch holds, learnt from two calls of the user's inputs function with different sizes.
 
-A tensor whose dimension 0 follows the number of samples is split into microbatches. One that does not follow it (a table,
-a mask over positions) goes whole to every microbatch. A flag or number that stays the same is a constant of the plan.
+A tensor whose dimension 0 follows the number of samples is split into microbatches. A tensor that
+does not follow it (a table, a mask over positions) goes whole to every microbatch. A flag or number
+that stays the same is a constant of the plan.
 """
 
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from pipecut.plan.schema import ITEM_BYTES, Constant
 
 @dataclass(frozen=True)
 class ExampleBatch:
-    """An example of so many samples by the user's names: its tensors, which of them are `whole`, and its constants."""
+    """A batch of so many samples, by the user's names; tensors in `whole` are not split."""
 
     samples: int
     tensors: dict[str, torch.Tensor]
@@ -27,141 +28,184 @@ class ExampleBatch:
     constants: dict[str, Constant]
 
 
+@dataclass(frozen=True)
+class _Call:
+    """What the inputs function returned for a number of samples."""
+
+    samples: int
+    batch: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One name of a batch, with its value for two numbers of samples. `inputs` is the function."""
+
+    name: str
+    inputs: str
+    samples: int
+    value: Any
+    other_samples: int
+    other_value: Any
+
+    def __str__(self) -> str:
+        return f"'{self.name}' of {self.inputs}"
+
+    @property
+    def shapes(self) -> str:
+        """Both shapes, for messages."""
+        first, second = list(self.value.shape), list(self.other_value.shape)
+        return f"{first} for {self.samples} samples, {second} for {self.other_samples}"
+
+
 def example_batch(job: Job, samples: int) -> ExampleBatch:
-    """The job's inputs for that many samples. Raises TraceError, by name, for what cannot be part of a batch."""
-    name = job.spec.inputs
-    inputs = find_function(name, job.folders, str(job.path))
-    first = _called(name, inputs, samples)
-    more, second = _another_size(name, inputs, samples)
-    if list(first) != list(second):
-        different = sorted(set(first) ^ set(second)) or list(first)
-        raise TraceError(
-            f"{name} gives '{different[0]}' for some numbers of samples alone; give the same names, in one order"
-        )
+    """The job's inputs for so many samples. Raises TraceError for what no batch can hold."""
+    inputs = job.spec.inputs
+    function = find_function(inputs, job.folders, str(job.path))
+    first = _Call(samples, _called(inputs, function, samples))
+    second = _another_size(inputs, function, samples)
     tensors, whole, constants = {}, set(), {}
-    for key, value in first.items():
-        if isinstance(value, torch.Tensor):
-            _check_tensor(name, key, value)
-            if not _is_split(name, key, (samples, value), (more, second[key])):
-                whole.add(key)
-            tensors[key] = value.detach().cpu().clone()
+    for entry in _entries(inputs, first, second):
+        if isinstance(entry.value, torch.Tensor):
+            _check_tensor(entry)
+            if not _is_split(entry):
+                whole.add(entry.name)
+            tensors[entry.name] = entry.value.detach().cpu().clone()
         else:
-            _check_constant(name, key, (samples, value), (more, second[key]))
-            constants[key] = value
+            _check_constant(entry)
+            constants[entry.name] = entry.value
     if whole == set(tensors):
         raise TraceError(
-            f"no tensor of {name} has the number of samples as its dimension 0 ({samples} and {more} samples were asked for), "
-            "so a batch cannot be split; put the samples in dimension 0"
+            f"no tensor of {inputs} has the number of samples as its dimension 0 ({samples} and "
+            f"{second.samples} samples were asked for), so a batch cannot be split; "
+            "put the samples in dimension 0"
         )
-    return ExampleBatch(
-        samples, cast_inputs(tensors, job.spec.precision), frozenset(whole), constants
-    )
+    cast = cast_inputs(tensors, job.spec.precision)
+    return ExampleBatch(samples, cast, frozenset(whole), constants)
 
 
-def _another_size(
-    name: str, inputs: Callable[..., Any], samples: int
-) -> tuple[int, dict[str, Any]]:
+def _entries(inputs: str, first: _Call, second: _Call) -> list[_Entry]:
+    if list(first.batch) != list(second.batch):
+        different = sorted(set(first.batch) ^ set(second.batch)) or list(first.batch)
+        raise TraceError(
+            f"{inputs} returns '{different[0]}' for some numbers of samples only; "
+            "return the same names, in one order"
+        )
+    return [
+        _Entry(name, inputs, first.samples, value, second.samples, second.batch[name])
+        for name, value in first.batch.items()
+    ]
+
+
+def _another_size(inputs: str, function: Callable[..., Any], samples: int) -> _Call:
     """One sample more; twice as many where the function cannot make that many."""
     try:
-        return samples + 1, _called(name, inputs, samples + 1)
+        return _Call(samples + 1, _called(inputs, function, samples + 1))
     except UserFileError:
-        return 2 * samples, _called(name, inputs, 2 * samples)
+        return _Call(2 * samples, _called(inputs, function, 2 * samples))
 
 
-def _called(name: str, inputs: Callable[..., Any], samples: int) -> dict[str, Any]:
-    with torch.random.fork_rng(devices=[]), calling(f"{name}({samples})"):
-        batch = inputs(samples)
+def _called(inputs: str, function: Callable[..., Any], samples: int) -> dict[str, Any]:
+    with torch.random.fork_rng(devices=[]), calling(f"{inputs}({samples})"):
+        batch = function(samples)
     if not isinstance(batch, dict) or not any(
         isinstance(value, torch.Tensor) for value in batch.values()
     ):
+        kind = type(batch).__name__
         raise TraceError(
-            f"{name} returned a {type(batch).__name__}; it must return a dict of tensors, dimension 0 the sample"
+            f"{inputs} returned a {kind}; it must return a dict of tensors, dimension 0 the sample"
         )
     for key in batch:
         if not isinstance(key, str):
             raise TraceError(
-                f"{name} has the key {key!r}; the model is called as module(**batch), so keys must be strings"
+                f"{inputs} has the key {key!r}; the model is called as module(**batch), "
+                "so keys must be strings"
             )
     return batch
 
 
-def _check_tensor(name: str, key: str, tensor: torch.Tensor) -> None:
+def _check_tensor(entry: _Entry) -> None:
+    tensor: torch.Tensor = entry.value
     if tensor.layout != torch.strided or tensor.is_nested:
         kind = "nested" if tensor.is_nested else str(tensor.layout).removeprefix("torch.")
         raise TraceError(
-            f"'{key}' of {name} is a {kind} tensor, which a plan cannot split; give it dense, as {key}.to_dense()"
+            f"{entry} is a {kind} tensor, which a plan cannot split; "
+            f"return it dense, as {entry.name}.to_dense()"
         )
     if tensor.is_meta:
-        raise TraceError(
-            f"'{key}' of {name} is on meta, where it has no values; make it on the CPU"
-        )
+        raise TraceError(f"{entry} is on meta, where it has no values; make it on the CPU")
     dtype = str(tensor.dtype).removeprefix("torch.")
     if dtype not in ITEM_BYTES:
         raise TraceError(
-            f"'{key}' of {name} is {dtype}, which a plan cannot carry; give it as {_closest(dtype)}"
+            f"{entry} is {dtype}, which a plan cannot carry; return it as {_closest(dtype)}"
         )
 
 
 def _closest(dtype: str) -> str:
-    return (
-        "complex64"
-        if dtype.startswith("complex")
-        else "float32"
-        if dtype.startswith("float")
-        else "int64"
-    )
+    if dtype.startswith("complex"):
+        return "complex64"
+    return "float32" if dtype.startswith("float") else "int64"
 
 
-def _is_split(
-    name: str, key: str, first: tuple[int, torch.Tensor], second: tuple[int, Any]
-) -> bool:
+def _is_split(entry: _Entry) -> bool:
     """Whether dimension 0 is the sample; False where no dimension follows the batch."""
-    (few, tensor), (more, other) = first, second
-    if not isinstance(other, torch.Tensor):
+    if not isinstance(entry.other_value, torch.Tensor):
+        kind = type(entry.other_value).__name__
         raise TraceError(
-            f"'{key}' of {name} is a tensor for {few} samples and a {type(other).__name__} for {more}"
+            f"{entry} is a tensor for {entry.samples} samples and a {kind} for "
+            f"{entry.other_samples}"
         )
-    shapes = f"{list(tensor.shape)} for {few} samples, {list(other.shape)} for {more}"
-    if tensor.dim() != other.dim():
+    if entry.value.dim() != entry.other_value.dim():
         raise TraceError(
-            f"'{key}' of {name} is {shapes}; give it the same number of dimensions for every batch"
+            f"{entry} is {entry.shapes}; return the same number of dimensions for every batch"
         )
-    pairs = list(zip(tensor.shape, other.shape, strict=True))
-    changed = [d for d, (a, b) in enumerate(pairs) if a != b]
-    following = [d for d in changed if pairs[d] == (few, more)]
-    if not changed:
-        return False
-    if changed == following == [0]:
-        return True
+    sizes = list(zip(entry.value.shape, entry.other_value.shape, strict=True))
+    changed = [dimension for dimension, (size, other) in enumerate(sizes) if size != other]
+    following = [d for d in changed if sizes[d] == (entry.samples, entry.other_samples)]
+    if changed and not changed == following == [0]:
+        raise _cannot_be_split(entry, changed, following)
+    return bool(changed)
+
+
+def _cannot_be_split(entry: _Entry, changed: list[int], following: list[int]) -> TraceError:
+    """Why a tensor is neither whole nor split along dimension 0.
+
+    `changed` are dimensions that differ between the two batches, `following` those among them that
+    are the number of samples.
+    """
     if changed != following:
-        other_dimension = next(d for d in changed if d not in following)
-        raise TraceError(
-            f"dimension {other_dimension} of '{key}' of {name} is neither fixed nor the number of samples ({shapes}); pad it to "
-            "one size, or give it samples in dimension 0, as [samples, ...], and reshape it in forward"
+        odd = next(dimension for dimension in changed if dimension not in following)
+        return TraceError(
+            f"dimension {odd} of {entry} is neither fixed nor the number of samples "
+            f"({entry.shapes}); pad it to one size, or return samples in dimension 0, "
+            "as [samples, ...], and reshape it in forward"
         )
     if len(following) > 1:
-        raise TraceError(
-            f"dimensions {following} of '{key}' of {name} all follow the batch ({shapes}), so its microbatches are no slices of "
-            "it; compute it in forward from tensors that have samples in dimension 0 alone"
+        return TraceError(
+            f"dimensions {following} of {entry} all follow the batch ({entry.shapes}), so its "
+            "microbatches are no slices of it; compute it in forward from tensors that have "
+            "samples in dimension 0 only"
         )
-    raise TraceError(
-        f"dimension {following[0]} of '{key}' of {name} follows the batch ({shapes}), and a batch is split along dimension 0; "
-        f"give {key}.transpose(0, {following[0]}), and transpose it back in forward"
+    (dimension,) = following
+    transposed = f"{entry.name}.transpose(0, {dimension})"
+    return TraceError(
+        f"dimension {dimension} of {entry} follows the batch ({entry.shapes}), and a batch is "
+        f"split along dimension 0; return {transposed}, and transpose it back in forward"
     )
 
 
-def _check_constant(name: str, key: str, first: tuple[int, Any], second: tuple[int, Any]) -> None:
-    (few, value), (more, other) = first, second
+def _check_constant(entry: _Entry) -> None:
+    value, other = entry.value, entry.other_value
     if type(value) not in (type(None), bool, int, float, str):
         kind = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
         remedy = (
-            f"torch.from_numpy({key})"
+            f"torch.from_numpy({entry.name})"
             if kind == "numpy.ndarray"
             else "each of its tensors under a name of its own"
         )
-        raise TraceError(f"'{key}' of {name} is a {kind}, which a plan cannot split; give {remedy}")
+        raise TraceError(f"{entry} is a {kind}, which a plan cannot split; return {remedy}")
     if type(value) is not type(other) or value != other:
         raise TraceError(
-            f"'{key}' of {name} is {value!r} for {few} samples and {other!r} for {more}, and a plan holds one value; "
-            "give it as a tensor, or compute it in forward from a tensor's shape"
+            f"{entry} is {value!r} for {entry.samples} samples and {other!r} for "
+            f"{entry.other_samples}, and a plan holds one value; "
+            "return it as a tensor, or compute it in forward from a tensor's shape"
         )

@@ -1,7 +1,7 @@
 """Whether a model does something else with a batch of one sample.
 
-A trace for any batch size is made with two samples or more, and torch.export takes for granted that no size is one: what a
-model chooses by `x.shape[0] == 1` is then fixed the wrong way round for one sample.
+A trace for any batch size is made with two samples or more, and torch.export takes for granted that
+no size is one: what a model chooses by `x.shape[0] == 1` is then wrong for one sample.
 """
 
 import itertools
@@ -21,27 +21,33 @@ from pipecut.model.functions import is_machinery
 
 @contextmanager
 def noting_choices() -> Iterator[list[str]]:
-    """file:line of each place, outside torch, that compares the batch size with an answer that one sample would change."""
+    """Places (file:line) outside torch that compare the batch size.
+
+    Noted are those whose answer would be another one for a batch of one sample.
+    """
     places: list[str] = []
     answer_of: Callable[[torch.SymBool], bool] = torch.SymBool.__bool__
 
     def answer(self: torch.SymBool) -> bool:
-        given = answer_of(self)
+        answered = answer_of(self)
         expression: Any = getattr(self.node, "expr", None)
         symbols = getattr(expression, "free_symbols", ())
         caller = sys._getframe(1)
         if symbols and not is_machinery(caller.f_code.co_filename):
-            if bool(expression.subs(dict.fromkeys(symbols, 1))) != given:
+            if bool(expression.subs(dict.fromkeys(symbols, 1))) != answered:
                 places.append(f"{caller.f_code.co_filename}:{caller.f_lineno}")
-        return given
+        return answered
 
     with mock.patch.object(torch.SymBool, "__bool__", answer):
         yield places
 
 
-def alike_for_one(any_size: Graph, one: Graph) -> bool:
-    """Whether two graphs, whose sizes are those of one sample, compute the same; the second was traced with that."""
-    return _steps(any_size) == _steps(one)
+def alike_for_one(any_size: Graph, of_one: Graph) -> bool:
+    """Whether two graphs compute the same for one sample.
+
+    The sizes of both are those of one sample; the second was traced with one sample.
+    """
+    return _steps(any_size) == _steps(of_one)
 
 
 def _leaves_as_it_is(graph: Graph, operator: Operator) -> bool:
@@ -51,8 +57,8 @@ def _leaves_as_it_is(graph: Graph, operator: Operator) -> bool:
     """
     if not operator.inputs or not rule_of(operator.target).same_values:
         return False
-    given, made = graph.values.get(operator.inputs[0]), graph.values.get(operator.name)
-    return given is not None and made is not None and given.sizes == made.sizes
+    source, result = graph.values.get(operator.inputs[0]), graph.values.get(operator.name)
+    return source is not None and result is not None and source.sizes == result.sizes
 
 
 def _steps(graph: Graph) -> list[Any]:

@@ -1,4 +1,4 @@
-"""What to say of a model that torch.export cannot trace: the line in the user's code, and a remedy."""
+"""Messages for a model that torch.export cannot trace: the user's line, and a remedy."""
 
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.nn.modules.batchnorm import _BatchNorm

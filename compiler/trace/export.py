@@ -1,4 +1,4 @@
-"""Job to exported program: run torch.export over the model, for any batch size where it allows that."""
+"""Job to exported program: torch.export over the model, for any batch size where possible."""
 
 import io
 import logging
@@ -60,7 +60,7 @@ class _Attempt:
 
 
 def export(job: Job, fixed_because: str = "") -> Exported:
-    """Trace for a batch of any size, or where the model does not allow that, for the job's microbatch.
+    """Trace for a batch of any size, or where that fails, for the job's microbatch.
 
     `fixed_because` says why only the latter is tried. Raises TraceError or UserFileError.
     """
@@ -172,7 +172,7 @@ def _surroundings(model: WithLoss) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """torch.export logs, and prints, the whole graph when it fails; the error says what is needed."""
+    """Silence torch.export, which logs and prints the whole graph when it fails."""
     logging.disable(logging.CRITICAL)
     try:
         with warnings.catch_warnings(), redirect_stderr(io.StringIO()):

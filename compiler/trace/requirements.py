@@ -1,4 +1,7 @@
-"""What a traced model must have to become a plan: a loss that trains something, and tensors that a plan can carry."""
+"""What a traced model must have to become a plan.
+
+It needs a loss that trains something, and tensors that a plan can carry.
+"""
 
 from dataclasses import replace
 
@@ -13,15 +16,17 @@ SHOWN = 3
 
 
 def checked(graph: Graph) -> Graph:
-    """The graph, with a note on trained parameters that get no gradient. Raises TraceError, by name, for what cannot be."""
+    """The graph, with a note on trained parameters that get no gradient.
+
+    Raises TraceError, by name, for what no plan can carry.
+    """
     _refuse_dtypes(graph)
     _refuse_no_gradient(graph)
     idle = _without_gradient(graph)
     if not idle:
         return graph
-    names = ", ".join(idle[:SHOWN]) + (
-        f" and {len(idle) - SHOWN} more" if len(idle) > SHOWN else ""
-    )
+    more = f" and {len(idle) - SHOWN} more" if len(idle) > SHOWN else ""
+    names = ", ".join(idle[:SHOWN]) + more
     note = f"no gradient reaches these trained parameters, as in the unsplit model: {names}"
     return replace(graph, notes=(*graph.notes, note))
 
@@ -40,16 +45,16 @@ def _refuse_dtypes(graph: Graph) -> None:
     for operator in graph.operators:
         value = graph.values.get(operator.name)
         if value is not None:
-            _refuse_dtype(
-                f"the result of {operator.target} in {operator.module or 'the model'}{operator.source}",
-                value.dtype,
-            )
+            module = operator.module or "the model"
+            result = f"the result of {operator.target} in {module}{operator.source}"
+            _refuse_dtype(result, value.dtype)
 
 
-def _refuse_dtype(what: str, dtype: str) -> None:
+def _refuse_dtype(tensor: str, dtype: str) -> None:
     if dtype not in ITEM_BYTES:
         raise TraceError(
-            f"{what} is {dtype}, which a plan cannot carry; it knows {', '.join(ITEM_BYTES)}"
+            f"{tensor} is {dtype}, which a plan cannot carry; cast it to one of "
+            f"{', '.join(ITEM_BYTES)}"
         )
 
 
@@ -59,17 +64,15 @@ def _refuse_no_gradient(graph: Graph) -> None:
     trained = [parameter for parameter in graph.parameters if parameter.trainable]
     if not trained:
         raise TraceError(
-            "no parameter of the model needs a gradient, so there is nothing to train; set requires_grad on some"
+            "no parameter of the model needs a gradient, so there is nothing to train; "
+            "set requires_grad on some"
         )
     last = _where_gradients_end(graph)
-    place = (
-        f"; the last place where one is lost is {last.target} of {last.module or 'the model'}{last.source}"
-        if last
-        else ""
-    )
+    place = f"{last.target} of {last.module or 'the model'}{last.source}" if last else ""
     raise TraceError(
-        "the loss needs no gradient, so nothing would be trained: it depends on trained parameters only through .detach(), "
-        f"torch.no_grad() or integers, or on none{place}"
+        "the loss needs no gradient, so nothing would be trained: it depends on trained parameters "
+        "only through .detach(), torch.no_grad() or integers, or on none"
+        + (f"; the last place where a gradient is lost is {place}" if last else "")
     )
 
 

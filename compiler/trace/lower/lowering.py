@@ -29,7 +29,7 @@ class Lowered:
 
 
 def lower(exported: Exported, microbatch: int) -> Lowered:
-    """Raises TraceError for what a plan cannot carry, NeedsFixedBatch for what no code can write."""
+    """Raises TraceError for what a plan cannot carry, NeedsFixedBatch for what code cannot say."""
     program = exported.program
     names = Names({node.name for node in program.graph.nodes})
     specs = program.graph_signature.input_specs

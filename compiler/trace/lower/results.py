@@ -27,17 +27,22 @@ class Results:
     left_out: dict[str, str]
 
 
-def read_results(exported: Exported, values: Values, names: Names, made: Container[str]) -> Results:
-    """`made` has the names of all operators. Raises TraceError where the loss depends on nothing."""
+def read_results(
+    exported: Exported, values: Values, names: Names, computed: Container[str]
+) -> Results:
+    """Raises TraceError where the loss depends on nothing.
+
+    `computed` has the names of all operators.
+    """
     specs = exported.program.graph_signature.output_specs
     returned = [names.value(str(s.arg.name)) for s in specs if s.kind.name in RETURNED]
     result = tree_unflatten(returned, exported.program.call_spec.out_spec)
     loss = result["loss"][0] if result["loss"] else ""
-    if loss and loss not in made:
+    if loss and loss not in computed:
         raise TraceError("the traced model has no loss: its result does not depend on its inputs")
     left_out, outputs = dict(exported.left_out), []
     for name, value in result["others"].items():
-        if value not in made:
+        if value not in computed:
             left_out[name] = NOT_COMPUTED
         elif not _has_samples(value, values):
             left_out[name] = NO_SAMPLES

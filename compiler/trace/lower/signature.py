@@ -132,7 +132,7 @@ def _refusal(spec: InputSpec, constant: Any) -> TraceError:
     if isinstance(constant, torch.Generator):
         return TraceError(
             "the model draws from a torch.Generator of its own, whose state no plan has; leave "
-            "generator= away, and each draw is seeded by the job's seed, the step and the microbatch"
+            "generator= out: each draw is seeded by the job's seed, the step and the microbatch"
         )
     kind = spec.kind.name
     return TraceError(

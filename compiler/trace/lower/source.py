@@ -24,7 +24,7 @@ def calling_module(node: fx.Node) -> CallingModule:
 
 
 def where(node: fx.Node) -> str:
-    """` (file:line)` of the innermost frame, for messages and comments; "" where it is not known."""
+    """` (file:line)` of the innermost frame, to add to a message; "" where it is not known."""
     trace = node.meta.get("stack_trace") or ""
     frames = [line.strip() for line in trace.splitlines() if line.strip().startswith("File ")]
     if not frames:

@@ -51,7 +51,7 @@ class Storages:
         return Effects(shared, tuple(dict.fromkeys((*shared, *aliases))), tuple(writes))
 
     def _shared_inputs(self, name: str, node: fx.Node, inputs: tuple[str, ...]) -> tuple[str, ...]:
-        """Inputs whose storage the traced result has: schemas do not name einsum's or meshgrid's."""
+        """Inputs whose storage the traced result has; einsum's schema, for one, names none."""
         if node.target is python_operator.getitem:
             return self._shared.get(part_name(inputs[0], node.args[1]), ())
         result = node.meta.get("val")

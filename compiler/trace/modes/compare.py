@@ -1,4 +1,4 @@
-"""Operators of training and of eval mode, compared: which stand for each other, and how they differ."""
+"""Operators of training and of eval mode: which stand for each other, how they differ."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace

@@ -102,7 +102,7 @@ def _parents(code: CodeType, instruction: int) -> tuple[ast.AST, ...]:
 
 @lru_cache(maxsize=64)
 def _reads_of(path: str) -> dict[tuple[int | None, ...], tuple[ast.AST, ...]]:
-    """Reads of `training` in a file: line, last line, column and last column to the nodes around."""
+    """Reads of `training` in a file: lines and columns from and to, to the nodes around."""
     reads: dict[tuple[int | None, ...], tuple[ast.AST, ...]] = {}
     try:
         tree = ast.parse("".join(linecache.getlines(path)))

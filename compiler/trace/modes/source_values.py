@@ -17,7 +17,7 @@ class Known:
 
 
 def value_of(node: ast.AST, frame: FrameType) -> Known | None:
-    """The value of an expression of names, attributes and comparisons; None where it is not certain.
+    """The value of names, attributes and comparisons; None where it is not certain.
 
     Reads of `training` are what is asked about, so they are never certain.
     """

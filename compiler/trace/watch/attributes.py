@@ -83,9 +83,9 @@ def attributes_of(modules: Mapping[str, nn.Module]) -> dict[Place, Any]:
 
 @dataclass
 class AttributeReads:
-    """Attributes that a forward reads before it writes them, with the line; and what depends on data.
+    """Attributes that a forward reads before it writes them, and tensors that depend on data.
 
-    Only attributes in `places` are watched.
+    Only attributes in `places` are watched; `first_reads` has the line of each first read.
     """
 
     modules: Mapping[str, nn.Module]

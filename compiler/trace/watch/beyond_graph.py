@@ -1,4 +1,4 @@
-"""What a model does that a traced graph leaves out without a word: backwards and hooks of its own."""
+"""What a traced graph leaves out without a word: a model's own backwards and hooks."""
 
 import os
 import sys
@@ -13,15 +13,18 @@ from torch import nn
 
 from pipecut.errors import TraceError
 
-# Who may ask for gradient functions: torch, and the modes of this package by which its calls go.
-INNER = (
+# Whose code may read gradient functions: torch's, and that of this package's torch modes.
+MAY_READ_GRAD_FN = (
     os.path.dirname(torch.__file__) + os.sep,
     str(Path(__file__).parents[2]) + os.sep,
 )
 
 
 def refuse_scripted(model: nn.Module) -> None:
-    """Raises TraceError where a module with parameters or buffers is TorchScript, which holds others than the plan's."""
+    """Raises TraceError where a module with parameters or buffers is TorchScript.
+
+    Such a module computes with tensors of its own, not with the plan's.
+    """
     for name, module in model.named_modules():
         scripted = isinstance(module, torch.jit.ScriptModule)
         if scripted and (*module.parameters(), *module.buffers()):
@@ -42,72 +45,86 @@ def refuse_hooks(model: nn.Module) -> None:
     for name, module in model.named_modules():
         if module._backward_hooks or module._backward_pre_hooks:
             raise TraceError(
-                f"the module '{name}' ({type(module).__name__}) has a backward hook, which no plan would call; "
-                "remove it, or watch gradients between pipe.step and optimizer.step in a loop of your own"
+                f"the module '{name}' ({type(module).__name__}) has a backward hook, which no plan "
+                "would call; remove it, or watch gradients between pipe.step and optimizer.step in "
+                "a loop of your own"
             )
 
 
 @contextmanager
 def refused_backwards(model: nn.Module) -> Iterator[None]:
-    """Raises TraceError when a forward that trains calls an autograd.Function that is not torch's, or hooks a gradient."""
+    """Around a forward. Raises TraceError for gradients that the model computes or hooks itself.
 
-    def register_hook(tensor: torch.Tensor, hook: Any) -> Any:
-        raise TraceError(
-            f"the model's forward registers {getattr(hook, '__qualname__', hook)} as a hook for a gradient, which a traced "
-            "graph leaves out; remove it, or do the same to the value with torch's operators"
-        )
-
-    def refusing(function: type, original: Callable[..., Any]) -> Callable[..., Any]:
-        def forward(*args: Any, **kwargs: Any) -> Any:
-            if model.training:
-                raise TraceError(
-                    f"the model calls {function.__module__}.{function.__qualname__}, a torch.autograd.Function, and a traced "
-                    "graph has its forward alone; write it with torch's operators, such as x + (f(x) - x).detach() for a "
-                    "straight-through gradient"
-                )
-            return original(*args, **kwargs)
-
-        return forward
+    That is when a forward in training mode calls an autograd.Function that is not torch's, or
+    when it registers a hook for a gradient or reads a gradient function.
+    """
 
     def refuse_when_called(function: Any) -> None:
-        inner = staticmethod(refusing(function, function.forward))
-        stack.enter_context(mock.patch.object(function, "forward", inner))
-
-    def made_meanwhile(function: Any, /, **_: Any) -> None:
         if not function.__module__.startswith("torch."):
-            refuse_when_called(function)
+            # Its forward, not its apply, which a model may have kept under another name before.
+            forward = staticmethod(_refusing(function, model))
+            stack.enter_context(mock.patch.object(function, "forward", forward))
+
+    def init_subclass(function: Any, /, **_: Any) -> None:
+        refuse_when_called(function)
 
     with ExitStack() as stack:
-        # Its forward, not its apply, which a model may have kept under another name before.
-        for function in _functions(torch.autograd.Function):
+        for function in _subclasses(torch.autograd.Function):
             refuse_when_called(function)
-        made = classmethod(made_meanwhile)
-        stack.enter_context(mock.patch.object(torch.autograd.Function, "__init_subclass__", made))
-        stack.enter_context(
-            mock.patch.object(torch.Tensor, "grad_fn", property(_grad_fn), create=True)
-        )
-        stack.enter_context(mock.patch.object(torch.Tensor, "register_hook", register_hook))
-        stack.enter_context(
-            mock.patch.object(torch.Tensor, "register_post_accumulate_grad_hook", register_hook)
-        )
+        # A forward may define a function too.
+        replaced = {
+            (torch.autograd.Function, "__init_subclass__"): classmethod(init_subclass),
+            (torch.Tensor, "grad_fn"): property(_grad_fn),
+            (torch.Tensor, "register_hook"): _register_hook,
+            (torch.Tensor, "register_post_accumulate_grad_hook"): _register_hook,
+        }
+        for (owner, name), value in replaced.items():
+            stack.enter_context(mock.patch.object(owner, name, value, create=True))
         yield
 
 
+def _refusing(function: Any, model: nn.Module) -> Callable[..., Any]:
+    """In place of the forward of an autograd.Function; in eval mode no backward matters."""
+    original = function.forward
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        if model.training:
+            name = f"{function.__module__}.{function.__qualname__}"
+            raise TraceError(
+                f"the model calls {name}, a torch.autograd.Function, and a traced graph has only "
+                "its forward; write it with torch's operators, such as x + (f(x) - x).detach() "
+                "for a straight-through gradient"
+            )
+        return original(*args, **kwargs)
+
+    return forward
+
+
+def _register_hook(tensor: torch.Tensor, hook: Any) -> Any:
+    """In place of Tensor.register_hook."""
+    raise TraceError(
+        f"the model's forward registers {getattr(hook, '__qualname__', hook)} as a hook for a "
+        "gradient, which a traced graph leaves out; remove it, or do the same to the value with "
+        "torch's operators"
+    )
+
+
 def _grad_fn(tensor: torch.Tensor) -> Any:
-    """In place of Tensor.grad_fn. Raises TraceError where other code than torch's asks."""
+    """In place of Tensor.grad_fn. Raises TraceError where other code than torch's reads it."""
     frame = sys._getframe(1)
-    if not frame.f_code.co_filename.startswith(INNER):
+    if not frame.f_code.co_filename.startswith(MAY_READ_GRAD_FN):
+        line = f"{frame.f_code.co_filename}:{frame.f_lineno}"
         raise TraceError(
-            f"the model's forward reads grad_fn ({frame.f_code.co_filename}:{frame.f_lineno}), and a plan has "
-            "other gradient functions, and hooks of none; leave it out, and ask self.training for the mode"
+            f"the model's forward reads grad_fn ({line}), and a plan has other gradient functions, "
+            "without hooks; remove the read, and ask self.training for the mode"
         )
-    own: Any = torch._C.TensorBase.grad_fn
-    return own.__get__(tensor)
+    original: Any = torch._C.TensorBase.grad_fn
+    return original.__get__(tensor)
 
 
 @contextmanager
 def inference_mode_as_no_grad() -> Iterator[None]:
-    """Let torch.inference_mode be torch.no_grad, which a trace notes: what both compute is the same."""
+    """Let torch.inference_mode be torch.no_grad, which a trace records: both compute the same."""
 
     def enter(context: Any) -> None:
         context.gradients_before = torch.is_grad_enabled()
@@ -120,9 +137,8 @@ def inference_mode_as_no_grad() -> Iterator[None]:
         yield
 
 
-def _functions(base: Any) -> Iterator[Any]:
-    """Those derived from a class that are not torch's."""
-    for function in base.__subclasses__():
-        if not function.__module__.startswith("torch."):
-            yield function
-        yield from _functions(function)
+def _subclasses(base: Any) -> Iterator[Any]:
+    """All classes derived from a class."""
+    for subclass in base.__subclasses__():
+        yield subclass
+        yield from _subclasses(subclass)

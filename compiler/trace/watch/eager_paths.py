@@ -1,8 +1,9 @@
 """Let a model do while it is traced what it does in training.
 
-Libraries leave out fast paths where they know that they are exported: transformers then makes a mask for plain causal attention
-and repeats the heads of keys and values, which costs memory, keeps flash attention away and rounds otherwise than the
-unsplit model. What such a path reads must be a constant; else the trace fails and is tried again without this.
+Libraries leave out fast paths where they know that they are exported: transformers then makes a
+mask for plain causal attention and repeats the heads of keys and values. That costs memory, keeps
+flash attention away and rounds otherwise than the unsplit model. What such a path reads must be a
+constant; else the trace fails and is tried again without this.
 """
 
 import sys
@@ -20,7 +21,10 @@ FAKE_CHECK = "transformers.utils.import_utils"
 
 
 class _CalledPlainly:
-    """In place of what torch.utils.checkpoint(use_reentrant=True) calls: a trace would take its no_grad for the model's own."""
+    """In place of what torch.utils.checkpoint(use_reentrant=True) calls.
+
+    A trace would take that function's no_grad for the model's own.
+    """
 
     @staticmethod
     def apply(function: Callable[..., Any], _: bool, *args: Any) -> Any:
@@ -29,7 +33,7 @@ class _CalledPlainly:
 
 @contextmanager
 def without_checkpoints() -> Iterator[None]:
-    """Let what the model recomputes run as if it did not: a plan says by itself what is recomputed."""
+    """Let checkpointed code run plainly: a plan says by itself what is recomputed."""
     with mock.patch("torch.utils.checkpoint.CheckpointFunction", _CalledPlainly):
         yield
 

@@ -1,7 +1,8 @@
 """Constants a model makes while it is traced, with their values, so that it may branch on them.
 
-nn.Transformer, for one, compares its mask with a causal one. A traced tensor has no value; this mode computes those that
-depend on nothing but numbers and the batch size beside the trace, for several batch sizes, and answers where all agree.
+nn.Transformer, for example, compares its mask with a causal one. A traced tensor has no value.
+Beside the trace this mode computes tensors that depend on nothing but numbers and the batch size,
+for several batch sizes, and answers where all agree.
 """
 
 from typing import Any
@@ -13,9 +14,10 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from pipecut.model.draws import may_draw
 
+# Batch sizes that constants are computed for: what they agree on is taken to hold for any size.
 BATCHES = (1, 2, 5)
-# Bytes of values kept in one trace, all batch sizes together; a model that makes a mask in every layer makes many.
-ROOM = 2**29
+# Bytes of values kept in one trace, all batch sizes together: a model may make a mask per layer.
+MOST_BYTES = 2**29
 READS = {
     torch.Tensor.__bool__,
     torch.Tensor.__int__,
@@ -27,13 +29,13 @@ READS = {
 
 
 class KnownConstants(TorchFunctionMode):
-    """Answers `bool(t)`, `t.item()` and the like for tensors computed from numbers and the batch size alone."""
+    """Answers `bool(t)`, `t.item()` and the like for tensors that are known constants."""
 
     def __init__(self) -> None:
         super().__init__()
         # The traced tensor is kept, so that its id stays its own.
         self.known: dict[int, tuple[torch.Tensor, tuple[Any, ...]]] = {}
-        self.room = ROOM
+        self.bytes_left = MOST_BYTES
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -46,12 +48,12 @@ class KnownConstants(TorchFunctionMode):
                 return answers[0]
         result = func(*args, **kwargs)
         if isinstance(result, torch.Tensor):
-            values = self._compute(func, args, kwargs) if constant and self.room > 0 else ()
+            values = self._compute(func, args, kwargs) if constant and self.bytes_left > 0 else ()
             self.known.pop(id(result), None)
             # The size is asked of the values: asking the traced tensor would guard on its batch.
             size = sum(value.numel() * value.element_size() for value in values)
-            if values and size <= self.room:
-                self.room -= size
+            if values and size <= self.bytes_left:
+                self.bytes_left -= size
                 self.known[id(result)] = result, values
         if not constant and (name.endswith("_") or "out" in kwargs):
             for tensor in tensors:
@@ -71,10 +73,10 @@ class KnownConstants(TorchFunctionMode):
 
         try:
             with _disable_current_modes(), torch._C.DisableTorchFunction():
-                given = [
+                calls = [
                     tree_map(lambda leaf, i=i: value(leaf, i), (args, kwargs))
                     for i in range(len(BATCHES))
                 ]
-                return tuple(func(*a, **k) for a, k in given)
+                return tuple(func(*a, **k) for a, k in calls)
         except Exception:
             return ()

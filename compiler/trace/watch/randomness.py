@@ -1,4 +1,4 @@
-"""What a traced model may draw at random: operators whose seeds the runtime sets, and nothing behind the tracer's back."""
+"""What a traced model may draw at random: only operators, whose seeds the runtime sets."""
 
 import pkgutil
 import random
@@ -28,41 +28,42 @@ SEEDING = (
 
 @contextmanager
 def only_operators_draw() -> Iterator[None]:
-    """Raises TraceError when the model draws other random numbers than torch's operators do, or seeds them.
+    """Raises TraceError when the model draws random numbers past torch's operators, or seeds them.
 
     What it drew while it was traced would be a constant of the plan.
     """
-
-    def refusing(original: Callable[..., Any]) -> Callable[..., Any]:
-        def refuse(*args: Any, **kwargs: Any) -> Any:
-            # The tracer puts back the state that it found.
-            if sys._getframe(1).f_code.co_filename.startswith(TRACER):
-                return original(*args, **kwargs)
-            raise seeded
-
-        seeded = TraceError(
-            "the model seeds torch's random numbers, or sets their state, in its forward, which a plan cannot do: "
-            "its operators are seeded by the job's seed, the step and the microbatch; "
-            "draw what is to stay the same once, in __init__, and register it as a buffer"
-        )
-        return refuse
-
-    python, of_numpy = random.getstate(), numpy.random.get_state()
+    python_state, numpy_state = random.getstate(), numpy.random.get_state()
     with ExitStack() as stack:
         for name in SEEDING:
-            stack.enter_context(mock.patch(name, refusing(pkgutil.resolve_name(name))))
+            stack.enter_context(mock.patch(name, _refusing(pkgutil.resolve_name(name))))
         yield
-    for library, differs in (
-        ("random", random.getstate() != python),
-        ("numpy.random", not _equal(numpy.random.get_state(), of_numpy)),
-    ):
-        if differs:
-            raise TraceError(
-                f"the model's forward draws from Python's {library}, and a plan would keep the "
-                "numbers that it drew while it was traced; draw with torch's operators, "
-                "such as torch.rand, or once in __init__"
-            )
+    if random.getstate() != python_state:
+        raise _drawn_from("random")
+    pairs = zip(numpy.random.get_state(), numpy_state, strict=True)
+    if not all(numpy.array_equal(after, before) for after, before in pairs):
+        raise _drawn_from("numpy.random")
 
 
-def _equal(one: Any, other: Any) -> bool:
-    return all(numpy.array_equal(a, b) for a, b in zip(one, other, strict=True))
+def _refusing(original: Callable[..., Any]) -> Callable[..., Any]:
+    """In place of a function that seeds."""
+
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        # The tracer puts back the state that it found.
+        if sys._getframe(1).f_code.co_filename.startswith(TRACER):
+            return original(*args, **kwargs)
+        raise TraceError(
+            "the model seeds torch's random numbers, or sets their state, in its forward, which a "
+            "plan cannot do: its operators are seeded by the job's seed, the step and the "
+            "microbatch; draw what is to stay the same once, in __init__, and register it as a "
+            "buffer"
+        )
+
+    return refuse
+
+
+def _drawn_from(library: str) -> TraceError:
+    return TraceError(
+        f"the model's forward draws from Python's {library}, and a plan would keep the numbers "
+        "that it drew while it was traced; draw with torch's operators, such as torch.rand, "
+        "or once in __init__"
+    )

@@ -88,7 +88,7 @@ REFUSED = {
         built("m.c = nn.BatchNorm1d(4, momentum=None)")
         + forward("return self.c(self.a(x)).square().mean()")
     ),
-    "no gradient.*the last place where one is lost is aten.detach": forward(
+    "no gradient.*the last place where a gradient is lost is aten.detach": forward(
         "return self.a(x).detach().mean()"
     ),
     "needs no gradient.*aten.argmax": forward("return self.b(self.a(x)).argmax(-1).float().mean()"),
