@@ -26,10 +26,11 @@ Outgoing = dict[Message, list[torch.Tensor]]
 
 @dataclass(frozen=True)
 class Work:
-    """A replica's microbatches: their tensors, their samples, and their parts of the loss, which sum to 1 over all replicas.
+    """A replica's microbatches: their tensors, samples and weights in the loss.
 
-    `first` is the number of the first of them among all, `scale` what losses are multiplied by for backward;
-    `outputs` is filled with what the model gives beside its loss, where it is given.
+    The weights sum to 1 over all replicas. `first` is the number of the first microbatch among
+    those of all replicas, `scale` what losses are multiplied by for backward. Where `outputs` has a
+    dictionary per microbatch, they are filled with what the model returns beside its loss.
     """
 
     microbatches: list[dict[str, torch.Tensor]]
@@ -60,9 +61,8 @@ class Engine:
         self.stages = {stage.stage.index: stage for stage in stages}
         self.recorder: Recorder | None = None
         # The last action that adds to the gradients of each stage's parameters.
-        self.last = set(
-            {a.stage: a for a in actions if isinstance(a, Compute) and a.op in ("B", "W")}.values()
-        )
+        adding = [a for a in actions if isinstance(a, Compute) and a.op in ("B", "W")]
+        self.last = set({action.stage: action for action in adding}.values())
 
     def run(self, work: Work) -> torch.Tensor | None:
         """Run the actions; this replica's part of the loss where the last stage is, None elsewhere.
@@ -76,10 +76,10 @@ class Engine:
         before = [
             (buffer, buffer.clone()) for stage in self.stages.values() for buffer in stage.written()
         ]
-        found = self._run(actions, replace(work, grad=False))
+        loss = self._run(actions, replace(work, grad=False))
         for buffer, value in before:
             buffer.copy_(value)
-        return found
+        return loss
 
     def _run(self, actions: Sequence[Action], work: Work) -> torch.Tensor | None:
         losses: list[torch.Tensor] = []
@@ -127,16 +127,16 @@ class Engine:
     ) -> None:
         received = self._received(action)
         begin = self._mark()
-        stage, made = self.stages[action.stage], []
+        stage, results = self.stages[action.stage], []
         match action.op:
             case "F":
-                made = self._forward(action, received, work, losses)
+                results = self._forward(action, received, work, losses)
             case "B" | "I":
-                made = stage.backward(action.microbatch, received)
+                results = stage.backward(action.microbatch, received)
             case "W":
                 stage.weights(action.microbatch)
-        if made and action.makes is not None:
-            self._pass_on(action.makes, made, outgoing)
+        if results and action.makes is not None:
+            self._pass_on(action.makes, results, outgoing)
         self._record(action, begin)
 
     def _received(self, action: Compute) -> list[torch.Tensor]:

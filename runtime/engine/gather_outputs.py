@@ -5,43 +5,58 @@ from math import ceil
 import torch
 import torch.distributed as dist
 
-from pipecut.plan.schema import Plan
+from pipecut.plan.schema import Plan, Tensor
 from pipecut.runtime.health.rank_errors import naming_errors
 from pipecut.runtime.ranks.world import World
 
+Outputs = dict[str, torch.Tensor]
 
-def gather_outputs(
-    plan: Plan, world: World, own: dict[str, torch.Tensor], samples: int
-) -> dict[str, torch.Tensor]:
-    """Each output of so many samples, on every rank, from the ranks that have those of their replica's samples."""
+
+def gather_outputs(plan: Plan, world: World, outputs: Outputs, samples: int) -> Outputs:
+    """Each output of a batch of `samples`, on every rank.
+
+    `outputs` has what this rank's stages returned for the samples of its replica.
+    """
     if world.size == 1:
-        return own
-    size = plan.batch.microbatch
-    share = ceil(ceil(samples / size) / plan.replicas) * size
-    counts = [
-        max(0, min(samples, (replica + 1) * share) - replica * share)
-        for replica in range(plan.replicas)
-    ]
-    found = {}
+        return outputs
+    counts = samples_per_replica(plan, samples)
     with naming_errors(f"rank {world.rank}, gathering outputs"):
-        for stage in plan.stages:
-            for tensor in stage.outputs:
-                parts = []
-                for replica, count in enumerate(counts):
-                    if not count:
-                        continue
-                    source = plan.layout.rank_of(stage.index, replica)
-                    if source == world.rank:
-                        part = own[tensor.name].contiguous()
-                    else:
-                        sizes = tensor.sizes(count)
-                        # Of a model that fixes its batch the plan has the microbatch's own size.
-                        sizes[tensor.samples_at] = count
-                        part = torch.empty(
-                            sizes, dtype=getattr(torch, tensor.dtype), device=world.device
-                        )
-                    # As bytes, since backends do not know every type.
-                    dist.broadcast(part.flatten().view(torch.uint8), src=source)
-                    parts.append(part)
-                found[tensor.name] = torch.cat(parts, tensor.samples_at)
-    return found
+        return {
+            tensor.name: torch.cat(
+                [
+                    _from_rank(
+                        plan.layout.rank_of(stage.index, replica), world, tensor, count, outputs
+                    )
+                    for replica, count in enumerate(counts)
+                    if count
+                ],
+                tensor.samples_at,
+            )
+            for stage in plan.stages
+            for tensor in stage.outputs
+        }
+
+
+def samples_per_replica(plan: Plan, samples: int) -> list[int]:
+    """Whole microbatches, as many for each replica as for the others while there are any."""
+    size, replicas = plan.batch.microbatch, plan.replicas
+    share = ceil(ceil(samples / size) / replicas) * size
+    return [
+        max(0, min(samples, (replica + 1) * share) - replica * share) for replica in range(replicas)
+    ]
+
+
+def _from_rank(
+    source: int, world: World, tensor: Tensor, samples: int, outputs: Outputs
+) -> torch.Tensor:
+    """One replica's part of an output, from the rank that made it."""
+    if source == world.rank:
+        part = outputs[tensor.name].contiguous()
+    else:
+        sizes = tensor.sizes(samples)
+        # Of a model that fixes its batch the plan has the microbatch's own size.
+        sizes[tensor.samples_at] = samples
+        part = torch.empty(sizes, dtype=getattr(torch, tensor.dtype), device=world.device)
+    # As bytes, since backends do not know every type.
+    dist.broadcast(part.flatten().view(torch.uint8), src=source)
+    return part

@@ -13,7 +13,10 @@ from pipecut.plan.actions import Action
 
 @dataclass(frozen=True)
 class Record:
-    """When a rank did an action, or `waited` for what it needs, in seconds of this machine's clock."""
+    """When a rank did an action, or `waited` for what it needs.
+
+    Seconds are of this machine's clock.
+    """
 
     action: Action
     waited: bool
@@ -37,14 +40,14 @@ FIRST, LAST = 3, 100
 
 @dataclass
 class Measured:
-    """What a run measures on one rank: records by step, the median step's seconds, bytes at the peak."""
+    """What a run measures on one rank: records by step, seconds of the median step, peak bytes."""
 
     steps: list[list[Record]] = field(default_factory=list)
     step_seconds: float = 0.0
     peak_bytes: int = 0
 
     def add(self, records: list[Record]) -> None:
-        """Those of one more step, of which the first and the last ones are kept."""
+        """Keep the records of one more step; those between the first and the last are dropped."""
         self.steps.append(records)
         if len(self.steps) > FIRST + LAST:
             del self.steps[FIRST]

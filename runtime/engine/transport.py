@@ -1,5 +1,7 @@
 """Tensors over a boundary: receives posted ahead into buffers, sends that never block compute."""
 
+from dataclasses import dataclass
+
 import torch
 
 from pipecut.errors import RunError
@@ -10,7 +12,21 @@ from pipecut.plan.schema import Plan, Tensor
 from pipecut.runtime.ranks.messages import GroupMessages, Messages, Pending
 from pipecut.runtime.ranks.world import World
 
-Received = list[torch.Tensor]
+
+@dataclass(frozen=True)
+class _Arrival:
+    """The tensors of a message, and their receives; none where a stage of this rank made them."""
+
+    tensors: list[torch.Tensor]
+    pending: list[Pending]
+
+
+@dataclass(frozen=True)
+class _Departure:
+    """A tensor that is kept until it has left."""
+
+    pending: Pending
+    tensor: torch.Tensor
 
 
 class Transport:
@@ -19,49 +35,46 @@ class Transport:
     def __init__(self, plan: Plan, world: World, messages: Messages | None = None) -> None:
         self.world, self.messages = world, messages or GroupMessages()
         self.boundaries = {b.left: b for b in plan.boundaries}
-        self.arriving: dict[Message, tuple[Received, list[Pending]]] = {}
-        self.leaving: dict[Message, list[tuple[Pending, torch.Tensor]]] = {}
+        self.arriving: dict[Message, _Arrival] = {}
+        self.leaving: dict[Message, list[_Departure]] = {}
 
     def post(self, message: Message, samples: int) -> None:
-        """Post the receives of a message's tensors, of a microbatch of so many samples."""
+        """Post the receives of a message's tensors, of a microbatch of `samples`."""
         source = self.world.rank_of(message.sender)
         group = self.world.channels[Channel(source, self.world.rank)]
-        tensors, works = [], []
+        arrival = _Arrival([], [])
         for tensor in self._carried(message):
-            sizes, order = tensor.sizes(samples), tensor.order or range(len(tensor.shape))
-            in_memory = [sizes[d] for d in order]
+            sizes, order = tensor.sizes(samples), _memory_order(tensor)
+            # As it lies in memory, from the outermost dimension to the innermost.
             buffer = torch.empty(
-                in_memory, dtype=getattr(torch, tensor.dtype), device=self.world.device
+                [sizes[dimension] for dimension in order],
+                dtype=getattr(torch, tensor.dtype),
+                device=self.world.device,
             )
-            work = self.messages.irecv(buffer, source, group)
-            tensors.append(
-                buffer.permute(
-                    [in_order for _, in_order in sorted(zip(order, range(len(sizes)), strict=True))]
-                )
-            )
-            works.append(work)
-        self.arriving[message] = tensors, works
+            arrival.pending.append(self.messages.irecv(buffer, source, group))
+            arrival.tensors.append(buffer.permute([order.index(d) for d in range(len(order))]))
+        self.arriving[message] = arrival
 
     def awaits(self, message: Message) -> bool:
         """Whether a receive was posted that is not taken yet."""
-        return bool(self.arriving.get(message, ([], []))[1])
+        return message in self.arriving and bool(self.arriving[message].pending)
 
-    def hand_over(self, message: Message, tensors: Received) -> None:
+    def hand_over(self, message: Message, tensors: list[torch.Tensor]) -> None:
         """Pass what a stage of this rank made to another stage of this rank."""
         if message.direction == "B":
-            # All is made that is sent; a boundary's gradients are those of the tensors that need one.
+            # A boundary's gradients are those of the tensors that need one.
             assert len(tensors) == len(self._carried(message))
-        self.arriving[message] = tensors, []
+        self.arriving[message] = _Arrival(tensors, [])
 
-    def take(self, message: Message) -> Received:
+    def take(self, message: Message) -> list[torch.Tensor]:
         """Wait for what was posted; empty when nothing was."""
-        tensors, works = self.arriving.pop(message, ([], []))
-        for work in works:
-            work.wait()
+        arrival = self.arriving.pop(message, _Arrival([], []))
+        for pending in arrival.pending:
+            pending.wait()
         if message.direction == "B":
             # The gradient has arrived, so the activation was received.
             self._let_go(message.answer)
-        return tensors
+        return arrival.tensors
 
     def send(self, message: Message, samples: int, tensors: list[torch.Tensor]) -> None:
         """Start sending; the tensors are kept until they have left.
@@ -76,16 +89,17 @@ class Transport:
         for other in earlier[: max(0, len(earlier) - MOST_LEAVING)]:
             self._let_go(other)
         leaving = self.leaving[message] = []
-        for tensor, what in zip(tensors, carried, strict=True):
-            # The other side gets the same layout in memory: with another one, kernels would round otherwise.
-            whole = tensor.detach().permute(what.order or list(range(tensor.dim()))).contiguous()
-            work = self.messages.isend(whole, target, group)
-            leaving.append((work, whole))
+        for tensor, expected in zip(tensors, carried, strict=True):
+            # The receiver gets the same layout in memory: with another, its kernels would round
+            # differently.
+            in_memory = tensor.detach().permute(_memory_order(expected)).contiguous()
+            pending = self.messages.isend(in_memory, target, group)
+            leaving.append(_Departure(pending, in_memory))
 
     def _let_go(self, message: Message) -> None:
         """Wait until a message has left. gloo says so of a send only when it is waited for."""
-        for work, _ in self.leaving.pop(message, []):
-            work.wait()
+        for departure in self.leaving.pop(message, []):
+            departure.pending.wait()
 
     def finish(self) -> None:
         """Wait until everything has left."""
@@ -98,20 +112,27 @@ class Transport:
         return [t for t in tensors if message.direction == "F" or t.needs_grad]
 
 
+def _memory_order(tensor: Tensor) -> list[int]:
+    """The dimensions from the outermost in memory to the innermost."""
+    return tensor.order or list(range(len(tensor.shape)))
+
+
 def _check(
-    message: Message, wanted: list[Tensor], tensors: list[torch.Tensor], samples: int
+    message: Message, carried: list[Tensor], tensors: list[torch.Tensor], samples: int
 ) -> None:
     """Neither NCCL nor gloo compare types: the bytes of one would be read as the other."""
-    what, stage = "activation" if message.direction == "F" else "gradient", message.sender
-    if len(tensors) != len(wanted):
+    stage, content = message.sender, "activation" if message.direction == "F" else "gradient"
+    if len(tensors) != len(carried):
         raise RunError(
-            f"stage {stage} made {len(tensors)} {what}s to send, the plan has {len(wanted)}; compile again"
+            f"stage {stage} made {len(tensors)} {content}s to send, the plan has {len(carried)}; "
+            "compile again"
         )
-    for tensor, expected in zip(tensors, wanted, strict=True):
+    for tensor, expected in zip(tensors, carried, strict=True):
         dtype, shape = getattr(torch, expected.dtype), expected.sizes(samples)
         if tensor.dtype != dtype or list(tensor.shape) != shape:
             raise RunError(
-                f"stage {stage} made the {what} of {expected.name} as {tensor.dtype}{list(tensor.shape)}, "
-                f"the plan sends {dtype}{shape}; run the step without autocast, since the job's `precision` "
-                "says what stages compute in, and compile again where the model has changed"
+                f"stage {stage} made the {content} of {expected.name} as "
+                f"{tensor.dtype}{list(tensor.shape)}, the plan sends {dtype}{shape}; run the step "
+                "without autocast, since the job's `precision` says what stages compute in, and "
+                "compile again where the model has changed"
             )

@@ -1,7 +1,8 @@
 """Count what operators allocate, on a device whose allocator keeps no count.
 
-Every operator, forward and backward, passes a dispatch mode: a storage that was not seen before is added, and taken off when
-its last tensor is gone. torch's own MemTracker refuses a module that runs several microbatches a step.
+Every operator, forward and backward, passes a dispatch mode: a storage that was not seen before is
+added, and taken off when its last tensor is gone. torch's own MemTracker refuses a module that runs
+several microbatches per step.
 """
 
 import weakref
@@ -14,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 
 class Allocations(TorchDispatchMode):
-    """Bytes alive and at the peak; begins with the tensors given, as parameters and optimizer states."""
+    """Bytes alive and at the peak; counts `held` from the start, such as the parameters."""
 
     def __init__(self, held: Iterable[torch.Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

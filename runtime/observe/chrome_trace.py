@@ -1,7 +1,8 @@
-"""A step as a Chrome trace, which Perfetto opens: for every rank a predicted lane and a measured one."""
+"""A step as a Chrome trace, which Perfetto opens: each rank has a predicted and a measured lane."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,44 +19,54 @@ PREDICTED, MEASURED = 0, 1
 def trace_events(
     folder: PlanFolder, timeline: Timeline, measured: Mapping[int, Sequence[Record]]
 ) -> list[dict[str, Any]]:
-    """Times in microseconds; measured ones begin where the first rank does. Ranks are processes, lanes threads.
+    """Ranks are processes, and their lanes threads; each rank counts its predicted memory.
 
-    Each rank has a counter of the memory that is predicted.
+    Times are in microseconds; measured ones begin where the first rank does.
     """
-    plan = folder.plan
-    events: list[dict[str, Any]] = []
+    return [
+        *_names(folder.plan),
+        *_predicted(folder.plan, timeline),
+        *_memory(folder, timeline),
+        *_measured(folder.plan, measured),
+    ]
+
+
+def _names(plan: Plan) -> Iterator[dict[str, Any]]:
     for rank in range(plan.ranks):
-        events.append(
-            {"ph": "M", "name": "process_name", "pid": rank, "args": {"name": f"rank {rank}"}}
-        )
-        for lane, name in ((PREDICTED, "predicted"), (MEASURED, "measured")):
-            events.append(
-                {"ph": "M", "name": "thread_name", "pid": rank, "tid": lane, "args": {"name": name}}
-            )
+        name = {"name": f"rank {rank}"}
+        yield {"ph": "M", "name": "process_name", "pid": rank, "args": name}
+        for lane, label in ((PREDICTED, "predicted"), (MEASURED, "measured")):
+            name = {"name": label}
+            yield {"ph": "M", "name": "thread_name", "pid": rank, "tid": lane, "args": name}
+
+
+def _predicted(plan: Plan, timeline: Timeline) -> Iterator[dict[str, Any]]:
     for event in timeline.events:
-        if isinstance(event.action, Send):
-            continue
-        for rank in plan.layout.replica_ranks(event.rank):
-            span = event.start, event.end - event.start
-            kind = kind_of(event.action)
-            events.append(_event(plan, event.action, kind, span, (rank, PREDICTED)))
+        if not isinstance(event.action, Send):
+            for rank in plan.layout.replica_ranks(event.rank):
+                span = _Span(rank, PREDICTED, event.start, event.end)
+                yield _event(plan, event.action, kind_of(event.action), span)
+
+
+def _memory(folder: PlanFolder, timeline: Timeline) -> Iterator[dict[str, Any]]:
     for pipeline_rank, curve in enumerate(memory_over_time(folder, timeline)):
-        for rank in plan.layout.replica_ranks(pipeline_rank):
-            counter: dict[str, Any] = {"ph": "C", "name": "predicted memory", "pid": rank}
-            events += [
-                {
-                    **counter,
+        for rank in folder.plan.layout.replica_ranks(pipeline_rank):
+            for point in curve:
+                yield {
+                    "ph": "C",
+                    "name": "predicted memory",
+                    "pid": rank,
                     "ts": point.seconds * 1e6,
                     "args": {"MiB": round(point.bytes / 2**20, 3)},
                 }
-                for point in curve
-            ]
+
+
+def _measured(plan: Plan, measured: Mapping[int, Sequence[Record]]) -> Iterator[dict[str, Any]]:
     origin = min((record.start for records in measured.values() for record in records), default=0.0)
     for rank, records in measured.items():
         for record in records:
-            span = record.start - origin, record.end - record.start
-            events.append(_event(plan, record.action, _kind(record), span, (rank, MEASURED)))
-    return events
+            span = _Span(rank, MEASURED, record.start - origin, record.end - origin)
+            yield _event(plan, record.action, _kind(record), span)
 
 
 def _kind(record: Record) -> str:
@@ -64,17 +75,32 @@ def _kind(record: Record) -> str:
     return "SEND" if isinstance(record.action, Send) else kind_of(record.action)
 
 
-def _event(
-    plan: Plan, action: Action, kind: str, span: tuple[float, float], where: tuple[int, int]
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Span:
+    """A place in the trace: a lane of a rank, from one second to another."""
+
+    rank: int
+    lane: int
+    start: float
+    end: float
+
+
+def _event(plan: Plan, action: Action, kind: str, span: _Span) -> dict[str, Any]:
     stage, microbatch = stage_of(action), microbatch_of(action)
-    label = kind if stage is None else f"{kind} {stage}.{microbatch}"
-    times = {"ts": span[0] * 1e6, "dur": span[1] * 1e6, "pid": where[0], "tid": where[1]}
-    about: dict[str, Any] = {}
+    details: dict[str, Any] = {}
     if stage is not None:
         modules = ", ".join(plan.stages[stage].modules)
-        about = {"stage": stage, "microbatch": microbatch, "modules": modules}
-    return {"ph": "X", "name": label, "cat": kind, **times, "args": about}
+        details = {"stage": stage, "microbatch": microbatch, "modules": modules}
+    return {
+        "ph": "X",
+        "name": kind if stage is None else f"{kind} {stage}.{microbatch}",
+        "cat": kind,
+        "ts": span.start * 1e6,
+        "dur": (span.end - span.start) * 1e6,
+        "pid": span.rank,
+        "tid": span.lane,
+        "args": details,
+    }
 
 
 def write_trace(

@@ -1,4 +1,4 @@
-"""Predicted and measured side by side: seconds of every stage, and the likely cause of the largest error."""
+"""Predicted and measured seconds of every stage side by side, and the likely cause of an error."""
 
 import json
 import os
@@ -9,7 +9,8 @@ from pathlib import Path
 
 from pipecut.plan.actions import Compute, Op, Send, stage_of
 from pipecut.plan.folder import PlanFolder
-from pipecut.plan.replay.simulate import predicted
+from pipecut.plan.replay.simulate import Timeline, predicted
+from pipecut.plan.schema import Plan, Stage
 from pipecut.runtime.engine.recorder import Record
 
 # Below this nothing is worth a cause.
@@ -19,9 +20,10 @@ BACKWARD: tuple[Op, ...] = ("B", "I", "W")
 
 @dataclass(frozen=True)
 class Row:
-    """Of a stage on a rank: seconds a microbatch forward and backward, seconds a step that it waits, and of its sends.
+    """A stage on a rank.
 
-    `memory` is the rank's bytes at the peak.
+    Seconds per microbatch of `forward` and `backward`, seconds per step that it `wait`s and that
+    its messages take to `send`, and the rank's bytes at the peak.
     """
 
     rank: int
@@ -35,9 +37,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
-    """The step's seconds, predicted and measured, and rows of both in the same order.
+    """Seconds of the step, predicted and measured, and rows of both in the same order.
 
-    `operators` has, by device kind and name, forward and backward seconds that sum to what the stages took.
+    `operators` has, by device kind and name, forward and backward seconds that sum to what the
+    stages took.
     """
 
     predicted_step: float
@@ -48,65 +51,63 @@ class Report:
     operators: dict[str, dict[str, tuple[float, float]]]
 
 
+# The records of one rank, step by step.
+Steps = Sequence[Sequence[Record]]
+
+
 def report_of(
     folder: PlanFolder,
-    steps: Mapping[int, Sequence[Sequence[Record]]],
+    steps: Mapping[int, Steps],
     step_seconds: float,
     peaks: Mapping[int, int],
 ) -> Report:
-    """Medians over the steps that each rank recorded; `step_seconds` is the measured step, `peaks` each rank's bytes."""
+    """The report of a run: medians over the steps that each rank recorded.
+
+    `step_seconds` is the measured step, `peaks` has each rank's bytes.
+    """
     plan, timeline = folder.plan, predicted(folder)
-    expected, found = [], []
+    expected, measured = [], []
     for rank, recorded in sorted(steps.items()):
-        pipeline_rank = plan.layout.place(rank).pipeline_rank
         for stage in plan.stages_on(rank):
-            own = [
-                e
-                for e in timeline.events
-                if e.rank == pipeline_rank and stage_of(e.action) == stage.index
-            ]
-            sends = [e.end - e.start for e in own if isinstance(e.action, Send)]
-            backward = stage.backward_and_again
-            busy = plan.microbatches * (stage.forward_seconds + backward)
-            last = max((e.end for e in own if isinstance(e.action, Compute)), default=0.0)
-            waits = max(0.0, last - busy)
-            expected.append(
-                Row(
-                    rank,
-                    stage.index,
-                    stage.forward_seconds,
-                    backward,
-                    waits,
-                    sum(sends),
-                    stage.peak_bytes,
-                )
-            )
-            per_step = [
-                [r for r in records if stage_of(r.action) == stage.index] for records in recorded
-            ]
-            found.append(
-                Row(
-                    rank,
-                    stage.index,
-                    _computing("F", per_step) / plan.microbatches,
-                    sum(_computing(op, per_step) for op in BACKWARD) / plan.microbatches,
-                    _seconds(lambda r: r.waited, per_step),
-                    _seconds(lambda r: isinstance(r.action, Send), per_step),
-                    peaks.get(rank, 0),
-                )
-            )
-    operators = _operators(folder, expected, found)
+            expected.append(_predicted_row(plan, timeline, stage, rank))
+            measured.append(_measured_row(plan, recorded, stage, rank, peaks.get(rank, 0)))
     return Report(
         timeline.step_seconds,
         step_seconds,
         tuple(expected),
-        tuple(found),
+        tuple(measured),
         plan.batch.microbatch,
-        operators,
+        _operators(folder, measured),
     )
 
 
-def _computing(op: Op, steps: list[list[Record]]) -> float:
+def _predicted_row(plan: Plan, timeline: Timeline, stage: Stage, rank: int) -> Row:
+    pipeline_rank = plan.layout.place(rank).pipeline_rank
+    on_rank = [event for event in timeline.events if event.rank == pipeline_rank]
+    events = [event for event in on_rank if stage_of(event.action) == stage.index]
+    sends = sum(event.end - event.start for event in events if isinstance(event.action, Send))
+    computed = max((e.end for e in events if isinstance(e.action, Compute)), default=0.0)
+    forward, backward = stage.forward_seconds, stage.backward_and_again
+    waits = max(0.0, computed - plan.microbatches * (forward + backward))
+    return Row(rank, stage.index, forward, backward, waits, sends, stage.peak_bytes)
+
+
+def _measured_row(plan: Plan, steps: Steps, stage: Stage, rank: int, peak: int) -> Row:
+    of_stage = [[r for r in records if stage_of(r.action) == stage.index] for records in steps]
+    forward = _computing("F", of_stage)
+    backward = sum(_computing(op, of_stage) for op in BACKWARD)
+    return Row(
+        rank,
+        stage.index,
+        forward / plan.microbatches,
+        backward / plan.microbatches,
+        _seconds(lambda record: record.waited, of_stage),
+        _seconds(lambda record: isinstance(record.action, Send), of_stage),
+        peak,
+    )
+
+
+def _computing(op: Op, steps: Steps) -> float:
     """Seconds of an operation, without its waiting, in the median step."""
 
     def computes(record: Record) -> bool:
@@ -116,34 +117,31 @@ def _computing(op: Op, steps: list[list[Record]]) -> float:
     return _seconds(computes, steps)
 
 
-def _seconds(counts: Callable[[Record], bool], steps: list[list[Record]]) -> float:
+def _seconds(counts: Callable[[Record], bool], steps: Steps) -> float:
     """Seconds of the records that count, in the median step."""
     return _median([sum(r.end - r.start for r in records if counts(r)) for records in steps])
 
 
 def _operators(
-    folder: PlanFolder, expected: list[Row], found: list[Row]
+    folder: PlanFolder, measured: Sequence[Row]
 ) -> dict[str, dict[str, tuple[float, float]]]:
     """The plan's costs of single operators, scaled so that each stage takes what it took."""
-    result: dict[str, dict[str, tuple[float, float]]] = {}
+    operators: dict[str, dict[str, tuple[float, float]]] = {}
     for stage in folder.plan.stages:
-        pairs = [(a, b) for a, b in zip(expected, found, strict=True) if a.stage == stage.index]
-        again = stage.forward_seconds if stage.recompute else 0.0
-        forward = _median([b.forward for _, b in pairs]) / (stage.forward_seconds or 1.0)
-        backward = _median([max(0.0, b.backward - again * forward) for _, b in pairs]) / (
-            stage.backward_seconds or 1.0
-        )
+        rows = [row for row in measured if row.stage == stage.index]
+        forward = _median([row.forward for row in rows]) / (stage.forward_seconds or 1.0)
+        # A backward that recomputes runs the forward again.
+        recomputing = stage.forward_seconds * forward if stage.recompute else 0.0
+        backward = _median([max(0.0, row.backward - recomputing) for row in rows])
+        backward /= stage.backward_seconds or 1.0
+        kind = operators.setdefault(stage.device, {})
         for operator in folder.graph.operators:
             if stage.index in operator.placed_on:
-                alone = (
-                    operator.forward_seconds[stage.device],
-                    operator.backward_seconds[stage.device],
+                kind[operator.name] = (
+                    operator.forward_seconds[stage.device] * forward,
+                    operator.backward_seconds[stage.device] * backward,
                 )
-                result.setdefault(stage.device, {})[operator.name] = (
-                    alone[0] * forward,
-                    alone[1] * backward,
-                )
-    return result
+    return operators
 
 
 def _median(values: list[float]) -> float:
@@ -152,57 +150,48 @@ def _median(values: list[float]) -> float:
 
 def lines(report: Report, costs_measured: bool) -> list[str]:
     """The table, and what to do about the largest error."""
-    text = [
-        "ms and MiB, predicted/measured; wait and sends of a step",
-        "stage rank      forward           backward              wait             sends            memory",
-    ]
-    for a, b in zip(report.predicted, report.measured, strict=True):
-        pairs = [
-            (a.forward, b.forward),
-            (a.backward, b.backward),
-            (a.wait, b.wait),
-            (a.send, b.send),
-        ]
-        memory = (
-            f"{a.memory / 2**20:8.1f}/{b.memory / 2**20:8.1f}"
-            if b.memory
-            else f"{a.memory / 2**20:8.1f}/       -"
-        )
-        text.append(
-            f"{a.stage:4d} {a.rank:4d}  "
-            + " ".join(f"{x * 1e3:8.2f}/{y * 1e3:8.2f}" for x, y in pairs)
-            + f" {memory}"
-        )
     error = report.predicted_step / report.measured_step - 1 if report.measured_step else 0.0
-    text.append(
-        f"step   predicted {report.predicted_step * 1e3:.1f} ms, measured {report.measured_step * 1e3:.1f} ms, {error:+.1%}"
-    )
-    text.append(_cause(report, error, costs_measured))
-    return text
+    predicted_ms, measured_ms = report.predicted_step * 1e3, report.measured_step * 1e3
+    return [
+        "ms and MiB, predicted/measured; wait and sends per step",
+        f"stage rank {'forward':>12} {'backward':>17} {'wait':>17} {'sends':>17} {'memory':>17}",
+        *map(_line, report.predicted, report.measured),
+        f"step   predicted {predicted_ms:.1f} ms, measured {measured_ms:.1f} ms, {error:+.1%}",
+        _cause(report, error, costs_measured),
+    ]
+
+
+def _line(predicted: Row, measured: Row) -> str:
+    seconds = [
+        (predicted.forward, measured.forward),
+        (predicted.backward, measured.backward),
+        (predicted.wait, measured.wait),
+        (predicted.send, measured.send),
+    ]
+    times = " ".join(f"{expected * 1e3:8.2f}/{took * 1e3:8.2f}" for expected, took in seconds)
+    # A device without a count of its own has no measured memory.
+    peak = f"{measured.memory / 2**20:8.1f}" if measured.memory else f"{'-':>8}"
+    memory = f"{predicted.memory / 2**20:8.1f}/{peak}"
+    return f"{predicted.stage:4d} {predicted.rank:4d}  {times} {memory}"
 
 
 def _cause(report: Report, error: float, costs_measured: bool) -> str:
-    compute = (
-        sum(r.forward + r.backward for r in report.predicted),
-        sum(r.forward + r.backward for r in report.measured),
-    )
     if abs(error) <= SLIGHT:
         return "the prediction holds"
-    apart = compute[0] / compute[1] - 1 if compute[1] else 0.0
-    if abs(apart) > abs(error) / 2:
-        cores = os.cpu_count() or 1
-        shared = (
-            f", and {len(report.measured)} ranks share {cores} cores"
-            if len(report.measured) > cores
-            else ""
+    predicted_seconds = sum(row.forward + row.backward for row in report.predicted)
+    measured_seconds = sum(row.forward + row.backward for row in report.measured)
+    apart = predicted_seconds / measured_seconds - 1 if measured_seconds else 0.0
+    if abs(apart) <= abs(error) / 2:
+        return (
+            "most of it is waiting: transfers do not take what the cluster file says; "
+            "run pipecut calibrate, then compile again"
         )
-        remedy = (
-            "compile again with --costs measured:FILE"
-            if costs_measured
-            else "run pipecut profile, then compile again"
-        )
-        return f"most of it is compute, predicted {apart:+.1%} off{shared}; {remedy}"
-    return "most of it is waiting: transfers take otherwise than the cluster file says; run pipecut calibrate, then compile again"
+    ranks, cores = len(report.measured), os.cpu_count() or 1
+    shared = f", and {ranks} ranks share {cores} cores" if ranks > cores else ""
+    remedy = "run pipecut profile, then compile again"
+    if costs_measured:
+        remedy = "compile again with --costs measured:FILE"
+    return f"most of it is compute, predicted {apart:+.1%} off{shared}; {remedy}"
 
 
 def write_report(path: Path, report: Report) -> None:

@@ -62,7 +62,7 @@ def kept_bytes(tensor: StageTensor, optimizer: str, shards: int) -> int:
 
 
 def padded_bytes(tensor: StageTensor, shards: int) -> int:
-    """Bytes beside a parameter while its rows come from all replicas; none where all have as many."""
+    """Bytes beside a parameter while its rows come from all replicas; 0 where all have as many."""
     rows = tensor.shape[0] if tensor.shape else 0
     if not (tensor.trainable and divided(tensor.shape, shards)) or rows % shards == 0:
         return 0
