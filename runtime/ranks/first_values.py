@@ -104,6 +104,6 @@ def _put(name: str, target: torch.Tensor, value: torch.Tensor) -> None:
         target.copy_(value)
 
 
-def _same_layout(left: torch.Tensor, right: torch.Tensor) -> bool:
-    same_place = left.device == right.device and left.stride() == right.stride()
-    return left.dtype == right.dtype and same_place
+def _same_layout(first: torch.Tensor, second: torch.Tensor) -> bool:
+    same_place = first.device == second.device and first.stride() == second.stride()
+    return first.dtype == second.dtype and same_place

@@ -52,7 +52,7 @@ class Heartbeat(threading.Thread):
         super().__init__(name="pipecut-heartbeat", daemon=True)
         self.store, self.rank, self.status, self.roll = store, rank, status, roll
         now = time.monotonic()
-        hosts = [str(fact["host"]) for fact in roll.facts]
+        hosts = roll.hosts
         self.heard = [Heard(r, host, -1, now) for r, host in enumerate(hosts)]
         of_this_host = [r for r, host in enumerate(hosts) if host == hosts[rank]]
         self.first, self.last = of_this_host[0], of_this_host[-1]
@@ -116,10 +116,10 @@ class Heartbeat(threading.Thread):
     def _blame(self, rank: int, message: str) -> None:
         """End the run, and the rank where it is on this host."""
         self.store.compare_set(FAULT, "", message)
-        fact = self.roll.facts[rank]
-        if fact["host"] == self.heard[self.rank].host and rank != self.rank:
+        process = self.roll.processes[rank]
+        if process.host == self.heard[self.rank].host and rank != self.rank:
             with suppress(OSError):
-                os.kill(int(fact["pid"]), signal.SIGKILL)
+                os.kill(process.pid, signal.SIGKILL)
         self._end(self.store.get(FAULT).decode(), rank)
 
     def _speaks(self, blamed: int | None = None) -> bool:

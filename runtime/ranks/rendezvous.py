@@ -13,7 +13,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import torch.distributed as dist
 from torch._C._distributed_c10d import FileStore, HashStore, PrefixStore, Store, TCPStore
@@ -22,7 +21,7 @@ from pipecut.errors import RunError, UserFileError
 from pipecut.runtime.health.timeouts import transfer_timeout
 from pipecut.runtime.ranks.devices import ranks_by_host
 from pipecut.runtime.ranks.environment import HOSTS, STORE, number_in_environment
-from pipecut.runtime.ranks.roll_call import Roll, call_roll
+from pipecut.runtime.ranks.roll_call import RankProcess, Roll, call_roll
 
 # Seconds in which a store that is there answers, and takes connections.
 SOON, CONNECT = 10.0, 60.0
@@ -62,7 +61,8 @@ def find_ranks(rank: int, size: int, limit: timedelta) -> Store:
             _rendezvous.store = FileStore(path, size)
         else:
             store = _network_store(rank, size, limit)
-            _rendezvous.roll = call_roll(store, rank, size, own_facts(), limit.total_seconds())
+            process = RankProcess(socket.gethostname(), os.getpid())
+            _rendezvous.roll = call_roll(store, rank, size, process, limit.total_seconds())
             _rendezvous.store = PrefixStore(f"attempt/{_rendezvous.roll.attempt}", store)
     except (dist.DistError, RuntimeError, ValueError, OSError) as error:
         raise RunError(
@@ -93,27 +93,17 @@ def order_ranks(limit: timedelta) -> None:
         raise RunError(
             f"{HOSTS} is set, but the process group was made before pipecut.load; load first"
         )
-    hosts = [_listed(str(fact["host"]), wanted) for fact in _rendezvous.roll.facts]
+    hosts = [_listed(host, wanted) for host in _rendezvous.roll.hosts]
     ranks = ranks_by_host(hosts, wanted)
     os.environ["RANK"], _rendezvous.ordered = str(ranks[rank]), True
-    fact_of = dict(zip(ranks, _rendezvous.roll.facts, strict=True))
-    facts = tuple(fact_of[r] for r in range(size))
-    _rendezvous.roll = Roll(_rendezvous.roll.attempt, facts)
+    process_of = dict(zip(ranks, _rendezvous.roll.processes, strict=True))
+    processes = tuple(process_of[r] for r in range(size))
+    _rendezvous.roll = Roll(_rendezvous.roll.attempt, processes)
 
 
 def _listed(host: str, wanted: Sequence[str]) -> str:
     """A host as the user wrote it, with or without its domain."""
     return next((name for name in wanted if name.split(".")[0] == host.split(".")[0]), host)
-
-
-def own_facts() -> dict[str, Any]:
-    """What other ranks and messages need to know about this process."""
-    return {
-        "host": socket.gethostname(),
-        "pid": os.getpid(),
-        "node": number_in_environment("GROUP_RANK", 0),
-        "local": number_in_environment("LOCAL_RANK", 0),
-    }
 
 
 def second_store() -> Store | None:

@@ -3,8 +3,8 @@
 torchrun keeps its store over restarts, and numbers restarts on each host by itself, so neither
 tells attempts apart. Here each process takes part under a name that no other process has:
 
-    every rank    hello/RANK = its name and facts            in every attempt
-    rank 0        roster = {attempt: a new name, all names}  whenever a hello changed
+    every rank    hello/RANK = its name, host and pid        in every attempt
+    rank 0        roster = a new attempt's name, all hellos  whenever a hello changed
     every rank    seen/ATTEMPT/RANK                          once the roster has its own name
     rank 0        go/ATTEMPT                                 once all have seen it
 
@@ -14,9 +14,7 @@ A process of an earlier attempt is in no later roster, and cannot have seen it.
 import json
 import secrets
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
 
 from torch._C._distributed_c10d import Store
 
@@ -27,51 +25,83 @@ FIRST_LOOK, LAST_LOOK = 0.005, 0.25
 
 
 @dataclass(frozen=True)
+class RankProcess:
+    """A rank's process: its host and its pid there."""
+
+    host: str
+    pid: int
+
+
+@dataclass(frozen=True)
 class Roll:
-    """All ranks of an attempt, and what each said of itself."""
+    """All ranks of an attempt, and the process of each."""
 
     attempt: str
-    facts: tuple[Mapping[str, Any], ...]
+    processes: tuple[RankProcess, ...]
+
+    @property
+    def hosts(self) -> list[str]:
+        """The host of each rank."""
+        return [process.host for process in self.processes]
 
 
-def call_roll(store: Store, rank: int, size: int, facts: Mapping[str, Any], limit: float) -> Roll:
+@dataclass(frozen=True)
+class _Hello:
+    """The name under which a process takes part, and the process."""
+
+    name: str
+    process: RankProcess
+
+    def dump(self) -> str:
+        return json.dumps(asdict(self))
+
+    @staticmethod
+    def load(text: bytes | str) -> "_Hello":
+        hello = json.loads(text)
+        return _Hello(str(hello["name"]), RankProcess(**hello["process"]))
+
+
+def call_roll(store: Store, rank: int, size: int, process: RankProcess, limit: float) -> Roll:
     """Wait for every rank of this attempt. Raises RunError with the ranks that did not come."""
     end, pause = time.monotonic() + limit, FIRST_LOOK
-    name = secrets.token_hex(8)
-    store.set(f"hello/{rank}", json.dumps([name, facts]))
-    roster: list[str] = []
+    hello = _Hello(secrets.token_hex(8), process)
+    store.set(f"hello/{rank}", hello.dump())
+    called: list[_Hello] = []
     attempt = ""
     while True:
-        if rank == 0:
-            hellos = _hellos(store, size)
-            if hellos is not None and [hello[0] for hello in hellos] != roster:
-                roster, attempt = [hello[0] for hello in hellos], secrets.token_hex(8)
-                store.set("roster", json.dumps([attempt, roster, [hello[1] for hello in hellos]]))
-        seen = _roster(store, rank, name)
-        if seen is not None:
-            store.set(f"seen/{seen.attempt}/{rank}", "")
-            keys = [f"seen/{seen.attempt}/{r}" for r in range(size)]
-            if rank == 0 and seen.attempt == attempt and store.check(keys):
+        hellos = _hellos(store, size) if rank == 0 else None
+        if hellos is not None and hellos != called:
+            called, attempt = hellos, secrets.token_hex(8)
+            store.set("roster", json.dumps([attempt, [h.dump() for h in hellos]]))
+        roll = _roster(store, rank, hello)
+        if roll is not None:
+            store.set(f"seen/{roll.attempt}/{rank}", "")
+            keys = [f"seen/{roll.attempt}/{r}" for r in range(size)]
+            if rank == 0 and roll.attempt == attempt and store.check(keys):
                 store.set(f"go/{attempt}", "")
-            if store.check([f"go/{seen.attempt}"]):
-                return seen
+            if store.check([f"go/{roll.attempt}"]):
+                return roll
         if time.monotonic() > end:
-            raise RunError(_missing(store, rank, size, seen, limit))
+            raise RunError(_missing(store, rank, size, roll, limit))
         time.sleep(pause)
         pause = min(1.5 * pause, LAST_LOOK)
 
 
-def _hellos(store: Store, size: int) -> list[Any] | None:
+def _hellos(store: Store, size: int) -> list[_Hello] | None:
+    """What each rank said last; None until all said something."""
     keys = [f"hello/{rank}" for rank in range(size)]
-    return [json.loads(store.get(key)) for key in keys] if store.check(keys) else None
+    return [_Hello.load(store.get(key)) for key in keys] if store.check(keys) else None
 
 
-def _roster(store: Store, rank: int, name: str) -> Roll | None:
+def _roster(store: Store, rank: int, hello: _Hello) -> Roll | None:
     """The newest roster, where it has this process."""
     if not store.check(["roster"]):
         return None
-    attempt, names, facts = json.loads(store.get("roster"))
-    return Roll(attempt, tuple(facts)) if rank < len(names) and names[rank] == name else None
+    attempt, texts = json.loads(store.get("roster"))
+    hellos = [_Hello.load(text) for text in texts]
+    if rank >= len(hellos) or hellos[rank].name != hello.name:
+        return None
+    return Roll(attempt, tuple(h.process for h in hellos))
 
 
 def _missing(store: Store, rank: int, size: int, seen: Roll | None, limit: float) -> str:
@@ -82,8 +112,3 @@ def _missing(store: Store, rank: int, size: int, seen: Roll | None, limit: float
         f"rank {rank}: {ranks} of {size} did not come within {limit:g} s; see whether every host "
         "runs torchrun, and what it printed"
     )
-
-
-def hosts_of(facts: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The host of each rank."""
-    return [str(fact.get("host", "?")) for fact in facts]

@@ -38,7 +38,6 @@ from pipecut.runtime.ranks.rendezvous import (
     roll,
     second_store,
 )
-from pipecut.runtime.ranks.roll_call import hosts_of
 
 
 @dataclass
@@ -152,7 +151,7 @@ def _refuse_shared_gpus(store: Store, rank: int, size: int, device: torch.device
         return
     identity = describe(kind, device.index).identity or str(os.getpid())
     store.set(f"device/{rank}", f"{identity} of {socket.gethostname()}")
-    refuse_shared([store.get(f"device/{other}").decode() for other in range(size)])
+    refuse_shared([store.get(f"device/{r}").decode() for r in range(size)])
 
 
 def _warn_of_hosts(plan: Plan, rank: int) -> None:
@@ -160,7 +159,7 @@ def _warn_of_hosts(plan: Plan, rank: int) -> None:
     everyone = roll()
     if everyone is None or rank:
         return
-    hosts = hosts_of(everyone.facts)
+    hosts = everyone.hosts
     split = split_nodes(plan, hosts)
     if split is not None:
         say(f"pipecut: warning: {split}")

@@ -93,9 +93,9 @@ def _lack_values(
     )
 
 
-def _equal(left: torch.Tensor, right: torch.Tensor) -> bool:
-    same_form = left.dtype == right.dtype and left.layout == right.layout
-    return same_form and torch.equal(left, right)
+def _equal(first: torch.Tensor, second: torch.Tensor) -> bool:
+    same_form = first.dtype == second.dtype and first.layout == second.layout
+    return same_form and torch.equal(first, second)
 
 
 def _on_meta(factory: Factory, seed: int) -> _OnMeta:

@@ -116,11 +116,11 @@ def meeting(tensors: list[Placed]) -> Iterator[tuple[torch.Tensor, torch.Tensor]
     for item in tensors:
         by_storage.setdefault(item.region.storage.cdata, []).append(item)
     for group in by_storage.values():
-        for left, right in combinations(group, 2):
-            if left.region.meets(right.region):
-                yield left.tensor, right.tensor
-    for left in tensors:
-        for right in tensors if left.region.kept is not None else ():
-            separate = left.region.storage.cdata != right.region.storage.cdata
-            if separate and left.region.meets(right.region):
-                yield left.tensor, right.tensor
+        for first, second in combinations(group, 2):
+            if first.region.meets(second.region):
+                yield first.tensor, second.tensor
+    for first in tensors:
+        for second in tensors if first.region.kept is not None else ():
+            separate = first.region.storage.cdata != second.region.storage.cdata
+            if separate and first.region.meets(second.region):
+                yield first.tensor, second.tensor

@@ -61,9 +61,9 @@ class SharedMemory:
 
     def _check_parameters(self, model: nn.Module, names: dict[int, str]) -> None:
         noted = [pair for pair in self.pairs if all(self._stayed(p, names) for p in pair)]
-        for left, right in (*noted, *meeting(placed(model.named_parameters()))):
-            if left is not right and (left.requires_grad or right.requires_grad):
-                raise _two_parameters(names[id(left)], names[id(right)])
+        for first, second in (*noted, *meeting(placed(model.named_parameters()))):
+            if first is not second and (first.requires_grad or second.requires_grad):
+                raise _two_parameters(names[id(first)], names[id(second)])
 
     def _trained_regions(self, model: nn.Module, names: dict[int, str]) -> list[Placed]:
         """Trained parameters where they are, and where they were before they went to meta."""
@@ -96,14 +96,14 @@ def _attributes(model: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 def buffers_that_share(model: nn.Module) -> Iterator[tuple[str, str]]:
     """Names of each two buffers of a model that share memory and are two objects."""
     names = {id(buffer): name for name, buffer in model.named_buffers()}
-    for left, right in meeting(placed(model.named_buffers())):
-        yield names[id(left)], names[id(right)]
+    for first, second in meeting(placed(model.named_buffers())):
+        yield names[id(first)], names[id(second)]
 
 
-def _two_parameters(left: str, right: str) -> TraceError:
+def _two_parameters(first: str, second: str) -> TraceError:
     return TraceError(
-        f"parameters '{left}' and '{right}' share memory without being one parameter, so an "
-        f"optimizer would step that memory twice: make them one, model.{right} = model.{left}, or "
+        f"parameters '{first}' and '{second}' share memory without being one parameter, so an "
+        f"optimizer would step that memory twice: make them one, model.{second} = model.{first}, or "
         "give each memory of its own, with .clone()"
     )
 

@@ -152,13 +152,13 @@ def _reduced(polynomial: int) -> int:
     return polynomial
 
 
-def _times(left: int, right: int) -> int:
+def _times(first: int, second: int) -> int:
     """The product of two polynomials over bits."""
     result = 0
-    while right:
-        lowest = right & -right
-        result ^= left << lowest.bit_length() - 1
-        right ^= lowest
+    while second:
+        lowest = second & -second
+        result ^= first << lowest.bit_length() - 1
+        second ^= lowest
     return result
 
 

@@ -114,12 +114,12 @@ class Meeting:
             # The store ended with its host, which ended first.
             pass
 
-    def _exchange(self, key: str, own: str, subject: str, limit: float) -> list[str]:
-        """What every rank said of this."""
+    def _exchange(self, key: str, text: str, subject: str, limit: float) -> list[str]:
+        """The text of every rank, in their order."""
         assert self.store is not None
         keys = [f"{key}{rank}" for rank in range(self.size)]
         try:
-            self.store.set(keys[self.rank], own)
+            self.store.set(keys[self.rank], text)
             end, pause = time.monotonic() + limit, FIRST_LOOK
             while not self.store.check(keys):
                 self._ended(subject)
@@ -149,9 +149,9 @@ class Meeting:
         if self.store.check([FAILED]):
             failed = "another rank could not start; its own message says why"
             raise PeerLostError(f"rank {self.rank}: {subject}: {failed}")
-        left = self.left()
-        if left is not None:
-            raise RunError(ended_early(self.rank, left))
+        ended = self.left()
+        if ended is not None:
+            raise RunError(ended_early(self.rank, ended))
 
     def _linger(self, key: str) -> None:
         """Leave when all have read, since the store may go with its host."""

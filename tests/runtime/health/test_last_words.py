@@ -5,15 +5,23 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from pipecut.compiler import Options, SizeOverrides, compile
 from pipecut.errors import RunError
-from pipecut.runtime.health.last_words import OTHERS_CODE, describe, exit_code, users_frame
+from pipecut.runtime.health.last_words import (
+    OTHERS_CODE,
+    describe,
+    exit_code,
+    finished_within,
+    users_frame,
+)
 
 LAUNCH = "import sys; from pipecut.runtime.launch.launch import launch; launch(2, 'tests.programs.users_loop', sys.argv[1:])"
 
@@ -50,6 +58,46 @@ def test_an_error_within_an_action_is_told_with_its_step() -> None:
     error = raised(RunError("rank 1, action 'F 1.2': ValueError: x"))
     message = describe(error, None, 1, "in step 7, action 'F 1.2' (stage 1, microbatch 2)")
     assert message == "rank 1, in step 7, action 'F 1.2': ValueError: x"
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (KeyboardInterrupt(), "rank 2 was stopped between steps 2 and 3"),
+        (
+            ValueError("bad\nin many words"),
+            "rank 2 between steps 2 and 3: ValueError: bad (PIPECUT_DEBUG=1 shows the traceback)",
+        ),
+        (
+            SystemExit(7),
+            "code asked Python to exit with 7; the other ranks cannot go on without it",
+        ),
+        (torch.OutOfMemoryError("no memory"), "no memory; compile with a larger reserve: in the"),
+        (RunError("rank 2: no data"), "rank 2: no data"),
+    ],
+)
+def test_an_error_is_one_line_with_what_to_do(error: BaseException, message: str) -> None:
+    assert message in describe(error, None, 2, "between steps 2 and 3")
+
+
+def test_a_users_cause_of_our_error_is_named_by_its_line(tmp_path: Path) -> None:
+    (tmp_path / "users.py").write_text("def fail():\n    raise ValueError('bad')\n")
+    try:
+        compile_file(tmp_path / "users.py")["fail"]()
+    except ValueError as cause:
+        ours = RunError("rank 0, action 'F 0.0': ValueError: bad")
+        ours.__cause__ = cause
+        message = describe(ours, None, 0, "in step 1, action 'F 0.0'")
+    assert message.endswith(f"ValueError: bad, at {tmp_path / 'users.py'}:2 in fail")
+
+
+@pytest.mark.parametrize("seconds, finished", [(5.0, True), (0.05, False)])
+def test_work_that_does_not_end_is_left(seconds: float, finished: bool) -> None:
+    over = threading.Event()
+    if finished:
+        over.set()
+    assert finished_within(seconds, lambda: over.wait() and None) == finished
+    over.set()
 
 
 @pytest.mark.parametrize(

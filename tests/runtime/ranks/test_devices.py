@@ -8,6 +8,7 @@ from pipecut.device.local import LocalDevice
 from pipecut.device.types import CPU, CUDA
 from pipecut.errors import RunError
 from pipecut.plan.schema import Plan, Source
+from pipecut.runtime.ranks import devices
 from pipecut.runtime.ranks.devices import (
     device_type_of,
     local_index,
@@ -15,6 +16,7 @@ from pipecut.runtime.ranks.devices import (
     refuse_lost,
     refuse_other_device,
     refuse_shared,
+    refuse_without_gpu,
     split_nodes,
     visible_devices,
 )
@@ -127,3 +129,16 @@ def test_a_rank_file_orders_hosts() -> None:
     assert ranks_by_host(["a", "b", "a"], ["b", "a"]) == [1, 0, 2]
     with pytest.raises(RunError, match="c not listed; b listed but not there"):
         ranks_by_host(["a", "c"], ["a", "b"])
+
+
+def test_a_plan_for_gpus_is_refused_before_any_rank_starts(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "is_available", lambda kind: kind.of_host)
+    with pytest.raises(RunError, match="the plan is for h100-sxm, but this machine has no GPU"):
+        refuse_without_gpu(plan, None)
+    with pytest.raises(RunError, match="--device cuda asks for GPUs, but this machine has no GPU"):
+        refuse_without_gpu(plan, "cuda")
+    refuse_without_gpu(plan, "cpu")
+    monkeypatch.setattr(devices, "is_available", lambda kind: True)
+    refuse_without_gpu(plan, None)

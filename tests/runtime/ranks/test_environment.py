@@ -12,7 +12,7 @@ from pipecut.errors import RunError, UserFileError
 from pipecut.runtime.ranks import rendezvous
 from pipecut.runtime.ranks.environment import HOSTS, STORE, number_in_environment
 from pipecut.runtime.ranks.rendezvous import Rendezvous, find_ranks, order_ranks
-from pipecut.runtime.ranks.roll_call import Roll
+from pipecut.runtime.ranks.roll_call import RankProcess, Roll
 
 SECOND = timedelta(seconds=1)
 
@@ -20,8 +20,8 @@ SECOND = timedelta(seconds=1)
 @pytest.fixture(autouse=True)
 def rank_2_of_4(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Hosts b, b, a, a by torchrun's own order."""
-    facts = tuple({"host": f"{host}.cluster", "pid": n} for n, host in enumerate("bbaa"))
-    found = Rendezvous(HashStore(), Roll("attempt", facts))
+    processes = tuple(RankProcess(f"{host}.cluster", n) for n, host in enumerate("bbaa"))
+    found = Rendezvous(HashStore(), Roll("attempt", processes))
     monkeypatch.setattr(rendezvous, "_rendezvous", found)
     monkeypatch.delenv(STORE, raising=False)
     monkeypatch.setenv("RANK", "2")
@@ -47,7 +47,7 @@ def test_hosts_are_counted_in_the_users_order(
     order_ranks(SECOND)
     assert os.environ["RANK"] == "0"
     everyone = rendezvous.roll()
-    assert everyone is not None and [fact["pid"] for fact in everyone.facts] == [2, 3, 0, 1]
+    assert everyone is not None and [process.pid for process in everyone.processes] == [2, 3, 0, 1]
     # A second plan of this process finds them ordered.
     order_ranks(SECOND)
     assert os.environ["RANK"] == "0"

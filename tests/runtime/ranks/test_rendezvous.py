@@ -7,7 +7,7 @@ import pytest
 from torch._C._distributed_c10d import HashStore, Store
 
 from pipecut.errors import RunError
-from pipecut.runtime.ranks.roll_call import Roll, call_roll, hosts_of
+from pipecut.runtime.ranks.roll_call import RankProcess, Roll, call_roll
 
 
 def attempt(store: Store, ranks: list[int], size: int, limit: float = 10) -> dict[int, Any]:
@@ -16,7 +16,7 @@ def attempt(store: Store, ranks: list[int], size: int, limit: float = 10) -> dic
 
     def take_part(rank: int) -> None:
         try:
-            results[rank] = call_roll(store, rank, size, {"host": f"host{rank}"}, limit)
+            results[rank] = call_roll(store, rank, size, RankProcess(f"host{rank}", rank), limit)
         except RunError as error:
             results[rank] = error
 
@@ -31,7 +31,7 @@ def attempt(store: Store, ranks: list[int], size: int, limit: float = 10) -> dic
 def test_every_rank_learns_of_all() -> None:
     rolls = attempt(HashStore(), [0, 1, 2], 3)
     assert len({roll.attempt for roll in rolls.values()}) == 1
-    assert all(hosts_of(roll.facts) == ["host0", "host1", "host2"] for roll in rolls.values())
+    assert all(roll.hosts == ["host0", "host1", "host2"] for roll in rolls.values())
 
 
 @pytest.mark.parametrize("came_before", [[0, 1, 2], [1], [0, 2], [1, 2]])
