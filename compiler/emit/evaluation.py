@@ -36,7 +36,7 @@ def _stage(graph: Graph, cut: Cut) -> EvaluationStage:
         batch_inputs=[name_of[value] for value in cut.batch_inputs],
         sends=list(cut.sends),
         outputs=[output_of(graph, output) for output in cut.outputs],
-        dropouts=[number for index in cut.operators for number in graph.operators[index].draws],
+        draws=[number for index in cut.operators for number in graph.operators[index].draws],
     )
 
 

@@ -73,7 +73,7 @@ def _stage(
         buffer_bytes=traffic.received + traffic.sent + traffic.gradients_received,
         bytes_sent=traffic.sent + traffic.gradients_sent,
         pipeline_rank=pipeline_rank,
-        dropouts=[number for operator in operators for number in operator.draws],
+        draws=[number for operator in operators for number in operator.draws],
         weight_seconds=seconds.weights,
         reduce_seconds=seconds.reduce,
         device_bytes=stage_device.capacity + cluster.reserve_of(pipeline_rank),

@@ -89,7 +89,7 @@ class RunningStage:
             (t.device for t in (*module.parameters(), *module.buffers())), torch.device("cpu")
         )
         self.live: dict[int, InFlight] = {}
-        self.draws = StageDraws(plan.model.seed, stage.dropouts) if stage.dropouts else None
+        self.draws = StageDraws(plan.model.seed, stage.draws) if stage.draws else None
         self.dimensions = batch_dimensions(plan, stage)
         self.step = self.first = 0
 

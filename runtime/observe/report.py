@@ -87,7 +87,7 @@ def _predicted_row(plan: Plan, timeline: Timeline, stage: Stage, rank: int) -> R
     events = [event for event in on_rank if stage_of(event.action) == stage.index]
     sends = sum(event.end - event.start for event in events if isinstance(event.action, Send))
     computed = max((e.end for e in events if isinstance(e.action, Compute)), default=0.0)
-    forward, backward = stage.forward_seconds, stage.backward_and_again
+    forward, backward = stage.forward_seconds, stage.backward_with_recompute
     waits = max(0.0, computed - plan.microbatches * (forward + backward))
     return Row(rank, stage.index, forward, backward, waits, sends, stage.peak_bytes)
 

@@ -195,7 +195,7 @@ def test_dropout_is_that_of_the_unsplit_model_whoever_runs_it(
     plan = compile(
         job, slow_cores, tmp_path / "plan", Options(SizeOverrides(stages=stages, schedule=schedule))
     ).plan
-    assert sorted(number for stage in plan.stages for number in stage.dropouts) == list(range(10))
+    assert sorted(number for stage in plan.stages for number in stage.draws) == list(range(10))
     result = verify(tmp_path / "plan", steps=2)
     assert result.passed, result.worst
 

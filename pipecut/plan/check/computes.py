@@ -29,7 +29,7 @@ def _check_combination(plan: Plan, actions: Rows) -> None:
         writes_buffers=any(tensor.written for s in plan.stages for tensor in s.buffers),
         compiled=plan.compile == "inductor",
         split=plan.schedule if any(map(splits_backward, actions)) else "",
-        draws="the model" if any(s.dropouts for s in (*plan.stages, *evaluated)) else "",
+        draws="the model" if any(s.draws for s in (*plan.stages, *evaluated)) else "",
     )
     conflict = conflict_of(combination)
     if conflict is not None:

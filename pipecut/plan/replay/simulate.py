@@ -196,7 +196,7 @@ def costs_of(plan: Plan) -> Costs:
         ties.append(TiedSum(tuple(ranks), tied.reduce_seconds))
     return Costs(
         forward=[stage.forward_seconds for stage in stages],
-        backward=[stage.backward_and_again for stage in stages],
+        backward=[stage.backward_with_recompute for stage in stages],
         transfers=transfers,
         reductions=reductions,
         ties=ties,

@@ -35,7 +35,7 @@ class Stage(PlanModel):
     - `recompute`: keeps only what it receives, and runs forward again before each backward.
     - `memory_bytes`: what the partitioner counts, at most `capacity_bytes`: the device's memory
       less the cluster's reserve, which `buffer_bytes` of tensors on their way come out of.
-    - `dropouts`: which of the model's random draws (dropout's and others'), counted in the model's
+    - `draws`: which of the model's random draws (dropout's and others'), counted in the model's
       own order, are on the stage.
     - `weight_seconds`: of `backward_seconds`, those for gradients of weights under a schedule that
       splits backward.
@@ -67,7 +67,7 @@ class Stage(PlanModel):
     buffer_bytes: Bytes = 0
     bytes_sent: Bytes
     pipeline_rank: Count
-    dropouts: list[Count] = []
+    draws: list[Count] = []
     weight_seconds: Seconds = 0.0
     reduce_seconds: Seconds = 0.0
     device_bytes: Bytes
@@ -76,7 +76,7 @@ class Stage(PlanModel):
     passes: StageMemory | None = None
 
     @property
-    def backward_and_again(self) -> float:
+    def backward_with_recompute(self) -> float:
         """Seconds of a backward, with the forward before it where the stage recomputes."""
         return self.backward_seconds + (self.forward_seconds if self.recompute else 0.0)
 
@@ -98,7 +98,7 @@ class EvaluationStage(PlanModel):
     batch_inputs: list[str]
     sends: list[str]
     outputs: list[Tensor] = []
-    dropouts: list[int] = []
+    draws: list[int] = []
 
 
 class Evaluation(PlanModel):
