@@ -11,8 +11,8 @@ from pipecut.compiler.graph import Graph
 from pipecut.compiler.graphs import Costs, Graphs
 from pipecut.compiler.inputs.job import Job
 from pipecut.compiler.profile.measured_costs import MeasuredCosts, ReportedCosts
+from tests.compiler.chain_graphs import chain
 from tests.costs import KIND, made_cluster, made_job
-from tests.graphs import chain
 
 
 @pytest.fixture

@@ -21,8 +21,8 @@ from pipecut.compiler.refusals import (
 )
 from pipecut.compiler.search.sizes import SearchSpace
 from pipecut.errors import UserFileError
+from tests.compiler.chain_graphs import chain, made_buffer, made_operator
 from tests.costs import MadeEstimates, made_cluster, made_device, made_job
-from tests.graphs import chain, made_buffer, made_operator
 
 OPEN = SearchSpace(4, 8, AUTO, AUTO, AUTO, AUTO)
 

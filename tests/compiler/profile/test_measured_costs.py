@@ -8,7 +8,7 @@ import pytest
 
 from pipecut.compiler.profile.measured_costs import MeasuredCosts, measured_costs
 from pipecut.errors import UserFileError
-from tests.graphs import chain
+from tests.compiler.chain_graphs import chain
 
 GRAPH = chain(1)
 

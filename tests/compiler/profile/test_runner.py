@@ -10,7 +10,7 @@ from pipecut.compiler.profile.inputs import random_inputs
 from pipecut.compiler.profile.layers import layers_of
 from pipecut.compiler.profile.operators import time_operator
 from pipecut.compiler.profile.runner import Runner
-from tests.graphs import chain, made_operator, made_value
+from tests.compiler.chain_graphs import chain, made_operator, made_value
 
 CPU = torch.device("cpu")
 

@@ -18,7 +18,7 @@ from pipecut.compiler.profile.scaled import (
 )
 from pipecut.compiler.profile.store import Store
 from pipecut.compiler.profile.timing import PassSeconds, Timed
-from tests.graphs import chain, made_operator
+from tests.compiler.chain_graphs import chain, made_operator
 
 # The first layer differs from the second, since its input needs no gradient.
 GRAPH = chain(3)

@@ -18,8 +18,8 @@ from pipecut.compiler.search.sensitivity import (
 from pipecut.compiler.search.sizes import SearchSpace
 from pipecut.compiler.search.trial import Setting, attempt, bounded, lower_bound
 from pipecut.errors import InfeasibleError, UserFileError
+from tests.compiler.chain_graphs import chain
 from tests.costs import MadeEstimates, made_cluster, made_device, made_job
-from tests.graphs import chain
 
 OPEN = SearchSpace(4, 8, AUTO, 1, 2, "1f1b")
 

@@ -8,7 +8,13 @@ from hypothesis import strategies as st
 from pipecut.compiler.graph import Output
 from pipecut.compiler.stages.cut import batch_inputs_of, cut
 from pipecut.text_table import ranges
-from tests.graphs import chain, made_buffer, made_operator, made_parameter, made_value
+from tests.compiler.chain_graphs import (
+    chain,
+    made_buffer,
+    made_operator,
+    made_parameter,
+    made_value,
+)
 
 
 def on(*stages: int) -> list[tuple[int]]:

@@ -3,7 +3,7 @@
 import pytest
 
 from pipecut.compiler.stages.modules import modules_covered
-from tests.graphs import made_operator
+from tests.compiler.chain_graphs import made_operator
 
 
 @pytest.mark.parametrize(
