@@ -8,9 +8,11 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 
 .PHONY: docs
-# The pages of all keys of job.yaml and cluster.yaml, from their schemas.
+# Pages that are made of code: keys of job.yaml and cluster.yaml, the API, tables.
 docs: $(VENV)/.dev
 	$(BIN)/python -m pipecut.compiler.inputs.reference docs
+	$(BIN)/python -m benchmarks.api_page
+	$(BIN)/python -m benchmarks.tables
 
 .PHONY: demo test test-all test-versions check golden figures bench gpu clean
 

@@ -16,12 +16,11 @@ from pipecut.compiler.trace.lower.names import Names, part_name
 from pipecut.compiler.trace.lower.source import calling_module, where
 from pipecut.compiler.trace.lower.storage import Storages
 from pipecut.compiler.trace.lower.values import Values
+from pipecut.device.types import is_traced_device
 from pipecut.errors import TraceError
 
 # A module that torch.export adds to check its inputs.
 GUARDS_MODULE = "_guards_fn"
-# Devices of which stage code takes its own.
-OWN_DEVICE = ("cpu", "meta", "cuda")
 Contexts = tuple[str, ...]
 
 
@@ -138,7 +137,7 @@ class OperatorReader:
 
 
 def _autocast(device: Any, dtype: Any, enabled: Any, cache: Any) -> str:
-    own = "device.type" if device in OWN_DEVICE else repr(device)
+    own = "device.type" if is_traced_device(device) else repr(device)
     return f"torch.autocast({own}, dtype={dtype}, enabled={enabled}, cache_enabled={cache})"
 
 
