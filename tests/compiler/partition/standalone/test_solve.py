@@ -16,7 +16,7 @@ from pipecut.compiler.partition.standalone.read import read_problem
 from pipecut.compiler.partition.standalone.solve import solve_file
 from pipecut.errors import UserFileError
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 # A diamond of five nodes, its backward nodes tied to it by colour. Small enough to count by hand.
 DIAMOND: dict[str, Any] = {
     "maxFPGAs": 2,
