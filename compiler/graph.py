@@ -94,12 +94,12 @@ class Operator:
             *(_argument(value, modes.get(position)) for position, value in enumerate(self.args)),
             *(f"{key}={_argument(value, modes.get(key))}" for key, value in self.kwargs),
         ]
-        more = [
+        effects = [
             *(["writes " + ", ".join(self.writes)] if self.writes else []),
             *(["draws " + ", ".join(map(str, self.draws))] if self.draws else []),
             *self.contexts,
         ]
-        return "  ".join([f"{self.target}({', '.join(arguments)})", *more])
+        return "  ".join([f"{self.target}({', '.join(arguments)})", *effects])
 
 
 @dataclass(frozen=True)
@@ -185,8 +185,10 @@ class Graph:
         return "\n\n".join(parts)
 
     def _input_rows(self) -> list[tuple[str, str, str]]:
-        whole = {given.value: "whole " if given.whole else "" for given in self.batch_inputs}
-        rows = [(v, f"{whole[v]}batch input {name}") for v, name in self.batch_names().items()]
+        rows = []
+        for tensor in self.batch_inputs:
+            kind = "whole batch input" if tensor.whole else "batch input"
+            rows.append((tensor.value, f"{kind} {tensor.name}"))
         for parameter in self.parameters:
             kind = "parameter" if parameter.trainable else "frozen parameter"
             rows.append((parameter.value, f"{kind} {' = '.join(parameter.names)}"))
@@ -208,7 +210,7 @@ class Graph:
 
     def batch_names(self) -> dict[str, str]:
         """The value of each tensor of a batch, to the user's name for it."""
-        return {given.value: given.name for given in self.batch_inputs}
+        return {tensor.value: tensor.name for tensor in self.batch_inputs}
 
     def producers(self) -> dict[str, int]:
         """Value name to the index of the operator that makes it."""
@@ -220,11 +222,13 @@ class Graph:
 
     def dependencies(self) -> "nx.DiGraph[int]":
         """Operators by index; an edge for each use of another operator's result."""
-        made = self.producers()
+        producers = self.producers()
         graph: nx.DiGraph[int] = nx.DiGraph()
         graph.add_nodes_from(range(len(self.operators)))
         for index, operator in enumerate(self.operators):
-            graph.add_edges_from((made[name], index) for name in operator.inputs if name in made)
+            graph.add_edges_from(
+                (producers[name], index) for name in operator.inputs if name in producers
+            )
         return graph
 
 

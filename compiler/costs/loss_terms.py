@@ -76,7 +76,7 @@ def _label_path(graph: Graph, target: str) -> _LabelPath:
         if operator.name in needed:
             needed.update(operator.inputs)
     sources = sorted(needed - {operator.name for operator in graph.operators})
-    labels = [given for given in graph.batch_inputs if [given.value] == sources]
+    labels = [tensor for tensor in graph.batch_inputs if [tensor.value] == sources]
     if not labels:
         raise _refusal(f"the loss's labels come from {', '.join(sources)}, not from one input")
     return _LabelPath(labels[0], tuple(o for o in graph.operators if o.name in needed))

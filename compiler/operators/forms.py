@@ -123,8 +123,8 @@ def cross_entropy(call: WrittenCall) -> str | None:
 
 def attention(call: WrittenCall) -> str | None:
     """`F.scaled_dot_product_attention(q, k, v, is_causal=True)`."""
-    known = ("scale", "enable_gqa", "is_causal", "dropout_p")
-    if set(call.kwargs) - set(known):
+    keywords = ("scale", "enable_gqa", "is_causal", "dropout_p")
+    if set(call.kwargs) - set(keywords):
         return None
     # Positions 3 to 5 of the operator, with their defaults.
     optional = (("attn_mask", "None"), ("dropout_p", "0.0"), ("is_causal", "False"))
@@ -136,5 +136,5 @@ def attention(call: WrittenCall) -> str | None:
 
 def operand(code: str) -> str:
     """Code that binds no less than any operator: what is divided by `8*batch` needs brackets."""
-    whole = ast.Name, ast.Constant, ast.Attribute, ast.Call, ast.Subscript
-    return code if isinstance(ast.parse(code, mode="eval").body, whole) else f"({code})"
+    atoms = ast.Name, ast.Constant, ast.Attribute, ast.Call, ast.Subscript
+    return code if isinstance(ast.parse(code, mode="eval").body, atoms) else f"({code})"

@@ -15,10 +15,10 @@ _WITHOUT_ENTRY = OperatorRule()
 
 def rule_of(target: str) -> OperatorRule:
     """The rule of a target such as aten.linear.default."""
-    library, _, rest = target.partition(".")
+    library, _, name = target.partition(".")
     if target != GETITEM and library != ATEN:
         return _WITHOUT_ENTRY
-    return RULES.get(rest.split(".")[0] or target, _WITHOUT_ENTRY)
+    return RULES.get(name.split(".")[0] or target, _WITHOUT_ENTRY)
 
 
 def short_name(target: str) -> str:

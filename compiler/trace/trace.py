@@ -59,14 +59,14 @@ def _for_every_microbatch(job: Job) -> _Traced:
     exported = traced.exported
     if not (exported.dynamic and exported.choices and 1 in (size, total % size)):
         return traced
-    what = f"with one sample the model does something else (at {exported.choices[0]})"
-    of_one = _trace(job.with_microbatch(1), fixed_because=what)
+    difference = f"with one sample the model does something else (at {exported.choices[0]})"
+    of_one = _trace(job.with_microbatch(1), fixed_because=difference)
     if alike_for_one(lower(exported, 1).training, of_one.lowered.training):
         return traced
     if size == 1:
         return of_one
     raise TraceError(
-        f"the last microbatch of {total} samples in {size}s has one sample alone, and {what}; "
+        f"the last microbatch of {total} samples in {size}s has one sample alone, and {difference}; "
         "choose batch.global or batch.microbatch so that none is left alone"
     )
 

@@ -16,8 +16,8 @@ def count_draws(node: fx.Node, dimensions: Dimensions) -> int:
     if not (isinstance(node.target, torch._ops.OpOverload) and may_draw(node.target)):
         return 0
     with FakeTensorMode():
-        given = fx.node.map_arg((node.args, dict(node.kwargs)), lambda n: n.meta["val"])
-        args, kwargs = tree_map(lambda leaf: _sized(leaf, dimensions), given)
+        arguments = fx.node.map_arg((node.args, dict(node.kwargs)), lambda n: n.meta["val"])
+        args, kwargs = tree_map(lambda leaf: _sized(leaf, dimensions), arguments)
         with CountDraws() as counting:
             node.target(*args, **kwargs)
     return int(counting.count)

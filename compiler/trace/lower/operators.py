@@ -42,9 +42,9 @@ class OperatorReader:
             if node.op in ("placeholder", "output", "get_attr") or _is_guard(node):
                 continue
             if "wrap_with_set_grad_enabled" in target:
-                enabled, body, *given = node.args
+                enabled, body, *arguments = node.args
                 inner = (*contexts, f"torch.set_grad_enabled({bool(enabled)})")
-                self._inline(node, getattr(module, str(body.target)), given, inner, prefix)
+                self._inline(node, getattr(module, str(body.target)), arguments, inner, prefix)
             elif "wrap_with_autocast" in target:
                 *settings, body = node.args[:5]
                 inner = (*contexts, _autocast(*settings))
@@ -57,12 +57,12 @@ class OperatorReader:
                 )
 
     def _inline(
-        self, node: fx.Node, body: fx.GraphModule, given: Any, contexts: Contexts, prefix: str
+        self, node: fx.Node, body: fx.GraphModule, arguments: Any, contexts: Contexts, prefix: str
     ) -> None:
         """Read a node's body in its place: names of the body's nodes begin with the node's."""
         inner = f"{prefix}{node.name}_"
         placeholders = [n for n in body.graph.nodes if n.op == "placeholder"]
-        for placeholder, argument in zip(placeholders, given, strict=True):
+        for placeholder, argument in zip(placeholders, arguments, strict=True):
             if isinstance(argument, fx.Node):
                 self.names.alias(inner + placeholder.name, self.names.of(argument, prefix))
         self.read(body, contexts, inner)
@@ -137,8 +137,8 @@ class OperatorReader:
 
 
 def _autocast(device: Any, dtype: Any, enabled: Any, cache: Any) -> str:
-    own = "device.type" if is_traced_device(device) else repr(device)
-    return f"torch.autocast({own}, dtype={dtype}, enabled={enabled}, cache_enabled={cache})"
+    kind = "device.type" if is_traced_device(device) else repr(device)
+    return f"torch.autocast({kind}, dtype={dtype}, enabled={enabled}, cache_enabled={cache})"
 
 
 def _is_guard(node: fx.Node) -> bool:

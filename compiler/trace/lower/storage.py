@@ -72,16 +72,16 @@ def _annotated(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     schema = getattr(node.target, "_schema", None)
     for index, argument in enumerate(schema.arguments if schema is not None else ()):
         if argument.alias_info is not None:
-            given = args[index] if index < len(args) else kwargs.get(argument.name)
-            yield argument.alias_info, given
+            passed = args[index] if index < len(args) else kwargs.get(argument.name)
+            yield argument.alias_info, passed
 
 
 def _writes(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[str]:
     rule = rule_of(str(node.target))
     writes: list[str] = []
-    for alias, given in _annotated(node, args, kwargs):
+    for alias, passed in _annotated(node, args, kwargs):
         if alias.is_write and not rule.writes_nothing:
-            writes += references(given)
+            writes += references(passed)
     flag = rule.training_flag
     if rule.statistics and flag is not None and len(args) > flag and args[flag]:
         for position in rule.statistics:
@@ -90,5 +90,5 @@ def _writes(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> lis
 
 
 def _aliases(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[str]:
-    aliases = [name for _, given in _annotated(node, args, kwargs) for name in references(given)]
+    aliases = [name for _, passed in _annotated(node, args, kwargs) for name in references(passed)]
     return aliases + (list(references(args[:1])) if rule_of(str(node.target)).may_alias else [])

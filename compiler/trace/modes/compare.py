@@ -39,11 +39,11 @@ def with_defaults(operator: Operator, count: int) -> Operator:
     if len(operator.args) == count:
         return operator
     named = {key for key, _ in operator.kwargs}
-    rest = resolve(operator.target)._schema.arguments[len(operator.args) : count]
-    for argument in rest:
+    defaults = resolve(operator.target)._schema.arguments[len(operator.args) : count]
+    for argument in defaults:
         if argument.name in named or argument.kwarg_only or not argument.has_default_value():
             return operator
-    return replace(operator, args=(*operator.args, *(a.default_value for a in rest)))
+    return replace(operator, args=(*operator.args, *(a.default_value for a in defaults)))
 
 
 def modes(training: Operator, evaluation: Operator) -> tuple[Mode, ...] | None:

@@ -42,9 +42,9 @@ def flags_alone(operators: Sequence[Operator], dropouts: int) -> bool:
     these, and no running statistics are kept, nothing else can differ.
     """
     drops = [operator for operator in operators if _drops(operator)]
-    others = [operator for operator in operators if operator.draws and not _drops(operator)]
+    other_draws = [operator for operator in operators if operator.draws and not _drops(operator)]
     norms = [operator for operator in operators if rule_of(operator.target).statistics]
-    return len(drops) == dropouts and not others and not norms
+    return len(drops) == dropouts and not other_draws and not norms
 
 
 def without_dropout(training: Graph) -> Graph:
@@ -77,13 +77,13 @@ def _in_order(training: Graph, evaluation: Graph) -> bool:
     """Whether training has the other graph's operators in its order, with its random draws."""
     position = training.producers()
     positions = [position.get(operator.name) for operator in evaluation.operators]
-    known = [index for index in positions if index is not None]
-    if len(known) < len(positions) or known != sorted(known):
+    indices = [index for index in positions if index is not None]
+    if len(indices) < len(positions) or indices != sorted(indices):
         return False
     # Random draws are counted in each mode by itself.
     return all(
         operator.draws in ((), training.operators[index].draws)
-        for operator, index in zip(evaluation.operators, known, strict=True)
+        for operator, index in zip(evaluation.operators, indices, strict=True)
     )
 
 

@@ -136,7 +136,7 @@ def _names_of_inputs(training: Graph, evaluation: Graph) -> dict[str, str]:
     batch = {batch_input.name: batch_input.value for batch_input in training.batch_inputs}
     return {
         **{parameter.value: parameters[parameter.names[0]] for parameter in evaluation.parameters},
-        **{given.value: batch[given.name] for given in evaluation.batch_inputs},
+        **{tensor.value: batch[tensor.name] for tensor in evaluation.batch_inputs},
     }
 
 

@@ -120,9 +120,9 @@ class ModuleState:
 
 def _fitting(place: Place, value: torch.Tensor | None, buffer: torch.Tensor) -> torch.Tensor:
     if value is None or value.shape != buffer.shape or value.dtype != buffer.dtype:
-        what = "None" if value is None else f"{value.dtype} {list(value.shape)}"
+        assigned = "None" if value is None else f"{value.dtype} {list(value.shape)}"
         raise TraceError(
-            f"the model's forward assigns {what} to its buffer '{place}', "
+            f"the model's forward assigns {assigned} to its buffer '{place}', "
             f"which is {buffer.dtype} {list(buffer.shape)}, and a plan's buffers keep their "
             "shape; assign one of the same shape and dtype"
         )
