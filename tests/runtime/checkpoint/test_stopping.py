@@ -159,7 +159,7 @@ def test_machines_without_a_shared_file_system_go_on_from_the_last_step_that_all
     options = ["--steps", "12", "--checkpoints", str(merged), "--checkpoint-every", "3", "--resume"]
     launch(2, "pipecut.runtime", [str(tmp_path / "2x1"), "--device", "cpu", *options])
     assert "going on after step 9" in capfd.readouterr().out
-    assert export(read_plan(plan).plan, merged, tmp_path / "b.safetensors")[1] == 12
+    assert export(read_plan(plan).plan, merged, tmp_path / "b.safetensors").step == 12
 
 
 @pytest.mark.parametrize("how, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
