@@ -109,6 +109,7 @@ def test_warming_a_stage_changes_nothing(write_job: Any, slow_cores: str, tmp_pa
     assert all(parameter.grad is None for parameter in masters.parameters)
 
 
+@pytest.mark.slow
 def test_a_model_that_changed_after_compiling_is_refused_by_name(
     compiled: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
