@@ -85,9 +85,9 @@ class Transport:
         group = self.world.channels[Channel(self.world.rank, target)]
         carried = self._carried(message)
         _check(message, carried, tensors, samples)
-        earlier = [other for other in self.leaving if other.hop == message.hop]
-        for other in earlier[: max(0, len(earlier) - MOST_LEAVING)]:
-            self._let_go(other)
+        earlier = [sent for sent in self.leaving if sent.hop == message.hop]
+        for sent in earlier[: max(0, len(earlier) - MOST_LEAVING)]:
+            self._let_go(sent)
         leaving = self.leaving[message] = []
         for tensor, expected in zip(tensors, carried, strict=True):
             # The receiver gets the same layout in memory: with another, its kernels would round

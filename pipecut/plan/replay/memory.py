@@ -173,8 +173,8 @@ class _Replay:
     def _send(self, message: Message) -> int:
         peak = self.level
         earlier = [m for m in self.leaving if m.hop == message.hop and m != message]
-        for other in earlier[: max(0, len(earlier) - MOST_LEAVING)]:
-            self._let_go(other)
+        for gone in earlier[: max(0, len(earlier) - MOST_LEAVING)]:
+            self._let_go(gone)
         return peak
 
     def _let_go(self, message: Message) -> None:
