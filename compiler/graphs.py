@@ -1,6 +1,6 @@
 """What depends on the microbatch: the traced graph, and its costs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from pipecut.compiler.costs.rebatch import with_batch
@@ -9,6 +9,7 @@ from pipecut.compiler.graph import Graph
 from pipecut.compiler.inputs.cluster import Cluster
 from pipecut.compiler.inputs.job import Job
 from pipecut.compiler.profile.measured_costs import MeasuredCosts
+from pipecut.compiler.profile.scaled import Seconds as OperatorSeconds
 from pipecut.compiler.trace.trace import trace
 
 Progress = Callable[[str], None]
@@ -65,14 +66,15 @@ class Costs:
         self.progress = progress
         self._costed: dict[int, CostedGraph] = {}
         self._estimated: dict[int, CostedGraph] = {}
-        self._measured_kinds: dict[int, tuple[str, ...]] = {}
+        self._measured: dict[int, Mapping[str, OperatorSeconds]] = {}
 
     def __getitem__(self, microbatch: int) -> CostedGraph:
         """The costs of the traced graph."""
         if microbatch not in self._costed:
             graph = self.graphs[microbatch]
             self.progress(f"costing {len(graph.operators)} operators")
-            self._costed[microbatch] = self._cost(graph, microbatch)
+            seconds = self._measured_seconds(microbatch)
+            self._costed[microbatch] = self._cost(graph, microbatch, seconds)
         return self._costed[microbatch]
 
     def estimate(self, microbatch: int) -> CostedGraph:
@@ -81,15 +83,13 @@ class Costs:
         if graph is self.graphs.first:
             return self[microbatch]
         if microbatch not in self._estimated:
-            self._estimated[microbatch] = self._cost(graph, microbatch)
+            seconds = self.measured.seconds(graph, microbatch, self._kinds())
+            self._estimated[microbatch] = self._cost(graph, microbatch, seconds)
         return self._estimated[microbatch]
 
     def measured_kinds(self, microbatch: int) -> tuple[str, ...]:
         """Device kinds on which every operator of the traced graph was measured, sorted."""
-        if microbatch not in self._measured_kinds:
-            seconds = self.measured.seconds(self.graphs[microbatch], microbatch, self._kinds())
-            self._measured_kinds[microbatch] = tuple(sorted(seconds))
-        return self._measured_kinds[microbatch]
+        return tuple(sorted(self._measured_seconds(microbatch)))
 
     def unmeasured_kinds(self, microbatch: int) -> tuple[str, ...]:
         """The cluster's other device kinds, sorted."""
@@ -98,7 +98,15 @@ class Costs:
     def _kinds(self) -> list[str]:
         return sorted({device.kind for device in self.cluster.devices})
 
-    def _cost(self, graph: Graph, microbatch: int) -> CostedGraph:
-        seconds = self.measured.seconds(graph, microbatch, self._kinds())
+    def _measured_seconds(self, microbatch: int) -> Mapping[str, OperatorSeconds]:
+        """Of the traced graph, by device kind; looked up once, since it reads the whole profile."""
+        if microbatch not in self._measured:
+            graph = self.graphs[microbatch]
+            self._measured[microbatch] = self.measured.seconds(graph, microbatch, self._kinds())
+        return self._measured[microbatch]
+
+    def _cost(
+        self, graph: Graph, microbatch: int, seconds: Mapping[str, OperatorSeconds]
+    ) -> CostedGraph:
         precision = self.graphs.job.spec.precision
         return cost(graph, self.cluster, precision, microbatch, seconds)

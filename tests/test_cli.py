@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -18,6 +19,7 @@ from pipecut import cli
 from pipecut.compiler import AUTO, Options, SizeOverrides, compile
 from pipecut.compiler.partition.program.solver import SOLVERS
 from pipecut.compiler.profile.measured_costs import SOURCES
+from pipecut.console import show_warnings_plainly
 from pipecut.errors import InfeasibleError, PipecutError, UserFileError
 from pipecut.plan.folder import PlanFolder, read_plan
 from pipecut.run_options import RunOptions
@@ -331,3 +333,13 @@ def test_usage_errors_end_with_2(
         cli.main()
     assert ended.value.code == 2
     assert re.match(r"pipecut: Missing argument .* \(see --help\)\n", capsys.readouterr().err)
+
+
+def test_a_warning_about_a_users_file_is_a_line_without_ours(capsys: Any, monkeypatch: Any) -> None:
+    others: list[Any] = []
+    monkeypatch.setattr(warnings, "showwarning", lambda *arguments: others.append(arguments))
+    show_warnings_plainly()
+    warnings.showwarning(FutureWarning("job.yaml:4:1: old"), FutureWarning, "read.py", 12)
+    assert capsys.readouterr().err == "pipecut: warning: job.yaml:4:1: old\n"
+    warnings.showwarning(UserWarning("mine"), UserWarning, "other.py", 3)
+    assert len(others) == 1 and not capsys.readouterr().err

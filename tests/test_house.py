@@ -18,7 +18,6 @@ OTHER_CODE = ("benchmarks", "examples", "tests")
 # out; a name that is here without need does no harm. Add none.
 TALL = {
     "__init__",
-    "_cluster",
     "_memory_fits",
     "_signature",
     "build",
@@ -53,8 +52,6 @@ DENSE = {
     "manifest",
     "moments",
     "place",
-    "placement_rules",
-    "profile",
     "published_problem",
     "run",
     "schedule",

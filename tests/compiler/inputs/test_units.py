@@ -9,9 +9,8 @@ from pipecut.compiler.inputs.units import (
     parse_flops,
     parse_rate,
     parse_seconds,
-    show_bytes,
-    show_seconds,
 )
+from pipecut.quantities import show_bytes, show_seconds
 
 
 @pytest.mark.parametrize(

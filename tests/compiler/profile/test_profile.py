@@ -1,4 +1,7 @@
-"""Measured costs: kept, used, and told when they are lacking. Seconds themselves are no test's business."""
+"""Measured costs are kept, used, and reported when they are lacking.
+
+Seconds themselves are no test's business.
+"""
 
 import json
 import sqlite3
@@ -49,7 +52,7 @@ def test_a_profile_has_every_operator_and_is_used_by_compile(
     assert sum(s.forward_seconds for s in plan.stages) == pytest.approx(expected, rel=1e-6)
 
 
-def test_what_the_profile_lacks_is_told(write_job: Any, tmp_path: Path) -> None:
+def test_what_the_profile_lacks_is_reported(write_job: Any, tmp_path: Path) -> None:
     options = Options(SizeOverrides(stages=2), costs="profile", profile=tmp_path / "nothing.sqlite")
     with pytest.raises(UserFileError, match="no measurements on cpu-core .* run pipecut profile"):
         compile(write_job("mlp", "vectors"), "auto", tmp_path / "plan", options)
@@ -72,16 +75,16 @@ def test_a_file_that_is_no_profile_is_refused(write_job: Any, tmp_path: Path) ->
         profile_job(write_job("mlp", "vectors"), CPU, None, store, quiet)
 
 
-def test_pieces_cover_the_graph_and_give_the_model_its_loss(write_job: Any) -> None:
+def test_layers_cover_the_graph_and_make_the_models_loss(write_job: Any) -> None:
     job = read_job(write_job("mlp", "vectors"))
     graph = trace(job)
-    pieces = layers_of(graph)
-    assert [i for piece in pieces for i in piece.operators] == list(range(len(graph.operators)))
+    layers = layers_of(graph)
+    assert [i for layer in layers for i in layer.operators] == list(range(len(graph.operators)))
     from tests.models.core import vectors
 
     runner = Runner(graph, vectors(2), CPU)
     timed = [
-        one for chain in chains_of(graph, pieces, CPU) for one in runner.run(chain, timed=True)
+        one for chain in chains_of(graph, layers, CPU) for one in runner.run(chain, timed=True)
     ]
     assert all(isinstance(one, Timed) for one in timed)
     assert torch.isfinite(runner.values[graph.loss])

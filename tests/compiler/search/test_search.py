@@ -138,7 +138,7 @@ def test_nothing_that_fits_names_the_candidates(write_job: Any, tmp_path: Path) 
         )
 
 
-def test_replicas_that_do_not_divide_the_batch_are_told(write_job: Any, tmp_path: Path) -> None:
+def test_replicas_that_do_not_divide_the_batch_are_refused(write_job: Any, tmp_path: Path) -> None:
     with pytest.raises(
         UserFileError, match=r"mlp.yaml:4:1: a global batch of 8 is no multiple of 3 replicas"
     ):
