@@ -1,7 +1,7 @@
 """One rank of a run: `torchrun ... -m pipecut.runtime PLAN/ --data module:function --steps N`."""
 
 # ruff: noqa: E402
-from pipecut.runtime.health.interrupt import end_at_interrupt, raise_at_interrupt
+from pipecut.runtime.health.interrupt import INTERRUPTED, end_at_interrupt, raise_at_interrupt
 
 if __name__ == "__main__":
     # Before imports that take seconds, in which a user may press Ctrl-C.
@@ -38,7 +38,7 @@ from pipecut.run_options import (
     StepsOption,
     TraceOption,
 )
-from pipecut.runtime.health.last_words import INTERRUPTED, LastWords, end_now, say
+from pipecut.runtime.health.last_words import LastWords, end_now, say
 from pipecut.runtime.training.run import run_rank
 
 app = typer.Typer(add_completion=False)

@@ -14,6 +14,7 @@ from types import FrameType
 
 import torch.distributed as dist
 
+from pipecut.runtime.health.interrupt import INTERRUPTED
 from pipecut.runtime.health.rank_errors import naming_errors
 
 KEY = "pipecut/stop"
@@ -21,7 +22,6 @@ KEY = "pipecut/stop"
 AGAIN = 1.0
 # Whoever sent SIGTERM often waits 30 s before it sends SIGKILL.
 PATIENCE = 20.0
-STOPPED = 130
 
 
 class Stopping:
@@ -56,7 +56,7 @@ class Stopping:
         if not self.agreed:
             text = f"pipecut: rank {self.rank}: stopped in the middle of a step\n"
             print(text, end="", file=sys.stderr, flush=True)
-            os._exit(STOPPED)
+            os._exit(INTERRUPTED)
 
     def after(self, steps: int) -> bool:
         """Whether to stop now that so many steps are done: the same answer on every rank."""

@@ -22,14 +22,13 @@ from typing import Any, ClassVar, NoReturn, TextIO
 
 from pipecut.device.types import NCCL
 from pipecut.errors import PeerLostError, PipecutError, RunError
+from pipecut.runtime.health.interrupt import INTERRUPTED
 from pipecut.runtime.health.rank_errors import print_error
 from pipecut.runtime.health.status import Status
 
 Hook = Callable[[type[BaseException], BaseException, TracebackType | None], Any]
 # Shows tracebacks.
 DEBUG = "PIPECUT_DEBUG"
-# The exit code after Ctrl-C that shells use.
-INTERRUPTED = 130
 # Seconds that communicators have to be aborted.
 ABORT = 5.0
 # The prefix of our own threads' names.

@@ -14,14 +14,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from pipecut.errors import PeerLostError, RankLostError
+from pipecut.runtime.health.interrupt import INTERRUPTED
 from pipecut.runtime.health.status import FOLDER, RankStatus, State, read_status
 from pipecut.runtime.health.timeouts import stall_timeout, transfer_timeout
 from pipecut.runtime.health.watchdog import Watchdog
 from pipecut.runtime.launch.local_ranks import LocalRanks
 from pipecut.runtime.ranks.environment import STORE
 
-# Exit code of a rank that was asked to stop: that of shells after Ctrl-C.
-STOPPED = 130
 # The backend waits so many times as long as the watchdog, which can name the rank.
 LONGER = 1.25
 # Seconds in which the rank at fault ends, after another rank lost it.
@@ -140,7 +139,9 @@ def _say_stopped(started: LocalRanks, command: Sequence[str]) -> None:
     count = len(started.processes)
     statuses = {r: s for r in range(count) if (s := read_status(started.folder, r)) is not None}
     ended = [rank for rank, status in statuses.items() if status.state is State.ENDED]
-    if "pipecut.runtime" in command and any(started.ended.get(rank) == STOPPED for rank in ended):
+    if "pipecut.runtime" in command and any(
+        started.ended.get(rank) == INTERRUPTED for rank in ended
+    ):
         return
     early = State.STARTING, State.BETWEEN
     begun = any(s.step > 1 or s.state not in early for s in statuses.values())

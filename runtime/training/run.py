@@ -10,8 +10,9 @@ from safetensors.torch import save_file
 from pipecut.errors import RunError
 from pipecut.run_options import RunOptions
 from pipecut.runtime.checkpoint.folder import latest
-from pipecut.runtime.checkpoint.stopping import STOPPED, Stopping
+from pipecut.runtime.checkpoint.stopping import Stopping
 from pipecut.runtime.engine.recorder import Recorder
+from pipecut.runtime.health.interrupt import INTERRUPTED
 from pipecut.runtime.health.last_words import LastWords
 from pipecut.runtime.health.status import State
 from pipecut.runtime.pipeline import Pipeline, load_pipeline
@@ -82,7 +83,7 @@ def _end_stopped(training: Training, save: Path | None) -> None:
     if world.heartbeat is not None:
         # Others may be saving yet, and must not take this rank for lost.
         world.heartbeat.end()
-    os._exit(STOPPED)
+    os._exit(INTERRUPTED)
 
 
 def _refuse_unwritable(options: RunOptions) -> None:
