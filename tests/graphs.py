@@ -1,4 +1,4 @@
-"""The chain of tests/plans.py as a plan folder in memory: its graph, its actions, its checked sizes."""
+"""Small graphs, operators and schedules, made by hand."""
 
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ def made_operator(name: str, inputs: tuple[str, ...], stage: int, **fields: Any)
 
 
 def made_graph(count: int = 2, **fields: Any) -> PlanGraph:
-    """A chain: `hidden_i` is made of `hidden_i-1` and the weight of stage i; the last is the loss."""
+    """A chain: `hidden_i` comes of `hidden_i-1` and the weight of stage i; the last is the loss."""
     names = [f"hidden_{index}" for index in range(count)]
     operators = tuple(
         made_operator(name, (names[index - 1] if index else "x", f"weight_{index}"), index)

@@ -100,7 +100,7 @@ def _crossing(
     using: dict[str, set[int]],
     stages: int,
 ) -> list[tuple[str, ...]]:
-    """What each stage sends on: a value goes from the first stage that makes it to its last user."""
+    """What each stage sends on: a value goes from the first stage that has it to its last user."""
     crossing: list[list[str]] = [[] for _ in range(stages)]
     for name, index in graph.producers().items():
         if using[name] <= set(stages_of[index]):

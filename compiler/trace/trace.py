@@ -66,8 +66,8 @@ def _for_every_microbatch(job: Job) -> _Traced:
     if size == 1:
         return of_one
     raise TraceError(
-        f"the last microbatch of {total} samples in {size}s has one sample alone, and {difference}; "
-        "choose batch.global or batch.microbatch so that none is left alone"
+        f"the last microbatch of {total} samples in {size}s has one sample alone, and "
+        f"{difference}; choose batch.global or batch.microbatch so that none is left alone"
     )
 
 

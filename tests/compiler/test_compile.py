@@ -1,4 +1,4 @@
-"""What compile promises beyond the numbers: clear infeasibility, standalone stages, edited plans refused."""
+"""What compile promises beyond numbers: what does not fit, standalone stages, edited plans."""
 
 import subprocess
 import sys
@@ -17,7 +17,12 @@ SMALL = """name: tiny
 nodes:
   - {{count: 1, devices: {{small: 4}}, link: nvlink4}}
 devices:
-  small: {{memory: {memory}, bandwidth: 1GB/s, flops: {{fp32: 1TFLOP/s}}, type: cpu, source: made up}}
+  small:
+    memory: {memory}
+    bandwidth: 1GB/s
+    flops: {{fp32: 1TFLOP/s}}
+    type: cpu
+    source: made up
 """
 
 

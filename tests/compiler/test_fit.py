@@ -1,4 +1,4 @@
-"""More is left free on the ranks where a step takes more than their device has, and no problem is solved twice."""
+"""Ranks whose step takes more than their device has leave more free; nothing is solved twice."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,8 +15,18 @@ CLUSTER = """name: unlike
 nodes:
   - {{devices: {{tight: 1, roomy: 1}}, link: fast}}
 devices:
-  tight: {{memory: {tight}B, bandwidth: 1GB/s, flops: {{fp32: 100MFLOP/s}}, type: cpu, source: made up}}
-  roomy: {{memory: {roomy}B, bandwidth: 1GB/s, flops: {{fp32: 100MFLOP/s}}, type: cpu, source: made up}}
+  tight:
+    memory: {tight}B
+    bandwidth: 1GB/s
+    flops: {{fp32: 100MFLOP/s}}
+    type: cpu
+    source: made up
+  roomy:
+    memory: {roomy}B
+    bandwidth: 1GB/s
+    flops: {{fp32: 100MFLOP/s}}
+    type: cpu
+    source: made up
 links:
   fast: {{bandwidth: 100GB/s, latency: 0us, source: made up}}
 """
@@ -36,7 +46,7 @@ def stage(rank: int, counted: int, peak: int, capacity: int = 100, reserve: int 
     ("stages", "expected"),
     [
         ([stage(0, 90, 100), stage(1, 90, 110)], [0, 0]),
-        # By what it is over, where that moves the placement; else by what it leaves free, and a byte.
+        # By what it is over, where that moves the placement; else by the free bytes and one.
         ([stage(0, 95, 118), stage(1, 90, 100)], [8, 0]),
         ([stage(0, 60, 118), stage(1, 90, 113)], [41, 11]),
         # Two stages of a rank fill its device together.

@@ -1,4 +1,4 @@
-"""From batch to loss: which parts of a batch a model is called with, and which losses are refused."""
+"""From batch to loss: how a model is called, and which losses are refused."""
 
 from typing import Any
 

@@ -205,7 +205,7 @@ def alone() -> nn.Module:
 
 
 class Measured(nn.Module):
-    """Reads its parameters while it is built; draws tensors that are no buffers; has a lazy layer."""
+    """Reads its parameters while built; draws tensors that are no buffers; has a lazy layer."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -24,7 +24,9 @@ def folder(tmp_path_factory: Any) -> PlanFolder:
     path: Path = tmp_path_factory.mktemp("check")
     job = path / "job.yaml"
     job.write_text(
-        'model: {factory: "tests.models.core:mlp"}\ninputs: "tests.models.core:vectors"\nbatch: {global: 8, microbatch: 2}\n'
+        'model: {factory: "tests.models.core:mlp"}\n'
+        'inputs: "tests.models.core:vectors"\n'
+        "batch: {global: 8, microbatch: 2}\n"
     )
     return compile(job, "auto", path / "plan", Options(SizeOverrides(stages=3)))
 

@@ -30,7 +30,9 @@ reserve: 2GiB
 def plan(tmp_path_factory: pytest.TempPathFactory) -> PlanFolder:
     folder = tmp_path_factory.mktemp("communicators")
     (folder / "job.yaml").write_text(
-        'model: {factory: "tests.models.core:mlp"}\ninputs: "tests.models.core:vectors"\nbatch: {global: 8, microbatch: 2}\n'
+        'model: {factory: "tests.models.core:mlp"}\n'
+        'inputs: "tests.models.core:vectors"\n'
+        "batch: {global: 8, microbatch: 2}\n"
     )
     (folder / "cluster.yaml").write_text(CLUSTER)
     sizes = SizeOverrides(stages=2, replicas=2)

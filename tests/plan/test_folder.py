@@ -1,4 +1,4 @@
-"""plan.yaml is written from a Plan once, and read back as the same Plan or refused with a remedy."""
+"""plan.yaml is written from a Plan, and read back as the same Plan or refused with a remedy."""
 
 from pathlib import Path
 from typing import Any

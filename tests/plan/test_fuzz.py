@@ -1,4 +1,4 @@
-"""Whatever stands in a file that pipecut reads, it is read or refused, soon and in little memory, and none of its code runs."""
+"""Every mutated file is read or refused, soon and in little memory; none of its code runs."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What is read of a plan runs no code, ends soon and stays small; what runs is the code whose hash was compared."""
+"""Reading a plan runs no code, ends soon and stays small; only code with the right hash runs."""
 
 import os
 import py_compile
@@ -31,7 +31,9 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("safe")
     (folder / "job.yaml").write_text(
-        'model: {factory: "tests.models.core:mlp"}\ninputs: "tests.models.core:vectors"\nbatch: {global: 8, microbatch: 2}\n'
+        'model: {factory: "tests.models.core:mlp"}\n'
+        'inputs: "tests.models.core:vectors"\n'
+        "batch: {global: 8, microbatch: 2}\n"
     )
     compile(
         folder / "job.yaml",
@@ -107,7 +109,9 @@ def test_aliases_of_aliases_in_a_users_file_are_refused(
 def test_an_alias_in_a_users_file_is_what_it_stands_for(tmp_path: Path) -> None:
     path = tmp_path / "job.yaml"
     path.write_text(
-        'model: {factory: &f "tests.models.core:mlp"}\ninputs: "tests.models.core:vectors"\nbatch: {global: &n 8, microbatch: *n}\n'
+        'model: {factory: &f "tests.models.core:mlp"}\n'
+        'inputs: "tests.models.core:vectors"\n'
+        "batch: {global: &n 8, microbatch: *n}\n"
     )
     assert read_job(path).microbatch == 8
 

@@ -44,8 +44,16 @@ def test_what_cannot_be_read_is_refused(dimension: str) -> None:
         evaluate(dimension, 3)
 
 
-@given(st.recursive(st.integers(0, 9).map(str) | st.just("batch"), lambda inner: st.tuples(
-    inner, st.sampled_from(["+", "-", "*"]), inner).map(lambda parts: f"({''.join(parts)})")))  # fmt: skip
+LEAVES = st.integers(0, 9).map(str) | st.just("batch")
+
+
+def operations(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    """Sums, differences and products of two expressions, in parentheses."""
+    parts = st.tuples(inner, st.sampled_from(["+", "-", "*"]), inner)
+    return parts.map(lambda expression: f"({''.join(expression)})")
+
+
+@given(st.recursive(LEAVES, operations))
 def test_expressions_mean_what_python_means(expression: str) -> None:
     assert evaluate(expression, 5) == eval(expression, {"batch": 5})
 

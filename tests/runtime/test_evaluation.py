@@ -1,4 +1,4 @@
-"""Evaluation of a hand-made stage: any batch, no trace in the training, and reasons where it is refused."""
+"""Evaluation of a hand-made stage: any batch, no trace in the training, reasons of refusals."""
 
 from types import SimpleNamespace
 from typing import Any

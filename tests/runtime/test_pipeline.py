@@ -64,7 +64,10 @@ def plan(write_job: Any, tmp_path: Path) -> Path:
 
 
 def test_a_wrong_batch_shape_is_told_and_ends_every_rank(plan: Path, tmp_path: Path) -> None:
-    body = "pipe.step(x=torch.randn(8, 31), target=torch.randn(8, 32)) if pipe.world.rank == 0 else pipe.step(**vectors(8))"
+    body = """
+    wrong = {"x": torch.randn(8, 31), "target": torch.randn(8, 32)}
+    pipe.step(**(wrong if pipe.world.rank == 0 else vectors(8)))
+    """
     code, output, seconds = torchrun(tmp_path, plan, 2, body)
     assert code != 0 and seconds < 60
     assert (
@@ -108,7 +111,8 @@ def test_a_user_loop_accumulates_and_clips_by_the_global_norm(
     wanted = dict(model.named_parameters())
     for name, parameter in pipe.named_parameters():
         begin, end = pipe.rows(parameter) or (0, len(wanted[name]))
-        assert torch.allclose(parameter.grad, wanted[name].grad[begin:end], rtol=1e-5, atol=1e-9), name
+        expected = wanted[name].grad[begin:end]
+        assert torch.allclose(parameter.grad, expected, rtol=1e-5, atol=1e-9), name
     ragged = pipe.step(**vectors(7))
     print(f"rank {pipe.world.rank} loss {float(first):.6f} {float(ragged):.6f}")
 """
@@ -140,7 +144,8 @@ def test_evaluation_takes_any_batch_and_changes_nothing(
         assert abs(loss - whole) <= 1e-5 * abs(whole), (size, loss, whole)
     for name, buffer in pipe.named_buffers():
         assert torch.equal(buffer, before[name]), name
-    assert all(p.grad is None for p in pipe.parameters()) and all(m.training for m in pipe.model.modules.values())
+    assert all(p.grad is None for p in pipe.parameters())
+    assert all(m.training for m in pipe.model.modules.values())
     print(f"rank {pipe.world.rank} done")
     pipe.step(**images(8))
 """
@@ -222,10 +227,12 @@ def test_predictions_are_the_models_own_outputs_without_labels(
         everywhere = pipe.predict(everywhere=True, **batch)
         torch.manual_seed(0)
         with torch.no_grad():
-            whole = models.{model}().eval()(**batch, **({{}} if "labels" in batch else {{"labels": labels}}))
+            more = {{}} if "labels" in batch else {{"labels": labels}}
+            whole = models.{model}().eval()(**batch, **more)
         assert set(own) <= set(everywhere) and "logits" in everywhere, everywhere.keys()
         for name, tensor in everywhere.items():
-            assert tensor.shape == whole[name].shape and torch.allclose(tensor, whole[name], rtol=1e-4, atol=1e-5), name
+            assert tensor.shape == whole[name].shape, name
+            assert torch.allclose(tensor, whole[name], rtol=1e-4, atol=1e-5), name
     print(f"rank {{pipe.world.rank}} done, has {{sorted(own)}} of", sorted(everywhere))
     gradients = [p.grad for p in pipe.parameters()]
     assert not any(g is not None for g in gradients)

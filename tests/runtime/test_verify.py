@@ -1,4 +1,4 @@
-"""Every family, stage count and schedule computes what the unsplit model computes. Real processes over gloo."""
+"""Families, stage counts and schedules compute what the unsplit model does, on real processes."""
 
 import shutil
 from pathlib import Path
@@ -30,7 +30,8 @@ ODD = {
     "random_features": "vectors",
     "awkward_names": "awkward_inputs",
 }
-# One cell of the matrix a family on every run, so that all stage counts and both schedules occur; the rest is slow.
+# One cell of the matrix per family, so that all stage counts and both schedules occur; the rest
+# is slow.
 QUICK = {
     ("gpt2", 4, "1f1b"),
     ("llama", 2, "gpipe"),

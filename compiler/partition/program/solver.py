@@ -216,7 +216,7 @@ def _columns(model: Any) -> list[Any]:
     return list(exported())
 
 
-# Every solver by the name that --solver has; it takes the model, the limits and values to start from.
+# Solvers by the name that --solver has; each takes a model, limits and values to start from.
 SOLVERS: dict[str, Callable[[Any, Limits, dict[str, float] | None], _Outcome]] = {
     "highs": _highs,
     "cbc": _cbc,

@@ -103,8 +103,8 @@ def buffers_that_share(model: nn.Module) -> Iterator[tuple[str, str]]:
 def _two_parameters(first: str, second: str) -> TraceError:
     return TraceError(
         f"parameters '{first}' and '{second}' share memory without being one parameter, so an "
-        f"optimizer would step that memory twice: make them one, model.{second} = model.{first}, or "
-        "give each memory of its own, with .clone()"
+        f"optimizer would step that memory twice: make them one, model.{second} = model.{first}, "
+        "or give each memory of its own, with .clone()"
     )
 
 

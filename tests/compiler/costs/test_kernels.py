@@ -1,4 +1,4 @@
-"""What operators of a CUDA plan keep for backward is what CUDA's kernels keep, found on a machine without one."""
+"""A CUDA plan's operators keep for backward what CUDA's kernels keep; needs no GPU."""
 
 from collections.abc import Callable
 from typing import Any
@@ -30,7 +30,7 @@ def kept(
     *shapes: tuple[int, ...],
     dtype: torch.dtype,
 ) -> tuple[int, int]:
-    """Bytes alive after forward, beside what went in; and the most in backward, its gradients and what comes in among them."""
+    """Bytes alive after forward beside the inputs; most bytes in backward with all gradients."""
     with FakeTensorMode(), Kernels(device_type):
         tensors = [torch.empty(shape, dtype=dtype, requires_grad=True) for shape in shapes]
         with Allocations(tensors) as counted:

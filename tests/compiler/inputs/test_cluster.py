@@ -49,7 +49,7 @@ def test_no_name_belongs_to_two_kinds() -> None:
 def test_memory_is_what_the_driver_reports() -> None:
     memory = {kind: entry.memory for kind, entry in library().devices.items()}
     assert memory["h100-sxm"] == 81559 * 2**20 and 79.6 * GIB < memory["h100-sxm"] < 79.7 * GIB
-    # No kind is given in the decimal gigabytes of its name, and none has more than the name says in binary ones.
+    # No kind has the decimal gigabytes of its name, and none more than the name says in binary.
     assert all(bytes % 2**20 == 0 for bytes in memory.values())
 
 

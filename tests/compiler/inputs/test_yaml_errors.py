@@ -49,7 +49,8 @@ BROKEN_CLUSTERS = {
     "unknown link": CLUSTER.replace("nvlink4", "nvlink9"),
     "no link": CLUSTER.replace(", link: nvlink4", ""),
     "duplicate node": CLUSTER
-    + "  - {name: a, count: 1, devices: {h100-sxm: 8}, link: nvlink4}\nnetwork: {bandwidth: 1GB/s, latency: 1us}\n",
+    + "  - {name: a, count: 1, devices: {h100-sxm: 8}, link: nvlink4}\n"
+    + "network: {bandwidth: 1GB/s, latency: 1us}\n",
     "two nodes, no network": CLUSTER.replace("count: 1", "count: 2"),
     "wrong unit": CLUSTER + "reserve: 3GB/s\n",
     "no unit": CLUSTER + "reserve: 3\n",

@@ -15,7 +15,7 @@ from tests.compiler.partition.problems import chain, in_flight_per_stage, placem
 
 
 def test_the_cut_moves_to_the_smaller_tensor() -> None:
-    # Cuts after block 1 and after block 2 both leave 5 seconds on a stage; 2 bytes cross the second.
+    # Cuts after blocks 1 and 2 both leave 5 seconds on a stage; 2 bytes cross the second.
     problem = chain([2.0, 2.0, 1.0, 4.0], 2)
     sizes = (3.0, 3.0, 2.0)
     tensors = tuple(

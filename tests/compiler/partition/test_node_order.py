@@ -10,8 +10,22 @@ nodes:
   - {{name: b, devices: {{{last}: 1}}}}
 network: {{bandwidth: 100GB/s, latency: 0us}}
 devices:
-  roomy: {{memory: 1GiB, bandwidth: 1GB/s, flops: {{fp32: 100MFLOP/s}}, overhead: 0us, efficiency: 1, type: cpu, source: me}}
-  tight: {{memory: 135KiB, bandwidth: 1GB/s, flops: {{fp32: 100MFLOP/s}}, overhead: 0us, efficiency: 1, type: cpu, source: me}}
+  roomy:
+    memory: 1GiB
+    bandwidth: 1GB/s
+    flops: {{fp32: 100MFLOP/s}}
+    overhead: 0us
+    efficiency: 1
+    type: cpu
+    source: me
+  tight:
+    memory: 135KiB
+    bandwidth: 1GB/s
+    flops: {{fp32: 100MFLOP/s}}
+    overhead: 0us
+    efficiency: 1
+    type: cpu
+    source: me
 """
 # With 64 samples a microbatch, activations weigh as much as parameters do.
 JOB = """model: {factory: "tests.models.core:mlp"}

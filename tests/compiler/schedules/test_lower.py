@@ -1,4 +1,4 @@
-"""Orders lowered to actions: printed for every schedule, and whole whatever the boundaries carry."""
+"""Sends follow what makes them, receives are posted ahead, sums of gradients come last."""
 
 import pytest
 

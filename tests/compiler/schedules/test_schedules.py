@@ -1,4 +1,4 @@
-"""Schedules keep what they promise: everything once, no deadlock, bubbles and memory as published."""
+"""Schedules do everything once, without deadlock, with bubbles and memory as published."""
 
 from dataclasses import dataclass
 from itertools import pairwise

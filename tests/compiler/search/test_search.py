@@ -27,7 +27,14 @@ CLUSTER = """name: small
 nodes:
   - {{devices: {{core: 4}}, link: wire}}
 devices:
-  core: {{memory: {memory}, bandwidth: 1GB/s, flops: {{fp32: 100MFLOP/s}}, overhead: 0us, efficiency: 1, type: cpu, source: me}}
+  core:
+    memory: {memory}
+    bandwidth: 1GB/s
+    flops: {{fp32: 100MFLOP/s}}
+    overhead: 0us
+    efficiency: 1
+    type: cpu
+    source: me
 links:
   wire: {{bandwidth: 1GB/s, latency: 10us, source: made up}}
 """

@@ -79,7 +79,8 @@ COMPLEX = "torch.view_as_complex(self.a(x).view(-1, 2, 2))"
 REFUSED = {
     "writes to 'n', a tensor that is no buffer.*register_buffer": (
         built("m.n = torch.zeros(1)")
-        + "def counted(self, x):\n    self.n += 1\n    return self.a(x / self.n).mean()\nModel.forward = counted\n"
+        + "def counted(self, x):\n    self.n += 1\n    return self.a(x / self.n).mean()\n"
+        + "Model.forward = counted\n"
     ),
     "writes to .*, a tensor that is no buffer": (
         "COUNT = torch.zeros(1)\n" + forward("COUNT.add_(1); return (self.a(x) / COUNT).mean()")
@@ -95,7 +96,9 @@ REFUSED = {
     "needs no gradient, so nothing would be": forward(
         "with torch.no_grad(): return self.a(x).mean()"
     ),
-    "no parameter of the model needs a gradient": "def build(): return Model().requires_grad_(False)",
+    "no parameter of the model needs a gradient": (
+        "def build(): return Model().requires_grad_(False)"
+    ),
     "loss is int64.*compute it in floating point": forward("return self.a(x).argmax(-1).sum()"),
     "loss is complex64.*real part": forward(f"return {COMPLEX}.mean()"),
     r"loss: .*:loss returns a tensor of shape \[batch, 4\].*\.mean\(\)": with_loss("output"),
@@ -103,10 +106,11 @@ REFUSED = {
     r"returns 'y', which the model's forward does not take \(it takes x\).*loss:": (
         "def inputs(n): return {'x': torch.randn(n, 4), 'y': torch.randn(n)}"
     ),
-    "forward needs 'z', which .*:inputs does not return": "Model.forward = lambda self, x, z: x.mean()",
-    r"dimension 1 of 'p'.*follows the batch \(\[3, 2\] for 2 samples, \[3, 3\] for 3\).*p.transpose\(0, 1\)": (
-        given("'p': torch.zeros(3, n)")
+    "forward needs 'z', which .*:inputs does not return": (
+        "Model.forward = lambda self, x, z: x.mean()"
     ),
+    r"dimension 1 of 'p'.*follows the batch \(\[3, 2\] for 2 samples, \[3, 3\] for 3\)"
+    r".*p.transpose\(0, 1\)": (given("'p': torch.zeros(3, n)")),
     r"dimensions \[0, 1\] of 'p'.*all follow": given("'p': torch.zeros(n, n)"),
     "dimension 0 of 'p'.*neither fixed nor the number": given("'p': torch.zeros(4 * n, 2)"),
     "dimension 1 of 'p'.*neither fixed": given("'p': torch.zeros(n, 7 + n % 5)"),
@@ -161,7 +165,9 @@ REFUSED = {
     "parameter 'weight' of LazyLinear has no shape yet.*run the model once": built(
         "m.a = nn.LazyLinear(4)"
     ),
-    "build failed at .*of_frontend.py:19: ValueError: mine": "def build(): raise ValueError('mine')",
+    "build failed at .*of_frontend.py:19: ValueError: mine": (
+        "def build(): raise ValueError('mine')"
+    ),
     "build failed at .*of_frontend.py:19: SystemExit: 3": "def build(): raise SystemExit(3)",
     r"cannot trace the model: SystemExit: 4 \(at .*of_frontend.py:20\)": forward(
         "raise SystemExit(4)"
@@ -193,8 +199,14 @@ def test_a_fixed_batch_is_traced_with_the_microbatch_itself(traced: Callable[...
 
 
 def test_memory_that_only_lies_side_by_side_is_not_shared(traced: Callable[..., Graph]) -> None:
-    columns = "big = torch.randn(4, 8); m.a.weight, m.b.weight = nn.Parameter(big[:, :4]), nn.Parameter(big[:, 4:])"
-    frozen = "m.a.bias.data = m.b.bias.data; m.a.bias.requires_grad_(False); m.b.bias.requires_grad_(False)"
+    columns = (
+        "big = torch.randn(4, 8); "
+        "m.a.weight, m.b.weight = nn.Parameter(big[:, :4]), nn.Parameter(big[:, 4:])"
+    )
+    frozen = (
+        "m.a.bias.data = m.b.bias.data; "
+        "m.a.bias.requires_grad_(False); m.b.bias.requires_grad_(False)"
+    )
     copied = "m.register_buffer('t', m.a.weight.detach().clone())"
     graph = traced(built(columns, frozen, copied))
     assert len(graph.parameters) == 4

@@ -41,7 +41,9 @@ def test_a_choice_by_a_value_is_told_with_its_line(
     )
     job = tmp_path / "job.yaml"
     job.write_text(
-        'model: {factory: "choosy_model:build"}\ninputs: "choosy_model:inputs"\nbatch: {global: 8, microbatch: 2}\n'
+        'model: {factory: "choosy_model:build"}\n'
+        'inputs: "choosy_model:inputs"\n'
+        "batch: {global: 8, microbatch: 2}\n"
     )
     with pytest.raises(
         TraceError, match=r"by a tensor's value \(at .*choosy_model.py:5\).*torch.where"

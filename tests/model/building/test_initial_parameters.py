@@ -13,7 +13,7 @@ from tests.models import core as models
 
 
 def rotated() -> nn.Module:
-    """Initialisers whose draws depend on the values drawn before: rejection, orthogonalisation, a draw on the side."""
+    """Initialisers whose draws depend on values drawn before: rejection, orthogonalisation."""
     model = nn.Sequential(*[nn.Linear(8, 8) for _ in range(4)])
     for layer in model:
         assert isinstance(layer, nn.Linear)
@@ -46,7 +46,7 @@ def truncated() -> nn.Module:
 
 
 def odd() -> nn.Module:
-    """Sizes that are no multiples, a parameter drawn one by one, seeds and states asked for in between, a look from NumPy."""
+    """Odd sizes, a parameter drawn one by one, seeds and states read in between, a NumPy view."""
     model = nn.Sequential(
         nn.Linear(3, 5), nn.Linear(5, 37), nn.Embedding(9, 7, padding_idx=2), nn.Linear(7, 5)
     )

@@ -1,4 +1,4 @@
-"""Replicas share a batch: every microbatch is of one of them, and the parts of the loss sum to 1."""
+"""Replicas share a batch: each has some microbatches, and the parts of the loss sum to 1."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What a batch may hold and a name may be: each model computes, in stages, what it computes unsplit by itself.
+"""Whatever a batch holds and names are, stages compute what the unsplit model computes.
 
 Plans of one rank with three stages, so that they run in this process.
 """
@@ -36,7 +36,7 @@ def load(tmp_path: Path, slow_cores: str) -> Callable[..., Pipeline]:
     return make
 
 
-# Model, inputs, which of them no dimension of which follows the batch, more lines of the job, microbatch.
+# Model, inputs, those of them that do not follow the batch, more lines of the job, microbatch.
 CASES = [
     ("operators", "operators_inputs", (), "", 2),
     ("names", "one_input", (), "", 2),

@@ -1,4 +1,4 @@
-"""A training goes on from a checkpoint as if nothing had happened, on any plan of the model; a damaged one is told."""
+"""A training continues from a checkpoint on any plan of the model; damage is reported."""
 
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from pipecut.runtime.launch.launch import launch
 def test_rows_of_parameters_are_divided_anew_for_other_replicas(
     write_job: Any, slow_cores: str, tmp_path: Path
 ) -> None:
-    # Twelve microbatches of one can be shared by three replicas and by four; three do not divide 64 rows evenly.
+    # Three and four replicas can share twelve microbatches of one; three do not divide 64 rows.
     job = write_job("gpt2", "tokens", extra="shard_optimizer: true\n")
     job.write_text(job.read_text().replace("global: 8, microbatch: 2", "global: 12, microbatch: 1"))
     for replicas in (1, 3, 4):

@@ -1,4 +1,4 @@
-"""Two hosts under torchrun, as network namespaces: a rank that is lost is named, and the training goes on."""
+"""Two hosts under torchrun, as network namespaces: a lost rank is named, the training continues."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""A rank's tensors are collected by name, with the optimizer's states, and put back all or nothing."""
+"""A rank's tensors are collected by name, with optimizer states, and put back all or nothing."""
 
 import math
 from typing import Any

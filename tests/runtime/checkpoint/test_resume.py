@@ -1,4 +1,4 @@
-"""What goes on from a checkpoint is the training that it is of; anything else is refused or said."""
+"""Only the same training continues from a checkpoint; any difference is refused or reported."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""Real ranks that stop, save slowly, diverge, or see other files than the others, and what goes on from there."""
+"""Real ranks that stop, save slowly, diverge or see different files, and how they continue."""
 
 import shutil
 import signal

@@ -1,4 +1,4 @@
-"""The loss of a step is the mean over its microbatches to float32's precision, whatever the model's own is."""
+"""The loss of a step is the mean over its microbatches in float32, whatever the model's dtype."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""In eval mode a plan computes what the unsplit model does in eval mode, whatever training does otherwise."""
+"""In eval mode a plan computes what the unsplit model computes in eval mode."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Whatever surrounds a step, and however parameters were changed, it computes what the unsplit model does."""
+"""A step computes the same whatever surrounds it and however parameters were changed."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext

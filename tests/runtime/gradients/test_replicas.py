@@ -53,7 +53,7 @@ def test_rows_that_are_uneven_take_room_for_the_most_of_each_replica() -> None:
 
 @dataclass(frozen=True)
 class Stepped:
-    """What a replica's optimizer has of each parameter: gradients and rows; sums begun in backward."""
+    """Each parameter's gradients and rows in a replica's optimizer; sums begun in backward."""
 
     gradients: dict[str, torch.Tensor | None]
     rows: dict[str, Rows | None]
@@ -121,7 +121,7 @@ def test_replicas_sum_and_gather_in_few_calls(shards: int, half: bool, monkeypat
             assert torch.allclose(
                 parameter.float(), wanted[name] + 1, atol=2e-2 if half else 1e-6
             ), name
-    # A replica makes a call for each kind of tensor, not for each tensor, but for rows that are uneven.
+    # One call per kind of tensor, not per tensor, but for rows that are uneven.
     assert len(calls) <= 7 * count, calls
 
 

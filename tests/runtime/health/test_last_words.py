@@ -23,7 +23,10 @@ from pipecut.runtime.health.last_words import (
     users_frame,
 )
 
-LAUNCH = "import sys; from pipecut.runtime.launch.launch import launch; launch(2, 'tests.programs.users_loop', sys.argv[1:])"
+LAUNCH = (
+    "import sys; from pipecut.runtime.launch.launch import launch; "
+    "launch(2, 'tests.programs.users_loop', sys.argv[1:])"
+)
 
 
 def raised(error: BaseException) -> BaseException:

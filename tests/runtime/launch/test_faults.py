@@ -1,4 +1,4 @@
-"""A rank that is killed, or stands still, ends the others with one message, and the training goes on to the same result."""
+"""A killed or stalled rank ends the others with one message; the result stays the same."""
 
 import random
 import re

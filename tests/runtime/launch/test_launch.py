@@ -15,7 +15,10 @@ from pipecut.errors import RankLostError
 from pipecut.runtime.health.watchdog import process_state
 from pipecut.runtime.launch.launch import launch
 
-PROGRAM = "import sys; from pipecut.runtime.launch.launch import launch; launch(2, sys.argv[1], sys.argv[2:], stall=5)"
+PROGRAM = (
+    "import sys; from pipecut.runtime.launch.launch import launch; "
+    "launch(2, sys.argv[1], sys.argv[2:], stall=5)"
+)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""When a lost rank leads to a restart, on which plan, and when it does not: with a launch that fails."""
+"""When a lost rank leads to a restart, and on which plan, with a launch that fails."""
 
 from pathlib import Path
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""Which device a rank takes, and which plan and host order are refused: from values alone, without any GPU."""
+"""Which device a rank takes, and which plans and host orders are refused; needs no GPU."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What a rank begins with: every parameter has the value it should have, or the start is refused with its name."""
+"""Every parameter starts with the right value, or the start is refused with its name."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -118,7 +118,8 @@ def test_a_model_that_changed_after_compiling_is_refused_by_name(
     for change, message in (
         (
             "rename",
-            "it has 'other.bias', 'other.weight', which the plan has not; it has no 'second.bias', 'second.weight'",
+            "it has 'other.bias', 'other.weight', which the plan has not; "
+            "it has no 'second.bias', 'second.weight'",
         ),
         ("shape", r"'first.bias' is float32\[48\], in the plan float32\[32\]"),
         ("dtype", r"'last.bias' is float64\[32\], in the plan float32\[32\]"),
@@ -143,7 +144,8 @@ def test_nothing_is_drawn_when_restoring(compiled: Callable[..., Path], tmp_path
     plan = compiled("changing")
     save = (
         TRAIN.format(plan=plan)
-        + f'pipe.save("{tmp_path}/checkpoints", step=1)\nprint("then", float(pipe.step(**vectors(8))))'
+        + f'pipe.save("{tmp_path}/checkpoints", step=1)\n'
+        + 'print("then", float(pipe.step(**vectors(8))))'
     )
     first = run_ranks(tmp_path, [save] * 2)
     again = f"""

@@ -1,4 +1,4 @@
-"""A training's losses and times are printed by rank 0 alone, medians without the steps that warm up."""
+"""Rank 0 alone prints losses and times: medians without the steps that warm up."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Ranks' tensors of a step are compared with the unsplit model's, of divided ones the rank's rows."""
+"""Ranks' tensors of a step are compared with the unsplit model's, divided ones by their rows."""
 
 import torch
 

@@ -46,8 +46,8 @@ def test_a_stage_recomputes_where_it_does_not_fit_otherwise() -> None:
 def is_exact(problem: Problem) -> bool:
     """Whether the chain is exact, and not only on the safe side.
 
-    Direct transfers are taken to hold all that crosses their start, and a start among exceptions the
-    largest transient around: exact where neither can be, or where every stage would hold
+    Direct transfers are taken to hold all that crosses their start, and a start among exceptions
+    the largest transient around: exact where neither can be, or where every stage would hold
     everything. What stages compute for themselves costs each of them seconds, which the chain
     counts as the longest of its windows does.
     """

@@ -51,7 +51,8 @@ def solve(path: Path, **options: Any) -> dict[str, Any]:
 
 def test_a_graph_counted_by_hand(tmp_path: Path) -> None:
     solved = solve(write(tmp_path, DIAMOND))
-    # {1, 3 | 2, 4} is best: 11 and 12 of work, and on each side the tensors of 1 and 3 and the gradient of 4, 1 + 1 + 2.
+    # {1, 3 | 2, 4} is best: 11 and 12 of work, and on each side the tensors of 1 and 3 and the
+    # gradient of 4, 1 + 1 + 2.
     assert solved["objective"] == pytest.approx(16)
     assert (
         solved["proven"]
@@ -75,7 +76,7 @@ def test_two_stages_a_device_are_no_slower(tmp_path: Path) -> None:
     assert solve(path)["objective"] == pytest.approx(7.25)
     chain[1]["fpgaLatency"] = 9
     path = write(tmp_path, {"maxFPGAs": 2, "maxSizePerFPGA": 1000, "nodes": chain, "edges": edges})
-    # 3 + 4 + 3 beside 9: the first and the last two on one device, which a chain of two stages cannot.
+    # 3 + 4 + 3 beside 9: the first and the last two on one device, as no chain of two stages has.
     one, two = solve(path), solve(path, stages_per_device=2)
     assert one["objective"] == pytest.approx(12.25) and two["objective"] == pytest.approx(10.5)
     assert two["devices"] == [0, 1, 0, 1] and two["proven"]

@@ -1,4 +1,4 @@
-"""The second trace is spared where the model's mode is known to matter to dropout alone, and nowhere else."""
+"""The second trace is left out where the mode is known to matter to dropout alone."""
 
 from collections.abc import Callable
 

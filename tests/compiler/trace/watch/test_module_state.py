@@ -1,4 +1,4 @@
-"""What forward leaves behind in its modules is carried on as in the unsplit model, or refused by name."""
+"""What forward leaves behind in its modules is carried on, or refused by name."""
 
 from pathlib import Path
 
@@ -39,13 +39,15 @@ def test_a_buffer_that_is_assigned_is_written(how: str, slow_cores: str, tmp_pat
     [
         (
             "counted",
-            r"'between.1.calls' changes from one forward to the next \(.*modes.py:\d+ reads it\).*as a buffer",
+            r"'between.1.calls' changes from one forward to the next \(.*modes.py:\d+ reads it\)"
+            r".*as a buffer",
         ),
         ("logged", "'between.1.log' changes"),
         ("recurrent", "'between.1.cached' changes"),
         (
             "reshaped",
-            r"assigns torch.float32 \[.*\] to its buffer 'between.1.mean', which is torch.float32 \[16\]",
+            r"assigns torch.float32 \[.*\] to its buffer 'between.1.mean', "
+            r"which is torch.float32 \[16\]",
         ),
     ],
 )

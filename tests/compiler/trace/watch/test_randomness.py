@@ -1,4 +1,4 @@
-"""A model's random draws are numbered as the model makes them, and what no seed reaches is refused."""
+"""Random draws are numbered in the model's order; what no seed reaches is refused."""
 
 import random
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Ranks that differ in what all need alike end with one message that names them, before any waits for another."""
+"""Ranks that differ end with one message that names them, before any waits for another."""
 
 import re
 import shutil
@@ -178,7 +178,8 @@ for step in range(1, 250):
 def test_data_of_another_length_is_told_before_the_first_step(plan: Path, tmp_path: Path) -> None:
     body = """
 from pipecut.runtime import __main__ as run
-run.app([{plan!r}, "--data", "tests.models.startup:longer_on_rank_1", "--steps", "2"], standalone_mode=False)
+options = "--data", "tests.models.startup:longer_on_rank_1", "--steps", "2"
+run.app([{plan!r}, *options], standalone_mode=False)
 """
     first, second = run_ranks(tmp_path, [body.format(plan=str(plan))] * 2)
     assert (first.code, second.code) == (
@@ -203,7 +204,8 @@ def test_data_that_ends_early_on_one_rank_is_told_before_the_optimizer_steps(
 ) -> None:
     body = """
 from pipecut.runtime import __main__ as run
-run.app([{plan!r}, "--data", "tests.models.startup:one_less_on_rank_1", "--steps", "9"], standalone_mode=False)
+options = "--data", "tests.models.startup:one_less_on_rank_1", "--steps", "9"
+run.app([{plan!r}, *options], standalone_mode=False)
 """
     first, second = run_ranks(tmp_path, [body.format(plan=str(plan))] * 2)
     # Rank 0 may come to its own end meanwhile.

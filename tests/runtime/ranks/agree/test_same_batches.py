@@ -1,4 +1,4 @@
-"""Batches that differ between ranks are found, by a digest that sees every element and its position."""
+"""Batches that differ between ranks are found by a digest of every element and its position."""
 
 import random
 from concurrent.futures import ThreadPoolExecutor
