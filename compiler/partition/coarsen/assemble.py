@@ -76,6 +76,11 @@ class Grouping:
         return {kind: sum(costs[index].forward[kind] for index in operators) for kind in kinds}
 
 
+def _costed_kinds(grouping: Grouping) -> list[set[str]]:
+    """The device kinds of each operator's costs."""
+    return [set(cost.forward) for cost in grouping.costed.costs]
+
+
 def assemble(
     grouping: Grouping,
     stage_devices: tuple[StageDevice, ...],
@@ -83,7 +88,8 @@ def assemble(
     constraints: Constraints,
 ) -> Problem:
     """The problem of these groups; `fixed` has the bytes of each parameter."""
-    kinds = sorted({device.kind for device in stage_devices})
+    # Of every kind that was costed: another order of the nodes may bring other devices to stages.
+    kinds = sorted({device.kind for device in stage_devices}.union(*_costed_kinds(grouping)))
     users = grouping.users()
     tensors, edges = _tensors(grouping, users)
     pins = {(grouping.block_of[index], stage) for index, stage in constraints.pins}

@@ -49,3 +49,12 @@ def test_the_node_with_room_takes_the_stage_with_most_in_flight(tmp_path: Path) 
     assert devices == [["roomy", "tight"], ["roomy", "tight"]]
     assert plans[0].certificate.objective == plans[1].certificate.objective
     assert [any("--node-rank" in note for note in plan.notes) for plan in plans].count(True) == 1
+
+
+def test_a_stage_goes_to_the_node_that_suits_it_where_nodes_are_left_over(tmp_path: Path) -> None:
+    job, cluster = tmp_path / "job.yaml", tmp_path / "cluster.yaml"
+    job.write_text(JOB)
+    cluster.write_text(CLUSTER.format(first="tight", last="roomy"))
+    plan = compile(job, str(cluster), tmp_path / "plan", Options(SizeOverrides(stages=1))).plan
+    assert [stage.device for stage in plan.stages] == ["roomy"]
+    assert plan.source is not None and plan.source.devices == [1]
