@@ -55,30 +55,17 @@ def test_no_cut_lies_within_a_module_that_is_never_cut(place: Any) -> None:
     assert [stage.modules for stage in plan.stages] == [[f"layers.{i}"] for i in range(6)]
 
 
-@pytest.mark.parametrize(
-    ("placement", "message"),
-    [
-        ('{on_stage: {"layer.2": 1}}', "'layer.2' matches no module"),
-        ('{on_stage: {"layers.2": 7}}', "the stages are 0 to 2"),
-        ('{on_stage: {"layers.2": 1, "layers.*": 0}}', "another pattern on stage"),
-        ('{cut_before: ["layers.0"]}', "has nothing before it"),
-        ('{never_cut: ["heads"]}', "'heads' matches no module"),
-    ],
-)
-def test_a_placement_that_makes_no_sense_is_told_with_its_line(
-    placement: str, message: str, place: Any
-) -> None:
-    with pytest.raises(UserFileError, match=r"mlp.yaml:5:\d+: placement: .*") as caught:
-        place(placement)
-    assert message in str(caught.value)
+def test_a_placement_that_makes_no_sense_is_refused_with_its_line(place: Any) -> None:
+    with pytest.raises(UserFileError, match=r"mlp.yaml:5:\d+: placement: 'layer.2' matches no"):
+        place('{on_stage: {"layer.2": 1}}')
 
 
-def test_a_placement_nothing_can_obey_is_told(place: Any) -> None:
+def test_a_placement_nothing_can_obey_is_refused(place: Any) -> None:
     with pytest.raises(InfeasibleError, match="no placement obeys the job's placement"):
         place('{on_stage: {"layers.0": 2, "layers.5": 0}}')
 
 
-def test_a_cut_on_a_single_stage_is_told_with_its_line(place: Any) -> None:
+def test_a_cut_on_a_single_stage_is_refused_with_its_line(place: Any) -> None:
     with pytest.raises(
         UserFileError,
         match=r"mlp.yaml:5:\d+: placement: 'layers.1' asks for a cut, but there is only one stage",

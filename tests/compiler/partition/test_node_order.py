@@ -27,7 +27,7 @@ devices:
     type: cpu
     source: me
 """
-# With 64 samples a microbatch, activations weigh as much as parameters do.
+# With 64 samples per microbatch, activations weigh as much as parameters do.
 JOB = """model: {factory: "tests.models.core:mlp"}
 inputs: "tests.models.core:vectors"
 batch: {global: 256, microbatch: 64}

@@ -66,7 +66,7 @@ def test_a_graph_counted_by_hand(tmp_path: Path) -> None:
     assert solved["loads"] == pytest.approx([15, 16])
 
 
-def test_two_stages_a_device_are_no_slower(tmp_path: Path) -> None:
+def test_two_stages_per_device_are_no_slower(tmp_path: Path) -> None:
     chain = [
         {"id": v, "fpgaLatency": time, "size": 1, "isBackwardNode": 0, "colorClass": v}
         for v, time in enumerate([3, 4, 4, 3])
@@ -76,10 +76,11 @@ def test_two_stages_a_device_are_no_slower(tmp_path: Path) -> None:
     assert solve(path)["objective"] == pytest.approx(7.25)
     chain[1]["fpgaLatency"] = 9
     path = write(tmp_path, {"maxFPGAs": 2, "maxSizePerFPGA": 1000, "nodes": chain, "edges": edges})
-    # 3 + 4 + 3 beside 9: the first and the last two on one device, as no chain of two stages has.
-    one, two = solve(path), solve(path, stages_per_device=2)
-    assert one["objective"] == pytest.approx(12.25) and two["objective"] == pytest.approx(10.5)
-    assert two["devices"] == [0, 1, 0, 1] and two["proven"]
+    # 3 + 4 + 3 beside 9: the first and the last two on one device, which two stages cannot have.
+    single, turns = solve(path), solve(path, stages_per_device=2)
+    assert single["objective"] == pytest.approx(12.25)
+    assert turns["objective"] == pytest.approx(10.5)
+    assert turns["devices"] == [0, 1, 0, 1] and turns["proven"]
 
 
 @pytest.mark.parametrize(
@@ -149,7 +150,7 @@ def test_relayed_transfers_pay_at_every_boundary(tmp_path: Path) -> None:
         ('{"problem": {}, "operators": []}', "not a plan's graph.json"),
     ],
 )
-def test_a_file_that_is_no_graph_is_told_in_one_line(
+def test_a_file_that_is_no_graph_is_refused_in_one_line(
     text: str, message: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "graph.json"
@@ -159,7 +160,7 @@ def test_a_file_that_is_no_graph_is_told_in_one_line(
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_an_edge_to_nowhere_is_told(tmp_path: Path) -> None:
+def test_an_edge_to_nowhere_is_refused(tmp_path: Path) -> None:
     data = {**DIAMOND, "edges": [*DIAMOND["edges"], {"sourceId": 1, "destId": 99, "cost": 1}]}
     with pytest.raises(UserFileError, match="node 99"):
         read_problem(write(tmp_path, data))
