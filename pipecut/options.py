@@ -1,0 +1,126 @@
+"""Options and arguments of the commands, with their help; those of a run are in run_options.py."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+# A size that `pipecut compile` takes as a number or as auto.
+Size = str | None
+
+PlanArgument = Annotated[Path, typer.Argument(help="A plan folder, made by pipecut compile.")]
+JobArgument = Annotated[
+    Path, typer.Argument(help="The job file: model, inputs, batch, optimizer (docs/job.md).")
+]
+TrustOption = Annotated[
+    bool,
+    typer.Option(
+        "--trust", help="Run the code of a plan that was not compiled here, now and later."
+    ),
+]
+ClusterOption = Annotated[
+    str,
+    typer.Option(
+        "--cluster", help="A cluster file, a name of pipecut specs, or auto: this machine."
+    ),
+]
+PlanOutput = Annotated[Path, typer.Option("-o", "--output", help="The plan folder to write.")]
+StagesOption = Annotated[
+    Size, typer.Option("--stages", help="Number of stages, or auto; default: one per device.")
+]
+DataParallelOption = Annotated[
+    Size,
+    typer.Option("--data-parallel", help="Replicas of each stage, or auto; default: the job's."),
+]
+MicrobatchOption = Annotated[
+    Size, typer.Option("--microbatch", help="Samples per microbatch, or auto; default: the job's.")
+]
+MicrobatchesOption = Annotated[
+    int | None,
+    typer.Option("--microbatches", min=1, help="Microbatches per step, in place of --microbatch."),
+]
+ScheduleOption = Annotated[
+    str | None,
+    typer.Option("--schedule", help="A schedule of pipecut specs, or auto; default: the job's."),
+]
+StagesPerRankOption = Annotated[
+    int | None,
+    typer.Option(
+        "--stages-per-rank",
+        min=1,
+        help="Stages on each device of the interleaved schedule; default: the job's.",
+    ),
+]
+ExplainOption = Annotated[
+    bool,
+    typer.Option(
+        "--explain",
+        help="Print every candidate, why it lost, and what more devices or memory would give.",
+    ),
+]
+CostsOption = Annotated[
+    str,
+    typer.Option(
+        "--costs",
+        help="auto: measured where profiled, else estimated; roofline: estimated;"
+        " profile: measured; measured:REPORT: those of a run's --report.",
+    ),
+]
+ProfileOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--profile",
+        help="SQLite file of measurements; default: $PIPECUT_PROFILE, or profile.sqlite in the"
+        " user's cache folder.",
+    ),
+]
+SolverOption = Annotated[str, typer.Option("--solver", help="highs or cbc.")]
+TimeLimitOption = Annotated[
+    float, typer.Option("--time-limit", min=0.1, help="Seconds for the solver.")
+]
+MeasuredDeviceOption = Annotated[
+    str | None,
+    typer.Option("--device", help="cpu or cuda; default: a GPU where there is one."),
+]
+ProfiledMicrobatchOption = Annotated[
+    int | None,
+    typer.Option("--microbatch", min=1, help="Samples per microbatch; default: the job's."),
+]
+BusyRanksOption = Annotated[
+    int | None,
+    typer.Option(
+        "--ranks",
+        min=1,
+        help="Processes that compute at the same time, as the ranks of a run do; default: 2 on a"
+        " CPU, 1 on a GPU.",
+    ),
+]
+CalibratedRanksOption = Annotated[
+    int | None,
+    typer.Option(
+        "--ranks", min=1, help="Ranks that measure at the same time; default: one per GPU, or 2."
+    ),
+]
+RestartsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--max-restarts",
+        min=0,
+        help="How often to continue after losing a rank; default: 0, or 1 with --on-failure.",
+    ),
+]
+OnFailureOption = Annotated[
+    str | None,
+    typer.Option(
+        "--on-failure",
+        help="restart: the same plan; replan: a plan for the devices that remain.",
+    ),
+]
+StallOption = Annotated[
+    float | None,
+    typer.Option(
+        "--stall-timeout",
+        min=1,
+        help="Seconds without progress after which a rank is ended; default: 240.",
+    ),
+]
