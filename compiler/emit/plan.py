@@ -97,14 +97,14 @@ def _inputs(graph: Graph) -> list[Tensor]:
     """Tensors of a batch under the user's names."""
     needed = _needed_for_outputs(graph.evaluation or graph)
     return [
-        tensor_of(graph, given.value).model_copy(
+        tensor_of(graph, batch_input.value).model_copy(
             update={
-                "name": given.name,
-                "optional": given.value not in needed,
-                "whole": given.whole,
+                "name": batch_input.name,
+                "optional": batch_input.value not in needed,
+                "whole": batch_input.whole,
             }
         )
-        for given in graph.batch_inputs
+        for batch_input in graph.batch_inputs
     ]
 
 

@@ -214,17 +214,6 @@ def test_a_plan_from_elsewhere_is_asked_about_once(
     refuse_stranger(read_plan(plan))
 
 
-def test_a_plan_within_the_current_folder_needs_no_trust(
-    plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    (tmp_path / "mine.py").write_text("def build(): ...\ndef inputs(microbatch): ...\n")
-    names = {"factory": "mine:build", "inputs": "mine:inputs", "folders": [str(tmp_path)]}
-    edit(plan, lambda data: data["model"].update(names))
-    monkeypatch.chdir(tmp_path)
-    refuse_stranger(read_plan(plan))
-
-
 def test_sealing_a_strangers_plan_is_no_trust(
     plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
