@@ -71,7 +71,7 @@ def kernel_of(call: Attention, device_type: str) -> Kernel:
     ):
         return "flash"
     aligned = all(t.shape[-1] % (8 if half else 4) == 0 for t in tensors)
-    # Heads that share keys and values: flash alone has them.
+    # Heads that share keys and values: only flash takes them.
     grouped = call.query.shape[1] != call.key.shape[1]
     floating = half or call.query.dtype == torch.float32
     return (

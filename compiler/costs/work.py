@@ -151,7 +151,7 @@ def _with_saved(
     inputs: Sequence[torch.Tensor],
     outputs: Sequence[torch.Tensor],
 ) -> Work:
-    """The work with what autograd keeps, told apart by storage."""
+    """The work with what autograd keeps; equal tensors are those of one storage."""
     position = {tensor.untyped_storage()._cdata: index for index, tensor in enumerate(inputs)}
     results = {tensor.untyped_storage()._cdata for tensor in outputs}
     own_bytes: dict[int, int] = {}

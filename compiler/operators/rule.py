@@ -52,7 +52,7 @@ class OperatorRule:
     `writes_nothing`: the write that its schema names changes no number.
 
     Training:
-    `training_flag` is the position of the argument that is True in training mode alone.
+    `training_flag` is the position of the argument that is True only in training mode.
     `drops`: zeroes elements at random while that flag is True.
     `statistics` are the positions of running statistics, written while that flag is True.
     `stops_gradients`: no gradient flows through it.

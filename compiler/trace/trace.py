@@ -10,7 +10,11 @@ from pipecut.compiler.trace.batch_of_one import alike_for_one
 from pipecut.compiler.trace.export import Exported, export, export_evaluation
 from pipecut.compiler.trace.lower.dimensions import NeedsFixedBatch
 from pipecut.compiler.trace.lower.lowering import Lowered, lower
-from pipecut.compiler.trace.modes.evaluation import flags_alone, with_evaluation, without_dropout
+from pipecut.compiler.trace.modes.evaluation import (
+    only_dropout_differs,
+    with_evaluation,
+    without_dropout,
+)
 from pipecut.compiler.trace.requirements import checked
 from pipecut.errors import TraceError
 
@@ -36,7 +40,9 @@ def _both_modes(job: Job) -> Graph:
     traced = _for_every_microbatch(job)
     exported, lowered = traced.exported, traced.lowered
     training = checked(lowered.training)
-    if not exported.reads.differs and flags_alone(lowered.operators, exported.reads.dropouts):
+    if not exported.reads.differs and only_dropout_differs(
+        lowered.operators, exported.reads.dropouts
+    ):
         return with_evaluation(training, without_dropout(lowered.everything))
     refused = ""
     for dynamic in (True, False) if exported.dynamic else (False,):
@@ -66,8 +72,8 @@ def _for_every_microbatch(job: Job) -> _Traced:
     if size == 1:
         return of_one
     raise TraceError(
-        f"the last microbatch of {total} samples in {size}s has one sample alone, and "
-        f"{difference}; choose batch.global or batch.microbatch so that none is left alone"
+        f"the last microbatch of {total} samples in {size}s has only one sample, "
+        f"and {difference}; choose batch.global or batch.microbatch so that none is left alone"
     )
 
 

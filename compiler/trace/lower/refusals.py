@@ -11,7 +11,7 @@ def refuse_writes(
 ) -> None:
     """Raises TraceError where forward writes to a parameter or to a plain tensor of the model.
 
-    A plan's parameters are written by optimizers alone. A plain tensor is in no state_dict, and
+    In a plan only optimizers write to parameters. A plain tensor is in no state_dict, and
     tracing itself writes to it.
     """
     held = {parameter.value: f"its parameter '{parameter.names[0]}'" for parameter in parameters}

@@ -14,7 +14,7 @@ from pipecut.errors import TraceError
 RETURNED = ("USER_OUTPUT", "LOSS_OUTPUT")
 NOT_COMPUTED = "it is no result of the model but what it was given, or holds"
 NO_SAMPLES = (
-    "none of its dimensions, or not one alone, is that of the samples; return it for each sample"
+    "not exactly one of its dimensions is that of the samples; return one result per sample"
 )
 
 

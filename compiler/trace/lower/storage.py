@@ -68,7 +68,7 @@ class Storages:
 
 
 def _annotated(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Any]:
-    """The schema's arguments with an alias annotation, beside what the call gives for them."""
+    """The schema's arguments with an alias annotation, beside what the call passes for them."""
     schema = getattr(node.target, "_schema", None)
     for index, argument in enumerate(schema.arguments if schema is not None else ()):
         if argument.alias_info is not None:

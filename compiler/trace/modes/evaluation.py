@@ -35,7 +35,7 @@ def _with_modes(operator: Operator, twin: Operator | None) -> Operator:
     return replace(operator, args=twin.args, modes=twin.modes)
 
 
-def flags_alone(operators: Sequence[Operator], dropouts: int) -> bool:
+def only_dropout_differs(operators: Sequence[Operator], dropouts: int) -> bool:
     """Whether eval mode differs in the flags of dropout only.
 
     `dropouts` counts calls of F.dropout whose flag is the module's mode: if all that is random are
@@ -88,7 +88,7 @@ def _in_order(training: Graph, evaluation: Graph) -> bool:
 
 
 def _writes_what_is_read(training: Graph, evaluation: Graph) -> bool:
-    """Whether an operator of training alone writes to what an operator of eval mode reads."""
+    """Whether an operator that only training has writes to what eval mode reads."""
     roots = training.roots()
     read = {name for operator in evaluation.operators for name in operator.inputs}
     read |= {roots.get(name, name) for name in read}

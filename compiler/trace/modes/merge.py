@@ -9,7 +9,7 @@ import torch
 from pipecut.compiler.graph import Buffer, Graph, Operator, Ref, Value
 from pipecut.compiler.trace.modes.compare import Mode, modes, twins, with_defaults
 
-# Added to the name of a constant that eval mode alone has.
+# Added to the name of a constant that only eval mode has.
 SUFFIX = "_in_evaluation"
 
 
@@ -53,7 +53,7 @@ class _Merging:
         )
 
     def _buffers(self) -> tuple[Buffer, ...]:
-        """The training graph's buffers, and constants that eval mode alone has."""
+        """The training graph's buffers, and constants that only eval mode has."""
         by_name = {buffer.names[0]: buffer for buffer in self.training.buffers}
         buffers = list(self.training.buffers)
         for buffer in self.evaluation.buffers:

@@ -221,7 +221,7 @@ def test_a_sample_left_alone_is_refused_where_the_model_does_something_else_with
 ) -> None:
     with pytest.raises(
         PipecutError,
-        match=r"of 8 samples in 7s has one sample alone.*of_frontend.py:20.*batch.global",
+        match=r"of 8 samples in 7s has only one sample.*of_frontend.py:20.*batch.global",
     ):
         traced(CHOOSING, microbatch=7)
     assert traced(CHOOSING, microbatch=2).dynamic

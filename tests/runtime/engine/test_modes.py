@@ -152,7 +152,7 @@ def test_what_cannot_be_handed_out_says_why(slow_cores: str, tmp_path: Path) -> 
     assert sorted(left_out) == ["kind", "mean", "scale", "weight"]
     outputs = Outputs({}, left_out)
     with pytest.raises(
-        RunError, match=r"'mean' cannot be handed out: none of its dimensions.*samples"
+        RunError, match=r"'mean' cannot be handed out: not exactly one of its dimensions.*samples"
     ):
         outputs["mean"]
     with pytest.raises(RunError, match="a Identity; have the model return the tensors in it"):

@@ -5,7 +5,11 @@ from dataclasses import replace
 import torch
 
 from pipecut.compiler.graph import Buffer, Graph, Operator, Output, Ref
-from pipecut.compiler.trace.modes.evaluation import flags_alone, with_evaluation, without_dropout
+from pipecut.compiler.trace.modes.evaluation import (
+    only_dropout_differs,
+    with_evaluation,
+    without_dropout,
+)
 from tests.graphs import graph, operator, value
 
 TENSORS = [value(name, "batch", 4, needs_grad=True) for name in ("h", "d", "y")]
@@ -103,12 +107,12 @@ def test_a_constant_of_another_value_gets_a_name_of_its_own() -> None:
 
 
 def test_flags_are_all_that_differs_where_dropouts_are_counted() -> None:
-    assert flags_alone(TRAINING.operators, dropouts=1)
-    assert not flags_alone(TRAINING.operators, dropouts=2)
+    assert only_dropout_differs(TRAINING.operators, dropouts=1)
+    assert not only_dropout_differs(TRAINING.operators, dropouts=2)
     noise = operator("n", "aten.rand_like.default", Ref("h"), draws=(1,))
-    assert not flags_alone((*TRAINING.operators, noise), dropouts=1)
+    assert not only_dropout_differs((*TRAINING.operators, noise), dropouts=1)
     norm = operator("n", "aten.batch_norm.default", Ref("h"))
-    assert not flags_alone((*TRAINING.operators, norm), dropouts=1)
+    assert not only_dropout_differs((*TRAINING.operators, norm), dropouts=1)
 
 
 def test_without_dropout_nothing_is_drawn() -> None:
