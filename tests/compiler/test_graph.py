@@ -3,7 +3,7 @@
 import torch
 
 from pipecut.compiler.graph import BatchInput, Buffer, Graph, Literal, Output, Parameter, Ref, Sym
-from tests.graphs import operator, value
+from tests.compiler.graphs import operator, value
 
 LINEAR = operator("linear", "aten.linear.default", Ref("x"), Ref("w"))
 VIEW = operator(

@@ -9,7 +9,7 @@ from pipecut.compiler.costs.loss_terms import terms_of
 from pipecut.compiler.graph import BatchInput, Graph, Operator, Ref
 from pipecut.errors import TraceError
 from pipecut.plan.schema import Terms
-from tests.graphs import graph, operator, value
+from tests.compiler.graphs import graph, operator, value
 
 LABELS = BatchInput("labels", "targets")
 VALUES = (

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pipecut.compiler.costs.rebatch import with_batch
 from pipecut.compiler.graph import Graph, Value
-from tests.graphs import SAMPLES, graph, value
+from tests.compiler.graphs import SAMPLES, graph, value
 
 
 def resized(tensor: Value, microbatch: int) -> Value:

@@ -10,7 +10,7 @@ from pipecut.compiler.graph import Graph, Operator, Ref, Value
 from pipecut.compiler.inputs.cluster import Cluster, Device
 from pipecut.compiler.inputs.cluster_file import read_cluster
 from pipecut.errors import UserFileError
-from tests.graphs import graph, operator, value
+from tests.compiler.graphs import graph, operator, value
 
 # 100 FLOP/s, 1000 bytes/s and one second for each launch.
 DEVICE = Device(

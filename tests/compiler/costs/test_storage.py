@@ -4,7 +4,7 @@ import pytest
 
 from pipecut.compiler.costs.storage import storages
 from pipecut.compiler.graph import Ref, Value
-from tests.graphs import graph, operator, value
+from tests.compiler.graphs import graph, operator, value
 
 DENSE, TRANSPOSED = value("x", 2, 3), value("x", 2, 3, strides=(1, 2))
 

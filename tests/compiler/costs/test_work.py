@@ -6,7 +6,7 @@ import torch
 from pipecut.compiler.costs.arguments import concrete, size_of
 from pipecut.compiler.costs.work import NOTHING, Work, identity, measure_all
 from pipecut.compiler.graph import Literal, Operator, Ref, Sym, Value
-from tests.graphs import graph, operator, value
+from tests.compiler.graphs import graph, operator, value
 
 X = value("x", "batch", 4, needs_grad=True)
 W = value("w", 3, 4, needs_grad=True)

@@ -6,7 +6,7 @@ import pytest
 
 from pipecut.compiler.graph import Graph, Operator, Ref, Sym
 from pipecut.compiler.trace.batch_of_one import alike_for_one
-from tests.graphs import graph, operator, value
+from tests.compiler.graphs import graph, operator, value
 
 X, Y = value("x", 1, 4), value("y", 1, 4)
 

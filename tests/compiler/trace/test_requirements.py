@@ -9,7 +9,7 @@ import torch
 from pipecut.compiler.graph import Graph, Ref
 from pipecut.compiler.trace.requirements import checked
 from pipecut.errors import TraceError
-from tests.graphs import buffer, graph, operator, parameter, value
+from tests.compiler.graphs import buffer, graph, operator, parameter, value
 
 X, W = value("x", "batch", 4), value("w", 4, 4, needs_grad=True)
 H, LOSS = value("h", "batch", 4, needs_grad=True), value("loss", needs_grad=True)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from pipecut.compiler.graph import Operator, Ref
 from pipecut.compiler.trace.lower.dead_code import without_dead_code
-from tests.graphs import operator
+from tests.compiler.graphs import operator
 
 RELU = operator("relu", "aten.relu.default", Ref("x"))
 UNUSED = operator("unused", "aten.tanh.default", Ref("relu"))

@@ -5,7 +5,7 @@ import pytest
 from pipecut.compiler.graph import Ref
 from pipecut.compiler.trace.lower.refusals import refuse_shared_writes, refuse_writes
 from pipecut.errors import TraceError
-from tests.graphs import buffer, operator, parameter, value
+from tests.compiler.graphs import buffer, operator, parameter, value
 
 WEIGHT, TOTAL = value("weight", 3), value("total", 3)
 VIEW = operator("view", "aten.view.default", Ref("weight"), aliases=("weight",))

@@ -6,7 +6,7 @@ import pytest
 
 from pipecut.compiler.graph import Literal, Operator, Ref
 from pipecut.compiler.trace.modes.compare import Twins, modes, twins, with_defaults
-from tests.graphs import operator
+from tests.compiler.graphs import operator
 
 X, Y = Ref("x"), Ref("y")
 

@@ -10,7 +10,7 @@ from pipecut.compiler.trace.modes.evaluation import (
     with_evaluation,
     without_dropout,
 )
-from tests.graphs import graph, operator, value
+from tests.compiler.graphs import graph, operator, value
 
 TENSORS = [value(name, "batch", 4, needs_grad=True) for name in ("h", "d", "y")]
 VALUES = [value("x", "batch", 4), value("w", 4, 4, needs_grad=True), *TENSORS, value("loss")]
