@@ -25,6 +25,7 @@ def test_the_fit_finds_latency_and_bandwidth(latency: float, bandwidth: float) -
     assert found.bandwidth == pytest.approx(bandwidth, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_two_ranks_measure_this_machine(write_job: Any, tmp_path: Path) -> None:
     path = tmp_path / "cluster.yaml"
     link = calibrate(2, "cpu", path)
