@@ -28,7 +28,12 @@ def quiet(what: str, done: int, of: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "inputs"), [("gpt2", "tokens"), ("resnet", "images"), ("mixtral", "tokens")]
+    ("model", "inputs"),
+    [
+        pytest.param("gpt2", "tokens", marks=pytest.mark.slow),
+        ("resnet", "images"),
+        pytest.param("mixtral", "tokens", marks=pytest.mark.slow),
+    ],
 )
 def test_a_profile_has_every_operator_and_is_used_by_compile(
     model: str, inputs: str, write_job: Any, tmp_path: Path
