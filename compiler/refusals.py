@@ -1,4 +1,6 @@
-"""Every rule by which a request is refused, in one list.
+"""Every rule by which a model is refused for what is asked of it, in one list.
+
+Sizes that contradict each other before any model is traced are refused in search/sizes.py.
 
 `compile_plan` asks all rules before its search, of what is fixed then; the search asks
 `SIZE_RULES` of each candidate. Rules in values that a finished plan has, too, stand in

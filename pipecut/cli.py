@@ -14,7 +14,7 @@ from pipecut.console import (
     refuse_other_than,
     show_warnings_plainly,
 )
-from pipecut.device.local import best_type, device_count
+from pipecut.device.local import best_type, device_count, is_available
 from pipecut.device.types import DEVICE_TYPES, DeviceType, type_of
 from pipecut.end_at_signal import AskedToEnd, listen, say_stopped
 from pipecut.errors import PipecutError, UserFileError
@@ -225,8 +225,13 @@ def calibrate(
 
 
 def _device_type(device: str | None) -> DeviceType:
-    """The device type that the user named, or that of a GPU where there is one."""
+    """The device type that the user named, or that of a GPU where there is one.
+
+    Raises UserFileError where this machine has no such device.
+    """
     refuse_other_than("--device", device, tuple(DEVICE_TYPES))
+    if device is not None and not is_available(type_of(device)):
+        raise UserFileError(f"--device {device}: this machine has none; give --device cpu")
     return best_type() if device is None else type_of(device)
 
 

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 import typer
 from typer.testing import CliRunner
 
@@ -139,6 +140,13 @@ def test_calibrate_reports_the_link(called: Any) -> None:
     assert calls[0][:3] == (2, "cpu", Path("mine.yaml"))
     assert "messages: 20 us + bytes at 3.00 GB/s; the largest error of this fit is 4%" in printed
     assert "next: pipecut compile JOB --cluster mine.yaml" in printed
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+@pytest.mark.parametrize("command", [("profile", "job.yaml"), ("calibrate",)])
+def test_a_device_that_the_machine_lacks_is_refused(command: tuple[str, ...]) -> None:
+    with pytest.raises(UserFileError, match="--device cuda: this machine has none; give .* cpu"):
+        invoke(*command, "--device", "cuda")
 
 
 @pytest.mark.parametrize("command", [("profile", "job.yaml"), ("calibrate",), ("run", "plan")])

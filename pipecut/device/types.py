@@ -1,4 +1,4 @@
-"""What differs between types of devices, in one table; only files of this folder name a type.
+"""What differs between types of devices, in one table; only files of this folder compare types.
 
 A new type is a new entry. Imports no torch, since the launcher reads it.
 """

@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from pipecut.compiler.inputs.auto import Auto
 from pipecut.compiler.inputs.document.positions import KEY, Location, Positions, nearest
 
 # Keys that a message about a whole file names.
@@ -48,8 +49,10 @@ def _missing(location: Location, schema: type[BaseModel], _problem: ErrorDetails
     return f"key '{_named(location)}' is missing; {remedy}"
 
 
-def _wrong(location: Location, _schema: type[BaseModel], problem: ErrorDetails) -> str:
+def _wrong(location: Location, schema: type[BaseModel], problem: ErrorDetails) -> str:
     message = problem["msg"].removeprefix("Value error, ")
+    # Pydantic words what the first member of a union wants, which leaves out the other.
+    message += ", or auto" if _takes_auto(schema, location) and "auto" not in message else ""
     value = problem["input"]
     shown = "ctx" not in problem and not isinstance(value, dict | list)
     return f"{_named(location)}: {message}" + (f" (found {value!r})" if shown else "")
@@ -66,6 +69,23 @@ def _schema_at(schema: Any, location: Location) -> Any:
             field = getattr(schema, "model_fields", {}).get(str(part))
             schema = inner_schema(field.annotation) if field is not None else schema
     return schema
+
+
+def _takes_auto(schema: Any, location: Location) -> bool:
+    """Whether the value at a location may be `auto`."""
+    annotation: Any = None
+    for part in location:
+        fields = getattr(schema, "model_fields", {}).items()
+        field = next((f for name, f in fields if part in (name, f.alias)), None)
+        if field is None:
+            break
+        annotation, schema = field.annotation, inner_schema(field.annotation)
+    return _mentions(annotation, Auto)
+
+
+def _mentions(annotation: Any, wanted: type) -> bool:
+    members = getattr(annotation, "__args__", ())
+    return annotation is wanted or any(_mentions(member, wanted) for member in members)
 
 
 def inner_schema(annotation: Any) -> Any:

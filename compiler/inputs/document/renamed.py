@@ -63,7 +63,7 @@ def _warn(
     where = f"{path}:{line}:{column}"
     if renamed.key in data:
         raise UserFileError(
-            f"{where}: key '{key}' is called '{renamed.key}' now, which the file has, too; "
+            f"{where}: key '{key}' was renamed to '{renamed.key}', and the file has both; "
             f"remove '{key}'"
         )
     new_location = (*location[:-1], renamed.key)

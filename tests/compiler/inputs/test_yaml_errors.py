@@ -88,6 +88,21 @@ def test_broken_cluster(what: str, tmp_path: Path) -> None:
     one_paragraph(str(caught.value), path)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (JOB + "schedule: chimera\n", r"schedule: Input should be .*'gpipe'.*, or auto"),
+        (JOB.replace("microbatch: 2", "microbatch: x"), r"batch.microbatch: .*integer, or auto"),
+        (JOB + "stages: x\n", r"stages: .*integer, or auto"),
+    ],
+)
+def test_a_wrong_value_says_that_auto_would_do(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(text)
+    with pytest.raises(UserFileError, match=message):
+        read_job(path)
+
+
 def test_misspelt_device_is_reported_with_position_and_remedy(tmp_path: Path) -> None:
     path = tmp_path / "cluster.yaml"
     path.write_text(BROKEN_CLUSTERS["unknown device"])
