@@ -41,7 +41,8 @@ class SearchSpace:
 class SizeOverrides:
     """What the command line says over the job file; None is what the job says.
 
-    A size that is "auto" (or 0) is AUTO; so is the schedule "auto".
+    A size that is "auto" (or 0) is AUTO; so is the schedule "auto". Raises UserFileError for what
+    is no size or schedule, and for both `microbatch` and `microbatches`.
     """
 
     stages: int | Auto | None = None
@@ -53,9 +54,23 @@ class SizeOverrides:
 
     def __post_init__(self) -> None:
         for name in ("stages", "replicas", "microbatch"):
-            object.__setattr__(self, name, or_auto(getattr(self, name)))
+            value = getattr(self, name)
+            object.__setattr__(self, name, or_auto(value) if value in (0, AUTO.value) else value)
         if self.schedule == AUTO.value:
             object.__setattr__(self, "schedule", AUTO)
+        self._refuse_wrong_values()
+
+    def _refuse_wrong_values(self) -> None:
+        for name in ("stages", "replicas", "microbatch", "microbatches", "stages_per_rank"):
+            value = getattr(self, name)
+            if not (value is None or value is AUTO or (isinstance(value, int) and value >= 1)):
+                raise UserFileError(f"{name} {value!r}: must be a number from 1, or auto")
+        if self.schedule not in (None, AUTO, *SCHEDULES):
+            raise UserFileError(
+                f"schedule {self.schedule!r}: must be {', '.join(SCHEDULES)} or auto"
+            )
+        if self.microbatch is not None and self.microbatches is not None:
+            raise UserFileError("give microbatch or microbatches, not both")
 
 
 def search_space(job: Job, cluster: Cluster, sizes: SizeOverrides) -> SearchSpace:

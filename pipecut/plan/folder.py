@@ -48,6 +48,10 @@ class PlanFolder:
     actions: tuple[tuple[Action, ...], ...]
     graph: PlanGraph
 
+    def __str__(self) -> str:
+        """Where the plan lies, and the plan's own text."""
+        return f"{self.path}\n{self.plan}"
+
 
 def read_plan(path: Path) -> PlanFolder:
     """Read a plan folder and compare every hash. Raises PlanError that names file and remedy."""

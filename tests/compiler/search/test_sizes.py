@@ -100,5 +100,5 @@ def test_all_gpus_of_this_machine_are_used() -> None:
 
 def test_an_override_is_a_number_or_auto() -> None:
     assert SizeOverrides(stages=0) == SizeOverrides(stages="auto") == SizeOverrides(stages=AUTO)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="neither a number nor 'auto'"):
+    with pytest.raises(UserFileError, match="many"):
         SizeOverrides(stages="many")  # type: ignore[arg-type]
