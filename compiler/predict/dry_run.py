@@ -59,21 +59,9 @@ class Microbatch:
 
 def _memory(first: Microbatch, second: Microbatch, split_backward: bool) -> StageMemory:
     """What differs between the two microbatches are the gradients that the first allocates."""
-    if not split_backward:
-        return StageMemory(
-            forward_peak=second.forward_peak,
-            kept=second.kept,
-            saved=second.saved,
-            first_backward_peak=first.backward_peak,
-            backward_peak=second.backward_peak,
-            gradients=first.after_backward,
-            weights_kept=0,
-            weights_first_peak=first.weights_peak,
-            weights_peak=second.weights_peak,
-            weights_gradients=0,
-        )
-    # What the second keeps after its backward waits for the gradients of weights.
-    gradients = first.after_backward - second.after_backward
+    # What the second keeps after a split backward waits for the gradients of weights.
+    waiting = second.after_backward if split_backward else 0
+    gradients = first.after_backward - waiting
     return StageMemory(
         forward_peak=second.forward_peak,
         kept=second.kept,
@@ -81,10 +69,10 @@ def _memory(first: Microbatch, second: Microbatch, split_backward: bool) -> Stag
         first_backward_peak=first.backward_peak,
         backward_peak=second.backward_peak,
         gradients=gradients,
-        weights_kept=second.after_backward,
+        weights_kept=waiting,
         weights_first_peak=first.weights_peak,
         weights_peak=second.weights_peak,
-        weights_gradients=first.after_weights - gradients,
+        weights_gradients=first.after_weights - gradients if split_backward else 0,
     )
 
 

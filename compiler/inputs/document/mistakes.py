@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from pipecut.compiler.inputs.auto import Auto
@@ -43,9 +44,9 @@ def _unknown(location: Location, schema: type[BaseModel]) -> str:
 def _missing(location: Location, schema: type[BaseModel], _problem: ErrorDetails) -> str:
     key = str(location[-1])
     remedy = "add it"
-    for name, field in getattr(_schema_at(schema, location[:-1]), "model_fields", {}).items():
-        if key in (name, field.alias) and field.examples:
-            remedy = f"add it, such as {key}: {field.examples[0]}"
+    field = _field(_schema_at(schema, location[:-1]), key)
+    if field is not None and field.examples:
+        remedy = f"add it, such as {key}: {field.examples[0]}"
     return f"key '{_named(location)}' is missing; {remedy}"
 
 
@@ -64,23 +65,31 @@ def _named(location: Location) -> str:
 
 def _schema_at(schema: Any, location: Location) -> Any:
     """The schema of what is inside a location; None where that has none."""
-    for part in location:
-        if not isinstance(part, int):
-            field = getattr(schema, "model_fields", {}).get(str(part))
-            schema = inner_schema(field.annotation) if field is not None else schema
-    return schema
+    fields = _fields_along(schema, location)
+    return inner_schema(fields[-1].annotation) if fields else schema
 
 
 def _takes_auto(schema: Any, location: Location) -> bool:
     """Whether the value at a location may be `auto`."""
-    annotation: Any = None
+    fields = _fields_along(schema, location)
+    return bool(fields) and _mentions(fields[-1].annotation, Auto)
+
+
+def _fields_along(schema: Any, location: Location) -> list[FieldInfo]:
+    """The fields that a location goes through; indexes, and keys of dictionaries, are none."""
+    fields = []
     for part in location:
-        fields = getattr(schema, "model_fields", {}).items()
-        field = next((f for name, f in fields if part in (name, f.alias)), None)
-        if field is None:
-            break
-        annotation, schema = field.annotation, inner_schema(field.annotation)
-    return _mentions(annotation, Auto)
+        field = _field(schema, part)
+        if field is not None:
+            fields.append(field)
+            schema = inner_schema(field.annotation)
+    return fields
+
+
+def _field(schema: Any, key: object) -> FieldInfo | None:
+    """A schema's field by the key that it has in a file."""
+    fields = getattr(schema, "model_fields", {}).items()
+    return next((field for name, field in fields if key in (name, field.alias)), None)
 
 
 def _mentions(annotation: Any, wanted: type) -> bool:
