@@ -98,16 +98,16 @@ def visible_devices(plan: Plan, environment: Mapping[str, str]) -> list[dict[str
     wanted = list(source.devices)[: plan.ranks]
     if len(wanted) < plan.ranks or wanted == list(range(plan.ranks)):
         return nothing
-    shown = environment.get("CUDA_VISIBLE_DEVICES")
+    shown = environment.get(variable)
     names = [part.strip() for part in shown.split(",")] if shown else None
     if names is not None and max(wanted) >= len(names):
         raise RunError(
             f"the plan is for devices {_numbers(wanted)} of {source.available}, but "
-            f"CUDA_VISIBLE_DEVICES={shown} shows {len(names)}; show all that the plan counts, or "
+            f"{variable}={shown} shows {len(names)}; show all that the plan counts, or "
             "compile again"
         )
     listed = [names[device] if names is not None else str(device) for device in wanted]
-    return [{"CUDA_VISIBLE_DEVICES": ",".join(listed)} for _ in range(plan.ranks)]
+    return [{variable: ",".join(listed)} for _ in range(plan.ranks)]
 
 
 def _numbers(values: Sequence[int]) -> str:
