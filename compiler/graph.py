@@ -62,6 +62,22 @@ class Value:
 
 
 @dataclass(frozen=True)
+class ModuleCall:
+    """A call of a module that an operator is made in; `number` counts the module's calls from 0.
+
+    `line` and `targets` are of the statement in the module's forward that leads to the operator:
+    its line, and the variables that it assigns. `takes` names what forward takes.
+    """
+
+    module: str
+    class_name: str
+    number: int = 0
+    line: int = 0
+    targets: tuple[str, ...] = ()
+    takes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Operator:
     """One call of the traced graph.
 
@@ -71,6 +87,7 @@ class Operator:
     `contexts` are the `with` statements it runs under.
     `writes` are inputs it writes to; `aliases` are inputs whose storage its result may share.
     `draws` numbers its random draws among all draws of the model, in program order.
+    `calls` are the calls of modules around it, the model's own first, that of `module` last.
     """
 
     name: str
@@ -86,6 +103,7 @@ class Operator:
     aliases: tuple[str, ...] = ()
     draws: tuple[int, ...] = ()
     modes: tuple[tuple[int | str, Any], ...] = ()
+    calls: tuple[ModuleCall, ...] = ()
 
     def __str__(self) -> str:
         """`aten.linear.default(x, weight, bias)`, with what else is known of the call."""

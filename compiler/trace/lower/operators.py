@@ -13,7 +13,7 @@ from pipecut.compiler.trace.lower.arguments import Arguments, references
 from pipecut.compiler.trace.lower.draws import count_draws
 from pipecut.compiler.trace.lower.gradients import Gradients
 from pipecut.compiler.trace.lower.names import Names, part_name
-from pipecut.compiler.trace.lower.source import calling_module, where
+from pipecut.compiler.trace.lower.source import module_calls, where
 from pipecut.compiler.trace.lower.storage import Storages
 from pipecut.compiler.trace.lower.values import Values
 from pipecut.device.types import is_traced_device
@@ -105,7 +105,7 @@ class OperatorReader:
             if key != "pin_memory"
         }
         effects = self.storages.effects(name, node, args, kwargs)
-        module = calling_module(node)
+        calls = module_calls(node)
         first_draw = self.draws
         self.draws += count_draws(node, self.values.dimensions)
         operator = Operator(
@@ -114,13 +114,14 @@ class OperatorReader:
             args=args,
             kwargs=tuple(kwargs.items()),
             inputs=tuple(dict.fromkeys(references((args, kwargs)))),
-            module=module.name,
-            module_class=module.class_name,
+            module=calls[-1].module,
+            module_class=calls[-1].class_name,
             source=where(node),
             contexts=contexts,
             writes=effects.writes,
             aliases=effects.aliases,
             draws=tuple(range(first_draw, self.draws)),
+            calls=calls,
         )
         return operator, effects.shared
 

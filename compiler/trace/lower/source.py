@@ -1,26 +1,62 @@
 """Where in the user's code a node comes from."""
 
-from dataclasses import dataclass
+import inspect
+import re
+import sys
+from functools import cache
+from itertools import zip_longest
 
 from torch import fx
 
+from pipecut.compiler.graph import ModuleCall
 
-@dataclass(frozen=True)
-class CallingModule:
-    """The innermost module whose forward made a node: its FQN and its class; "" for the model."""
-
-    name: str
-    class_name: str
+# `query, key: Tensor = ...` and `x += ...`, but no comparison.
+ASSIGNMENT = re.compile(r"(\w+(?:\s*,\s*\w+)*)\s*(?::[^=]+?)?\s*[-+*/@%&|^]*=(?!=)")
+FRAME = re.compile(r'File "(?P<file>.*?)", line (?P<line>\d+), in forward\n\s*(?P<code>.*)')
 
 
-def calling_module(node: fx.Node) -> CallingModule:
-    """The module that a node was traced in."""
-    stack = list((node.meta.get("nn_module_stack") or {}).values())
-    if not stack or str(stack[-1][0]).startswith("_"):
-        return CallingModule("", "")
-    path, qualified_class = map(str, stack[-1])
-    name = path.removeprefix("model").removeprefix(".")
-    return CallingModule(name, qualified_class.rsplit(".", 1)[-1])
+def module_calls(node: fx.Node) -> tuple[ModuleCall, ...]:
+    """The calls of modules that a node was traced in, the model's own first."""
+    stack = list((node.meta.get("nn_module_stack") or {}).items())
+    frames = list(FRAME.finditer(node.meta.get("stack_trace") or ""))
+    calls = [ModuleCall("", "")]
+    # A frame for each module, innermost last; torch leaves out what is no forward of a module.
+    pairs = list(zip_longest(reversed(stack), reversed(frames[-len(stack) :])))
+    for (key, (path, qualified_class)), frame in reversed(pairs if stack else []):
+        if str(path).startswith("_"):
+            continue
+        within_model = str(path).removeprefix("model")
+        if within_model == str(path):
+            # The loss is computed around the model.
+            continue
+        number = key.rpartition("@")[2]
+        call = ModuleCall(
+            within_model.removeprefix("."),
+            class_name=str(qualified_class).rsplit(".", 1)[-1],
+            number=int(number) if "@" in key and number.isdigit() else 0,
+            line=int(frame["line"]) if frame else 0,
+            targets=_targets(frame["code"]) if frame else (),
+            takes=_takes(str(qualified_class)),
+        )
+        calls = [call] if not call.module else [*calls, call]
+    return tuple(calls)
+
+
+@cache
+def _targets(code: str) -> tuple[str, ...]:
+    """Variables that a line of code assigns: `query, key` of `query, key = f(x)`."""
+    assignment = ASSIGNMENT.match(code)
+    return tuple(name.strip() for name in assignment[1].split(",")) if assignment else ()
+
+
+@cache
+def _takes(qualified_class: str) -> tuple[str, ...]:
+    """What the forward of a class takes, by name; nothing where the class cannot be found."""
+    module, _, name = qualified_class.rpartition(".")
+    forward = getattr(getattr(sys.modules.get(module), name, None), "forward", None)
+    if forward is None:
+        return ()
+    return tuple(inspect.signature(inspect.unwrap(forward)).parameters)[1:]
 
 
 def where(node: fx.Node) -> str:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import fx, nn
 
-from pipecut.compiler.graph import Literal, Operator, Ref
+from pipecut.compiler.graph import Literal, ModuleCall, Operator, Ref
 from pipecut.compiler.trace.lower.dimensions import Dimensions
 from pipecut.compiler.trace.lower.names import Names
 from pipecut.compiler.trace.lower.operators import OperatorReader
@@ -65,6 +65,31 @@ def test_a_call_has_its_module_and_line() -> None:
     )
     assert (relu.module, relu.module_class) == ("layers.0", "ReLU")
     assert relu.source == " (/home/me/model.py:7)"
+
+
+def test_a_call_has_the_modules_around_it_with_their_statements() -> None:
+    program = Program()
+    program.call(
+        ATEN.relu.default,
+        program.x,
+        nn_module_stack={
+            "": ("", "pipecut.model.unsplit.WithLoss"),
+            "model": ("model", "model.Net"),
+            "model.act@1": ("model.act", "torch.nn.modules.activation.ReLU"),
+        },
+        stack_trace=(
+            '  File "/unsplit.py", line 57, in forward\n    output = self.model(**batch)\n'
+            '  File "/model.py", line 7, in forward\n    x, y = self.act(x), x == 1\n'
+            '  File "/activation.py", line 9, in forward\n    return F.relu(input)\n'
+        ),
+    )
+    program.call(ATEN.neg.default, program.x)
+    relu, negative = program.read()
+    assert relu.calls == (
+        ModuleCall("", "Net", 0, 7, ("x", "y")),
+        ModuleCall("act", "ReLU", 1, 9, (), ("input",)),
+    )
+    assert negative.calls == (ModuleCall("", ""),)
 
 
 def test_a_views_result_aliases_and_a_copy_does_not() -> None:
