@@ -23,18 +23,38 @@ STATES = {"adamw": 2, "adam": 2, "momentum": 1, "sgd": 0}
 
 @dataclass(frozen=True)
 class Moment:
-    """Bytes on a rank at the peak of an action, and after it."""
+    """Bytes on a rank at the peak of an action, and after it; of these, those of gradients."""
 
     action: Action
     peak: int
     after: int
+    gradients: int
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Bytes that a rank has all through a step.
+
+    `parameters` with the buffers, `optimizer` with the float32 masters, `batch` with all samples of
+    the inputs that its stages read.
+    """
+
+    parameters: int
+    optimizer: int
+    batch: int
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.parameters + self.optimizer + self.batch
 
 
 @dataclass(frozen=True)
 class MemoryCurve:
-    """A step's memory on a rank, action by action."""
+    """A step's memory on a rank, action by action, above what is `standing` before the first."""
 
     moments: tuple[Moment, ...]
+    standing: Standing
 
     @property
     def peak(self) -> int:
@@ -84,8 +104,9 @@ def memory_curve(plan: Plan, actions: Sequence[Action], pipeline_rank: int) -> M
         # Before the step, rows that other replicas have stepped are brought to this rank.
         before = replay.gathering if not moments else 0
         peak = replay.do(action)
-        moments.append(Moment(action, max(peak, replay.level, before), replay.level))
-    return MemoryCurve(tuple(moments))
+        peak = max(peak, replay.level, before)
+        moments.append(Moment(action, peak, replay.level, replay.gradients))
+    return MemoryCurve(tuple(moments), replay.standing)
 
 
 class _Replay:
@@ -96,8 +117,11 @@ class _Replay:
         # A tensor that several stages of the rank share is there once.
         tensors = {t.names[0]: t for s in stages.values() for t in (*s.parameters, *s.buffers)}
         inputs = {name for s in stages.values() for name in s.batch_inputs}
-        self.level = sum(kept_bytes(t, plan.optimizer, plan.shards) for t in tensors.values())
-        self.level += sum(plan.batch_bytes(t) for t in plan.inputs if t.name in inputs)
+        kept = sum(kept_bytes(t, plan.optimizer, plan.shards) for t in tensors.values())
+        parameters = sum(t.bytes for t in tensors.values())
+        batch = sum(plan.batch_bytes(t) for t in plan.inputs if t.name in inputs)
+        self.standing = Standing(parameters, kept - parameters, batch)
+        self.level, self.gradients = self.standing.total, 0
         padded = max((padded_bytes(t, plan.shards) for t in tensors.values()), default=0)
         self.gathering = self.level + padded
         self.backward_begun: set[int] = set()
@@ -148,11 +172,11 @@ class _Replay:
         returned = self._bytes(Hop("B", s - 1))
         self.level += returned - passes.saved - self._received(s)
         if first:
-            self.level += passes.gradients
+            self._add_gradients(passes.gradients)
         if action.op == "I":
             self.level += passes.weights_kept
         elif first:
-            self.level -= self._counted_twice(s)
+            self._add_gradients(-self._counted_twice(s))
         # What other stages of this rank handed over, this stage is done with now.
         for hop in (Hop("F", s), Hop("B", s)):
             if hop.sender in self.stages:
@@ -167,8 +191,12 @@ class _Replay:
         peak = self.level + (passes.weights_first_peak if first else passes.weights_peak)
         self.level -= passes.weights_kept
         if first:
-            self.level += passes.weights_gradients - self._counted_twice(action.stage)
+            self._add_gradients(passes.weights_gradients - self._counted_twice(action.stage))
         return peak
+
+    def _add_gradients(self, size: int) -> None:
+        self.level += size
+        self.gradients += size
 
     def _send(self, message: Message) -> int:
         peak = self.level

@@ -156,3 +156,13 @@ def test_memory_over_time_has_peaks_at_starts_and_the_rest_at_ends() -> None:
 def test_a_memory_curve_prints_itself() -> None:
     folder = made_folder()
     check_golden("replay/memory", str(memory_curve(folder.plan, folder.actions[0], 0)))
+
+
+def test_what_stands_and_what_gradients_take_are_parts_of_what_is_alive() -> None:
+    curve = memory_curve(step_of(optimizer="adamw"), made_actions("F 0.0, RECV_B 0.0, B 0.0")[0], 0)
+    assert curve is not None
+    standing = curve.standing
+    assert (standing.parameters, standing.optimizer, standing.batch) == (WEIGHT, 2 * WEIGHT, BATCH)
+    assert [m.gradients for m in curve.moments] == [0, 0, PASSES.gradients]
+    # After its backward a microbatch leaves gradients alone.
+    assert curve.moments[-1].after == standing.total + PASSES.gradients
