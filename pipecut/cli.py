@@ -19,6 +19,7 @@ from pipecut.device.types import DEVICE_TYPES, DeviceType, type_of
 from pipecut.end_at_signal import AskedToEnd, listen, say_stopped
 from pipecut.errors import PipecutError, UserFileError
 from pipecut.options import (
+    AgainstOption,
     BusyRanksOption,
     CalibratedRanksOption,
     ClusterOption,
@@ -30,6 +31,7 @@ from pipecut.options import (
     MicrobatchesOption,
     MicrobatchOption,
     OnFailureOption,
+    PageOutput,
     PlanArgument,
     PlanOutput,
     ProfiledMicrobatchOption,
@@ -42,6 +44,8 @@ from pipecut.options import (
     StallOption,
     TimeLimitOption,
     TrustOption,
+    ViewedRunOption,
+    ViewedTraceOption,
 )
 from pipecut.run_options import (
     DEFAULT_CHECKPOINTS,
@@ -440,6 +444,28 @@ def _plan_without(plan: Path, lost_rank: int) -> Path:
 
 def _print_message(message: str) -> None:
     print(f"pipecut: {message}", file=sys.stderr, flush=True)
+
+
+@app.command()
+def view(
+    plan: PlanArgument,
+    run: ViewedRunOption = None,
+    trace: ViewedTraceOption = None,
+    against: AgainstOption = None,
+    output: PageOutput = Path("plan.html"),
+) -> None:
+    """Write a plan as one HTML page that any browser opens, without a network.
+
+    With --run, --trace or both it shows what was measured beside what was predicted.
+
+    Example: pipecut view plan/ --run report.json --trace trace.json -o plan.html
+    """
+    from pipecut.quantities import show_bytes
+    from pipecut.view.sources import read_sources
+    from pipecut.view.write import write_page
+
+    size = write_page(output, read_sources(plan, run, trace, against))
+    console.print(f"page written to {output} ({show_bytes(size)}); open it in a browser")
 
 
 @app.command()

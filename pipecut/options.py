@@ -25,6 +25,21 @@ ClusterOption = Annotated[
     ),
 ]
 PlanOutput = Annotated[Path, typer.Option("-o", "--output", help="The plan folder to write.")]
+PageOutput = Annotated[Path, typer.Option("-o", "--output", help="The HTML file to write.")]
+ViewedRunOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--run", help="The report of a run of this plan: the file of pipecut run --report."
+    ),
+]
+ViewedTraceOption = Annotated[
+    Path | None,
+    typer.Option("--trace", help="The trace of a run of this plan: that of pipecut run --trace."),
+]
+AgainstOption = Annotated[
+    Path | None,
+    typer.Option("--against", help="Another plan folder, to see what differs from it."),
+]
 StagesOption = Annotated[
     Size, typer.Option("--stages", help="Number of stages, or auto; default: one per device.")
 ]

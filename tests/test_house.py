@@ -100,6 +100,11 @@ def test_plan_and_model_do_without_runtime_and_calibrate() -> None:
     assert not [a for a in arrows() if within(a[0], "plan", "model") and within(a[1], *upper)]
 
 
+def test_the_page_of_a_plan_needs_the_plan_alone() -> None:
+    others = ("compiler", "runtime", "calibrate", "model", "device")
+    assert not [a for a in arrows() if within(a[0], "view") and within(a[1], *others)]
+
+
 def test_no_module_imports_itself_through_others() -> None:
     assert not list(nx.simple_cycles(nx.DiGraph(arrows(on_import=True))))
 

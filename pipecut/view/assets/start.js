@@ -1,0 +1,2 @@
+"use strict";
+pipecut.start(JSON.parse(document.getElementById("data").textContent));

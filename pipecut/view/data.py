@@ -1,0 +1,34 @@
+"""All that a page shows, as one value: the JSON in it is this value, key by key.
+
+`pipecut.view(name, {title, render(root, data)})` in a script registers a view. `data` is the whole
+page's data, from which a view reads `data.plan` and what stands under its own name; a view whose
+part is null is not shown. A new view is a dataclass with a function that makes it, a field here, a
+script in assets/, and a line of SCRIPTS in page.py.
+
+Seconds and bytes are plain numbers, seconds rounded to 9 digits.
+"""
+
+from dataclasses import dataclass
+
+from pipecut.view.facts import PlanFacts, facts_of
+from pipecut.view.overview import Overview, overview_of
+from pipecut.view.sources import Sources
+
+
+@dataclass(frozen=True)
+class PageData:
+    """`title` names the page, `plan` is what all views read; the other fields are a view's each."""
+
+    title: str
+    plan: PlanFacts
+    overview: Overview
+
+
+def page_data(sources: Sources) -> PageData:
+    """What the page of a plan shows."""
+    facts = facts_of(sources.plan)
+    return PageData(
+        title=f"{facts.model} on {facts.cluster}",
+        plan=facts,
+        overview=overview_of(sources),
+    )

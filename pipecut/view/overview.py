@@ -1,0 +1,162 @@
+"""The view Overview: what the plan is, what it promises, what is proven of it, what to mind."""
+
+from dataclasses import dataclass
+from math import prod
+
+from pipecut.plan.schema import Plan
+from pipecut.quantities import show_bytes, show_seconds
+from pipecut.view.sources import RunReport, Sources
+
+# A rank fuller than this has little left for what a prediction misses.
+NEARLY_FULL = 0.95
+# A step that takes so much longer or shorter than predicted calls for measured costs.
+SLIGHT = 0.05
+# From here on ranks wait longer than most schedules need.
+LARGE_BUBBLE = 0.3
+
+
+@dataclass(frozen=True)
+class Proof:
+    """Seconds of the slowest stage for a microbatch, and below which no placement's can be."""
+
+    objective: float
+    bound: float
+    gap: float
+    proven: bool
+    solver: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A line of what the plan was made for."""
+
+    name: str
+    value: str
+
+
+@dataclass(frozen=True)
+class Overview:
+    """Seconds of a step; `measured_step` and samples per second of a run, where there is one.
+
+    `warnings` are to be acted on, `notes` to be known.
+    """
+
+    predicted_step: float
+    measured_step: float | None
+    bubble: float
+    samples: int
+    proof: Proof
+    settings: tuple[Setting, ...]
+    tied: tuple[str, ...]
+    warnings: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def overview_of(sources: Sources) -> Overview:
+    """The overview of a plan, and of a run of it."""
+    plan, run = sources.plan, sources.run
+    certificate = plan.certificate
+    return Overview(
+        predicted_step=plan.prediction.step_seconds,
+        measured_step=run.measured_step if run is not None else None,
+        bubble=plan.prediction.bubble,
+        samples=plan.batch.global_size,
+        proof=Proof(
+            certificate.objective,
+            certificate.bound,
+            certificate.gap,
+            certificate.proven,
+            certificate.solver,
+            certificate.seconds,
+        ),
+        settings=_settings(plan),
+        tied=tuple(
+            f"{' = '.join(tied.names)} on stages {', '.join(map(str, tied.stages))}"
+            for tied in plan.tied
+        ),
+        warnings=warnings_of(plan, run),
+        notes=tuple(plan.notes),
+    )
+
+
+def _settings(plan: Plan) -> tuple[Setting, ...]:
+    model, batch, source = plan.model, plan.batch, plan.source
+    kinds = [stage.device for stage in plan.stages]
+    counts = [
+        f"{kinds.count(kind) * plan.ranks // len(kinds)} x {kind}" for kind in dict.fromkeys(kinds)
+    ]
+    shapes = {t.names[0]: t.shape for stage in plan.stages for t in stage.parameters}
+    rows = {
+        "model": model.factory,
+        "arguments": ", ".join(f"{key}={value!r}" for key, value in model.args.items()) or "none",
+        "parameters": f"{sum(map(prod, shapes.values())):,} in {len(shapes):,} tensors",
+        "precision": model.precision,
+        "optimizer": plan.optimizer + (", sharded" if plan.shard_optimizer else ""),
+        "code": plan.compile,
+        "batch": f"{batch.global_size} samples, {batch.microbatch} per microbatch",
+        "schedule": plan.schedule,
+        "cluster": plan.cluster,
+        "devices": ", ".join(counts),
+        "compiled from": source.job if source is not None else "",
+        "compiled by": f"pipecut {plan.pipecut}, torch {plan.torch}",
+        "seal": plan.seal[:12],
+    }
+    return tuple(Setting(name, value) for name, value in rows.items() if value)
+
+
+def warnings_of(plan: Plan, run: RunReport | None) -> tuple[str, ...]:
+    """What a user should act on, each with what to do."""
+    return (
+        *_full_ranks(plan),
+        *_large_bubble(plan),
+        *_gap(plan),
+        *_refused(plan),
+        *_off(plan, run),
+    )
+
+
+def _full_ranks(plan: Plan) -> list[str]:
+    return [
+        f"stage {stage.index} takes {show_bytes(taken)} of {show_bytes(stage.device_bytes)} "
+        f"({taken / stage.device_bytes:.0%}): a smaller microbatch or more stages leave more free"
+        for stage in plan.stages
+        if (taken := stage.peak_bytes + stage.outside_bytes) > NEARLY_FULL * stage.device_bytes
+    ]
+
+
+def _large_bubble(plan: Plan) -> list[str]:
+    bubble = plan.prediction.bubble
+    if bubble <= LARGE_BUBBLE:
+        return []
+    return [
+        f"ranks wait {bubble:.0%} of a step: more microbatches, or another schedule, fill it "
+        "(pipecut specs lists them; --schedule auto tries them)"
+    ]
+
+
+def _gap(plan: Plan) -> list[str]:
+    certificate = plan.certificate
+    if certificate.proven:
+        return []
+    return [
+        f"the slowest stage is not proven optimal: a better placement may save up to "
+        f"{certificate.gap:.2%}; --time-limit gives the solver longer"
+    ]
+
+
+def _refused(plan: Plan) -> list[str]:
+    refused = plan.evaluation.refused
+    return [f"the plan only trains: {refused}"] if refused else []
+
+
+def _off(plan: Plan, run: RunReport | None) -> list[str]:
+    if run is None or not run.measured_step:
+        return []
+    off = run.measured_step / plan.prediction.step_seconds - 1
+    if abs(off) <= SLIGHT:
+        return []
+    return [
+        f"the measured step took {show_seconds(run.measured_step)}, {off:+.1%} of the prediction: "
+        "compile again with --costs measured:REPORT"
+    ]
