@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from pipecut.device.types import TYPE_NAMES
+
 # A size that `pipecut compile` takes as a number or as auto.
 Size = str | None
 
@@ -95,7 +97,7 @@ TimeLimitOption = Annotated[
 ]
 MeasuredDeviceOption = Annotated[
     str | None,
-    typer.Option("--device", help="cpu or cuda; default: a GPU where there is one."),
+    typer.Option("--device", help=f"{TYPE_NAMES}; default: a GPU where there is one."),
 ]
 ProfiledMicrobatchOption = Annotated[
     int | None,

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from pipecut.device.types import TYPE_NAMES
 from pipecut.errors import UserFileError
 from pipecut.writable import writable_file, writable_folder
 
@@ -35,7 +36,7 @@ SaveOption = Annotated[
     typer.Option("--save", help="Folder for the trained weights, written on Ctrl-C as well."),
 ]
 RunDeviceOption = Annotated[
-    str | None, typer.Option("--device", help="cpu or cuda; default: the plan's devices.")
+    str | None, typer.Option("--device", help=f"{TYPE_NAMES}; default: the plan's devices.")
 ]
 TraceOption = Annotated[
     Path | None,

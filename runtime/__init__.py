@@ -3,16 +3,18 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipecut.device.types import TypeName
+
 if TYPE_CHECKING:
     from pipecut.runtime.pipeline import Pipeline as Pipeline
 
 __all__ = ["load"]
 
 
-def load(plan: str | Path, device: str | None = None, restoring: bool = False) -> "Pipeline":
+def load(plan: str | Path, device: TypeName | None = None, restoring: bool = False) -> "Pipeline":
     """This rank's stages of a plan, ready to step. Start one process per rank with torchrun.
 
-    `device` ("cpu" or "cuda") overrides what the plan's devices say. When `restoring`, parameters
+    `device` is a type of device to use in place of the plan's. When `restoring`, parameters
     get no values, which takes their time: `restore` must come next. Torch, Python and NumPy are
     seeded alike on all ranks, with the job's seed. Raises PlanError or RunError, on every rank
     where ranks differ.

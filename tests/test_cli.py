@@ -21,6 +21,7 @@ from pipecut.compiler import AUTO, Options, SizeOverrides, compile
 from pipecut.compiler.partition.program.solver import SOLVERS
 from pipecut.compiler.profile.measured_costs import SOURCES
 from pipecut.console import show_warnings_plainly
+from pipecut.device.types import DEVICE_TYPES
 from pipecut.errors import InfeasibleError, PipecutError, UserFileError
 from pipecut.plan.folder import PlanFolder, read_plan
 from pipecut.run_options import RunOptions
@@ -82,6 +83,12 @@ def test_version_and_help() -> None:
 @pytest.mark.parametrize("name", [*SOLVERS, *(source.split(":")[0] for source in SOURCES)])
 def test_help_names_every_solver_and_source_of_costs(name: str) -> None:
     assert name in invoke("compile", "--help").output
+
+
+@pytest.mark.parametrize("command", ["run", "profile", "calibrate"])
+@pytest.mark.parametrize("name", DEVICE_TYPES)
+def test_help_names_every_type_of_device(command: str, name: str) -> None:
+    assert name in invoke(command, "--help").output.partition("--device")[2].splitlines()[0]
 
 
 def test_compile_passes_its_options_on(called: Any, plan: PlanFolder) -> None:

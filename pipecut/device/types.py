@@ -80,6 +80,8 @@ CUDA = DeviceType(
 )
 DEVICE_TYPES: dict[str, DeviceType] = {kind.name: kind for kind in (CPU, CUDA)}
 assert set(DEVICE_TYPES) == set(get_args(TypeName))
+# For help and errors.
+TYPE_NAMES = " or ".join(DEVICE_TYPES)
 
 
 def type_of(device: "torch.device | str") -> DeviceType:

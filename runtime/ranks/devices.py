@@ -8,7 +8,13 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 from pipecut.device.local import LocalDevice, is_available
-from pipecut.device.types import DeviceType, common_type, type_of
+from pipecut.device.types import (
+    DEVICE_TYPES,
+    TYPE_NAMES,
+    DeviceType,
+    common_type,
+    type_of,
+)
 from pipecut.errors import RunError
 from pipecut.plan.schema import Plan
 
@@ -19,8 +25,11 @@ MEMORY_SHORT = 0.03
 def device_type_of(plan: Plan, wanted: str | None) -> DeviceType:
     """The type of all ranks' devices: the wanted one, or the plan's.
 
-    Raises RunError for a plan of several types, which one backend cannot serve.
+    Raises RunError for a type that is none, and for a plan of several types, which one backend
+    cannot serve.
     """
+    if wanted is not None and wanted not in DEVICE_TYPES:
+        raise RunError(f"device {wanted!r}: must be {TYPE_NAMES}")
     planned = common_type(stage.device_type for stage in plan.stages)
     if wanted is not None:
         return type_of(wanted)
@@ -44,19 +53,19 @@ def refuse_without_gpu(plan: Plan, wanted: str | None) -> None:
         )
 
 
-def local_index(environment: Mapping[str, str], visible: int) -> int:
-    """The index of this process's GPU among the visible ones.
+def local_index(kind: DeviceType, environment: Mapping[str, str], visible: int) -> int:
+    """The index of this process's device among the `visible` ones of its type.
 
-    Where a scheduler shows each process its own GPU alone (Slurm with --gpus-per-task=1, Ray), that
+    Where a scheduler shows each process only its own GPU (Slurm with --gpus-per-task=1, Ray), that
     is 0, whatever LOCAL_RANK is. Raises RunError where there are fewer GPUs than processes.
     """
     local = int(environment.get("LOCAL_RANK", "0"))
     if local < visible:
         return local
-    if shows_one(environment) and visible == 1:
+    if shows_one(kind, environment) and visible == 1:
         return 0
-    shown = environment.get("CUDA_VISIBLE_DEVICES")
-    limit = f", CUDA_VISIBLE_DEVICES={shown} shows" if shown is not None else " has"
+    shown = environment.get(kind.visible) if kind.visible is not None else None
+    limit = f", {kind.visible}={shown} shows" if shown is not None else " has"
     raise RunError(
         f"rank {environment.get('RANK', '0')}: needs GPU {local} of this machine, which{limit} "
         f"{visible}; start as many processes on each machine as it has GPUs (torchrun "
@@ -64,31 +73,32 @@ def local_index(environment: Mapping[str, str], visible: int) -> int:
     )
 
 
-def shows_one(environment: Mapping[str, str]) -> bool:
-    """Whether CUDA_VISIBLE_DEVICES shows this process a single device."""
-    shown = environment.get("CUDA_VISIBLE_DEVICES", "")
+def shows_one(kind: DeviceType, environment: Mapping[str, str]) -> bool:
+    """Whether the type's variable shows this process a single device."""
+    shown = environment.get(kind.visible, "") if kind.visible is not None else ""
     return len([part for part in shown.split(",") if part.strip()]) == 1
 
 
-def refuse_shared(devices: Sequence[str]) -> None:
+def refuse_shared(kind: DeviceType, devices: Sequence[str]) -> None:
     """Raises RunError where two ranks have the same device, given each rank's device and host."""
+    unset = f" (unset {kind.visible})" if kind.visible is not None else ""
     for rank, device in enumerate(devices):
         first = devices.index(device)
         if first != rank:
             raise RunError(
                 f"ranks {first} and {rank} both have the GPU {device}; give each process its own, "
-                "or show all of them to every process (unset CUDA_VISIBLE_DEVICES)"
+                f"or show all of them to every process{unset}"
             )
 
 
 def visible_devices(plan: Plan, environment: Mapping[str, str]) -> list[dict[str, str]]:
-    """For each rank of a plan of one machine, CUDA_VISIBLE_DEVICES with the plan's own devices.
+    """For each rank of a plan of one machine, the variable that shows it the plan's own devices.
 
     After a device was lost, `source.devices` leaves a gap, which LOCAL_RANK does not. All ranks see
     the same list, in the order of the plan, so that LOCAL_RANK counts in it and GPUs can still
     reach each other. Nothing is set where the plan is for the first devices in their order, is for
-    CPUs, or does not say. The plan's numbers count in the user's own CUDA_VISIBLE_DEVICES, where
-    it is set. Raises RunError where that lists too few.
+    CPUs, or does not say. The plan's numbers count in the user's own list of visible devices, where
+    the variable is set. Raises RunError where that lists too few.
     """
     source = plan.source
     nothing: list[dict[str, str]] = [{} for _ in range(plan.ranks)]
@@ -117,10 +127,11 @@ def _numbers(values: Sequence[int]) -> str:
 def refuse_lost(plan: Plan, environment: Mapping[str, str]) -> None:
     """Raises RunError for a plan without lost devices where nothing says which devices remain."""
     lost = plan.source.lost if plan.source is not None else []
-    if lost and "CUDA_VISIBLE_DEVICES" not in environment:
+    variable = device_type_of(plan, None).visible
+    if lost and variable is not None and variable not in environment:
         raise RunError(
             f"the plan leaves out device {_numbers(lost)} of its cluster; show each host's "
-            "processes the devices that remain (CUDA_VISIBLE_DEVICES, for torchrun), or use "
+            f"processes the devices that remain ({variable}, for torchrun), or use "
             "pipecut run on one machine"
         )
 

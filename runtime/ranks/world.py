@@ -128,7 +128,7 @@ def _device(plan: Plan, rank: int, kind: DeviceType, check: bool) -> torch.devic
         )
     if check:
         refuse_lost(plan, os.environ)
-    index = local_index(os.environ, device_count(kind))
+    index = local_index(kind, os.environ, device_count(kind))
     if check:
         refuse_other_device(plan, rank, describe(kind, index))
     return use_device(kind, index)
@@ -151,7 +151,7 @@ def _refuse_shared_gpus(store: Store, rank: int, size: int, device: torch.device
         return
     identity = describe(kind, device.index).identity or str(os.getpid())
     store.set(f"device/{rank}", f"{identity} of {socket.gethostname()}")
-    refuse_shared([store.get(f"device/{r}").decode() for r in range(size)])
+    refuse_shared(kind, [store.get(f"device/{r}").decode() for r in range(size)])
 
 
 def _warn_of_hosts(plan: Plan, rank: int) -> None:

@@ -1,5 +1,6 @@
 """Which device a rank takes, and which plans and host orders are refused; needs no GPU."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -112,16 +113,39 @@ def test_a_process_takes_its_own_of_the_visible_devices(
     environment: dict[str, str], visible: int, index: int | None
 ) -> None:
     if index is not None:
-        assert local_index(environment, visible) == index
+        assert local_index(CUDA, environment, visible) == index
         return
     with pytest.raises(RunError, match="needs GPU [12] of this machine"):
-        local_index(environment, visible)
+        local_index(CUDA, environment, visible)
+
+
+def test_another_type_of_device_has_another_variable(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accelerator = replace(CUDA, visible="SHOWN")
+    assert local_index(accelerator, {"LOCAL_RANK": "3", "SHOWN": "3"}, 1) == 0
+    with pytest.raises(RunError, match="needs GPU 2 of this machine, which, SHOWN=4,5 shows 2"):
+        local_index(accelerator, {"LOCAL_RANK": "2", "SHOWN": "4,5"}, 2)
+    with pytest.raises(RunError, match=r"to every process \(unset SHOWN\)"):
+        refuse_shared(accelerator, ["x", "x"])
+    with pytest.raises(RunError, match="to every process$"):
+        refuse_shared(replace(CUDA, visible=None), ["x", "x"])
+    monkeypatch.setattr(devices, "device_type_of", lambda plan, wanted: accelerator)
+    after = on(plan, devices=[0, 2, 3, 4], lost=[1])
+    refuse_lost(after, visible_devices(after, {})[0])
+    with pytest.raises(RunError, match=r"the devices that remain \(SHOWN, for torchrun\)"):
+        refuse_lost(after, {"CUDA_VISIBLE_DEVICES": "0,2,3,4"})
+
+
+def test_a_type_that_is_none_is_refused(plan: Plan) -> None:
+    with pytest.raises(RunError, match="device 'tpu': must be cpu or cuda"):
+        device_type_of(plan, "tpu")
 
 
 def test_two_ranks_of_one_device_are_refused() -> None:
-    refuse_shared(["x of a", "y of a", "x of b"])
+    refuse_shared(CUDA, ["x of a", "y of a", "x of b"])
     with pytest.raises(RunError, match="ranks 1 and 2 both have the GPU y of a"):
-        refuse_shared(["x of a", "y of a", "y of a"])
+        refuse_shared(CUDA, ["x of a", "y of a", "y of a"])
 
 
 def test_a_rank_file_orders_hosts() -> None:
