@@ -4,13 +4,14 @@ from dataclasses import dataclass
 
 from pipecut.compiler.schedules.registry import in_flight, pipeline_ranks_of
 from pipecut.plan.layout import RankLayout
+from pipecut.quantities import counted
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """Stages and replicas of each, samples per microbatch, microbatches per step of each replica,
+    """What a plan is made with, before any operator is placed.
 
-    their schedule, and stages per rank.
+    `replicas` of each stage, samples per `microbatch`, and `microbatches` per step of each replica.
     """
 
     stages: int
@@ -24,8 +25,8 @@ class Candidate:
         """`16 stages x 4 replicas, 32 microbatches of 2, 1f1b`."""
         ranks = f" on {self.ranks} ranks" if self.stages_per_rank > 1 else ""
         return (
-            f"{self.stages} stages{ranks} x {self.replicas} replicas, "
-            f"{self.microbatches} microbatches of {self.microbatch}, {self.schedule}"
+            f"{counted(self.stages, 'stage')}{ranks} x {counted(self.replicas, 'replica')}, "
+            f"{counted(self.microbatches, 'microbatch')} of {self.microbatch}, {self.schedule}"
         )
 
     @property

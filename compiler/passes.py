@@ -24,6 +24,7 @@ from pipecut.compiler.search.search import choose
 from pipecut.compiler.search.sizes import search_space
 from pipecut.compiler.search.trial import Setting
 from pipecut.plan.check.check import check
+from pipecut.quantities import counted
 
 Progress = Callable[[str], None]
 
@@ -56,9 +57,9 @@ def compile_plan(request: Request, progress: Progress = silent) -> Compiled:
     blocks = coarsen_for(costed, cluster, job.spec, constraints, sizes)
     fits = False
     while not fits:
-        progress(f"placing {len(graph.operators)} operators on {sizes.stages} stages")
+        progress(f"placing {len(graph.operators):,} operators on {counted(sizes.stages, 'stage')}")
         placed = partition(blocks, cluster, job.spec.precision, sizes, options.solving)
-        progress(f"scheduling {sizes.microbatches} microbatches, {sizes.schedule}")
+        progress(f"scheduling {counted(sizes.microbatches, 'microbatch')}, {sizes.schedule}")
         scheduled = schedule(costed, placed.cluster, placed.placement, sizes)
         draft = draft_of(graph, sizes, placed, scheduled)
         source = source_of(request, job.spec, machine, draft)

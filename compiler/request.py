@@ -4,8 +4,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipecut.compiler.partition.place import SolverOptions
+from pipecut.compiler.profile.measured_costs import refuse_unknown_source
 from pipecut.compiler.search.sizes import SizeOverrides
 from pipecut.compiler.search.trial import Sensitivity, Trial
+from pipecut.errors import UserFileError
 from pipecut.plan.folder import PlanFolder
 
 
@@ -16,7 +18,8 @@ class Options:
     `sizes` stand over the job file's. `explain` also compares what would be compiled without a
     search. `costs` are measured ones where the profile has them (auto), estimates alone (roofline),
     measured ones alone (profile), or those of a run's report (measured:FILE); `profile` is the file
-    of measurements. `lost` devices, counted from 0 as in the cluster file, are left out.
+    of measurements. `lost` devices, counted from 0 as in the cluster file, are left out. Raises
+    UserFileError for what is none of these.
     """
 
     sizes: SizeOverrides = field(default_factory=SizeOverrides)
@@ -25,6 +28,14 @@ class Options:
     profile: Path | None = None
     solving: SolverOptions = field(default_factory=SolverOptions)
     lost: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        refuse_unknown_source(self.costs)
+        numbers = self.lost if isinstance(self.lost, list | tuple) else None
+        if numbers is None or not all(type(n) is int and n >= 0 for n in numbers):
+            raise UserFileError(
+                f"lost {self.lost!r}: must be a tuple of device numbers from 0, such as (0, 2)"
+            )
 
 
 @dataclass(frozen=True)

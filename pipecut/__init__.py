@@ -7,6 +7,8 @@ a `Pipeline`. Everything that pipecut raises on purpose is a `PipecutError`.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from pipecut.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from pipecut.compiler import AUTO as AUTO
     from pipecut.compiler import Options as Options
@@ -17,7 +19,6 @@ if TYPE_CHECKING:
     from pipecut.runtime import load as load
     from pipecut.runtime.pipeline import Pipeline as Pipeline
 
-__version__ = "0.1.0"
 # Each public name, and the module that has it: imported when it is asked for, so that a rank that
 # only loads a plan never imports the solver.
 HOMES = {
@@ -47,3 +48,7 @@ def __getattr__(name: str) -> Any:
     if name in HOMES:
         return getattr(import_module(HOMES[name]), name)
     raise AttributeError(f"module 'pipecut' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

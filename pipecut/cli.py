@@ -47,6 +47,7 @@ from pipecut.options import (
     ViewedRunOption,
     ViewedTraceOption,
 )
+from pipecut.quantities import counted
 from pipecut.run_options import (
     DEFAULT_CHECKPOINTS,
     DEFAULT_KEEP,
@@ -65,6 +66,7 @@ from pipecut.run_options import (
     StepsOption,
     TraceOption,
 )
+from pipecut.version import __version__
 from pipecut.writable import writable_folder
 
 if TYPE_CHECKING:
@@ -76,9 +78,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True)
 
 def _version(wanted: bool) -> None:
     if wanted:
-        import pipecut
-
-        print(f"pipecut {pipecut.__version__}")
+        print(f"pipecut {__version__}")
         raise typer.Exit()
 
 
@@ -122,13 +122,14 @@ def compile(
     from pipecut.compiler import Options, Request, SizeOverrides, compile_plan
     from pipecut.compiler.partition.place import SolverOptions
     from pipecut.compiler.partition.program.solver import SOLVERS
+    from pipecut.compiler.profile.measured_costs import refuse_unknown_source
     from pipecut.compiler.schedules.registry import SCHEDULES, WITH_CHOSEN_STAGES_PER_RANK
     from pipecut.tables.plan import print_plan
     from pipecut.tables.search import print_explained
 
     refuse_other_than("--schedule", schedule, (*SCHEDULES, "auto"))
     refuse_other_than("--solver", solver, SOLVERS)
-    _refuse_unknown_costs(costs)
+    refuse_unknown_source(costs)
     if microbatch is not None and microbatches is not None:
         raise UserFileError("give --microbatch or --microbatches, not both")
     chosen = schedule in (None, "auto") or schedule in WITH_CHOSEN_STAGES_PER_RANK
@@ -154,14 +155,6 @@ def compile(
     console.print(
         f"plan written to {output}/; next: pipecut verify {output}, pipecut run {output} --steps 10"
     )
-
-
-def _refuse_unknown_costs(costs: str) -> None:
-    """Raises UserFileError."""
-    from pipecut.compiler.profile.measured_costs import REPORT, SOURCES
-
-    if not costs.startswith(REPORT):
-        refuse_other_than("--costs", costs, SOURCES)
 
 
 @app.command()
@@ -347,7 +340,7 @@ def verify(
     from pipecut.runtime.verify.verify import verify as verify_plan
 
     _read_trusted(plan, trusted)
-    with progress_line(f"running {steps} steps of the plan and of the unsplit model"):
+    with progress_line(f"running {counted(steps, 'step')} of the plan and of the unsplit model"):
         result = verify_plan(plan, steps, evaluation)
     console.print(str(result))
     if not result.passed:
@@ -523,7 +516,9 @@ def export(
     from pipecut.runtime.checkpoint.export import export as export_checkpoint
 
     exported = export_checkpoint(read_plan(plan).plan, checkpoint, output)
-    console.print(f"{exported.tensors} tensors after step {exported.step} written to {output}")
+    console.print(
+        f"{counted(exported.tensors, 'tensor')} after step {exported.step} written to {output}"
+    )
 
 
 @app.command()

@@ -1,4 +1,13 @@
-"""Bytes and seconds as text."""
+"""Bytes, seconds and counts as text."""
+
+
+def counted(count: int, thing: str) -> str:
+    """A number of things: `1 stage`, `2,048 stages`, `2 microbatches`, `3 boundaries`."""
+    if count == 1:
+        return f"1 {thing}"
+    if thing.endswith("ry"):
+        return f"{count:,} {thing[:-1]}ies"
+    return f"{count:,} {thing}{'es' if thing.endswith(('ch', 's')) else 's'}"
 
 
 def show_bytes(count: float) -> str:

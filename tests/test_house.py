@@ -32,10 +32,9 @@ def modules() -> dict[str, Path]:
     return files
 
 
-def imported(module: str, on_import: bool = False) -> Iterator[str]:
-    """Modules of the house that a module imports; with `on_import` only when it is imported."""
-    tree = ast.parse(modules()[module].read_text())
-    for node in _run_on_import(tree) if on_import else ast.walk(tree):
+def imported(module: str) -> Iterator[str]:
+    """Modules of the house that a module imports anywhere, within functions as well."""
+    for node in ast.walk(ast.parse(modules()[module].read_text())):
         if isinstance(node, ast.ImportFrom) and node.module and not node.level:
             for alias in node.names:
                 name = f"{node.module}.{alias.name}"
@@ -44,24 +43,15 @@ def imported(module: str, on_import: bool = False) -> Iterator[str]:
             yield from (alias.name for alias in node.names)
 
 
-def _run_on_import(tree: ast.AST) -> Iterator[ast.AST]:
-    """All nodes but those of function bodies and of `if TYPE_CHECKING`."""
-    for node in ast.iter_child_nodes(tree):
-        lazy = isinstance(node, house.Definition | ast.Lambda)
-        if lazy or (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)):
-            continue
-        yield node
-        yield from _run_on_import(node)
-
-
-def arrows(on_import: bool = False) -> set[tuple[str, str]]:
+@cache
+def arrows() -> frozenset[tuple[str, str]]:
     """Who imports whom, within the house."""
-    return {
+    return frozenset(
         (module, other)
         for module in modules()
-        for other in imported(module, on_import)
+        for other in imported(module)
         if other in modules() and other != module
-    }
+    )
 
 
 def room(module: str) -> str:
@@ -106,12 +96,13 @@ def test_the_page_of_a_plan_needs_the_plan_alone() -> None:
 
 
 def test_no_module_imports_itself_through_others() -> None:
-    assert not list(nx.simple_cycles(nx.DiGraph(arrows(on_import=True))))
+    """Imports within functions and under TYPE_CHECKING count: they tie files together, too."""
+    assert not list(nx.simple_cycles(nx.DiGraph(arrows())))
 
 
 def test_no_room_imports_itself_through_others() -> None:
     reasons = defaultdict(list)
-    for module, other in arrows(on_import=True):
+    for module, other in arrows():
         if room(module) != room(other):
             reasons[room(module), room(other)].append(f"{module} imports {other}")
     circles = [c for c in nx.strongly_connected_components(nx.DiGraph(list(reasons))) if len(c) > 1]

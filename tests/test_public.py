@@ -2,15 +2,28 @@
 
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
 import pipecut
 
+ROOT = Path(__file__).resolve().parent.parent
+
 
 @pytest.mark.parametrize("name", sorted(pipecut.HOMES))
 def test_every_public_name_is_there(name: str) -> None:
     assert name in pipecut.__all__ and getattr(pipecut, name) is not None
+
+
+def test_dir_shows_the_public_names() -> None:
+    assert {*pipecut.__all__} <= {*dir(pipecut)}
+
+
+def test_one_version_is_written() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert pipecut.__version__ == project["version"]
 
 
 def test_another_name_is_not() -> None:

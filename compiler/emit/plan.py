@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import torch
 
-import pipecut
 from pipecut.compiler.costs.loss_terms import terms_of
 from pipecut.compiler.costs.roofline import CostedGraph
 from pipecut.compiler.draft import Draft
@@ -29,6 +28,7 @@ from pipecut.plan.schema import (
     Tied,
 )
 from pipecut.plan.sources import source_hashes
+from pipecut.version import __version__
 
 
 def plan_of(
@@ -43,7 +43,7 @@ def plan_of(
     optimizer = OptimizerSpec.of(spec, candidate.replicas)
     plan = Plan(
         version=VERSION,
-        pipecut=pipecut.__version__,
+        pipecut=__version__,
         torch=str(torch.__version__),
         cluster=cluster.name,
         model=_model(job, graph),

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pipecut.compiler.inputs.cluster_schema import Link
 from pipecut.device.types import TypeName
 from pipecut.errors import UserFileError
+from pipecut.quantities import counted
 
 
 @dataclass(frozen=True)
@@ -74,5 +75,10 @@ class Cluster:
                 raise UserFileError(
                     f"cluster {self.name} has {count} devices, but no device {index} to leave out"
                 )
+        if len(set(lost)) == count:
+            raise UserFileError(
+                f"all {counted(count, 'device')} of cluster {self.name} are left out; leave out "
+                "fewer, or give another cluster"
+            )
         remaining = tuple(d for index, d in enumerate(self.devices) if index not in lost)
         return replace(self, devices=remaining)

@@ -57,7 +57,8 @@ class OperatorRule:
     `statistics` are the positions of running statistics, written while that flag is True.
     `stops_gradients`: no gradient flows through it.
     `cudnn_draws`: on a GPU it draws from a state of cuDNN's own, which no seed sets.
-    `weight_gradient_later`: the runtime may compute its weight's gradient after its input's.
+    `weight_gradient_later`: the runtime may compute its weight's gradient after its input's. The
+    code that does so is in runtime/engine/weight_gradients.py, whose `DEFERRED` has the same names.
     `loss` has the arguments of a mean over labels, some of which are ignored.
     `guard`: checks something while the model is traced, and computes nothing.
 

@@ -8,7 +8,7 @@ from pipecut.compiler.partition.chain.prefix_sums import received_bytes
 from pipecut.compiler.partition.memory import peak_bytes
 from pipecut.compiler.partition.problem import Block, Problem, StageDevice, Stages
 from pipecut.errors import InfeasibleError
-from pipecut.quantities import show_bytes
+from pipecut.quantities import counted, show_bytes
 
 # Microbatches in flight on each stage, for a number of stages.
 InFlightPerStage = Callable[[int], tuple[int, ...]]
@@ -25,8 +25,9 @@ def explain(
     count = len(problem.stage_devices)
     if len(problem.blocks) < count:
         return InfeasibleError(
-            f"{count} stages asked for, but the model has only {len(problem.blocks)} parts that a "
-            f"cut may separate; ask for --stages {max(1, len(problem.blocks))} or fewer"
+            f"{counted(count, 'stage')} asked for, but the model has only "
+            f"{counted(len(problem.blocks), 'part')} that a cut may separate; "
+            f"ask for --stages {max(1, len(problem.blocks))} or fewer"
         )
     unconstrained = replace(problem, pins=(), splits=())
     if unconstrained != problem and chain_cuts(unconstrained) is not None:
@@ -64,8 +65,9 @@ def _short_of_memory(problem: Problem, proven: bool, in_flight_per_stage: InFlig
         f"{show_bytes(used[fullest])} of {show_bytes(device.capacity)} (after the reserve) even in "
         f"the placement closest to fitting; {largest_part} are most of it ({show_bytes(fixed)} "
         f"parameters with gradients and optimizer states, {show_bytes(activations)} activations, "
-        f"{device.in_flight} microbatches in flight). What would fit: {show_bytes(max(used))} per "
-        f"device after the reserve with {len(capacity)} stages; or "
+        f"{counted(device.in_flight, 'microbatch')} in flight). What would fit: "
+        f"{show_bytes(max(used))} per device after the reserve with "
+        f"{counted(len(capacity), 'stage')}; or "
         f"{_more_stages(problem, in_flight_per_stage)}; or a smaller microbatch{remedy}."
     )
 
@@ -74,7 +76,7 @@ def _more_stages(problem: Problem, in_flight_per_stage: InFlightPerStage) -> str
     fewest = _fewest_stages(problem, in_flight_per_stage)
     if fewest is None:
         return f"no number of stages up to {MOST_STAGES} of this kind"
-    return f"{fewest} stages of this kind"
+    return f"{counted(fewest, 'stage')} of this kind"
 
 
 def _fewest_stages(problem: Problem, in_flight_per_stage: InFlightPerStage) -> int | None:

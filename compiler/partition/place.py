@@ -23,10 +23,10 @@ from pipecut.compiler.partition.memory import evenly_shared, fits
 from pipecut.compiler.partition.placement import Certificate
 from pipecut.compiler.partition.problem import Problem, Stages
 from pipecut.compiler.partition.program.program import build
-from pipecut.compiler.partition.program.solver import Limits, Solution, solve
+from pipecut.compiler.partition.program.solver import SOLVERS, Limits, Solution, solve
 from pipecut.compiler.partition.program.start import start_values
 from pipecut.compiler.partition.reduce import around_cuts, depth_first_order, lossless
-from pipecut.errors import InfeasibleError
+from pipecut.errors import InfeasibleError, UserFileError
 
 # With more block-stage pairs than this the program is too slow to be worth its proof.
 LARGEST_PROGRAM = 12_000
@@ -47,12 +47,21 @@ class SolverOptions:
     """highs or cbc, its time limit in seconds, and the relative gap at which it may stop.
 
     A `rule` returns each block's stage instead of all that: what others do, to compare with.
+    Raises UserFileError for another solver, and for numbers below 0.
     """
 
     solver: str = "highs"
     time_limit: float = 30.0
     gap: float = 1e-4
     rule: Callable[[Problem], Stages] | None = None
+
+    def __post_init__(self) -> None:
+        if self.solver not in SOLVERS:
+            raise UserFileError(f"solver {self.solver!r}: must be {' or '.join(SOLVERS)}")
+        for name in ("time_limit", "gap"):
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or not value >= 0:
+                raise UserFileError(f"{name} {value!r}: must be a number of 0 or more")
 
 
 def place(

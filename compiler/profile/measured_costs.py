@@ -64,8 +64,20 @@ class MeasuredCosts:
         return seconds
 
 
+def refuse_unknown_source(option: str) -> None:
+    """Raises UserFileError for what is no source of costs, and for `measured:` without a file."""
+    if option == REPORT:
+        raise UserFileError(
+            f"--costs {option}: names no file; give {REPORT}REPORT, such as {REPORT}report.json, "
+            "which pipecut run PLAN --report report.json writes"
+        )
+    if not isinstance(option, str) or not (option in SOURCES or option.startswith(REPORT)):
+        raise UserFileError(f"--costs {option}: must be {' or '.join(SOURCES)}")
+
+
 def measured_costs(option: str, profile: Path | None) -> MeasuredCosts:
     """For auto, roofline, profile or measured:FILE. Raises UserFileError."""
+    refuse_unknown_source(option)
     if option == "roofline":
         return MeasuredCosts(option)
     if not option.startswith(REPORT):

@@ -1,7 +1,6 @@
 """Which stages, replicas, microbatch and schedule make the shortest step of the global batch.
 
-Candidates are tried in the order of the seconds that each cannot beat, until these are above the
-best step found.
+Candidates are tried in the order of their bounds, until these are above the best step found.
 """
 
 from collections.abc import Callable
@@ -38,6 +37,10 @@ class Choice:
     sensitivities: tuple[Sensitivity, ...] = ()
 
     compared: int = 0
+
+    def __str__(self) -> str:
+        """The chosen candidate, then a line for each trial and for each limit."""
+        return "\n".join(map(str, (f"chosen: {self.sizes}", *self.trials, *self.sensitivities)))
 
 
 def search(space: SearchSpace, setting: Setting, progress: Progress) -> tuple[Trial, ...]:
@@ -89,7 +92,7 @@ def _tried(ordered: list[Trial], setting: Setting, progress: Progress) -> list[T
     least = float("inf")
     for number, trial in enumerate(ordered, 1):
         if trial.bound >= least:
-            trials.append(replace(trial, why=f"cannot beat {show_seconds(trial.bound)}"))
+            trials.append(replace(trial, why=f"at best {show_seconds(trial.bound)}"))
             continue
         progress(f"trying {number} of {len(ordered)}: {trial.candidate}")
         trial = attempt(trial, setting)

@@ -6,18 +6,18 @@ from rich.console import Console
 from rich.table import Table
 
 from pipecut.plan.schema import Plan
-from pipecut.plan.schema.text import columns_of, summary_of, title_of
+from pipecut.plan.schema.text import columns_of
 
 
 def print_plan(plan: Plan, console: Console) -> None:
     """Stages, then the bottleneck, its bound and the gap, then the predicted step."""
-    table = Table(title=title_of(plan))
-    columns = columns_of(plan)
+    table = Table(title=plan.title)
+    columns = columns_of(plan.stages)
     for column in columns:
         side: Literal["right", "left"] = "right" if column.right else "left"
         table.add_column(column.title, justify=side, overflow="fold")
     for cells in zip(*(column.cells for column in columns), strict=True):
         table.add_row(*cells)
     console.print(table)
-    for line in summary_of(plan):
+    for line in plan.summary():
         console.print(line)

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipecut.compiler.search.trial import Sensitivity, Trial
-from pipecut.quantities import show_seconds
+from pipecut.quantities import counted, show_seconds
 
 # More candidates than this say nothing new.
 MOST_SHOWN = 40
@@ -53,14 +53,14 @@ def _outcome(trial: Trial, best: Trial) -> tuple[str, str, str, str]:
         compared = f"{1 - ratio:.1%} faster: no more than its prediction may be off"
     else:
         compared = "chosen" if trial is best else f"{ratio - 1:.1%} slower"
-    recomputing = f"{trial.recomputing} stages" if trial.recomputing else ""
+    recomputing = counted(trial.recomputing, "stage") if trial.recomputing else ""
     return show_seconds(trial.step_seconds), f"{trial.bubble:.0%}", recomputing, compared
 
 
 def _effect(sensitivity: Sensitivity, best_seconds: float | None) -> str:
     """How much shorter the step would be without a limit."""
     if sensitivity.step_seconds is None or best_seconds is None:
-        return f"{sensitivity.limit}: nothing that fits was found"
+        return str(sensitivity)
     gain = 1 - sensitivity.step_seconds / best_seconds
     effect = f"{gain:.1%} shorter" if gain > LEAST_GAIN else "no shorter"
-    return f"{sensitivity.limit}: step {show_seconds(sensitivity.step_seconds)}, {effect}"
+    return f"{sensitivity}, {effect}"

@@ -26,6 +26,30 @@ def test_what_is_read_is_typed_and_frozen() -> None:
         operator.stage = 1  # type: ignore[misc]
 
 
+def test_a_graph_prints_its_operators() -> None:
+    evaluation = {
+        "loss": "loss",
+        "operators": [
+            {"name": "out", "target": "relu", "module": "a", "inputs": ["x"], "stage": 1}
+        ],
+        "outputs": {},
+        "buffers": [],
+    }
+    seconds = {"slow-core": 1.0, "fast-core": 0.5}
+    text = str(
+        parsed(
+            operators=[{**OPERATOR, "stages": [0, 1, 3], "forward_seconds": seconds}],
+            evaluation=evaluation,
+        )
+    )
+    lines = [line.split("  ") for line in text.splitlines()]
+    cells = [[cell.strip() for cell in line if cell] for line in lines]
+    assert cells[0] == ["placed graph of 1 operator, 1 parameter, 1 buffer, loss hidden_0"]
+    assert cells[3][:2] == ["0-1, 3", "hidden_0"]
+    assert cells[3][4:] == ["slow-core 1 s, fast-core 500 ms", "2 s", "8 B"]
+    assert cells[-1] == ["1", "out", "a", "relu"]
+
+
 def test_an_operator_that_several_stages_make_is_placed_on_all_of_them() -> None:
     graph = parsed(operators=[{**OPERATOR, "stages": [0, 2]}])
     assert graph.operators[0].placed_on == (0, 2)

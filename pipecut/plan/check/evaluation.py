@@ -4,6 +4,7 @@ from pipecut.errors import PlanError
 from pipecut.plan.check.placement import flows_forward, names_on
 from pipecut.plan.schema import Plan
 from pipecut.plan.schema.graph import EvaluationGraph, PlanGraph
+from pipecut.quantities import counted
 
 
 def evaluates(plan: Plan, graph: PlanGraph) -> str:
@@ -22,9 +23,9 @@ def evaluates(plan: Plan, graph: PlanGraph) -> str:
         _check_loss(plan, evaluation)
         flows_forward(evaluated, evaluation)
         _check_outputs(evaluated, evaluation)
-        operators = f"{len(evaluation.operators)} operators of its own"
+        operators = f"{counted(len(evaluation.operators), 'operator')} of its own"
     outputs = sum(len(stage.outputs) for stage in evaluated.stages)
-    return f"eval mode runs {operators} and returns {outputs} outputs"
+    return f"eval mode runs {operators} and returns {counted(outputs, 'output')}"
 
 
 def _check_inputs(plan: Plan) -> None:

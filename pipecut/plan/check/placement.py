@@ -8,6 +8,7 @@ from pipecut.errors import PlanError
 from pipecut.plan.replay.memory import STATES
 from pipecut.plan.schema import Plan, Stage
 from pipecut.plan.schema.graph import EvaluationGraph, GraphBuffer, PlanGraph
+from pipecut.quantities import counted
 
 
 def names_known(plan: Plan, graph: PlanGraph) -> None:
@@ -65,8 +66,12 @@ def all_placed(plan: Plan, graph: PlanGraph) -> str:
                 f"{entry.names[0]} is on stages {sorted(holders)} but its gradients are not "
                 "summed over them; compile again"
             )
-    counts = f"{len(graph.operators)} operators, {len(graph.parameters)} parameters"
-    return f"{counts}, {len(graph.buffers)} buffers placed"
+    counts = (
+        counted(len(graph.operators), "operator"),
+        counted(len(graph.parameters), "parameter"),
+        counted(len(graph.buffers), "buffer"),
+    )
+    return f"{', '.join(counts)} placed"
 
 
 def _check_holders(entry: GraphBuffer, holders: set[int], users: set[int]) -> None:
@@ -105,7 +110,11 @@ def flows_forward(plan: Plan, graph: PlanGraph | EvaluationGraph) -> str:
                 "them; compile again"
             )
     tensors = set().union(*crossing.values())
-    return f"the stage graph is acyclic; {len(tensors)} tensors cross {len(crossing)} boundaries"
+    cross = "crosses" if len(tensors) == 1 else "cross"
+    return (
+        f"the stage graph is acyclic; {counted(len(tensors), 'tensor')} {cross} "
+        f"{counted(len(crossing), 'boundary')}"
+    )
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipecut.plan.schema.numbers import Bytes, Seconds
+from pipecut.quantities import counted, show_bytes, show_seconds
+from pipecut.text_table import numbers, text_table
 
 
 class _GraphModel(BaseModel):
@@ -91,3 +93,41 @@ class PlanGraph(_GraphModel):
     parameters: tuple[GraphParameter, ...]
     buffers: tuple[GraphBuffer, ...]
     evaluation: EvaluationGraph | None = None
+
+    def __str__(self) -> str:
+        """Operators as a table, with their stages, seconds by device kind and bytes for backward.
+
+        Then the operators of eval mode, where those differ.
+        """
+        loss = f"loss {self.loss}" if self.loss else "no loss"
+        counts = (
+            counted(len(self.operators), "operator"),
+            counted(len(self.parameters), "parameter"),
+            counted(len(self.buffers), "buffer"),
+        )
+        titles = ("stage", "result", "module", "operator", "forward", "backward", "saves")
+        parts = [f"placed graph of {', '.join(counts)}, {loss}"]
+        parts += [text_table(titles, [_row(operator) for operator in self.operators])]
+        if self.evaluation is not None:
+            rows = [(str(o.stage), o.name, o.module, o.target) for o in self.evaluation.operators]
+            parts += ["in eval mode:", text_table(titles[:4], rows)]
+        return "\n\n".join(parts)
+
+
+def _row(operator: PlacedOperator) -> tuple[str, ...]:
+    return (
+        numbers(operator.placed_on),
+        operator.name,
+        operator.module,
+        operator.target,
+        _seconds(operator.forward_seconds),
+        _seconds(operator.backward_seconds),
+        show_bytes(operator.saved_bytes),
+    )
+
+
+def _seconds(by_kind: dict[str, float]) -> str:
+    """`1 ms`, or with the kinds of several: `h100 1 ms, a100 2 ms`."""
+    if len(by_kind) == 1:
+        return show_seconds(*by_kind.values())
+    return ", ".join(f"{kind} {show_seconds(seconds)}" for kind, seconds in by_kind.items())

@@ -1,5 +1,6 @@
 """The plan: plan.yaml as a frozen value."""
 
+from collections.abc import Iterator
 from typing import Any, Literal
 
 from pipecut.plan.layout import RankLayout
@@ -8,7 +9,9 @@ from pipecut.plan.schema.dtypes import Dtype
 from pipecut.plan.schema.numbers import Constant, Count, Finite, PlanModel, Positive, Seconds
 from pipecut.plan.schema.stage import Boundary, Evaluation, Stage
 from pipecut.plan.schema.tensors import Tensor
-from pipecut.plan.schema.text import text_of
+from pipecut.plan.schema.text import columns_of
+from pipecut.quantities import counted, show_seconds
+from pipecut.text_table import text_table
 
 VERSION = 6
 
@@ -107,7 +110,35 @@ class Plan(PlanModel):
 
     def __str__(self) -> str:
         """A table of the stages, what is proven and predicted, and notes."""
-        return text_of(self)
+        columns = columns_of(self.stages)
+        rows = list(zip(*(column.cells for column in columns), strict=True))
+        table = text_table([column.title for column in columns], rows)
+        return "\n".join([self.title, table, *self.summary()])
+
+    @property
+    def title(self) -> str:
+        """`model on cluster: schedule, microbatches`."""
+        replicas = f", {self.replicas} replicas" if self.replicas > 1 else ""
+        return (
+            f"{self.model.factory} on {self.cluster}: {self.schedule}, "
+            f"{counted(self.microbatches, 'microbatch')} of {self.batch.microbatch}{replicas}"
+        )
+
+    def summary(self) -> Iterator[str]:
+        """The bottleneck with what is proven of it, the predicted step, tied parameters, notes."""
+        certificate = self.certificate
+        verdict = "proven optimal" if certificate.proven else f"gap {certificate.gap:.2%}"
+        yield (
+            f"bottleneck {show_seconds(certificate.objective)} per microbatch, "
+            f"bound {show_seconds(certificate.bound)}, {verdict} "
+            f"({certificate.solver}, {certificate.seconds:.1f} s)"
+        )
+        step = self.prediction.step_seconds
+        yield f"predicted step {show_seconds(step)}, bubble {self.prediction.bubble:.0%}"
+        for tied in self.tied:
+            yield f"tied: {' = '.join(tied.names)} on stages {', '.join(map(str, tied.stages))}"
+        for note in self.notes:
+            yield f"note: {note}"
 
     @property
     def microbatches(self) -> int:

@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 
-import pipecut
+from pipecut import version
 from pipecut.model.weights import weights_digest
 from pipecut.plan.folder import PlanFolder
 from pipecut.plan.sources import hashes_here
 from pipecut.runtime.health.timeouts import start_timeout
 from pipecut.runtime.ranks.agree.meeting import Compared, Meeting
+from pipecut.version import __version__
 
 REMEDIES = {
     "plan": "copy one plan folder to every host (pipecut compile once, not once per host)",
@@ -67,7 +68,7 @@ def agree_to_start(
     compared: Compared = {
         "plan": plan_values(folder),
         "software": {
-            "pipecut": f"{pipecut.__version__} ({_code()})",
+            "pipecut": f"{__version__} ({_code()})",
             "torch": str(torch.__version__),
         },
         "model": hashes_here(model) if drawn else {},
@@ -107,7 +108,7 @@ def _text(value: Any) -> str:
 @cache
 def _code() -> str:
     """A hash of the files that run a plan: a version number stays while a checkout changes."""
-    package = Path(pipecut.__file__).parent
+    package = Path(version.__file__).parent
     files = [f for folder in RUNNING for f in sorted((package / folder).rglob("*.py"))]
     content = b"".join(file.name.encode() + file.read_bytes() for file in files)
     return hashlib.sha256(content).hexdigest()[:SHORT]

@@ -1,6 +1,7 @@
 """Placements against brute force on small random problems."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -9,7 +10,7 @@ from pipecut.compiler.partition.load import bottleneck
 from pipecut.compiler.partition.memory import fits
 from pipecut.compiler.partition.place import SolverOptions, branch_chains, chains, place
 from pipecut.compiler.partition.problem import Problem
-from pipecut.errors import InfeasibleError
+from pipecut.errors import InfeasibleError, UserFileError
 from tests.compiler.partition.problems import (
     brute_force,
     chain,
@@ -106,3 +107,17 @@ def test_an_even_chain_is_proven_without_a_program() -> None:
 def test_branches_give_another_order_only_where_there_are_some() -> None:
     straight = chain([1.0] * 4, 2)
     assert chains(straight) == [[0, 0, 1, 1]] and branch_chains(straight) == []
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"solver": "x"}, "solver 'x': must be highs or cbc"),
+        ({"time_limit": -1.0}, "time_limit -1.0: must be a number of 0 or more"),
+        ({"gap": "none"}, "gap 'none': must be a number"),
+        ({"gap": float("nan")}, "gap nan: must be a number"),
+    ],
+)
+def test_options_that_are_none_are_refused(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserFileError, match=message):
+        SolverOptions(**wrong)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from pipecut.compiler.profile.measured_costs import MeasuredCosts, measured_costs
+from pipecut.compiler.request import Options
 from pipecut.errors import UserFileError
 from tests.compiler.chain_graphs import chain
 
@@ -48,6 +49,21 @@ def test_a_report_of_another_microbatch_has_none(tmp_path: Path) -> None:
 def test_a_file_that_is_no_report_is_refused(fields: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(UserFileError, match="report.json is no report; pipecut run PLAN --report"):
         measured_costs(f"measured:{report(tmp_path, **fields)}", None)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("zz", "--costs zz: must be auto or roofline or profile or measured:REPORT"),
+        ("measured:", "--costs measured:: names no file; give measured:REPORT, such as"),
+        ("measured", "--costs measured: must be"),
+    ],
+)
+def test_what_is_no_source_is_refused(option: str, message: str) -> None:
+    with pytest.raises(UserFileError, match=message):
+        measured_costs(option, None)
+    with pytest.raises(UserFileError, match=message):
+        Options(costs=option)
 
 
 def test_nothing_is_measured_without_a_file() -> None:

@@ -9,7 +9,7 @@ from pipecut.compiler.candidate import Candidate
 from pipecut.compiler.inputs.auto import AUTO
 from pipecut.compiler.schedules.registry import SCHEDULES
 from pipecut.compiler.search.candidates import SEARCHED, candidates, smallest_microbatch
-from pipecut.compiler.search.search import choose, search
+from pipecut.compiler.search.search import Choice, choose, search
 from pipecut.compiler.search.sensitivity import (
     faster_links,
     more_memory,
@@ -17,7 +17,7 @@ from pipecut.compiler.search.sensitivity import (
     sensitivities,
 )
 from pipecut.compiler.search.sizes import SearchSpace
-from pipecut.compiler.search.trial import Setting, attempt, bounded, lower_bound
+from pipecut.compiler.search.trial import Sensitivity, Setting, Trial, attempt, bounded, lower_bound
 from pipecut.errors import InfeasibleError, UserFileError
 from tests.compiler.chain_graphs import chain
 from tests.costs import MadeEstimates, made_cluster, made_device, made_job
@@ -68,7 +68,7 @@ def test_candidates_above_the_best_step_are_not_tried() -> None:
     said: list[str] = []
     space = replace(OPEN, microbatch=AUTO, schedule=AUTO)
     trials = search(space, setting(), said.append)
-    skipped = [trial for trial in trials if trial.why.startswith("cannot beat")]
+    skipped = [trial for trial in trials if trial.why.startswith("at best")]
     assert skipped and all(t.bound >= (trials[0].step_seconds or 0) for t in skipped)
     tried = [text for text in said if text.startswith("trying")]
     others = len(trials) - len(candidates(space))
@@ -89,6 +89,22 @@ def test_a_fixed_space_is_chosen_without_trying_it() -> None:
 def test_nothing_that_fits_says_why_for_the_first() -> None:
     with pytest.raises(InfeasibleError, match=r"none of 3 candidates fits: .* parameters alone"):
         choose(OPEN, setting(memory=10), silent)
+
+
+def test_trials_print_what_became_of_them() -> None:
+    sizes = Candidate(1, 1, 2, 4, "1f1b")
+    told = "1 stage x 1 replica, 4 microbatches of 2, 1f1b"
+    assert str(Trial(sizes, 0.5)) == f"{told}: at best 500 ms, not tried"
+    assert str(Trial(sizes, 0.5, why="memory")) == f"{told}: memory"
+    placed = Trial(sizes, 0.5, 0.75, 0.25, why="placed")
+    assert str(placed) == f"{told}: step 750 ms, bubble 25%, placed"
+    choice = Choice(sizes, (placed,), (Sensitivity("more", 0.5), Sensitivity("less", None)))
+    assert str(choice).splitlines() == [
+        f"chosen: {told}",
+        str(placed),
+        "more: step 500 ms",
+        "less: nothing that fits was found",
+    ]
 
 
 def test_a_space_without_candidates_says_what_to_change() -> None:
