@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pipecut.view.facts import PlanFacts, facts_of
 from pipecut.view.overview import Overview, overview_of
 from pipecut.view.sources import Sources
+from pipecut.view.stages import StagesData, stages_of
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class PageData:
     title: str
     plan: PlanFacts
     overview: Overview
+    stages: StagesData
 
 
 def page_data(sources: Sources) -> PageData:
@@ -31,4 +33,5 @@ def page_data(sources: Sources) -> PageData:
         title=f"{facts.model} on {facts.cluster}",
         plan=facts,
         overview=overview_of(sources),
+        stages=stages_of(sources),
     )

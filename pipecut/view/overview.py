@@ -4,13 +4,16 @@ from dataclasses import dataclass
 from math import prod
 
 from pipecut.plan.schema import Plan
-from pipecut.quantities import show_bytes, show_seconds
+from pipecut.quantities import show_seconds
+from pipecut.text_table import numbers
 from pipecut.view.sources import RunReport, Sources
 
 # A rank fuller than this has little left for what a prediction misses.
 NEARLY_FULL = 0.95
 # A step that takes so much longer or shorter than predicted calls for measured costs.
 SLIGHT = 0.05
+# A placement so close to its bound is as good as predictions are.
+SMALL_GAP = 0.01
 # From here on ranks wait longer than most schedules need.
 LARGE_BUBBLE = 0.3
 
@@ -117,11 +120,17 @@ def warnings_of(plan: Plan, run: RunReport | None) -> tuple[str, ...]:
 
 
 def _full_ranks(plan: Plan) -> list[str]:
-    return [
-        f"stage {stage.index} takes {show_bytes(taken)} of {show_bytes(stage.device_bytes)} "
-        f"({taken / stage.device_bytes:.0%}): a smaller microbatch or more stages leave more free"
+    full = {
+        stage.index: (stage.peak_bytes + stage.outside_bytes) / max(stage.device_bytes, 1)
         for stage in plan.stages
-        if (taken := stage.peak_bytes + stage.outside_bytes) > NEARLY_FULL * stage.device_bytes
+        if stage.peak_bytes + stage.outside_bytes > NEARLY_FULL * stage.device_bytes
+    }
+    if not full:
+        return []
+    stages = "stage" if len(full) == 1 else "stages"
+    return [
+        f"{stages} {numbers(full)} fill up to {max(full.values()):.0%} of their memory: "
+        "a smaller microbatch, or more stages, leave more free"
     ]
 
 
@@ -137,7 +146,7 @@ def _large_bubble(plan: Plan) -> list[str]:
 
 def _gap(plan: Plan) -> list[str]:
     certificate = plan.certificate
-    if certificate.proven:
+    if certificate.gap <= SMALL_GAP:
         return []
     return [
         f"the slowest stage is not proven optimal: a better placement may save up to "

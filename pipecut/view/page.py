@@ -15,8 +15,16 @@ from typing import Any
 from pipecut.view.data import PageData
 
 # In the order in which they run: shell.js has what the views build upon.
-SCRIPTS = ("shell.js", "quantities.js", "parts.js", "overview.js", "start.js")
-STYLES = ("page.css",)
+SCRIPTS = (
+    "shell.js",
+    "quantities.js",
+    "parts.js",
+    "highlight.js",
+    "overview.js",
+    "stages.js",
+    "start.js",
+)
+STYLES = ("page.css", "stages.css")
 # Of a number that is no integer: more than the page shows, fewer than JSON would take.
 DIGITS = 9
 

@@ -1,7 +1,7 @@
 """What a page is made of: a plan, and what the user has beside it, read and compared with it."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from pipecut.errors import UserFileError
-from pipecut.plan.folder import PlanFolder, read_plan
+from pipecut.plan.folder import PlanFolder, checked_bytes, read_plan
 from pipecut.plan.replay.simulate import Timeline, predicted
 from pipecut.plan.schema import Finite, Plan
 
@@ -88,12 +88,16 @@ class _Trace(_FileModel):
 
 @dataclass(frozen=True)
 class Sources:
-    """A plan, and of the rest what the user gave: a run's report and spans, and another plan."""
+    """A plan, and of the rest what the user gave: a run's report and spans, and another plan.
+
+    `code` has the text of each stage's file, by the file's name.
+    """
 
     folder: PlanFolder
     run: RunReport | None = None
     spans: tuple[Span, ...] = ()
     other: PlanFolder | None = None
+    code: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def plan(self) -> Plan:
@@ -120,7 +124,17 @@ def read_sources(
         read_report(run, folder.plan) if run is not None else None,
         read_spans(trace, folder.plan) if trace is not None else (),
         read_plan(against) if against is not None else None,
+        code_of(folder),
     )
+
+
+def code_of(folder: PlanFolder) -> dict[str, str]:
+    """The text of each stage's file, by its name. Raises PlanError where one was edited."""
+    names = (stage.file for stage in folder.plan.stages)
+    return {
+        name: checked_bytes(folder.path, folder.plan, name).decode("utf-8", "replace")
+        for name in names
+    }
 
 
 def read_report(path: Path, plan: Plan) -> RunReport:

@@ -9,7 +9,9 @@ pipecut.view("overview", (() => {
       element("div", { class: "columns" },
         section("What is proven", ...proof(data.overview.proof)),
         section("To mind", remarks(data.overview))),
-      section("Stages", strip(data.plan), stages(data.plan)),
+      section("Stages", strip(data.plan), stages(data.plan), pipecut.legend([
+        ["forward", "forward"], ["backward", "backward, with any second forward"],
+        ["transfer", "transfers"], ["memory", "memory at the peak"], ["tight", "above 95%"]])),
       section("What it was made for", settings(data.overview)),
     );
   }
@@ -106,13 +108,13 @@ pipecut.view("overview", (() => {
     const columns = [
       { title: "stage", cell: (s) => pipecut.stageMark(s.index) },
       many && { title: "rank", number: true, cell: (s) => s.rank },
-      { title: "device", cell: (s) => s.device },
+      { title: "device", class: "wide", cell: (s) => s.device },
       { title: "modules covered", class: "modules", cell: (s) => s.modules.join(", ") },
-      { title: "parameters", number: true, cell: (s) => count(s.parameters) },
-      { title: `forward, ${time.unit}`, number: true, cell: (s) => time.show(s.forward) },
-      { title: `backward, ${time.unit}`, number: true, cell: (s) => time.show(s.backward) },
-      { title: "load", cell: (s) => load(s, slowest) },
-      { title: `peak, ${size.unit}`, number: true, cell: (s) => size.show(s.peak) },
+      { title: "parameters", number: true, class: "wide", cell: (s) => count(s.parameters) },
+      { title: `forward, ${time.unit}`, number: true, class: "wide", cell: (s) => time.show(s.forward) },
+      { title: `backward, ${time.unit}`, number: true, class: "wide", cell: (s) => time.show(s.backward) },
+      { title: "of the slowest", cell: (s) => load(s, slowest) },
+      { title: `peak, ${size.unit}`, number: true, class: "wide", cell: (s) => size.show(s.peak) },
       { title: "of capacity", cell: (s) => memory(s) },
     ];
     return pipecut.table(columns.filter(Boolean), plan.stages, { class: "stages" });

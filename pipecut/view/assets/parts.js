@@ -3,10 +3,10 @@
 Object.assign(pipecut, (() => {
   const { element, stageStyle } = pipecut;
 
-  /* A table. A column is {title, cell(row), number}; a cell is text or an element. */
+  /* A table. A column is {title, cell(row), number, class}; a cell is text or an element. */
   function table(columns, rows, facts = {}) {
     const heads = columns.map((column) =>
-      element("th", { scope: "col", class: column.number && "number", text: column.title }));
+      element("th", { scope: "col", class: kindsOf(column), text: column.title }));
     const body = rows.map((row) => element("tr", facts.row?.(row) || {},
       columns.map((column) => cell(column, row))));
     return element("div", { class: "scroll" }, element("table", { class: facts.class },
@@ -15,9 +15,19 @@ Object.assign(pipecut, (() => {
 
   function cell(column, row) {
     const content = column.cell(row);
-    const facts = { class: [column.number && "number", column.class].filter(Boolean).join(" ") };
+    const facts = { class: kindsOf(column) };
     if (content instanceof Node) return element("td", facts, content);
     return element("td", { ...facts, text: content });
+  }
+
+  function kindsOf(column) {
+    return [column.number && "number", column.class].filter(Boolean).join(" ") || null;
+  }
+
+  /* What the colours of bars mean: pairs of a class and a word. */
+  function legend(meanings) {
+    return element("div", { class: "legend" }, meanings.map(([kind, word]) =>
+      element("span", {}, element("i", { class: kind }), word)));
   }
 
   /* A bar of parts {share, class, label} of a whole of 1. */
@@ -37,5 +47,13 @@ Object.assign(pipecut, (() => {
     return element("div", { class: "part" }, element("h2", { text: title }), children);
   }
 
-  return { table, bar, stageMark, section };
+  /* The modules that tell a stage from the others: all of them where none does. */
+  function ownModules(plan, stage) {
+    const elsewhere = new Set(plan.stages.filter((other) => other !== stage)
+      .flatMap((other) => other.modules));
+    const own = stage.modules.filter((module) => !elsewhere.has(module));
+    return own.length ? own : stage.modules;
+  }
+
+  return { table, bar, legend, stageMark, section, ownModules };
 })());
