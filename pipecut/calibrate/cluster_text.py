@@ -97,8 +97,8 @@ class MeasuredMachine:
     def _reserve(self) -> list[str]:
         beside = self.report.beside_tensors
         comment = (
-            "# Measured: a GPU's context and the communicators of two neighbours; and what an "
-            "allocator leaves unused."
+            "# Measured: a GPU's context, cuBLAS's workspaces and the communicators of two "
+            "neighbours; and what an allocator leaves unused."
         )
         reserve = f"reserve: {(beside >> 20) + UNUSED}MiB"
         return [comment, reserve] if beside else [reserve]

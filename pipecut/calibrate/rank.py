@@ -15,7 +15,7 @@ from pipecut.calibrate.links import SIZES, message_seconds
 from pipecut.calibrate.measured import REPORTS, RankReport
 from pipecut.calibrate.speed import device_speed
 from pipecut.device.local import use_device
-from pipecut.device.memory import bytes_beside_tensors
+from pipecut.device.memory import bytes_beside_tensors, hold_workspaces
 from pipecut.device.types import type_of
 from pipecut.runtime.health.timeouts import transfer_timeout
 from pipecut.runtime.ranks.rendezvous import find_ranks, join_ranks
@@ -33,10 +33,13 @@ def main() -> None:
     store = find_ranks(rank, ranks, limit)
     join_ranks(device_type.backend, store, rank, ranks, limit)
     dist.barrier()
+    speed = device_speed(device, int(os.environ["LOCAL_WORLD_SIZE"]))
+    messages = message_seconds(device, rank, ranks, sizes)
+    hold_workspaces(device)
     report = RankReport(
-        speed=device_speed(device, int(os.environ["LOCAL_WORLD_SIZE"])),
-        messages=message_seconds(device, rank, ranks, sizes),
-        # After the messages, whose communicators are part of it.
+        speed=speed,
+        messages=messages,
+        # After the messages and a product, whose communicators and workspaces are part of it.
         beside_tensors=bytes_beside_tensors(device),
     )
     reports: list[Any] = [None] * ranks

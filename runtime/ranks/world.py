@@ -145,12 +145,16 @@ def _share_of_host(kind: DeviceType) -> torch.device:
 
 
 def _refuse_shared_gpus(store: Store, rank: int, size: int, device: torch.device) -> None:
-    """Raises RunError where two ranks have one GPU, by its identity: each may see it as GPU 0."""
+    """Raises RunError where two ranks have one GPU, by its identity: each may see it as GPU 0.
+
+    As NCCL does, which takes NCCL_HOSTID for the host: with it, ranks may share a GPU.
+    """
     kind = type_of(device)
     if kind.of_host or size == 1:
         return
     identity = describe(kind, device.index).identity or str(os.getpid())
-    store.set(f"device/{rank}", f"{identity} of {socket.gethostname()}")
+    host = os.environ.get("NCCL_HOSTID") or socket.gethostname()
+    store.set(f"device/{rank}", f"{identity} of {host}")
     refuse_shared(kind, [store.get(f"device/{r}").decode() for r in range(size)])
 
 
