@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from pipecut.compiler.draft import draft_of
+from pipecut.compiler.emit.explanation import explanation_of
 from pipecut.compiler.emit.folder import emit
 from pipecut.compiler.emit.plan import plan_of
 from pipecut.compiler.emit.publish import publish, refuse_occupied
@@ -68,7 +69,7 @@ def compile_plan(request: Request, progress: Progress = silent) -> Compiled:
         plan = replay(plan, graph, draft.scheduled)
         fits, cluster = not any(shortage(plan)), cluster.leaving_free(shortage(plan))
     progress("writing and checking the plan")
-    with emit(plan, costed, draft, request.output) as folder:
+    with emit(plan, costed, draft, request.output, explanation_of(choice)) as folder:
         check(folder)
         published = publish(folder, request.output)
     return Compiled(published, choice.trials, choice.sensitivities)

@@ -1,4 +1,4 @@
-"""The files of a plan folder but its manifest: stages, schedule and graph."""
+"""The files of a plan folder but its manifest: stages, schedule, graph, and what was compared."""
 
 import json
 from collections.abc import Sequence
@@ -15,9 +15,12 @@ from pipecut.compiler.stages.cut import Cut
 from pipecut.compiler.stages.source import write_stage
 from pipecut.plan.actions import Action
 from pipecut.plan.folder import GRAPH, SCHEDULE, file_hash
+from pipecut.plan.schema.explanation import EXPLANATION, Explanation
 
 
-def write_files(folder: Path, costed: CostedGraph, draft: Draft) -> dict[str, str]:
+def write_files(
+    folder: Path, costed: CostedGraph, draft: Draft, explanation: Explanation | None = None
+) -> dict[str, str]:
     """Write them into an empty folder. Returns the sha256 of each, by its path within it."""
     cuts = draft.scheduled.cuts
     (folder / "stages").mkdir()
@@ -27,6 +30,8 @@ def write_files(folder: Path, costed: CostedGraph, draft: Draft) -> dict[str, st
     graph = graph_of(costed, draft.placement, cuts).model_dump(exclude_unset=True)
     graph["problem"] = as_data(draft.placement.problem)
     (folder / GRAPH).write_text(json.dumps(graph, indent=0))
+    if explanation is not None:
+        (folder / EXPLANATION).write_text(explanation.model_dump_json(indent=0))
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {str(path.relative_to(folder)): file_hash(path) for path in files}
 

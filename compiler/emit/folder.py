@@ -12,10 +12,17 @@ from pipecut.compiler.emit.files import write_files
 from pipecut.errors import UserFileError
 from pipecut.plan.folder import PlanFolder, read_plan, write_plan
 from pipecut.plan.schema import Plan
+from pipecut.plan.schema.explanation import Explanation
 
 
 @contextmanager
-def emit(plan: Plan, costed: CostedGraph, draft: Draft, target: Path) -> Iterator[PlanFolder]:
+def emit(
+    plan: Plan,
+    costed: CostedGraph,
+    draft: Draft,
+    target: Path,
+    explanation: Explanation | None = None,
+) -> Iterator[PlanFolder]:
     """Write a plan folder beside the target and read it back.
 
     `publish` puts it in place; removed at the end of the `with` where nobody did. Raises
@@ -28,7 +35,7 @@ def emit(plan: Plan, costed: CostedGraph, draft: Draft, target: Path) -> Iterato
         scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
         with _naming(target):
-            hashes = write_files(scratch, costed, draft)
+            hashes = write_files(scratch, costed, draft, explanation)
             write_plan(scratch, plan.model_copy(update={"hashes": hashes}))
             yield read_plan(scratch)
     finally:

@@ -14,6 +14,7 @@ from pipecut.view.facts import PlanFacts, facts_of
 from pipecut.view.overview import Overview, overview_of
 from pipecut.view.sources import Sources
 from pipecut.view.stages import StagesData, stages_of
+from pipecut.view.why import Why, why_of
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class PageData:
     plan: PlanFacts
     overview: Overview
     stages: StagesData
+    why: Why
 
 
 def page_data(sources: Sources) -> PageData:
@@ -34,4 +36,5 @@ def page_data(sources: Sources) -> PageData:
         plan=facts,
         overview=overview_of(sources),
         stages=stages_of(sources),
+        why=why_of(sources),
     )

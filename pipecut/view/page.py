@@ -8,9 +8,11 @@ import base64
 import hashlib
 import html
 import json
-from dataclasses import asdict
+from dataclasses import fields, is_dataclass
 from importlib.resources import files
 from typing import Any
+
+from pydantic import BaseModel
 
 from pipecut.view.data import PageData
 
@@ -22,9 +24,11 @@ SCRIPTS = (
     "highlight.js",
     "overview.js",
     "stages.js",
+    "cut.js",
+    "why.js",
     "start.js",
 )
-STYLES = ("page.css", "stages.css")
+STYLES = ("page.css", "stages.css", "why.css")
 # Of a number that is no integer: more than the page shows, fewer than JSON would take.
 DIGITS = 9
 
@@ -63,7 +67,7 @@ def policy(scripts: list[str], styles: list[str]) -> str:
 
 def as_json(data: PageData) -> str:
     """The data as JSON that no HTML parser reads as markup."""
-    text = json.dumps(_rounded(asdict(data)), separators=(",", ":"))
+    text = json.dumps(_rounded(_plain(data)), separators=(",", ":"))
     # Within a script element only these can end it, or begin a comment.
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
@@ -76,6 +80,17 @@ def asset(name: str) -> str:
 def _hash(text: str) -> str:
     digest = hashlib.sha256(text.encode()).digest()
     return f"'sha256-{base64.b64encode(digest).decode()}'"
+
+
+def _plain(value: Any) -> Any:
+    """Frozen values as dictionaries, whether they are dataclasses or of the plan's schema."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, BaseModel):
+        return value.model_dump()
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
 
 
 def _rounded(value: Any) -> Any:

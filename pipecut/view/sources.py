@@ -8,10 +8,13 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from pipecut.errors import UserFileError
+from pipecut.errors import PlanError, UserFileError
 from pipecut.plan.folder import PlanFolder, checked_bytes, read_plan
 from pipecut.plan.replay.simulate import Timeline, predicted
 from pipecut.plan.schema import Finite, Plan
+from pipecut.plan.schema.explanation import EXPLANATION, Explanation
+from pipecut.view.cut import CutProblem, read_problem
+from pipecut.view.mistakes import first_mistake
 
 # Predicted steps of one plan differ by rounding alone.
 SAME_STEP = 1e-6
@@ -90,7 +93,8 @@ class _Trace(_FileModel):
 class Sources:
     """A plan, and of the rest what the user gave: a run's report and spans, and another plan.
 
-    `code` has the text of each stage's file, by the file's name.
+    `code` has the text of each stage's file, by the file's name. `problem` and `explanation` are
+    what the plan says of how it was made, where it does.
     """
 
     folder: PlanFolder
@@ -98,6 +102,8 @@ class Sources:
     spans: tuple[Span, ...] = ()
     other: PlanFolder | None = None
     code: Mapping[str, str] = field(default_factory=dict)
+    problem: CutProblem | None = None
+    explanation: Explanation | None = None
 
     @property
     def plan(self) -> Plan:
@@ -125,7 +131,21 @@ def read_sources(
         read_spans(trace, folder.plan) if trace is not None else (),
         read_plan(against) if against is not None else None,
         code_of(folder),
+        read_problem(folder),
+        read_explanation(folder),
     )
+
+
+def read_explanation(folder: PlanFolder) -> Explanation | None:
+    """What a plan's compile compared; None where it says nothing of that. Raises PlanError."""
+    if EXPLANATION not in folder.plan.hashes:
+        return None
+    try:
+        return Explanation.model_validate_json(checked_bytes(folder.path, folder.plan, EXPLANATION))
+    except ValidationError as error:
+        raise PlanError(
+            f"{folder.path / EXPLANATION}: {first_mistake(error)}; compile again"
+        ) from None
 
 
 def code_of(folder: PlanFolder) -> dict[str, str]:
@@ -143,7 +163,7 @@ def read_report(path: Path, plan: Plan) -> RunReport:
         report = RunReport.model_validate_json(_read(path))
     except ValidationError as error:
         raise UserFileError(
-            f"{path}: is no report of a run: {_first(error)}; give the file that "
+            f"{path}: is no report of a run: {first_mistake(error)}; give the file that "
             "pipecut run --report wrote"
         ) from None
     reason = _other_run(report, plan)
@@ -175,7 +195,7 @@ def read_spans(path: Path, plan: Plan) -> tuple[Span, ...]:
         events = TypeAdapter(list[_TraceEvent]).validate_python(complete)
     except ValidationError as error:
         raise UserFileError(
-            f"{path}: is no trace of a run: {_first(error)}; give the file that "
+            f"{path}: is no trace of a run: {first_mistake(error)}; give the file that "
             "pipecut run --trace wrote"
         ) from None
     spans = [_span(event) for event in events if event.tid == MEASURED_LANE]
@@ -217,8 +237,3 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise UserFileError(f"{path} cannot be read: {error.strerror or error}") from None
-
-
-def _first(error: ValidationError) -> str:
-    first = error.errors()[0]
-    return f"{'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}"

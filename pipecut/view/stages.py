@@ -6,10 +6,9 @@ from math import prod
 
 from pipecut.plan.schema import Plan, Stage, Tensor
 from pipecut.plan.schema.graph import PlacedOperator, PlanGraph
+from pipecut.view.layers import layer_of
 from pipecut.view.sources import RunReport, Sources
 
-# What the operators of the model itself, in none of its modules, stand under.
-OUTSIDE = "(the model itself)"
 # A file of an installed package is named from here on.
 INSTALLED = "site-packages/"
 
@@ -113,13 +112,6 @@ def stages_of(sources: Sources) -> StagesData:
         tuple(_detail(sources, stage) for stage in plan.stages),
         tuple(_crossings(plan, left) for left in range(len(plan.boundaries))),
     )
-
-
-def layer_of(module: str) -> str:
-    """The layer that a module is in: its path up to the first number, or the whole of it."""
-    parts = module.split(".")
-    numbered = next((at for at, part in enumerate(parts) if part.isdigit()), len(parts) - 1)
-    return ".".join(parts[: numbered + 1]) or OUTSIDE
 
 
 def _detail(sources: Sources, stage: Stage) -> StageDetail:

@@ -7,15 +7,9 @@ import pytest
 from pipecut.errors import PlanError
 from pipecut.plan.folder import read_plan
 from pipecut.plan.schema import Boundary
+from pipecut.view.layers import OUTSIDE, layer_of
 from pipecut.view.sources import RunReport, RunRow, Sources, code_of
-from pipecut.view.stages import (
-    OUTSIDE,
-    MeasuredStage,
-    layer_of,
-    layers_of,
-    measured_stage,
-    stages_of,
-)
+from pipecut.view.stages import MeasuredStage, layers_of, measured_stage, stages_of
 from tests.graphs import made_graph, made_operator
 from tests.plans import made_stage, made_tensor, write_made_plan
 from tests.view.made import made_sources
