@@ -305,14 +305,16 @@ def check(plan: PlanArgument) -> None:
 
 @app.command()
 def seal(plan: PlanArgument) -> None:
-    """Accept the files of a plan that you edited: prove it sound as it is now, then seal it."""
-    from pipecut.plan.check.check import check as check_plan
-    from pipecut.plan.folder import seal as seal_plan
+    """Accept the files of a plan that you edited: prove it sound as it is now, then seal it.
+
+    Where schedule.yaml was edited, memory and the step's seconds are predicted anew.
+    """
+    from pipecut.plan.edit.sealing import proven
     from pipecut.plan.folder import write_seal
     from pipecut.plan.trust import code_outside, is_trusted, trust
 
-    folder = seal_plan(plan)
-    for line in check_plan(folder):
+    folder, lines = proven(plan)
+    for line in lines:
         console.print(f"ok  {line}")
     # A stranger's plan need only come with a wrong seal to be sealed here by somebody who has
     # seen none of its code: sealing it does not make it trusted.

@@ -192,4 +192,6 @@ def _first(error: ValidationError | RecursionError) -> str:
     if isinstance(error, RecursionError):
         return "too deep"
     first = error.errors()[0]
+    if not first["loc"]:
+        return f"expected a mapping of keys, found a {type(first['input']).__name__}"
     return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"

@@ -80,6 +80,14 @@ def test_a_wrong_value_is_named(changes: dict[str, Any], message: str, tmp_path:
         seal(folder)
 
 
+@pytest.mark.parametrize("text", ["[]", "7"])
+def test_what_is_no_mapping_is_refused(text: str, tmp_path: Path) -> None:
+    with pytest.raises(
+        PlanError, match="graph.json: expected a mapping of keys, found a (list|int)"
+    ):
+        seal(write_made_plan(tmp_path, graph=text))
+
+
 @pytest.mark.parametrize("text", ["", "{", "[" * 5000, '{"loss": "\\ud800"}', "nul"])
 def test_what_is_no_json_is_refused(text: str, tmp_path: Path) -> None:
     with pytest.raises(PlanError, match="graph.json: not valid JSON: .*; compile again"):

@@ -24,8 +24,7 @@ def plan_problem(
         problem = TypeAdapter(Problem).validate_python(data["problem"])
         names = [operator["name"] for operator in data["operators"]]
     except (ValidationError, KeyError, TypeError) as error:
-        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else repr(error)
-        raise _refused(where, reason) from None
+        raise _refused(where, _what_is_wrong(error)) from None
     mistake = next(mistakes(problem, len(names)), None)
     if mistake is not None:
         raise _refused(where, mistake)
@@ -36,6 +35,16 @@ def plan_problem(
         stage_devices = tuple(replace(row, capacity=capacity) for row in problem.stage_devices)
         problem = replace(problem, stage_devices=stage_devices)
     return NamedProblem(problem, names)
+
+
+def _what_is_wrong(error: ValidationError | KeyError | TypeError) -> str:
+    """The key that is wrong or missing, and why."""
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, ('problem', *first['loc'])))}: {first['msg']}"
+    if isinstance(error, KeyError):
+        return f"it has no key {error}"
+    return "operators must be a list of mappings that have a name"
 
 
 def _refused(where: str, reason: str) -> UserFileError:

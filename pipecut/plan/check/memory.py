@@ -14,6 +14,15 @@ from pipecut.plan.replay.memory import STATES, outside_bytes, peak_of
 from pipecut.plan.schema import HALF, Plan, Stage, StageTensor
 from pipecut.plan.schema.graph import PlanGraph
 
+FEWER = (
+    "in schedule.yaml let fewer forwards come before the first backward, or compile with a smaller "
+    "microbatch or for devices with more memory"
+)
+OTHER_MEMORY = (
+    "after an edit of schedule.yaml pipecut seal predicts memory anew; if there was none, compile "
+    "again"
+)
+
 
 @dataclass(frozen=True)
 class _Need:
@@ -41,12 +50,16 @@ def memory_fits(plan: Plan, graph: PlanGraph, actions: Rows) -> str:
         capacity = min(stage.capacity_bytes for stage in stages)
         if together > capacity:
             raise PlanError(
-                f"rank {pipeline_rank}: its stages need {together} bytes of {capacity}; "
-                "compile again"
+                f"rank {pipeline_rank}: its stages need {together} bytes of {capacity}; {FEWER}"
             )
         fullest = max(fullest, together / max(capacity, 1))
         _check_peak(plan, row, pipeline_rank)
     return f"memory fits on every rank at every moment (at most {fullest:.0%} of capacity)"
+
+
+def bytes_of_stage(plan: Plan, graph: PlanGraph, stage: Stage, row: Sequence[Action]) -> int:
+    """Bytes that a stage needs under its rank's actions, as the partitioner adds them up."""
+    return _need_of(plan, graph, stage, row).total
 
 
 def _need_of(plan: Plan, graph: PlanGraph, stage: Stage, row: Sequence[Action]) -> _Need:
@@ -91,12 +104,12 @@ def _check_stage(stage: Stage, need: _Need) -> None:
     if need.total > stage.capacity_bytes:
         raise PlanError(
             f"rank {stage.pipeline_rank}, stage {stage.index}: needs {need.total} bytes of "
-            f"{stage.capacity_bytes}; compile again"
+            f"{stage.capacity_bytes}; {FEWER}"
         )
     if need.total > stage.memory_bytes:
         raise PlanError(
             f"stage {stage.index}: the plan says {stage.memory_bytes} bytes, the schedule needs "
-            f"{need.total}; compile again"
+            f"{need.total}; {OTHER_MEMORY}"
         )
 
 
@@ -107,7 +120,7 @@ def _check_peak(plan: Plan, row: Sequence[Action], pipeline_rank: int) -> None:
     if peak != stage.peak_bytes:
         raise PlanError(
             f"rank {pipeline_rank}: the plan says {stage.peak_bytes} bytes at the peak, a step "
-            f"takes {peak}; compile again"
+            f"takes {peak}; {OTHER_MEMORY}"
         )
     if outside > stage.outside_bytes:
         raise PlanError(
@@ -119,5 +132,5 @@ def _check_peak(plan: Plan, row: Sequence[Action], pipeline_rank: int) -> None:
             f"rank {pipeline_rank}: a step takes {peak} bytes at its peak, beside "
             f"{stage.outside_bytes} of context and communicators, and {stage.device} has "
             f"{stage.device_bytes}; set a larger reserve in the cluster file, or a smaller "
-            "microbatch"
+            "microbatch, or keep fewer microbatches in flight"
         )

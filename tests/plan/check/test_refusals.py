@@ -52,7 +52,7 @@ def with_plan(**fields: Any) -> PlanFolder:
 def test_a_plan_made_by_hand_is_proven() -> None:
     assert check(made_folder()) == [
         "2 operators, 2 parameters, 0 buffers placed",
-        "the stage graph is acyclic; 1 tensors cross 1 boundaries",
+        "the stage graph is acyclic; 1 tensor crosses 1 boundary",
         "8 forward and backward actions, each once",
         "each of 4 sends meets its receive, in one order on both sides of its channel",
         "3 groups open one after the other; no deadlock under rendezvous, nor where messages "
@@ -200,7 +200,7 @@ def evaluated_by(*operators: tuple[str, tuple[str, ...], int]) -> EvaluationGrap
 
 
 def test_eval_mode_of_its_own_is_proven() -> None:
-    assert check(evaluating())[-1] == "eval mode runs 2 operators of its own and returns 1 outputs"
+    assert check(evaluating())[-1] == "eval mode runs 2 operators of its own and returns 1 output"
     refused = with_plan(evaluation=Evaluation(refused="it branches"))
     assert check(refused)[-1] == "the plan only trains: it branches"
 

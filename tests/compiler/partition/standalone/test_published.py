@@ -80,6 +80,26 @@ def test_a_problem_survives_its_file() -> None:
     assert named.names == ["op0", "op1", "op2"]
 
 
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("problem", "stage_devices", 0, "capacity"), "much", "problem.stage_devices.0.capacity:"),
+        (("problem", "blocks"), None, r"problem.blocks: .*; compile the plan again"),
+        (("operators", 0), {}, "it has no key 'name'"),
+        (("operators",), 3, "operators must be a list"),
+    ],
+)
+def test_the_key_that_is_wrong_is_named(path: tuple[Any, ...], value: Any, message: str) -> None:
+    data = plan_data()
+    *inner, last = path
+    around: Any = data
+    for key in inner:
+        around = around[key]
+    around[last] = value
+    with pytest.raises(UserFileError, match=message):
+        plan_problem(data, "graph.json", None, None)
+
+
 def test_other_devices_are_like_the_last_with_fewer_in_flight() -> None:
     named = plan_problem(plan_data(), "graph.json", 4, 77)
     assert [row.in_flight for row in named.problem.stage_devices] == [4, 3, 2, 1]

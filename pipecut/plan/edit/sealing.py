@@ -1,0 +1,53 @@
+"""A plan that a person edited, made a plan again: read, proven sound as it is now, then sealed."""
+
+import ast
+from pathlib import Path
+
+from pipecut.errors import PlanError
+from pipecut.plan.actions import ActionTable
+from pipecut.plan.check.check import check
+from pipecut.plan.check.computes import computes_everything
+from pipecut.plan.check.messages import in_order, no_deadlock
+from pipecut.plan.check.placement import names_known
+from pipecut.plan.edit.rescheduled import with_actions
+from pipecut.plan.folder import MANIFEST, SCHEDULE, PlanFolder, seal
+from pipecut.plan.safe_files import read_bytes, read_yaml
+
+
+def edited(path: Path) -> PlanFolder:
+    """The plan as its files are now; where schedule.yaml was edited, with memory and seconds anew.
+
+    Raises PlanError, for stage code that is no Python with file, line and column.
+    """
+    recorded = read_yaml(path / MANIFEST) if (path / MANIFEST).is_file() else None
+    folder = seal(path)
+    for stage in folder.plan.stages:
+        refuse_syntax_errors(path / stage.file)
+    hashes = recorded.get("hashes", {}) if isinstance(recorded, dict) else {}
+    if hashes.get(SCHEDULE) == folder.plan.hashes.get(SCHEDULE):
+        return folder
+    # What cannot be replayed is refused first, in words.
+    names_known(folder.plan, folder.graph)
+    computes_everything(folder.plan, folder.actions)
+    in_order(folder.plan, folder.actions)
+    no_deadlock(folder.plan, folder.actions)
+    return with_actions(folder, ActionTable(folder.actions))
+
+
+def proven(path: Path) -> tuple[PlanFolder, list[str]]:
+    """The edited plan, and what was proven of it. Raises PlanError."""
+    folder = edited(path)
+    return folder, check(folder)
+
+
+def refuse_syntax_errors(file: Path) -> None:
+    """Raises PlanError where the code of a stage is no Python."""
+    try:
+        ast.parse(read_bytes(file), filename=str(file))
+    except SyntaxError as error:
+        where = f"{file}:{error.lineno or 1}:{error.offset or 1}"
+        raise PlanError(
+            f"{where}: {error.msg}; fix the code of this stage, or compile again"
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise PlanError(f"{file}: {error}; fix the code of this stage, or compile again") from None
