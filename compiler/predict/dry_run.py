@@ -8,13 +8,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pipecut.compiler.costs.kernels import Kernels
 from pipecut.compiler.graph import Graph, Value
+from pipecut.compiler.predict.fake_allocations import FakeAllocations
 from pipecut.compiler.stages.build import build
 from pipecut.compiler.stages.cut import Cut
 from pipecut.plan.schema import Plan, StageMemory
 from pipecut.runtime.engine.stage import RunningStage
 from pipecut.runtime.gradients.masters import Masters
 from pipecut.runtime.gradients.parameters import parameters_of
-from pipecut.runtime.observe.allocations import Allocations
 
 CPU = torch.device("cpu")
 
@@ -32,7 +32,7 @@ def stage_memory(plan: Plan, graph: Graph, cut: Cut, split_backward: bool) -> St
         running = RunningStage(plan, stage, module, Masters(parameters), split_backward)
         held = [*module.parameters(), *(p.master for p in parameters), *module.buffers()]
         # The kernels of the plan's kind of device, whatever this machine has.
-        with Allocations(held) as allocations, Kernels(stage.device_type):
+        with FakeAllocations(held) as allocations, Kernels(stage.device_type):
             first = _microbatch(running, graph, cut, allocations)
             second = _microbatch(running, graph, cut, allocations)
     return _memory(first, second, split_backward)
@@ -77,7 +77,7 @@ def _memory(first: Microbatch, second: Microbatch, split_backward: bool) -> Stag
 
 
 def _microbatch(
-    running: RunningStage, graph: Graph, cut: Cut, allocations: Allocations
+    running: RunningStage, graph: Graph, cut: Cut, allocations: FakeAllocations
 ) -> Microbatch:
     """Run forward and backward, and the gradients of weights where backward is split."""
     before = allocations.live

@@ -25,9 +25,14 @@ class Allocations(TorchDispatchMode):
             self._count(tensor)
 
     def _count(self, tensor: torch.Tensor) -> None:
+        if tensor.device.type != "meta":
+            self.count_storage(tensor)
+
+    def count_storage(self, tensor: torch.Tensor) -> None:
+        """Count the storage of a tensor until it is gone, unless it is counted already."""
         storage = tensor.untyped_storage()
         key = storage._cdata
-        if key in self.seen or tensor.device.type == "meta":
+        if key in self.seen:
             return
         size = storage.nbytes()
         self.seen.add(key)
