@@ -11,9 +11,11 @@ Seconds and bytes are plain numbers, seconds rounded to 9 digits.
 from dataclasses import dataclass
 
 from pipecut.view.facts import PlanFacts, facts_of
+from pipecut.view.memory import MemoryView, memory_of
 from pipecut.view.overview import Overview, overview_of
 from pipecut.view.sources import Sources
 from pipecut.view.stages import StagesData, stages_of
+from pipecut.view.timeline import StepView, timeline_of
 from pipecut.view.why import Why, why_of
 
 
@@ -25,6 +27,8 @@ class PageData:
     plan: PlanFacts
     overview: Overview
     stages: StagesData
+    timeline: StepView
+    memory: MemoryView
     why: Why
 
 
@@ -36,5 +40,7 @@ def page_data(sources: Sources) -> PageData:
         plan=facts,
         overview=overview_of(sources),
         stages=stages_of(sources),
+        timeline=timeline_of(sources),
+        memory=memory_of(sources),
         why=why_of(sources),
     )

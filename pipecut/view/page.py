@@ -22,13 +22,18 @@ SCRIPTS = (
     "quantities.js",
     "parts.js",
     "highlight.js",
+    "columns.js",
+    "zoom.js",
+    "lanes.js",
     "overview.js",
     "stages.js",
+    "timeline.js",
+    "memory.js",
     "cut.js",
     "why.js",
     "start.js",
 )
-STYLES = ("page.css", "stages.css", "why.css")
+STYLES = ("page.css", "stages.css", "canvas.css", "why.css")
 # Of a number that is no integer: more than the page shows, fewer than JSON would take.
 DIGITS = 9
 
