@@ -28,6 +28,7 @@ def differences(before: Path, after: Path, renamed: dict[str, str]) -> Iterator[
     yield from _values(old, new, "plan.yaml")
     for name in (
         "schedule.yaml",
+        "parameters.json",
         *(str(p.relative_to(before)) for p in before.glob("stages/*.py")),
     ):
         if (before / name).read_text() != (after / name).read_text():

@@ -38,6 +38,7 @@ from pipecut.plan.check.check import check
 from pipecut.plan.folder import (
     GRAPH,
     MANIFEST,
+    PARAMETERS,
     SCHEDULE,
     file_hash,
     read_plan,
@@ -302,6 +303,7 @@ def attempts(folder: Path, kinds: tuple[str, ...]) -> dict[str, Try]:
         "plan": lambda: plans.of(MANIFEST),
         "schedule": lambda: plans.of(SCHEDULE),
         "graph": lambda: plans.of(GRAPH),
+        "parameters": lambda: plans.of(PARAMETERS),
         "stage": lambda: plans.of("stages/stage_0.py"),
         "checkpoint": lambda: of_checkpoint(plans.path, folder),
         "cluster": lambda: of_file(CLUSTER, cluster, lambda path: read_cluster(str(path))),

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pipecut.plan.schema import Plan, Tensor, evaluate
 
 # Files beside the stages that every plan has.
-SCHEDULE, GRAPH = "schedule.yaml", "graph.json"
+SCHEDULE, GRAPH, PARAMETERS = "schedule.yaml", "graph.json", "parameters.json"
 
 
 def contradiction_in(plan: Plan) -> str | None:
@@ -38,7 +38,8 @@ def _rules(plan: Plan) -> Iterator[tuple[bool, str]]:
     yield all(tensor.names for tensor in held), "a parameter or buffer has no name"
     hashed = set(plan.hashes)
     yield {stage.file for stage in plan.stages} <= hashed, "a stage's file has no hash"
-    yield {SCHEDULE, GRAPH} <= hashed, f"{SCHEDULE} and {GRAPH} have no hash"
+    missing = [name for name in (SCHEDULE, GRAPH, PARAMETERS) if name not in hashed]
+    yield not missing, f"{' and '.join(missing)} without a hash"
 
 
 def check_dimensions(plan: Plan) -> None:

@@ -1,24 +1,30 @@
 """A plan folder on disk: read and compared with its hashes, written, or sealed after an edit."""
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from pipecut.errors import PlanError
 from pipecut.plan.actions import Action, ActionTable, parse_action
-from pipecut.plan.consistency import GRAPH, SCHEDULE, check_dimensions, contradiction_in
-from pipecut.plan.safe_files import file_hash, file_within, read_bytes, read_yaml
-from pipecut.plan.schema import VERSION, Plan
+from pipecut.plan.consistency import GRAPH, PARAMETERS, SCHEDULE
+from pipecut.plan.manifest import (
+    MANIFEST,
+    first_problem,
+    plan_from,
+    read_manifest,
+    seal_of,
+    write_manifest,
+)
+from pipecut.plan.safe_files import file_hash, file_within, parsed_yaml, read_bytes, read_yaml
+from pipecut.plan.schema import Plan
 from pipecut.plan.schema.graph import PlanGraph
 
 __all__ = [
     "GRAPH",
     "MANIFEST",
+    "PARAMETERS",
     "SCHEDULE",
     "PlanFolder",
     "checked_bytes",
@@ -31,7 +37,6 @@ __all__ = [
     "write_seal",
 ]
 
-MANIFEST = "plan.yaml"
 EDITED = (
     "was edited after the plan was written; compile again, or if that was meant, "
     "pipecut seal makes it a plan again"
@@ -55,14 +60,22 @@ class PlanFolder:
 
 def read_plan(path: Path) -> PlanFolder:
     """Read a plan folder and compare every hash. Raises PlanError that names file and remedy."""
-    data = _manifest(path)
+    data = read_manifest(path)
     if data.get("seal") != seal_of(data):
         raise PlanError(f"{path / MANIFEST} {EDITED}")
-    plan = _plan(path, data)
+    hashes = data.get("hashes")
+    # A plan that names no hash of the file is refused once it is a Plan.
+    expected = hashes.get(PARAMETERS) if isinstance(hashes, dict) else None
+    plan = plan_from(path, data, _bytes_of(path, PARAMETERS, expected))
     for name, expected in plan.hashes.items():
-        if file_hash(file_within(path, name)) != expected:
-            raise PlanError(f"{path / name} {EDITED}")
-    return _folder(path, plan)
+        if name not in (PARAMETERS, SCHEDULE, GRAPH):
+            _refuse_edited(path / name, file_hash(file_within(path, name)), expected)
+    return _folder(
+        path,
+        plan,
+        _bytes_of(path, SCHEDULE, plan.hashes[SCHEDULE]),
+        _bytes_of(path, GRAPH, plan.hashes[GRAPH]),
+    )
 
 
 def checked_bytes(path: Path, plan: Plan, name: str) -> bytes:
@@ -70,10 +83,7 @@ def checked_bytes(path: Path, plan: Plan, name: str) -> bytes:
 
     Raises PlanError.
     """
-    data = read_bytes(file_within(path, name))
-    if hashlib.sha256(data).hexdigest() != plan.hashes.get(name):
-        raise PlanError(f"{path / name} {EDITED}")
-    return data
+    return _bytes_of(path, name, plan.hashes.get(name, ""))
 
 
 def listed_files(path: Path) -> list[str]:
@@ -96,9 +106,10 @@ def seal(path: Path) -> PlanFolder:
 
     The caller checks it before it writes it with `write_seal`. Raises PlanError when it is no plan.
     """
-    plan = _plan(path, _manifest(path))
+    plan = plan_from(path, read_manifest(path), _bytes_of(path, PARAMETERS))
     hashes = {name: file_hash(file_within(path, name)) for name in plan.hashes}
-    return _folder(path, plan.model_copy(update={"hashes": hashes}))
+    sealed = plan.model_copy(update={"hashes": hashes})
+    return _folder(path, sealed, _bytes_of(path, SCHEDULE), _bytes_of(path, GRAPH))
 
 
 def write_seal(folder: PlanFolder) -> str:
@@ -107,66 +118,31 @@ def write_seal(folder: PlanFolder) -> str:
 
 
 def write_plan(path: Path, plan: Plan) -> str:
-    """Write plan.yaml with a new seal, and return that. A key that nobody set is not written."""
-    data = plan.model_dump(exclude_unset=True, exclude={"seal"})
-    new_seal = seal_of(data)
-    text = yaml.safe_dump(
-        {**data, "seal": new_seal},
-        sort_keys=False,
-        allow_unicode=True,
-        width=110,
-        # Lists and mappings of plain values on one line.
-        default_flow_style=None,
-    )
-    (path / MANIFEST).write_text(text, encoding="utf-8")
-    return new_seal
+    """Write plan.yaml and parameters.json, with a new seal, and return that."""
+    return write_manifest(path, plan)
 
 
-def seal_of(data: dict[str, Any]) -> str:
-    """sha256 of a manifest without its seal."""
-    unsealed = {key: value for key, value in data.items() if key != "seal"}
-    return hashlib.sha256(json.dumps(unsealed, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def _manifest(path: Path) -> dict[str, Any]:
-    """plan.yaml of this version, not yet a Plan: its seal is of what stands there."""
-    manifest = path / MANIFEST
-    if not manifest.is_file():
-        raise PlanError(
-            f"{path} is no plan folder: it has no {MANIFEST}; make one with pipecut compile"
-        )
-    data = read_yaml(manifest)
-    if not isinstance(data, dict) or "version" not in data:
-        raise PlanError(f"{manifest}: not a plan: it has no version")
-    if data["version"] != VERSION:
-        raise PlanError(
-            f"{manifest}: plan version {data['version']}, this pipecut reads version {VERSION}; "
-            "compile again"
-        )
-    if not all(isinstance(key, str) for key in data):
-        raise PlanError(f"{manifest}: not a plan: its keys are no words")
+def _bytes_of(path: Path, name: str, expected: str | None = None) -> bytes:
+    """A file of the plan, read once; it has the hash that is expected, where one is."""
+    data = read_bytes(file_within(path, name))
+    if expected is not None:
+        _refuse_edited(path / name, hashlib.sha256(data).hexdigest(), expected)
     return data
 
 
-def _plan(path: Path, data: dict[str, Any]) -> Plan:
+def _refuse_edited(file: Path, actual: str, expected: str) -> None:
+    if actual != expected:
+        raise PlanError(f"{file} {EDITED}")
+
+
+def _folder(path: Path, plan: Plan, schedule: bytes, graph: bytes) -> PlanFolder:
+    actions = _actions(path / SCHEDULE, schedule)
+    return PlanFolder(path, plan, actions, _graph(path / GRAPH, graph))
+
+
+def _actions(file: Path, data: bytes) -> ActionTable:
     try:
-        plan = Plan.model_validate(data)
-    except (ValidationError, RecursionError) as error:
-        raise PlanError(f"{path / MANIFEST}: {_first(error)}; compile again") from None
-    contradiction = contradiction_in(plan)
-    if contradiction is not None:
-        raise PlanError(f"{path / MANIFEST}: {contradiction}; compile again")
-    check_dimensions(plan)
-    return plan
-
-
-def _folder(path: Path, plan: Plan) -> PlanFolder:
-    return PlanFolder(path, plan, _actions(path / SCHEDULE), _graph(path / GRAPH))
-
-
-def _actions(file: Path) -> ActionTable:
-    try:
-        rows = _SCHEDULE.validate_python(read_yaml(file))["ranks"]
+        rows = _SCHEDULE.validate_python(parsed_yaml(file, data))["ranks"]
     except (ValidationError, KeyError):
         raise PlanError(
             f"{file}: no list of actions for each rank under 'ranks'; compile again"
@@ -176,22 +152,8 @@ def _actions(file: Path) -> ActionTable:
     )
 
 
-def _graph(file: Path) -> PlanGraph:
+def _graph(file: Path, data: bytes) -> PlanGraph:
     try:
-        return PlanGraph.model_validate_json(read_bytes(file))
+        return PlanGraph.model_validate_json(data)
     except ValidationError as error:
-        first = error.errors()[0]
-        problem = (
-            f"not valid JSON: {first['msg']}" if first["type"] == "json_invalid" else _first(error)
-        )
-        raise PlanError(f"{file}: {problem}; compile again") from None
-
-
-def _first(error: ValidationError | RecursionError) -> str:
-    """Where a value is wrong, and why."""
-    if isinstance(error, RecursionError):
-        return "too deep"
-    first = error.errors()[0]
-    if not first["loc"]:
-        return f"expected a mapping of keys, found a {type(first['input']).__name__}"
-    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        raise PlanError(f"{file}: {first_problem(error)}; compile again") from None

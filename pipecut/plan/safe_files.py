@@ -44,13 +44,18 @@ def read_bytes(file: Path) -> bytes:
 
 
 def read_yaml(file: Path) -> Any:
-    """YAML by a safe loader. Raises PlanError.
+    """YAML by a safe loader. Raises PlanError as `parsed_yaml` does."""
+    return parsed_yaml(file, read_bytes(file))
+
+
+def parsed_yaml(file: Path, content: bytes) -> Any:
+    """What a file says that was read before. Raises PlanError.
 
     Aliases are refused, which a plan never has: a few may stand for more values than memory holds.
     """
     try:
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        data = yaml.load(read_bytes(file).decode("utf-8"), Loader=loader)
+        data = yaml.load(content.decode("utf-8"), Loader=loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         reason = str(error).splitlines()[0]
         raise PlanError(f"{file}: not valid YAML: {reason}; compile the plan again") from None

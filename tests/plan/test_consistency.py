@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 
 from pipecut.errors import PlanError
-from pipecut.plan.consistency import GRAPH, SCHEDULE, check_dimensions, contradiction_in
+from pipecut.plan.consistency import GRAPH, PARAMETERS, SCHEDULE, check_dimensions, contradiction_in
 from pipecut.plan.schema import Evaluation, EvaluationStage, Plan, StageTensor, Tied
 from tests.plans import made_plan, made_stage, made_tensor
 
-HASHES = {"stages/stage_0.py": "", "stages/stage_1.py": "", SCHEDULE: "", GRAPH: ""}
+HASHES = {"stages/stage_0.py": "", "stages/stage_1.py": "", SCHEDULE: "", GRAPH: "", PARAMETERS: ""}
 STAGE = EvaluationStage(operators=1, receives=[], batch_inputs=[], sends=[])
 
 
@@ -48,7 +48,7 @@ def test_a_plan_of_a_chain_says_nothing_wrong() -> None:
         (second(file="elsewhere.py"), "a stage's file has no hash"),
         (
             {"hashes": {name: "" for name in HASHES if name != GRAPH}},
-            "schedule.yaml and graph.json have no hash",
+            "graph.json without a hash",
         ),
     ],
 )

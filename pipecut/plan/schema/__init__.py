@@ -20,7 +20,7 @@ from pipecut.plan.schema.stage import (
     Stage,
     StageMemory,
 )
-from pipecut.plan.schema.tensors import StageTensor, Tensor
+from pipecut.plan.schema.tensors import HeldTensors, StageTensor, Tensor
 
 __all__ = [
     "HALF",
@@ -37,6 +37,7 @@ __all__ = [
     "Evaluation",
     "EvaluationStage",
     "Finite",
+    "HeldTensors",
     "ModelRef",
     "Plan",
     "Positive",

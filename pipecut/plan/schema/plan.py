@@ -13,7 +13,7 @@ from pipecut.plan.schema.text import columns_of
 from pipecut.quantities import counted, show_seconds
 from pipecut.text_table import text_table
 
-VERSION = 6
+VERSION = 7
 
 
 class ModelRef(PlanModel):
@@ -26,12 +26,12 @@ class ModelRef(PlanModel):
     factory: str
     args: dict[str, Any]
     inputs: str
-    loss: str | None
+    loss: str | None = None
     folders: list[str]
     precision: Literal["fp32", "bf16", "fp16"]
     seed: int
     default_dtype: Dtype = "float32"
-    weights: str | None
+    weights: str | None = None
     sources: dict[str, str] = {}
 
 
@@ -82,28 +82,31 @@ class Source(PlanModel):
 
 
 class Plan(PlanModel):
-    """plan.yaml. The compiler builds it once; `hashes` and `seal` come when it is written."""
+    """plan.yaml, with what parameters.json has of its stages; in the order in which people read.
+
+    The compiler builds it once; `hashes` and `seal` come when it is written.
+    """
 
     version: int
     pipecut: str
     torch: str
     cluster: str
-    model: ModelRef
+    schedule: str
+    replicas: Positive = 1
     batch: Batch
     optimizer: str
     shard_optimizer: bool = False
     compile: Literal["eager", "inductor"] = "eager"
-    replicas: Positive = 1
-    schedule: str
-    inputs: list[Tensor]
-    constants: dict[str, Constant] = {}
+    model: ModelRef
+    certificate: CertificateRecord
+    prediction: Prediction
+    notes: list[str]
     stages: list[Stage]
     boundaries: list[Boundary]
-    evaluation: Evaluation = Evaluation()
     tied: list[Tied]
-    prediction: Prediction
-    certificate: CertificateRecord
-    notes: list[str]
+    inputs: list[Tensor]
+    constants: dict[str, Constant] = {}
+    evaluation: Evaluation = Evaluation()
     source: Source | None = None
     hashes: dict[str, str] = {}
     seal: str = ""

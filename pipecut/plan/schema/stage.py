@@ -46,33 +46,33 @@ class Stage(PlanModel):
     """
 
     index: Count
+    pipeline_rank: Count
     device: str
     device_type: TypeName
-    file: str
-    modules: list[str]
     operators: Count
-    receives: list[str]
-    batch_inputs: list[str]
-    sends: list[str]
-    outputs: list[Tensor] = []
-    parameters: list[StageTensor]
-    buffers: list[StageTensor]
     parameter_count: Bytes
+    modules: list[str]
     forward_seconds: Seconds
     backward_seconds: Seconds
+    weight_seconds: Seconds = 0.0
     load_seconds: Seconds
+    reduce_seconds: Seconds = 0.0
     recompute: bool
+    peak_bytes: Bytes = 0
+    outside_bytes: Bytes = 0
+    device_bytes: Bytes
     memory_bytes: Bytes
     capacity_bytes: Signed
     buffer_bytes: Bytes = 0
+    file: str
     bytes_sent: Bytes
-    pipeline_rank: Count
+    receives: list[str]
+    batch_inputs: list[str]
+    sends: list[str]
     draws: list[Count] = []
-    weight_seconds: Seconds = 0.0
-    reduce_seconds: Seconds = 0.0
-    device_bytes: Bytes
-    peak_bytes: Bytes = 0
-    outside_bytes: Bytes = 0
+    outputs: list[Tensor] = []
+    parameters: list[StageTensor]
+    buffers: list[StageTensor]
     passes: StageMemory | None = None
 
     @property
@@ -85,9 +85,9 @@ class Boundary(PlanModel):
     """What goes from stage `left` to `left` + 1, with the link between them."""
 
     left: Count
-    tensors: list[Tensor]
     bandwidth: Rate
     latency: Seconds
+    tensors: list[Tensor]
 
 
 class EvaluationStage(PlanModel):

@@ -61,3 +61,10 @@ class StageTensor(PlanModel):
         if not self.trainable:
             return 0
         return self.bytes * (4 // ITEM_BYTES[self.dtype] if self.dtype in HALF else 1)
+
+
+class HeldTensors(PlanModel):
+    """The parameters and buffers of a stage, as parameters.json has them."""
+
+    parameters: list[StageTensor]
+    buffers: list[StageTensor]

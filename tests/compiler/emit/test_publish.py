@@ -7,7 +7,7 @@ import pytest
 
 from pipecut.compiler.emit.publish import files_of_plan, put_in_place, refuse_occupied
 from pipecut.errors import UserFileError
-from pipecut.plan.folder import MANIFEST, write_plan
+from pipecut.plan.folder import MANIFEST, PARAMETERS, write_plan
 from tests.plans import made_plan
 
 
@@ -37,7 +37,7 @@ def old_plan(folder: Path) -> Path:
 
 def test_files_of_a_plan_are_those_its_manifest_lists_within_it(tmp_path: Path) -> None:
     assert files_of_plan(tmp_path / "missing") == files_of_plan(tmp_path) == frozenset()
-    assert files_of_plan(old_plan(tmp_path)) == {MANIFEST, "graph", "stages/stage_1"}
+    assert files_of_plan(old_plan(tmp_path)) == {MANIFEST, PARAMETERS, "graph", "stages/stage_1"}
 
 
 @pytest.mark.parametrize("files", [{"thesis": "mine"}, {MANIFEST: "mine: [1]\n"}, {MANIFEST: "{"}])
@@ -94,4 +94,4 @@ def test_the_manifest_comes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     write_plan(scratch, made_plan(1))
     monkeypatch.setattr(os, "replace", recording)
     put_in_place(scratch, target, files_of_plan(target))
-    assert moved == ["graph", "zebra", MANIFEST]
+    assert moved == ["graph", PARAMETERS, "zebra", MANIFEST]
