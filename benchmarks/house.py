@@ -75,7 +75,7 @@ class SourceFile:
 class House:
     """The measured files of a checkout, by path from its root, and the lines of its tests.
 
-    `test_lines` are those of all files under tests/, `test_file_lines` those of test_*.py alone.
+    `test_lines` are those of all files under tests/, `test_file_lines` only those of test_*.py.
     """
 
     files: tuple[SourceFile, ...]

@@ -20,8 +20,7 @@ from pipecut.compiler.graph import Graph, Operator
 from pipecut.compiler.graphs import Estimates
 from pipecut.compiler.inputs.auto import AUTO, Auto
 from pipecut.compiler.inputs.cluster import Cluster
-from pipecut.compiler.inputs.document.positions import location_of_key
-from pipecut.compiler.inputs.job import Job, JobSpec
+from pipecut.compiler.inputs.job import Job, JobSpec, location_in_job
 from pipecut.compiler.operators.lookup import rule_of, short_name
 from pipecut.compiler.partition.coarsen.parameter_bytes import OptimizerSpec, fixed_bytes
 from pipecut.compiler.partition.constraints import placement_rules
@@ -94,7 +93,7 @@ def plan_conflicts(asked: Proposal) -> Refusal | None:
         return None
     location = str(asked.job.path)
     if conflict.key in spec.model_fields_set:
-        location = location_of_key(asked.job.path, conflict.key)
+        location = location_in_job(asked.job.path, conflict.key)
     error = UserFileError(f"{location}: {conflict.why}; {conflict.remedy}")
     return Refusal(conflict.why, error)
 
@@ -190,7 +189,7 @@ def parameters_too_large(
     capacity = sum(device.memory - cluster.reserve for device in first_replicas)
     if needed <= capacity:
         return None
-    return f"memory: parameters alone need {show_bytes(needed)} of {show_bytes(capacity)}"
+    return f"memory: parameters by themselves need {show_bytes(needed)} of {show_bytes(capacity)}"
 
 
 def writes_buffers(graph: Graph) -> bool:

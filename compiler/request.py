@@ -16,8 +16,8 @@ class Options:
     """What the command line may add to the job file.
 
     `sizes` stand over the job file's. `explain` also compares what would be compiled without a
-    search. `costs` are measured ones where the profile has them (auto), estimates alone (roofline),
-    measured ones alone (profile), or those of a run's report (measured:FILE); `profile` is the file
+    search. `costs` are measured ones where the profile has them (auto), only estimates (roofline),
+    only measured ones (profile), or those of a run's report (measured:FILE); `profile` is the file
     of measurements. `lost` devices, counted from 0 as in the cluster file, are left out. Raises
     UserFileError for what is none of these.
     """

@@ -401,9 +401,11 @@ def run(
 
 def _refuse_impossible_run(asked: RunOptions, restarts: int) -> None:
     """Raises UserFileError for options that would end the run after its start, or lose its work."""
-    from pipecut.runtime.checkpoint.folder import home_of, refuse_earlier
+    from pipecut.runtime.checkpoint.folder import home_of, refuse_earlier, refuse_none
     from pipecut.runtime.checkpoint.lock import refuse_locked
 
+    if asked.resume:
+        refuse_none(asked.checkpoints)
     if restarts and not asked.checkpoint_every:
         raise UserFileError(
             "continuing after a failure needs checkpoints; give --checkpoint-every, such as 100"

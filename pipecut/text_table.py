@@ -20,7 +20,7 @@ def numbers(values: Iterable[int]) -> str:
 
 
 def ranges(values: Iterable[int]) -> list[str]:
-    """Each run of numbers that follow each other: `0-3`, or `7` where one stands alone."""
+    """Each run of numbers that follow each other: `0-3`, or `7` where one has no neighbour."""
     ordered = sorted(set(values))
     if not ordered:
         return []

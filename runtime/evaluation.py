@@ -1,4 +1,4 @@
-"""Forward alone, in eval mode: the loss and other outputs, leaving the training as it is."""
+"""Only forward, in eval mode: the loss and other outputs, leaving the training as it is."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -73,7 +73,7 @@ class Evaluation:
         with naming_errors(f"rank {world.rank}"):
             count = samples_in(self.plan, batch)
         work = self.splitter.for_evaluation(self._completed(batch, count), by_samples=True)
-        # Some ranks alone may have labels, since no output depends on them.
+        # Only some ranks may have labels, since no output depends on them.
         required = {t.name: batch[t.name] for t in self.plan.inputs if not t.optional}
         self.same_batches.compare(required, "predict")
         parts: list[Tensors] = [{} for _ in work.samples]
@@ -85,7 +85,7 @@ class Evaluation:
         return Outputs(tensors, self.plan.evaluation.left_out)
 
     def _completed(self, batch: Tensors, count: int) -> Tensors:
-        """The batch with zeros for missing inputs, such as labels, that the loss alone needs."""
+        """The batch with zeros for missing inputs, such as labels, that only the loss needs."""
         missing = [t for t in self.plan.inputs if t.optional and t.name not in batch]
         zeros = {
             tensor.name: torch.zeros(

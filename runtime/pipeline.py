@@ -127,7 +127,7 @@ class Pipeline:
         )
 
     def _evaluation_engine(self, messages: Messages | None) -> Engine:
-        """Runs forward alone, over the boundaries of eval mode."""
+        """Runs only forward, over the boundaries of eval mode."""
         model, world, evaluated = self.model, self.world, self.plan.in_evaluation()
         stages = [
             RunningStage(evaluated, stage, model.modules[stage.index], model.masters)
@@ -188,7 +188,7 @@ class Pipeline:
     @on_own_terms
     @torch.no_grad()
     def eval_step(self, **batch: torch.Tensor) -> torch.Tensor:
-        """Forward alone, in eval mode, of a batch of any size. Returns the loss as `step` does.
+        """Only forward, in eval mode, of a batch of any size. Returns the loss as `step` does.
 
         Gradients, buffers and random numbers of the training stay as they are. Raises RunError.
         """
@@ -200,7 +200,7 @@ class Pipeline:
         """The model's outputs beside its loss, in eval mode, for a batch of any size, by name.
 
         On the ranks that make them, of their replica's samples; with `everywhere` of all samples
-        on every rank. What the loss alone needs, such as labels, may be left out. Raises RunError,
+        on every rank. What only the loss needs, such as labels, may be left out. Raises RunError,
         also where the model returns nothing else.
         """
         return self.evaluation.predict(batch, everywhere)

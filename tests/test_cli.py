@@ -248,6 +248,14 @@ def test_run_refuses_before_any_rank_starts(
     assert not calls
 
 
+def test_run_refuses_to_resume_from_nothing(plan: PlanFolder, called: Any, tmp_path: Path) -> None:
+    calls = called("pipecut.runtime.launch.restart.run_with_restarts")
+    options = ("--resume", "--checkpoints", tmp_path / "empty")
+    with pytest.raises(PipecutError, match="empty has no checkpoint; leave out --resume to begin"):
+        invoke("run", plan.path, *options)
+    assert not calls
+
+
 def test_ranks_take_the_options_that_run_passes_on() -> None:
     def options_of(app: typer.Typer, name: str) -> set[str]:
         command = typer.main.get_command(app)

@@ -2,7 +2,7 @@
 
 python -m benchmarks.compiles.models [NAME ...]           measure, and write docs/figures.json
 python -m benchmarks.compiles.models --check [NAME ...]   compare with that file, and fail
-python -m benchmarks.compiles.models --check --fast       the small models alone
+python -m benchmarks.compiles.models --check --fast       only the small models
 
 --check compares what does not depend on the machine. Each model is compiled in a process of its
 own, so that its memory can be measured.

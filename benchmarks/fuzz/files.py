@@ -316,7 +316,7 @@ def attempts(folder: Path, kinds: tuple[str, ...]) -> dict[str, Try]:
 
 @contextmanager
 def limited(seconds: int) -> Iterator[None]:
-    """Raises AssertionError in what takes longer, by the time of this process alone."""
+    """Raises AssertionError in what takes longer, by the time of only this process."""
 
     def stop(*_: Any) -> None:
         raise AssertionError(f"took over {seconds} s")
@@ -337,7 +337,7 @@ def run(mutations: int, seed: int, folder: Path, kinds: tuple[str, ...] = ()) ->
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for kind in tries:
         for number in range(mutations):
-            # A seed for each, so that a mutation that fails can be tried alone.
+            # A seed for each, so that a mutation that fails can be tried by itself.
             rng = random.Random(f"{kind} {seed} {number}")
             try:
                 with limited(MOST_SECONDS):

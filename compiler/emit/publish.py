@@ -16,7 +16,7 @@ def publish(folder: PlanFolder, target: Path) -> PlanFolder:
     Of a plan that was there before, only its own files are removed.
     """
     whole = target.resolve()
-    # mkdtemp made it for its owner alone; a plan is as readable as any other folder.
+    # mkdtemp made it for its owner only; a plan is as readable as any other folder.
     os.chmod(folder.path, 0o755)
     put_in_place(folder.path, whole, files_of_plan(whole))
     trust(folder.plan.seal)

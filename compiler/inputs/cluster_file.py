@@ -97,7 +97,8 @@ def _refuse_stranger(
 
 def _did_you_mean(name: str, names: Collection[str]) -> str:
     close = difflib.get_close_matches(name, names, 1)
-    return (f"did you mean '{close[0]}'? " if close else "") + "(pipecut specs lists them)"
+    meant = f"did you mean '{close[0]}'? " if close else ""
+    return f"{meant}pipecut specs lists them"
 
 
 def _refuse_large_reserve(reserve: int, devices: list[Device], path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from pipecut.compiler.inputs.auto import AUTO, Auto
-from pipecut.compiler.inputs.document.positions import location_of
+from pipecut.compiler.inputs.document.positions import KEY, TOP, location_of, position_of
 from pipecut.compiler.inputs.document.read import read_document
 from pipecut.compiler.inputs.document.schema import FileSchema, FunctionName, OrAuto, Renamed
 from pipecut.compiler.schedules.registry import SCHEDULES, WITH_CHOSEN_STAGES_PER_RANK
@@ -136,7 +136,7 @@ class JobSpec(FileSchema):
     shard_optimizer: bool = Field(
         default=False,
         description="Whether each replica of a stage keeps masters and optimizer states of its "
-        "share of the parameters' rows alone, as ZeRO stage 1 does.",
+        "share of the parameters' rows only, as ZeRO stage 1 does.",
         examples=["true"],
     )
     schedule: ScheduleOrAuto = Field(
@@ -166,7 +166,7 @@ class JobSpec(FileSchema):
         default="auto",
         description="Whether a stage keeps what its forward saves for backward, or only its inputs "
         "and runs forward again. `auto` recomputes where it makes the slowest stage faster, or "
-        "where nothing fits otherwise.",
+        "where nothing fits without.",
         examples=["never"],
     )
     compile: Literal["eager", "inductor"] = Field(
@@ -220,6 +220,15 @@ class Job:
         """The same job with another number of samples a microbatch."""
         batch = self.spec.batch.model_copy(update={"microbatch": microbatch})
         return Job(self.path, self.spec.model_copy(update={"batch": batch}))
+
+
+def location_in_job(path: Path, key: str) -> str:
+    """`file:line:column` of a key of a job file, which may have it under its old name."""
+    old = [name for name, renamed in JobSpec.RENAMED.items() if renamed.key == key]
+    places = (position_of(path, name, KEY) for name in (key, *old))
+    # A key that is not there is at the top.
+    line, column = next((place for place in places if place != TOP), TOP)
+    return f"{path}:{line}:{column}"
 
 
 def read_job(path: Path) -> Job:

@@ -181,7 +181,7 @@ def _renamed(schema: type[FileSchema]) -> list[str]:
         values = ", ".join(f"`{a}` is `{str(b).lower()}`" for a, b in renamed.values.items())
         rows.append(f"| `{old}` | `{renamed.key}` | {values} |")
     head = "| old key | new key | values |\n|---|---|---|"
-    note = "These are accepted, with a warning, by this version alone."
+    note = "These are accepted, with a warning, by this version only."
     return ["\n".join(["## Old keys\n", f"{note}\n", head, *rows])]
 
 

@@ -73,7 +73,7 @@ def peak_bytes(problem: Problem, stages: Stages) -> list[int]:
 
 
 def recomputing(problem: Problem, stages: Stages) -> list[bool]:
-    """Which stages recompute: all, none, or those of devices that are too small otherwise."""
+    """Which stages recompute: all, none, or those of devices that are too small without."""
     if problem.recompute != "auto":
         return [problem.recompute == "always"] * len(problem.stage_devices)
     peaks, capacities = device_bytes(problem, stages, recompute=False), capacity_of(problem)

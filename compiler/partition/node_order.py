@@ -18,7 +18,7 @@ from pipecut.plan.layout import RankLayout
 
 # Four types of node have 24 orders.
 MOST_TYPES = 4
-# Orders that differ by rounding alone are equal: then the user's order stays.
+# Orders that differ only by rounding are equal: then the user's order stays.
 ROUNDING = 1e-9
 # Between stages of one device nothing moves.
 NO_LINK = Link.model_validate({"bandwidth": "1000000TB/s", "latency": "0us"})

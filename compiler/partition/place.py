@@ -2,7 +2,7 @@
 
 The chain is cut exactly along a few topological orders. Where that is within the gap of the bound
 it is the answer; else the integer program improves on it: over all blocks where it can be proven,
-otherwise over the blocks around the cuts. Ties are broken last.
+else over the blocks around the cuts. Ties are broken last.
 """
 
 import time

@@ -18,7 +18,7 @@ Members = list[list[int]]
 class Block:
     """Operators that stay on one stage. Bytes, and seconds by kind of device, for one microbatch.
 
-    `seconds` are those of forward and backward together; `forward_seconds` those of forward alone,
+    `seconds` are those of forward and backward together; `forward_seconds` those of forward,
     which recomputing adds.
     """
 
@@ -115,7 +115,7 @@ class Problem:
     `comm`        what a tensor costs. `relay`: it passes through every stage between, and both
                   sides of each boundary pay. `direct`: it costs once on the stage that makes it and
                   once on each other stage that uses it. A consumer may stand before the source, as
-                  that of a backward operator does; `edges` alone say what comes first.
+                  that of a backward operator does; only `edges` say what comes first.
     `pins`        pairs of a block and its stage
     `splits`      pairs of blocks of which the first stands on an earlier stage
     `recompute`   with `auto`, a device whose saved activations do not fit keeps only what its

@@ -72,7 +72,7 @@ class _Neighbours:
 def _pairs(problem: Problem) -> Members:
     """Blocks that may join, in a topological order of the groups.
 
-    Disjoint pairs only, so that each proof stands alone.
+    Disjoint pairs only, so that no proof depends on another.
     """
     kind, near = problem.stage_devices[0].kind, _Neighbours.of(problem)
     transfer = [transfer_seconds(problem, tensor, 0) for tensor in problem.tensors]

@@ -33,7 +33,7 @@ def background_load(job: Path, microbatch: int, processes: int) -> Iterator[None
     try:
         for worker in workers:
             assert worker.stdout is not None
-            # Returns nothing where the worker ended: then this rank is measured alone.
+            # Returns nothing where the worker ended: then this rank is measured by itself.
             worker.stdout.readline()
         yield
     finally:

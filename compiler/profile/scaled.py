@@ -34,7 +34,7 @@ def measured_seconds(
 
 @dataclass(frozen=True)
 class MeasuredLayer:
-    """A layer, its seconds as a whole, and those of its operators alone; None was not measured."""
+    """A layer, its seconds as a whole, and of each operator by itself; None was not measured."""
 
     layer: Layer
     whole: Timed | None
@@ -47,14 +47,14 @@ class MeasuredLayer:
 
     @property
     def sum_alone(self) -> PassSeconds:
-        """Seconds of the operators that were measured alone."""
+        """Seconds of the operators that were timed singly."""
         timed = [operator for operator in self.alone if operator is not None]
         return PassSeconds(sum(t.forward for t in timed), sum(t.backward for t in timed))
 
     def scaled(self) -> list[PassSeconds]:
         """Seconds of each operator, such that their sum is that of the layer where it could run.
 
-        An operator that cannot run alone is part of the others' time.
+        An operator that cannot run by itself is part of the others' time.
         """
         total = self.sum_alone
         forward = backward = 1.0

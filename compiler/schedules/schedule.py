@@ -19,7 +19,7 @@ class ComputeSeconds:
 def fill_and_drain(ranks: int, seconds: ComputeSeconds) -> float:
     """What a rank waits while the pipeline fills and drains (Narayanan et al., 2021, section 2.2).
 
-    Where a rank has several stages, it does so through one of them alone.
+    Where a rank has several stages, it does so through only one of them.
     """
     return (ranks - 1) * (seconds.forward + seconds.backward)
 

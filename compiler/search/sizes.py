@@ -7,8 +7,7 @@ from typing import TypeVar
 
 from pipecut.compiler.inputs.auto import AUTO, Auto, or_auto
 from pipecut.compiler.inputs.cluster import Cluster
-from pipecut.compiler.inputs.document.positions import location_of_key
-from pipecut.compiler.inputs.job import Job, JobSpec
+from pipecut.compiler.inputs.job import Job, JobSpec, location_in_job
 from pipecut.compiler.schedules.registry import SCHEDULES, WITH_CHOSEN_STAGES_PER_RANK
 from pipecut.device.types import type_of
 from pipecut.errors import UserFileError
@@ -156,7 +155,7 @@ def _refuse_stray_stages_per_rank(
     if not chosen and "stages_per_rank" in spec.model_fields_set and sizes.schedule is None:
         those = " or ".join(WITH_CHOSEN_STAGES_PER_RANK)
         raise UserFileError(
-            f"{location_of_key(path, 'stages_per_rank')}: stages_per_rank is for "
+            f"{location_in_job(path, 'stages_per_rank')}: stages_per_rank is for "
             f"schedule: {those}, and this is {schedule}; leave stages_per_rank out, or choose "
             f"{those}"
         )
@@ -187,6 +186,6 @@ def _refuse_undivided_batch(space: SearchSpace, path: Path) -> None:
     if replicas > 1 and space.total % (replicas * microbatch):
         sized = f" with microbatches of {microbatch}" if space.microbatch is not AUTO else ""
         raise UserFileError(
-            f"{location_of_key(path, 'batch')}: a global batch of {space.total} is no multiple of "
+            f"{location_in_job(path, 'batch')}: a global batch of {space.total} is no multiple of "
             f"{replicas} replicas{sized}"
         )

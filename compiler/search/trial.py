@@ -76,14 +76,14 @@ class Sensitivity:
 
 
 def lower_bound(setting: Setting, candidate: Candidate) -> float:
-    """Seconds that no placement's step is below, by the work alone."""
+    """Seconds that no placement's step is below, by its work."""
     costed = setting.costs.estimate(candidate.microbatch)
     kinds = {device.kind for device in setting.cluster.devices}
     work = sum(
         min(costed.seconds(index, kind) for kind in kinds) for index in range(len(costed.costs))
     )
     if candidate.schedule not in SEARCHED:
-        # Several stages per device, and weights that come later, fill what is idle otherwise.
+        # Several stages per device, and weights that come later, fill what would be idle.
         return work * candidate.microbatches / candidate.ranks
     return work / (1 - (1 - 1 / candidate.microbatches) ** candidate.stages)
 

@@ -125,7 +125,7 @@ class _Placing:
             stage = min((abs(stage - wanted), stage) for stage in allowed)[1]
             for index in group:
                 placed[index] = stage
-            # A parameter that eval mode alone uses has one holder: nothing sums it over stages.
+            # A parameter that only eval mode uses has one holder: nothing sums it over stages.
             for name in (needed & self.parameters) - set(holders):
                 holders[name] = {stage}
             if not earlier and not in_training and not needed & set(holders):

@@ -73,7 +73,7 @@ def _for_every_microbatch(job: Job) -> _Traced:
         return of_one
     raise TraceError(
         f"the last microbatch of {total} samples in {size}s has only one sample, "
-        f"and {difference}; choose batch.global or batch.microbatch so that none is left alone"
+        f"and {difference}; choose batch.global or batch.microbatch so that none is left by itself"
     )
 
 

@@ -28,7 +28,7 @@ def fit(seconds: Mapping[int, float]) -> Fit:
     solution = np.linalg.lstsq(rows, np.ones(len(times)), rcond=None)[0]
     latency, rate = float(solution[0]), float(solution[1])
     if latency < 0:
-        # Least squares of the rate alone.
+        # Least squares of only the rate.
         latency = 0.0
         rate = float((sizes / times).sum() / ((sizes / times) ** 2).sum())
     if rate <= 0:

@@ -1,4 +1,4 @@
-"""Random numbers that depend on seed, step, microbatch and the draw's number in the model alone.
+"""Random numbers that depend only on seed, step, microbatch and the draw's number in the model.
 
 Each draw of a forward - of dropout, also inside attention, of rand_like, of gumbel noise - begins
 with its own seed, so that a model draws the same on any number of stages and replicas, unsplit,

@@ -16,6 +16,9 @@ PIPECUT, PYTHON = f"{Path(__file__).parents[1]}{os.sep}", f"{Path(os.__file__).p
 def find_function(name: str, folders: Iterable[Path], where: str) -> Callable[..., Any]:
     """The function, imported. Raises UserFileError that says which half was not found."""
     module_name, _, function_name = name.partition(":")
+    if not module_name or not function_name:
+        example = f"{module_name or 'mymodule'}:function"
+        raise UserFileError(f"{where}: '{name}' is no module:function; write it like {example}")
     searched = list(dict.fromkeys([str(Path.cwd()), *map(str, folders)]))
     for folder in reversed(searched):
         if folder not in sys.path:

@@ -1,4 +1,4 @@
-"""The actions of a rank that runs forward alone, for any number of microbatches.
+"""The actions of a rank that runs only forward, for any number of microbatches.
 
 All forwards of all ranks are in one order, by the sum of stage and microbatch, and a message stands
 right after the forward that makes it, for the rank that sends and for the one that receives. All

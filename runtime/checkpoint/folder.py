@@ -96,6 +96,12 @@ def set_aside(folder: Path, step: int) -> list[Path]:
     return moved
 
 
+def refuse_none(folder: Path) -> None:
+    """Raise CheckpointError where there is nothing to resume from."""
+    if latest(folder) is None:
+        raise CheckpointError(f"{folder} has no checkpoint; leave out --resume to begin anew")
+
+
 def refuse_earlier(folder: Path) -> None:
     """Raise CheckpointError where a new training would write among another's checkpoints.
 

@@ -24,7 +24,7 @@ def put_back(
 ) -> list[str]:
     """The reverse of `collect` and `groups_of`, all or nothing.
 
-    Returns a line for each option that the checkpoint has otherwise than the optimizer had. Raises
+    Returns a line for each option whose value in the checkpoint is not the optimizer's. Raises
     CheckpointError.
     """
     targets = {f"parameter/{p.name}": p.stepped.detach() for p in parameters}

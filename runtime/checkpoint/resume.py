@@ -106,7 +106,7 @@ def refuse_diverged(where: str, manifest: Manifest) -> None:
 
 
 def changes(manifest: Manifest, plan: Plan, beyond_plan: Mapping[str, Any]) -> list[str]:
-    """A line for each changeable entry of the recipe that the checkpoint has otherwise."""
+    """A line for each changeable entry of the recipe that has another value in the checkpoint."""
     saved = {**manifest.model, **manifest.training.recipe}
     model = {"factory": plan.model.factory, "args": plan.model.args}
     current = {**model, **recipe_of(plan, None, beyond_plan)}

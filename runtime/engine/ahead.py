@@ -1,6 +1,6 @@
 """How far the host may be ahead of a GPU: on a CPU it computes itself, and is not ahead at all.
 
-Kernels are only queued, and to wait for a message holds the GPU's stream alone. A host that ran on
+Kernels are only queued, and to wait for a message holds only the GPU's stream. A host that ran on
 through a whole step would post receives and free tensors that the device has not come to, and of a
 rank that stands still would report where its host is, not its device.
 """

@@ -72,7 +72,7 @@ class Engine:
         return self._run(self.actions, work)
 
     def evaluate(self, work: Work, actions: Sequence[Action]) -> torch.Tensor | None:
-        """As `run`, for actions of forward alone; buffers stay as they are."""
+        """As `run`, for actions of which none is a backward; buffers stay as they are."""
         before = [
             (buffer, buffer.clone()) for stage in self.stages.values() for buffer in stage.written()
         ]
@@ -173,7 +173,7 @@ class Engine:
         return [result.detach() for result in results] if stage.stage.sends else []
 
     def _pass_on(self, message: Message, tensors: list[torch.Tensor], outgoing: Outgoing) -> None:
-        """Hand tensors to the receiver where it is on this rank; keep them to be sent otherwise."""
+        """Hand tensors to the receiver where it is on this rank; else keep them to be sent."""
         if message.receiver in self.stages:
             self.transport.hand_over(message, tensors)
         else:

@@ -222,7 +222,7 @@ class WeightGradStore(TorchFunctionMode):
         for tensor in (weight, x, added):
             if tensor is not None and not _is_like(tensor, weight):
                 return False
-        # A user's hooks are called by autograd alone.
+        # Only autograd calls a user's hooks.
         hooks = weight._post_accumulate_grad_hooks
         hooked = weight._backward_hooks or len(hooks or ()) > self.own_hooks.get(weight, 0)
         return not hooked and not torch.is_autocast_enabled(weight.device.type)

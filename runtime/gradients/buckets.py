@@ -25,7 +25,7 @@ class Collective(Protocol):
 
 
 def buckets(items: Sequence[Item], tensor_of: Callable[[Item], torch.Tensor]) -> list[list[Item]]:
-    """Neighbours whose tensors have one type together, up to BUCKET bytes; a larger one alone."""
+    """Neighbours whose tensors have one type, up to BUCKET bytes; a larger tensor by itself."""
     filled: list[list[Item]] = []
     filled_bytes = 0
     for item in items:
@@ -47,7 +47,7 @@ def sum_whole(tensors: Sequence[torch.Tensor], group: dist.ProcessGroup) -> Coll
 
 
 def sum_parts(tensors: Sequence[torch.Tensor], group: dist.ProcessGroup) -> Collective:
-    """Begin to sum tensors that divide evenly among ranks, each part on its rank alone."""
+    """Begin to sum tensors that divide evenly among ranks, each part on its rank only."""
 
     def reduce_scatter(tensor: torch.Tensor) -> None:
         flat = _flat(tensor)

@@ -9,7 +9,7 @@ from pipecut.runtime.gradients.parameters import RankParameter
 from pipecut.runtime.health.rank_errors import naming_errors
 from pipecut.runtime.ranks.world import World
 
-# As in torch.nn.utils.clip_grad_norm_, which divides by a norm of zero otherwise.
+# As in torch.nn.utils.clip_grad_norm_, which would divide by a norm of zero.
 EPSILON = 1e-6
 
 

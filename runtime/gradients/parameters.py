@@ -17,7 +17,7 @@ class RankParameter:
 
     `names` are all its FQNs, of which plans and checkpoints know it by the first. `stages` are
     those of this rank that hold it. `tied_ranks` are the global ranks of this replica that hold
-    it, in order, where other ranks do; empty where this one is alone.
+    it, in order, where other ranks do; empty where no other rank has it.
 
     `model` is what the stages compute with. `master` takes the gradient: `model` itself, or a
     float32 parameter for a half-precision one that is trained. `stepped` is what the optimizer
@@ -104,7 +104,7 @@ def rank_parameters(
 def ranks_that_share(plan: Plan, world: World) -> dict[str, tuple[int, ...]]:
     """The ranks of this replica that hold each of this rank's tied parameters, by first name.
 
-    Stages of one rank share the parameter itself, so what one rank alone holds is left out.
+    Stages of one rank share the parameter itself, so what only one rank holds is left out.
     """
     shared = {}
     for tied in plan.tied:

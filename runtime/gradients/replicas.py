@@ -1,8 +1,8 @@
 """Data parallelism: replicas of a stage sum their gradients once per step, many in one call.
 
 A bucket's sum begins as soon as the last backward of its stage, or the last W, has made all its
-gradients: the rest of the step runs meanwhile. Buckets, and when their sums begin, follow from the
-plan alone, so all replicas call in one order.
+gradients: the rest of the step runs meanwhile. Buckets, and when their sums begin, follow from
+nothing but the plan, so all replicas call in one order.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ Bucket = list[RankParameter]
 class ReplicaGradients:
     """Sums the gradients of this rank's parameters with those of the same stages in other replicas.
 
-    A parameter that one stage alone uses has its whole gradient after that stage's last backward.
+    A parameter that only one stage uses has its whole gradient after that stage's last backward.
     Shared ones are summed at the step's end, once their stages have summed theirs (see tied.py).
     """
 

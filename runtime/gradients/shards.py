@@ -64,7 +64,7 @@ class Shards:
     def sum(self, parameters: Sequence[RankParameter]) -> list[Collective]:
         """Begin to sum gradients of one type over the replicas, in one call.
 
-        Each row where it is stepped, where all replicas have as many; otherwise whole.
+        Each row where it is stepped, where all replicas have as many; else whole.
         """
         group = self.world.replica_group
         assert group is not None

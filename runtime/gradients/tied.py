@@ -29,7 +29,7 @@ class TiedGradients:
     """Sums the gradients of parameters that other ranks of this replica hold, too."""
 
     def __init__(self, world: World, parameters: Sequence[RankParameter]) -> None:
-        # Groups are looked up where they are used: the world alone holds them, and lets go at the
+        # Groups are looked up where they are used: only the world holds them, and lets go at the
         # end.
         self.world = world
         self.parameters = [parameter for parameter in parameters if parameter.tied_ranks]

@@ -73,7 +73,7 @@ class RankStatus:
 
 
 class Status:
-    """This rank's status file; without a folder it is in memory alone."""
+    """This rank's status file; without a folder it is only in memory."""
 
     def __init__(self, rank: int) -> None:
         folder = os.environ.get(FOLDER)

@@ -1,6 +1,6 @@
 """Start the ranks of a plan on this machine, wait for them, and report how they ended.
 
-No port is opened: the ranks meet at a file in a folder that this user alone can read, and their
+No port is opened: the ranks meet at a file in a folder that only this user can read, and their
 messages stay on loopback. torchrun starts ranks of several machines instead.
 """
 

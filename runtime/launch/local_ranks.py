@@ -42,7 +42,7 @@ class LocalRanks:
     def start(self, command: Sequence[str], environments: Sequence[Mapping[str, str]]) -> None:
         """Start a rank per environment.
 
-        Each has a session of its own, so that a terminal's Ctrl-C reaches this process alone.
+        Each has a session of its own, so that a terminal's Ctrl-C reaches only this process.
         """
         for environment in environments:
             process = subprocess.Popen(

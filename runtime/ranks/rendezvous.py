@@ -2,7 +2,7 @@
 
 What several hosts expose: torchrun's own store listens on all interfaces of the first host, and
 whoever reaches it can end or take over the run (see docs/several-machines.md). The store that rank
-0 opens here, where torchrun does not share its own, listens on MASTER_ADDR alone. Nothing in a
+0 opens here, where torchrun does not share its own, listens only on MASTER_ADDR. Nothing in a
 store is unpickled here.
 """
 

@@ -16,7 +16,7 @@ LINES = 20
 
 @dataclass(frozen=True)
 class StepTimes:
-    """Seconds of a step: forward and backward alone, and with the optimizer."""
+    """Seconds of a step: forward and backward, and with the optimizer."""
 
     passes: float
     total: float

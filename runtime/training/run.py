@@ -89,7 +89,7 @@ def _end_stopped(training: Training, save: Path | None) -> None:
 def _refuse_unwritable(options: RunOptions) -> None:
     if options.save is not None:
         writable_folder(options.save, "--save")
-    # Rank 0 alone writes these.
+    # Only rank 0 writes these.
     if os.environ.get("RANK", "0") == "0":
         for file, option in ((options.trace, "--trace"), (options.report, "--report")):
             if file is not None:

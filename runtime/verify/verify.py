@@ -69,7 +69,7 @@ def compare_step(plan: Plan, comparing: Comparing, ranks: Sequence[Named], expec
 
 
 def _constants(plan: Plan) -> set[str]:
-    """Plain attributes of the model's modules, which are buffers of the stages alone."""
+    """Plain attributes of the model's modules, which are buffers of the stages only."""
     buffers = [buffer for stage in plan.stages for buffer in stage.buffers]
     return {f"buffer/{n}" for buffer in buffers if not buffer.persistent for n in buffer.names}
 

@@ -143,4 +143,4 @@ def test_parameters_that_cannot_fit_spare_the_search_a_placement() -> None:
     cluster = made_cluster([made_device(memory=600)] * 4, reserve=100)
     assert parameters_too_large(graph, cluster, spec, Candidate(3, 1, 2, 4, "1f1b")) is None
     why = parameters_too_large(graph, cluster, spec, Candidate(2, 2, 2, 2, "1f1b"))
-    assert why == "memory: parameters alone need 1.0 KiB of 1000 B"
+    assert why == "memory: parameters by themselves need 1.0 KiB of 1000 B"

@@ -29,7 +29,9 @@ def test_a_function_of_the_files_folder_is_found(folder: Path) -> None:
     [
         ("functions_here:triple", "module 'functions_here' has no function 'triple'"),
         ("functions_here:number", "module 'functions_here' has no function 'number'"),
-        ("functions_here", "has no function ''"),
+        ("functions_here", "'functions_here' is no module:function; write it like functions_here:"),
+        ("functions_here:", "is no module:function; write it like functions_here:function"),
+        (":double", "':double' is no module:function; write it like mymodule:function"),
         ("functions_nowhere:f", "cannot import 'functions_nowhere' of 'functions_nowhere:f': No"),
         ("functions_broken:f", "importing 'functions_broken' failed: SystemExit: 2"),
     ],

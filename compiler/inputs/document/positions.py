@@ -12,6 +12,8 @@ Location = tuple[str | int, ...]
 Positions = dict[Location, tuple[int, int]]
 # The last part of a location that is the key itself, not its value.
 KEY = "<key>"
+# Where a file begins: the position of what it has not.
+TOP = (1, 1)
 
 
 def position_of(path: Path, *location: str | int) -> tuple[int, int]:
@@ -23,7 +25,7 @@ def position_of(path: Path, *location: str | int) -> tuple[int, int]:
     try:
         root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
     except OSError:
-        return 1, 1
+        return TOP
     return nearest(positions_in(root, path), location)
 
 
@@ -33,17 +35,12 @@ def location_of(path: Path, *location: str | int) -> str:
     return f"{path}:{line}:{column}"
 
 
-def location_of_key(path: Path, *location: str | int) -> str:
-    """`file:line:column` of a key, not of its value."""
-    return location_of(path, *location, KEY)
-
-
 def nearest(positions: Positions, location: Location) -> tuple[int, int]:
     """The position of a location, or of the innermost thing around it that the file has."""
     for depth in range(len(location), 0, -1):
         if location[:depth] in positions:
             return positions[location[:depth]]
-    return 1, 1
+    return TOP
 
 
 def positions_in(root: yaml.Node | None, path: Path) -> Positions:

@@ -1,5 +1,6 @@
 """A YAML file to typed values; every mistake with its line and column."""
 
+import difflib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,9 +29,30 @@ def read_text(path: Path) -> str:
                 f"{path}: larger than {MOST_BYTES >> 20} MiB, which no file written by hand is"
             )
         return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserFileError(f"{path}: there is no such file{_like_it(path)}") from None
+    except IsADirectoryError:
+        raise UserFileError(f"{path}: is a folder; give a file{_within(path)}") from None
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserFileError(f"{path}: cannot be read as UTF-8 text: {reason}") from None
+
+
+def _like_it(path: Path) -> str:
+    """What of the folder may have been meant."""
+    if not path.parent.is_dir():
+        return f", nor a folder {path.parent}"
+    names = [file.name for file in path.parent.iterdir() if file.is_file()]
+    close = difflib.get_close_matches(path.name, names, 1)
+    if close:
+        return f"; did you mean {path.with_name(close[0])}?"
+    return f" in {path.parent.resolve()}"
+
+
+def _within(path: Path) -> str:
+    """The file of the folder that may have been meant, where there is one."""
+    files = sorted(path.glob("*.yaml"))
+    return f", such as {files[0]}" if files else ""
 
 
 def read_document(path: Path, schema: type[Model]) -> Model:

@@ -38,7 +38,7 @@ class Quantities:
         return 2 * len(self.kinds) + 2
 
     def of_blocks(self, problem: Problem) -> list[Floats]:
-        """A row per quantity with a number for each block, what the block alone uses included."""
+        """A row per quantity with a number for each block, what only the block uses included."""
         blocks = problem.blocks
         rows = [np.array([block.seconds[kind] for block in blocks]) for kind in self.kinds]
         for kind in self.kinds:

@@ -89,7 +89,7 @@ def crossing(problem: Problem, segments: Segments) -> Crossing:
             and (run := _run_of(consumer, made_by, sums.segment_of)) is not None
         ]
         if runs:
-            # The least of them crosses to any of the blocks, the rest to the direct users alone.
+            # The least of them crosses to any of the blocks, the rest only to the direct users.
             least = np.min([amount, *(run.least for run in runs)], axis=0)
             sums.add_crossing(tensor.source, [*kept, *(run.block for run in runs)], least)
             amount = amount - least

@@ -2,7 +2,7 @@
 
 A closure is a set of blocks that holds all that its members need. Where a model is layer after
 layer, each block that all others come before or after ends a segment, and a closure is all segments
-up to one of them and a closure of the next alone. Blocks beside whole layers, as a decoder's
+up to one of them and a closure of only the next. Blocks beside whole layers, as a decoder's
 projections of the encoder's result are, would make closures countless: these are loose.
 """
 
@@ -74,7 +74,7 @@ def segments_of(needs: Needs) -> Segments | None:
     if tables is None:
         return None
     if not needs.kept.all():
-        # A last stage may have loose blocks alone.
+        # A last stage may have only loose blocks.
         tables[-1] = np.vstack([tables[-1], np.ones((1, len(blocks[-1])), dtype=bool)])
     return Segments(blocks, tables)
 

@@ -1,6 +1,6 @@
 """Seconds that a segment of the order spends on direct transfers, for all segments at once.
 
-Where a tensor costs a segment j..i-1 depends on j and i by comparisons alone, so that it is a sum
+Where a tensor costs a segment j..i-1 depends on j and i only by comparisons, so that it is a sum
 of rectangles over (j, i). Each rectangle adds to four corners of a table of differences, and two
 running sums make the table of all tensors.
 """
@@ -13,7 +13,7 @@ from pipecut.compiler.partition.problem import Problem, TensorUse
 
 
 def transfer_table(problem: Problem, stage: int) -> Floats:
-    """Transfer seconds of blocks j..i-1 alone on a stage, index [j, i]."""
+    """Transfer seconds of blocks j..i-1 on a stage, without others, index [j, i]."""
     rectangles = _Rectangles(len(problem.blocks))
     for tensor in problem.tensors:
         seconds = transfer_seconds(problem, tensor, stage)

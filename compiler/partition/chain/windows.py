@@ -134,7 +134,7 @@ class _Segments:
         return extra
 
     def _fixed_bytes(self) -> tuple[Floats, list[tuple[Ints, float]]]:
-        """Bytes before each cut that one block alone needs; users and bytes of what more need."""
+        """Bytes before each cut that only one block needs; users and bytes of what more need."""
         alone = [0.0] * len(self.problem.blocks)
         shared_by_several = []
         for shared, size in zip(self.problem.shared, self.shared_bytes, strict=True):

@@ -130,7 +130,7 @@ def _blocks(grouping: Grouping, kinds: list[str]) -> tuple[Block, ...]:
 def _tensors(grouping: Grouping, users: dict[str, set[int]]) -> tuple[tuple[TensorUse, ...], Edges]:
     """The tensors that blocks use of others, and an edge for each use.
 
-    A use that is no tensor, such as that of a tuple, is an edge alone.
+    A use that is no tensor, such as that of a tuple, is only an edge.
     """
     tensors, edges = [], set[tuple[int, int]]()
     for name, index in grouping.producers.items():

@@ -1,9 +1,9 @@
 """Operators that depend on no input of the batch, and run on every stage that uses their result.
 
-Position biases, tables of cosines, masks and zeros depend on parameters, constants and the batch's
-size alone. Sent, they would cross every boundary up to their last user, with gradients back where a
-parameter is among them. Duplicated, they take their seconds on each of these stages, and a trained
-parameter among them is shared by the stages as a tied one is.
+Position biases, tables of cosines, masks and zeros depend only on parameters, constants and the
+batch's size. Sent, they would cross every boundary up to their last user, with gradients back where
+a parameter is among them. Duplicated, they take their seconds on each of these stages, and a
+trained parameter among them is shared by the stages as a tied one is.
 """
 
 from collections.abc import Iterable, Iterator

@@ -2,7 +2,7 @@
 
 Libraries leave out fast paths where they know that they are exported: transformers then makes a
 mask for plain causal attention and repeats the heads of keys and values. That costs memory, keeps
-flash attention away and rounds otherwise than the unsplit model. What such a path reads must be a
+flash attention away and does not round as the unsplit model does. What such a path reads must be a
 constant; else the trace fails and is tried again without this.
 """
 

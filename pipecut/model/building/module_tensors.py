@@ -17,7 +17,7 @@ def plain_attributes(module: nn.Module) -> Iterator[tuple[str, Any]]:
 
 
 def plain_tensors(value: Any) -> Iterator[tuple[int, torch.Tensor]]:
-    """Tensors in an attribute, alone or in lists and the like, by their position; no parameters."""
+    """Tensors in an attribute or in its lists and the like, by their position; no parameters."""
     for position, leaf in enumerate(tree_leaves(value)):
         if isinstance(leaf, torch.Tensor) and not isinstance(leaf, nn.Parameter):
             yield position, leaf

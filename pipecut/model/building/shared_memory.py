@@ -1,7 +1,7 @@
 """Tensors of a model that share memory without being one object, found while the model is built.
 
 On meta a parameter has no memory, so its memory is noted before it goes there. Two parameters that
-look at one storage, or at one NumPy array, would otherwise be two to the plan, while in the unsplit
+look at one storage, or at one NumPy array, would be two to the plan, while in the unsplit
 model each changes with the other.
 """
 

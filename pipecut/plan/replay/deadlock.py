@@ -102,7 +102,7 @@ def _check_same_order(
             raise PlanError(
                 f"message {number} from {channel}: rank {channel.source} sends {send}, "
                 f"rank {channel.target} receives {receive}. NCCL pairs sends and receives by "
-                "their order alone: post receives in the order of the sends, or compile again"
+                "nothing but their order: post receives in the order of the sends, or compile again"
             )
 
 

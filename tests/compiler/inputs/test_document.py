@@ -7,7 +7,6 @@ import pytest
 from pipecut.compiler.inputs.document.positions import (
     KEY,
     location_of,
-    location_of_key,
     nearest,
     position_of,
 )
@@ -77,8 +76,17 @@ def test_aliases_of_aliases_are_refused_before_they_fill_the_memory(tmp_path: Pa
 
 
 def test_what_cannot_be_read_as_text_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserFileError, match="nowhere.yaml: cannot be read .*: No such file"):
+    with pytest.raises(UserFileError, match=f"nowhere.yaml: there is no such file in {tmp_path}"):
         read_text(tmp_path / "nowhere.yaml")
+    with pytest.raises(UserFileError, match="no such file, nor a folder .*nowhere"):
+        read_text(tmp_path / "nowhere" / "job.yaml")
+    with pytest.raises(UserFileError, match="is a folder; give a file$"):
+        read_text(tmp_path)
+    (tmp_path / "job.yaml").touch()
+    with pytest.raises(UserFileError, match=r"jobs.yaml: there .*; did you mean .*job.yaml\?"):
+        read_text(tmp_path / "jobs.yaml")
+    with pytest.raises(UserFileError, match="is a folder; give a file, such as .*job.yaml"):
+        read_text(tmp_path)
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserFileError, match="binary: cannot be read as UTF-8 text"):
         read_text(tmp_path / "binary")
@@ -93,7 +101,7 @@ def test_a_value_and_its_key_have_positions(tmp_path: Path) -> None:
     assert position_of(path, "engines", 0, "power") == (3, 13)
     assert position_of(path, "engines", 0, "power", KEY) == (3, 6)
     assert location_of(path, "name") == f"{path}:1:7"
-    assert location_of_key(path, "engines") == f"{path}:2:1"
+    assert location_of(path, "engines", KEY) == f"{path}:2:1"
 
 
 def test_what_is_not_there_has_the_position_of_what_is_around_it(tmp_path: Path) -> None:

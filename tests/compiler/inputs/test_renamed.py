@@ -9,7 +9,8 @@ import pytest
 from pipecut.compiler.inputs.document.read import read_document
 from pipecut.compiler.inputs.document.renamed import RenamedKeyWarning
 from pipecut.compiler.inputs.document.schema import FileSchema, Renamed
-from pipecut.compiler.inputs.job import JobSpec, read_job
+from pipecut.compiler.inputs.job import JobSpec, location_in_job, read_job
+from pipecut.compiler.search.sizes import SizeOverrides, resolve_sizes
 from pipecut.errors import UserFileError
 
 JOB = """model: {factory: "tests.models.core:mlp"}
@@ -92,3 +93,12 @@ def test_keys_of_an_inner_schema_may_be_renamed_too(tmp_path: Path) -> None:
     path.write_text("inner:\n  old: 3\n")
     with pytest.warns(RenamedKeyWarning, match=r"file.yaml:2:3: key 'old' is called 'new' now"):
         assert read_document(path, Outer).inner.new == 3
+
+
+@pytest.mark.filterwarnings("ignore::pipecut.compiler.inputs.document.renamed.RenamedKeyWarning")
+def test_a_refusal_points_to_the_key_as_the_file_has_it(tmp_path: Path) -> None:
+    path = job_file(tmp_path, "schedule: 1f1b\nchunks: 4\n")
+    with pytest.raises(UserFileError, match="job.yaml:5:1: stages_per_rank is for schedule"):
+        resolve_sizes(read_job(path).spec, path, 4, SizeOverrides())
+    assert location_in_job(path, "schedule") == f"{path}:4:1"
+    assert location_in_job(path, "seed") == f"{path}:1:1"

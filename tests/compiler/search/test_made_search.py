@@ -87,20 +87,22 @@ def test_a_fixed_space_is_chosen_without_trying_it() -> None:
 
 
 def test_nothing_that_fits_says_why_for_the_first() -> None:
-    with pytest.raises(InfeasibleError, match=r"none of 3 candidates fits: .* parameters alone"):
+    with pytest.raises(
+        InfeasibleError, match=r"none of 3 candidates fits: .* parameters by themselves"
+    ):
         choose(OPEN, setting(memory=10), silent)
 
 
 def test_trials_print_what_became_of_them() -> None:
     sizes = Candidate(1, 1, 2, 4, "1f1b")
-    told = "1 stage x 1 replica, 4 microbatches of 2, 1f1b"
-    assert str(Trial(sizes, 0.5)) == f"{told}: at best 500 ms, not tried"
-    assert str(Trial(sizes, 0.5, why="memory")) == f"{told}: memory"
+    sizes_text = "1 stage x 1 replica, 4 microbatches of 2, 1f1b"
+    assert str(Trial(sizes, 0.5)) == f"{sizes_text}: at best 500 ms, not tried"
+    assert str(Trial(sizes, 0.5, why="memory")) == f"{sizes_text}: memory"
     placed = Trial(sizes, 0.5, 0.75, 0.25, why="placed")
-    assert str(placed) == f"{told}: step 750 ms, bubble 25%, placed"
+    assert str(placed) == f"{sizes_text}: step 750 ms, bubble 25%, placed"
     choice = Choice(sizes, (placed,), (Sensitivity("more", 0.5), Sensitivity("less", None)))
     assert str(choice).splitlines() == [
-        f"chosen: {told}",
+        f"chosen: {sizes_text}",
         str(placed),
         "more: step 500 ms",
         "less: nothing that fits was found",
