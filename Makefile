@@ -14,16 +14,20 @@ docs: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.api_page
 	$(BIN)/python -m benchmarks.tables
 
-.PHONY: demo test test-all test-versions check golden figures bench gpu clean
+.PHONY: demo test test-all test-browser test-versions check golden figures bench gpu clean
 
 demo: $(VENV)/.examples
 	$(BIN)/python -m examples.demo
 
 test: check
-	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow and not browser"
 
 test-all: check
 	$(BIN)/python -m pytest -n auto --dist worksteal
+
+# The page of `pipecut view` in Chromium; without one the tests are skipped, and say so.
+test-browser: $(VENV)/.dev
+	$(BIN)/python -m pytest -m browser tests/view
 
 # A quarter of an hour on a machine with a GPU.
 gpu: $(VENV)/.bench

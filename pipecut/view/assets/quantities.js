@@ -6,14 +6,14 @@ Object.assign(pipecut, (() => {
 
   function seconds(value) {
     if (!value) return "0 s";
-    const [unit, factor] = SECONDS.find(([, scale]) => Math.abs(value) * scale >= 1) || SECONDS[3];
+    const [unit, factor] = SECONDS.find(([, scale]) => Math.abs(value) * scale >= 0.9995) || SECONDS[3];
     return `${digits(value * factor)} ${unit}`;
   }
 
-  /* Three digits, or all before the point. */
+  /* Three digits, or all before the point; 9.999 is 10.0. */
   function digits(value) {
     const whole = Math.abs(value);
-    return value.toFixed(whole >= 100 ? 0 : whole >= 10 ? 1 : 2);
+    return value.toFixed(whole >= 99.95 ? 0 : whole >= 9.995 ? 1 : 2);
   }
 
   function bytes(value) {
