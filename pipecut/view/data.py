@@ -10,6 +10,7 @@ Seconds and bytes are plain numbers, seconds rounded to 9 digits.
 
 from dataclasses import dataclass
 
+from pipecut.view.diff import Diff, diff_of
 from pipecut.view.facts import PlanFacts, facts_of
 from pipecut.view.memory import MemoryView, memory_of
 from pipecut.view.overview import Overview, overview_of
@@ -30,6 +31,7 @@ class PageData:
     timeline: StepView
     memory: MemoryView
     why: Why
+    diff: Diff | None
 
 
 def page_data(sources: Sources) -> PageData:
@@ -43,4 +45,5 @@ def page_data(sources: Sources) -> PageData:
         timeline=timeline_of(sources),
         memory=memory_of(sources),
         why=why_of(sources),
+        diff=diff_of(sources.folder, sources.other),
     )

@@ -166,6 +166,7 @@ def _off(plan: Plan, run: RunReport | None) -> list[str]:
     if abs(off) <= SLIGHT:
         return []
     return [
-        f"the measured step took {show_seconds(run.measured_step)}, {off:+.1%} of the prediction: "
+        f"the measured step took {show_seconds(run.measured_step)}, {abs(off):.1%} "
+        f"{'shorter' if off < 0 else 'longer'} than predicted: "
         "compile again with --costs measured:REPORT"
     ]

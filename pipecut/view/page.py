@@ -31,9 +31,10 @@ SCRIPTS = (
     "memory.js",
     "cut.js",
     "why.js",
+    "diff.js",
     "start.js",
 )
-STYLES = ("page.css", "stages.css", "canvas.css", "why.css")
+STYLES = ("page.css", "stages.css", "canvas.css", "why.css", "diff.css")
 # Of a number that is no integer: more than the page shows, fewer than JSON would take.
 DIGITS = 9
 

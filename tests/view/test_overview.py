@@ -62,4 +62,4 @@ def test_what_to_act_on_is_a_warning(fields: dict[str, object], words: str) -> N
 
 def test_a_step_unlike_its_prediction_is_a_warning() -> None:
     (warning,) = warnings_of(made_plan(2), run_of(16.5))
-    assert "16.5 s, +10.0% of the prediction" in warning
+    assert "16.5 s, 10.0% longer than predicted" in warning

@@ -1,7 +1,7 @@
 "use strict";
 /* Overview: what the plan promises, what is proven of it, its stages, what to mind. */
 pipecut.view("overview", (() => {
-  const { element, seconds, bytes, count, percent, change, section } = pipecut;
+  const { element, seconds, bytes, count, percent, section } = pipecut;
 
   function render(root, data) {
     root.append(
@@ -23,7 +23,7 @@ pipecut.view("overview", (() => {
       `${count(overview.samples)} samples, ${plan.microbatches} microbatches of ${plan.microbatch}`)];
     if (overview.measured_step !== null) {
       cards.push(figure("Measured step", seconds(overview.measured_step),
-        `${change(overview.measured_step / overview.predicted_step - 1)} of the prediction`));
+        apart(overview.measured_step / overview.predicted_step - 1)));
     }
     cards.push(
       figure("Bubble", percent(overview.bubble, 1), "of the step, ranks wait"),
@@ -34,6 +34,10 @@ pipecut.view("overview", (() => {
         `${bytes(fullest.peak)} of ${bytes(fullest.capacity)}, stage ${fullest.index}`),
     );
     return element("div", { class: "figures" }, cards);
+  }
+
+  function apart(ratio) {
+    return `${percent(Math.abs(ratio), 1)} ${ratio < 0 ? "shorter" : "longer"} than predicted`;
   }
 
   function rate(value) {
@@ -109,7 +113,7 @@ pipecut.view("overview", (() => {
       { title: "stage", cell: (s) => pipecut.stageMark(s.index) },
       many && { title: "rank", number: true, cell: (s) => s.rank },
       { title: "device", class: "wide", cell: (s) => s.device },
-      { title: "modules covered", class: "modules", cell: (s) => s.modules.join(", ") },
+      { title: "modules covered", class: "modules", cell: (s) => pipecut.names(s.modules) },
       { title: "parameters", number: true, class: "wide", cell: (s) => count(s.parameters) },
       { title: `forward, ${time.unit}`, number: true, class: "wide", cell: (s) => time.show(s.forward) },
       { title: `backward, ${time.unit}`, number: true, class: "wide", cell: (s) => time.show(s.backward) },

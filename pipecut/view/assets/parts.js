@@ -55,5 +55,11 @@ Object.assign(pipecut, (() => {
     return own.length ? own : stage.modules;
   }
 
-  return { table, bar, legend, stageMark, section, ownModules };
+  /* Names with commas between them, broken between names alone where there is space. */
+  function names(list) {
+    return element("span", { class: "names", title: list.length > 3 ? list.join("\n") : null },
+      list.flatMap((name, at) => [at ? ", " : "", element("span", { text: name })]));
+  }
+
+  return { table, bar, names, legend, stageMark, section, ownModules };
 })());

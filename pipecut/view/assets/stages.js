@@ -37,7 +37,8 @@ pipecut.view("stages", (() => {
     },
     element("span", { class: "head" }, pipecut.stageMark(stage.index),
       element("span", { class: "muted", text: `rank ${stage.rank}${replicas}` })),
-    element("span", { class: "modules", text: pipecut.ownModules(plan, stage).join(", "), title: stage.modules.join("\n") }),
+    element("span", { class: "modules", title: stage.modules.join("\n") },
+      pipecut.names(pipecut.ownModules(plan, stage))),
     meter("time", seconds(stage.forward + stage.backward), [
       { share: stage.forward / slowest, class: "forward" },
       { share: stage.backward / slowest, class: "backward" },
@@ -85,7 +86,8 @@ pipecut.view("stages", (() => {
   function detail(data, index) {
     const stage = data.plan.stages[index], opened = data.stages.stages[index];
     return [
-      element("h2", { class: "opened" }, pipecut.stageMark(index), ` ${stage.modules.join(", ")}`),
+      element("h2", { class: "opened" }, pipecut.stageMark(index), " ",
+        pipecut.names(stage.modules)),
       element("div", { class: "columns" },
         element("div", {}, times(stage, opened, data), memory(stage, opened)),
         crossings(data, index, opened)),
