@@ -67,7 +67,7 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.compiles.partition $(WORKLOADS)
 
 clean:
-	rm -rf $(VENV) demo-plan demo-cluster.yaml demo-report.json
+	rm -rf $(VENV) demo-plan demo-cluster.yaml demo-report.json demo-trace.json demo-plan.html
 
 # torch goes first: whatever depends on it then finds this build and pulls no other.
 $(VENV)/.torch: constraints.txt

@@ -26,6 +26,7 @@ from pipecut.options import (
     CostsOption,
     DataParallelOption,
     ExplainOption,
+    HtmlOption,
     JobArgument,
     MeasuredDeviceOption,
     MicrobatchesOption,
@@ -110,6 +111,7 @@ def compile(
     profile_file: ProfileOption = None,
     solver: SolverOption = "highs",
     time_limit: TimeLimitOption = 30.0,
+    html: HtmlOption = None,
 ) -> None:
     """Trace the model, cost it, cut it into stages, check the result and write a plan folder.
 
@@ -123,7 +125,7 @@ def compile(
     from pipecut.compiler.partition.place import SolverOptions
     from pipecut.compiler.partition.program.solver import SOLVERS
     from pipecut.compiler.profile.measured_costs import refuse_unknown_source
-    from pipecut.compiler.schedules.registry import SCHEDULES, WITH_CHOSEN_STAGES_PER_RANK
+    from pipecut.compiler.schedules.registry import SCHEDULES
     from pipecut.tables.plan import print_plan
     from pipecut.tables.search import print_explained
 
@@ -132,12 +134,8 @@ def compile(
     refuse_unknown_source(costs)
     if microbatch is not None and microbatches is not None:
         raise UserFileError("give --microbatch or --microbatches, not both")
-    chosen = schedule in (None, "auto") or schedule in WITH_CHOSEN_STAGES_PER_RANK
-    if stages_per_rank is not None and not chosen:
-        raise UserFileError(
-            f"--stages-per-rank {stages_per_rank}: is for"
-            f" --schedule {' or '.join(WITH_CHOSEN_STAGES_PER_RANK)}, and this is {schedule}"
-        )
+    if stages_per_rank is not None:
+        _refuse_fixed_stages_per_rank(schedule, stages_per_rank)
     sizes = SizeOverrides(
         number_or_auto("--stages", stages),
         number_or_auto("--data-parallel", data_parallel),
@@ -152,9 +150,22 @@ def compile(
     if explain:
         print_explained(compiled.trials, compiled.sensitivities, console)
     print_plan(compiled.folder.plan, console)
+    if html is not None:
+        _write_page(html, output)
     console.print(
         f"plan written to {output}/; next: pipecut verify {output}, pipecut run {output} --steps 10"
     )
+
+
+def _refuse_fixed_stages_per_rank(schedule: str | None, stages_per_rank: int) -> None:
+    """Raises UserFileError for a schedule whose number of stages per rank is its own."""
+    from pipecut.compiler.schedules.registry import WITH_CHOSEN_STAGES_PER_RANK
+
+    if schedule not in (None, "auto", *WITH_CHOSEN_STAGES_PER_RANK):
+        raise UserFileError(
+            f"--stages-per-rank {stages_per_rank}: is for"
+            f" --schedule {' or '.join(WITH_CHOSEN_STAGES_PER_RANK)}, and this is {schedule}"
+        )
 
 
 @app.command()
@@ -457,12 +468,27 @@ def view(
 
     Example: pipecut view plan/ --run report.json --trace trace.json -o plan.html
     """
-    from pipecut.quantities import show_bytes
-    from pipecut.view.sources import read_sources
-    from pipecut.view.write import write_page
+    _write_page(output, plan, run, trace, against)
 
-    size = write_page(output, read_sources(plan, run, trace, against))
-    console.print(f"page written to {output} ({show_bytes(size)}); open it in a browser")
+
+def _write_page(
+    page: Path,
+    plan: Path,
+    run: Path | None = None,
+    trace: Path | None = None,
+    against: Path | None = None,
+) -> None:
+    """Write the page of a plan, and say where it is.
+
+    Raises PlanError or UserFileError for what cannot be read, UserFileError for the page.
+    """
+    from pipecut.quantities import show_bytes
+    from pipecut.view.data import page_data
+    from pipecut.view.page import write_page
+    from pipecut.view.sources import read_sources
+
+    size = write_page(page, page_data(read_sources(plan, run, trace, against)))
+    console.print(f"page written to {page} ({show_bytes(size)}); open it in a browser")
 
 
 @app.command()

@@ -28,6 +28,10 @@ ClusterOption = Annotated[
 ]
 PlanOutput = Annotated[Path, typer.Option("-o", "--output", help="The plan folder to write.")]
 PageOutput = Annotated[Path, typer.Option("-o", "--output", help="The HTML file to write.")]
+HtmlOption = Annotated[
+    Path | None,
+    typer.Option("--html", help="Also write the plan as one HTML page, as pipecut view does."),
+]
 ViewedRunOption = Annotated[
     Path | None,
     typer.Option(

@@ -108,6 +108,25 @@ def test_compile_passes_its_options_on(called: Any, plan: PlanFolder) -> None:
     assert "plan written to out/; next: pipecut verify out" in printed
 
 
+def test_compile_writes_the_page_that_is_asked_for(
+    called: Any, plan: PlanFolder, tmp_path: Path
+) -> None:
+    called("pipecut.compiler.compile_plan", SimpleNamespace(folder=plan))
+    page = tmp_path / "plan.html"
+    printed = invoke("compile", "job.yaml", "-o", plan.path, "--html", page).output
+    assert f"page written to {page}" in printed.replace("\n", "")
+    assert page.read_text().startswith("<!DOCTYPE html>")
+
+
+def test_view_shows_a_plan_beside_another(plan: PlanFolder, tmp_path: Path) -> None:
+    page = tmp_path / "plan.html"
+    printed = invoke("view", plan.path, "--against", plan.path, "-o", page).output
+    assert f"page written to {page}" in printed.replace("\n", "")
+    assert '"moves":[]' in page.read_text()
+    with pytest.raises(UserFileError, match="run.json cannot be read: No such file"):
+        invoke("view", plan.path, "--run", tmp_path / "run.json", "-o", page)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

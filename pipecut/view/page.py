@@ -10,11 +10,13 @@ import html
 import json
 from dataclasses import fields, is_dataclass
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
 from pipecut.view.data import PageData
+from pipecut.writable import writable_file
 
 # In the order in which they run: shell.js has what the views build upon.
 SCRIPTS = (
@@ -53,6 +55,14 @@ def page(data: PageData) -> str:
     return head + "".join(
         parts[name] + tail for name, _, tail in (piece.partition("}}") for piece in rest)
     )
+
+
+def write_page(path: Path, data: PageData) -> int:
+    """Write the page, and return its bytes. Raises UserFileError where it cannot be written."""
+    writable_file(path, "-o")
+    text = page(data).encode("utf-8", "replace")
+    path.write_bytes(text)
+    return len(text)
 
 
 def policy(scripts: list[str], styles: list[str]) -> str:

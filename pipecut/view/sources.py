@@ -13,8 +13,8 @@ from pipecut.plan.folder import PlanFolder, checked_bytes, read_plan
 from pipecut.plan.replay.simulate import Timeline, predicted
 from pipecut.plan.schema import Finite, Plan
 from pipecut.plan.schema.explanation import EXPLANATION, Explanation
-from pipecut.view.cut import CutProblem, read_problem
-from pipecut.view.mistakes import first_mistake
+from pipecut.view.reading.mistakes import first_mistake
+from pipecut.view.reading.problem import CutProblem, read_problem
 
 # Predicted steps of one plan differ by rounding alone.
 SAME_STEP = 1e-6

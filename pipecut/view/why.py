@@ -7,7 +7,7 @@ from pipecut.plan.schema import Plan, Stage
 from pipecut.plan.schema.explanation import Explanation, LimitPrice, TriedCandidate
 from pipecut.quantities import show_bytes, show_seconds
 from pipecut.text_table import numbers
-from pipecut.view.cut import CutProblem
+from pipecut.view.reading.problem import CutProblem
 from pipecut.view.sources import Sources
 
 # A rank that uses more of its memory than this cannot take a further layer.

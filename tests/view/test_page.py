@@ -7,8 +7,7 @@ import re
 from pathlib import Path
 
 from pipecut.view.data import page_data
-from pipecut.view.page import SCRIPTS, STYLES, asset, page
-from pipecut.view.write import write_page
+from pipecut.view.page import SCRIPTS, STYLES, asset, page, write_page
 from tests.plans import made_stage
 from tests.view.made import made_sources
 
@@ -84,5 +83,5 @@ def test_assets_set_no_style_that_the_policy_forbids() -> None:
 
 
 def test_a_page_is_written_whole(tmp_path: Path) -> None:
-    size = write_page(tmp_path / "new" / "plan.html", made_sources())
+    size = write_page(tmp_path / "new" / "plan.html", page_data(made_sources()))
     assert size == (tmp_path / "new" / "plan.html").stat().st_size > 10_000

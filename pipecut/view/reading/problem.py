@@ -16,7 +16,7 @@ from pipecut.plan.folder import GRAPH, PlanFolder, checked_bytes
 from pipecut.plan.schema.graph import PlanGraph
 from pipecut.plan.schema.numbers import Bytes, Count, Rate, Seconds, Signed
 from pipecut.view.layers import layer_of
-from pipecut.view.mistakes import first_mistake
+from pipecut.view.reading.mistakes import first_mistake
 
 
 class _ProblemModel(BaseModel):

@@ -8,7 +8,7 @@ import pytest
 
 from pipecut.errors import PlanError
 from pipecut.plan.folder import read_plan
-from pipecut.view.cut import Block, MovedTensor, Pin, Shared, Split, read_problem
+from pipecut.view.reading.problem import Block, MovedTensor, Pin, Shared, Split, read_problem
 from tests.plans import GRAPH_DATA, OPERATOR, write_made_plan
 
 
