@@ -84,5 +84,5 @@ $(VENV)/.bench: $(VENV)/.examples
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.torch pyproject.toml
-	$(PIP) -c constraints.txt -e '.[examples,dev]'
+	$(PIP) -c constraints.txt -e '.[examples,onnx,dev]'
 	touch $@ $(VENV)/.examples

@@ -552,6 +552,61 @@ def export(
 
 
 @app.command()
+def export_onnx(
+    plan: PlanArgument,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Folder for stage_N.onnx and manifest.json.")
+    ] = Path("onnx"),
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            help="A checkpoint, a folder of them, safetensors, or none: the structure alone;"
+            " default: what training begins with."
+        ),
+    ] = None,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify", help="Run the stages in onnxruntime and compare with the unsplit model."
+        ),
+    ] = False,
+    trusted: TrustOption = False,
+) -> None:
+    """Write each stage as an ONNX file for inference, and a manifest of what feeds what.
+
+    In eval mode, for a batch of any size; weights under the model's own names. What only the loss
+    needs is left out, where the model returns anything else. docs/onnx.md shows how to run them.
+
+    Example: pipecut export-onnx plan/ --weights checkpoints/ -o onnx/ --verify
+    """
+    from pipecut.onnx.extra import EXPORTING, RUNNING, need
+
+    need(EXPORTING, "pipecut export-onnx")
+    if verify:
+        need(RUNNING, "--verify")
+    from pipecut.onnx.export import export_onnx as export_plan
+    from pipecut.onnx.table import print_exported
+    from pipecut.onnx.values import Weights
+
+    folder = _read_trusted(plan, trusted)
+    values = Weights(folder, weights)
+    if verify:
+        from pipecut.onnx.compare import differences, refuse_different, refuse_incomparable
+
+        refuse_incomparable(folder.plan, values)
+    with progress_line("starting") as report:
+        manifest = export_plan(folder, output, values, report)
+        print_exported(manifest, output, console)
+        if verify:
+            report("comparing with the unsplit model")
+            found = differences(folder, output, values)
+    if verify:
+        for difference in found:
+            console.print(f"ok  {difference}")
+        refuse_different(found)
+
+
+@app.command()
 def specs() -> None:
     """List the clusters, device kinds, links and schedules that come with pipecut."""
     from pipecut.tables.specs import print_specs

@@ -80,13 +80,13 @@ def test_the_compiler_runs_a_runtime_only_in_its_dry_run() -> None:
     assert not wrong
 
 
-def test_runtime_plan_and_model_do_without_the_compiler() -> None:
-    lower = ("runtime", "plan", "model")
+def test_runtime_plan_model_and_onnx_do_without_the_compiler() -> None:
+    lower = ("runtime", "plan", "model", "onnx")
     assert not [a for a in arrows() if within(a[0], *lower) and within(a[1], "compiler")]
 
 
 def test_plan_and_model_do_without_runtime_and_calibrate() -> None:
-    upper = ("runtime", "calibrate")
+    upper = ("runtime", "calibrate", "onnx")
     assert not [a for a in arrows() if within(a[0], "plan", "model") and within(a[1], *upper)]
 
 

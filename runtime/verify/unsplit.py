@@ -41,7 +41,7 @@ class Unsplit:
 
     def __init__(self, plan: Plan, device: str) -> None:
         self.plan, self.device = plan, device
-        self.model = _initial_model(plan)
+        self.model = initial_model(plan)
         first = {name: p.detach().clone() for name, p in self.model.named_parameters()}
         folders = [Path(folder) for folder in plan.model.folders]
         loss = find_function(plan.model.loss, folders, "plan.yaml") if plan.model.loss else None
@@ -89,7 +89,8 @@ class Unsplit:
         return total
 
 
-def _initial_model(plan: Plan) -> nn.Module:
+def initial_model(plan: Plan) -> nn.Module:
+    """The model with the values that training begins with, from its factory or its weights."""
     folders = [Path(folder) for folder in plan.model.folders]
     model: nn.Module = find_function(plan.model.factory, folders, "plan.yaml")(**plan.model.args)
     if plan.model.weights:
