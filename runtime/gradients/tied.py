@@ -32,7 +32,10 @@ class TiedGradients:
         # Groups are looked up where they are used: only the world holds them, and lets go at the
         # end.
         self.world = world
-        self.parameters = [parameter for parameter in parameters if parameter.tied_ranks]
+        tied = (parameter for parameter in parameters if parameter.tied_ranks)
+        # A rank meets its parameters in the order of its own stages, which is not that of another
+        # rank's stages: by name, all ranks sum them in one order.
+        self.parameters = sorted(tied, key=lambda parameter: parameter.name)
 
     def reduce(self) -> None:
         """Sum over the stages, the last first: the order in which autograd meets the uses."""

@@ -38,6 +38,25 @@ def test_every_rank_has_the_sum(gradients: tuple[float | None, ...], total: floa
         assert gradient is not None and gradient.tolist() == [total, total]
 
 
+def summed_in_stage_order(group: Any) -> list[list[float]]:
+    """Gradients of two tied parameters, which the two ranks meet in opposite orders."""
+    world = chain_worlds(made_plan(2))[group.rank()]
+    world.tied = {(0, 1): group}
+    weights = {
+        name: rank_parameter(nn.Parameter(torch.zeros(2)), name, tied_ranks=(0, 1))
+        for name in ("bias", "embedding")
+    }
+    for parameter, gradient in zip(weights.values(), (1.0, 10.0), strict=True):
+        parameter.master.grad = torch.full((2,), gradient)
+    met = list(weights.values())
+    TiedGradients(world, met if group.rank() == 0 else met[::-1]).reduce()
+    return [parameter.master.grad.tolist() for parameter in weights.values()]
+
+
+def test_ranks_that_meet_tied_parameters_in_other_orders_sum_the_same_ones() -> None:
+    assert in_group(2, summed_in_stage_order) == [[[2.0, 2.0], [20.0, 20.0]]] * 2
+
+
 def test_a_rank_without_tied_parameters_sums_nothing() -> None:
     (world,) = chain_worlds(made_plan(1))
     tied = TiedGradients(world, [rank_parameter(nn.Parameter(torch.zeros(2)))])
