@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Callable
 
+from benchmarks import gpu_tables
 from benchmarks.compiles.zoo import CONFIGURATIONS
 from benchmarks.figures import ROOT, Figures, read_figures
 from pipecut.compiler.schedules.registry import SCHEDULES
@@ -71,6 +72,9 @@ TABLES: dict[str, Callable[[dict[str, Figures]], str]] = {
     "models": models,
     "best": best,
     "schedules": schedules,
+    "gpu_numbers": gpu_tables.numbers,
+    "gpu_memory": gpu_tables.memory,
+    "gpu_rates": gpu_tables.rates,
 }
 
 
