@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from pipecut.plan.actions import Compute
+from pipecut.view.data import page_data
+from pipecut.view.page import write_page
 from pipecut.view.sources import Sources
-from pipecut.view.write import write_page
 from tests.view.browser import headless, opened, settle
 from tests.view.made_step import made_run, made_step
 
@@ -30,7 +31,7 @@ def browser() -> Iterator[Any]:
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of a plan of four ranks whose modules have a hostile name."""
     file = tmp_path_factory.mktemp("view") / "plan.html"
-    write_page(file, Sources(made_step(modules=[HOSTILE])))
+    write_page(file, page_data(Sources(made_step(modules=[HOSTILE]))))
     return file
 
 
@@ -38,7 +39,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of a plan with a run that is slower forward by a quarter."""
     file = tmp_path_factory.mktemp("view") / "run.html"
-    write_page(file, made_run(made_step()))
+    write_page(file, page_data(made_run(made_step())))
     return file
 
 

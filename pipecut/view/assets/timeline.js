@@ -353,9 +353,21 @@ pipecut.view("timeline", (() => {
       context.fillStyle = pipecut.colour("muted");
       context.fillText(percent(row.share, narrow ? 0 : 1), size.left - 8, y);
     }
+    paintScrollbar(state, context, size);
     context.textAlign = "right";
     context.fillStyle = pipecut.colour("muted");
     context.fillText("bubble", size.left - 8, TOP / 2);
+  }
+
+  /* Which of the lanes are shown, where not all of them fit. */
+  function paintScrollbar(state, context, size) {
+    const high = size.height - TOP;
+    const lanes = state.tall - TOP;
+    if (lanes <= high + 1) return;
+    context.fillStyle = pipecut.colour("muted");
+    context.globalAlpha = 0.7;
+    context.fillRect(size.width - 4, TOP + (high * state.scrolled) / lanes, 4, (high * high) / lanes);
+    context.globalAlpha = 1;
   }
 
   function hitAt(state, x, y) {
