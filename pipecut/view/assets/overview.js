@@ -60,7 +60,7 @@ pipecut.view("overview", (() => {
     const took = `${solver}, ${certificate.seconds.toFixed(1)} s`;
     const verdict = proven
       ? "Proven optimal: no other placement has a faster slowest stage."
-      : `Within ${percent(gap, 2)} of the bound: no placement can be faster than that.`;
+      : `Within ${percent(gap, 2)} of a bound that no placement can be below.`;
     return [
       element("p", { class: "verdict" },
         element("span", { class: proven ? "good" : "fair", text: proven ? "✓" : "≈" }), verdict),

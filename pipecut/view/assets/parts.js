@@ -58,7 +58,8 @@ Object.assign(pipecut, (() => {
   /* Names with commas between them, broken between names alone where there is space. */
   function names(list) {
     return element("span", { class: "names", title: list.length > 3 ? list.join("\n") : null },
-      list.flatMap((name, at) => [at ? ", " : "", element("span", { text: name })]));
+      list.flatMap((name, at) =>
+        [element("span", { text: at < list.length - 1 ? `${name},` : name }), " "]));
   }
 
   return { table, bar, names, legend, stageMark, section, ownModules };
