@@ -55,6 +55,7 @@ from pipecut.run_options import (
     DEFAULT_STEPS,
     CheckpointsOption,
     ClipOption,
+    CodeOption,
     DataOption,
     EveryOption,
     KeepOption,
@@ -347,14 +348,15 @@ def verify(
     evaluation: Annotated[
         bool, typer.Option("--eval", help="Compare eval mode as well: its loss and every output.")
     ] = False,
+    code: CodeOption = None,
     trusted: TrustOption = False,
 ) -> None:
     """Run the plan beside the unsplit model and compare loss, gradients, parameters and buffers."""
     from pipecut.runtime.verify.verify import verify as verify_plan
 
-    _read_trusted(plan, trusted)
+    _read_trusted(plan, trusted, code)
     with progress_line(f"running {counted(steps, 'step')} of the plan and of the unsplit model"):
-        result = verify_plan(plan, steps, evaluation)
+        result = verify_plan(plan, steps, evaluation, code=code)
     console.print(str(result))
     if not result.passed:
         raise typer.Exit(4)
@@ -378,6 +380,7 @@ def run(
     restarts: RestartsOption = None,
     on_failure: OnFailureOption = None,
     stall: StallOption = None,
+    code: CodeOption = None,
     trusted: TrustOption = False,
 ) -> None:
     """Train on this machine, with one process per rank.
@@ -401,11 +404,12 @@ def run(
         checkpoint_every=checkpoint_every,
         keep=keep,
         resume=resume,
+        code=code,
     )
     refuse_other_than("--on-failure", on_failure, ("restart", "replan"))
     most_restarts = (0 if on_failure is None else 1) if restarts is None else restarts
     _refuse_impossible_run(asked, most_restarts)
-    _refuse_plan_that_cannot_run(_read_trusted(plan, trusted), asked)
+    _refuse_plan_that_cannot_run(_read_trusted(plan, trusted, code), asked)
     replan = _plan_without if on_failure == "replan" else None
     run_with_restarts(plan, asked.arguments(), most_restarts, stall, replan, _print_message)
 
@@ -433,13 +437,18 @@ def _refuse_impossible_run(asked: RunOptions, restarts: int) -> None:
 
 
 def _refuse_plan_that_cannot_run(folder: "PlanFolder", asked: RunOptions) -> None:
-    """Raises UserFileError where a device or --data is missing: once here, not once per rank."""
-    from pipecut.model.functions import find_function
+    """Raises UserFileError where a device, code or --data is missing: once, not once per rank."""
+    from pipecut.model.functions import find_function, places_of_data, refuse_missing_code
     from pipecut.runtime.ranks.devices import refuse_without_gpu
 
     refuse_without_gpu(folder.plan, asked.device)
+    model = folder.plan.model
     if asked.data is not None:
-        find_function(asked.data, map(Path, folder.plan.model.folders), "--data")
+        find_function(asked.data, places_of_data(model), "--data")
+    else:
+        refuse_missing_code(model.inputs, model)
+    if model.weights is None and not asked.resume:
+        refuse_missing_code(model.factory, model)
 
 
 def _plan_without(plan: Path, lost_rank: int) -> Path:
@@ -570,6 +579,7 @@ def export_onnx(
             "--verify", help="Run the stages in onnxruntime and compare with the unsplit model."
         ),
     ] = False,
+    code: CodeOption = None,
     trusted: TrustOption = False,
 ) -> None:
     """Write each stage as an ONNX file for inference, and a manifest of what feeds what.
@@ -588,7 +598,7 @@ def export_onnx(
     from pipecut.onnx.table import print_exported
     from pipecut.onnx.values import Weights
 
-    folder = _read_trusted(plan, trusted)
+    folder = _read_trusted(plan, trusted, code)
     values = Weights(folder, weights)
     if verify:
         from pipecut.onnx.compare import differences, refuse_different, refuse_incomparable
@@ -614,7 +624,7 @@ def specs() -> None:
     print_specs(console)
 
 
-def _read_trusted(plan: Path, trusted: bool) -> "PlanFolder":
+def _read_trusted(plan: Path, trusted: bool, code: Path | None) -> "PlanFolder":
     """A plan that the user means to run. One from elsewhere is asked about once.
 
     Raises UserFileError where nobody answers, or the answer is no.
@@ -622,7 +632,9 @@ def _read_trusted(plan: Path, trusted: bool) -> "PlanFolder":
     from pipecut.plan.folder import read_plan
     from pipecut.plan.trust import refuse_stranger, trust
 
-    folder = read_plan(plan)
+    if code is not None and not code.is_dir():
+        raise UserFileError(f"--code {code}: there is no such folder")
+    folder = read_plan(plan, code)
     try:
         if not trusted:
             refuse_stranger(folder)

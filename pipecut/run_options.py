@@ -64,6 +64,15 @@ ResumeOption = Annotated[
     ),
 ]
 
+CodeOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--code",
+        help="Where the folder of the model's code is now, with weights in it; default: where it"
+        " was from the plan folder.",
+    ),
+]
+
 DEFAULT_STEPS, DEFAULT_KEEP, DEFAULT_CHECKPOINTS = 10, 3, Path("checkpoints")
 
 # Fields of RunOptions whose name is not that of their option.
@@ -86,6 +95,7 @@ class RunOptions:
     checkpoint_every: int = 0
     keep: int = DEFAULT_KEEP
     resume: bool = False
+    code: Path | None = None
 
     def arguments(self) -> list[str]:
         """The options as the command line of a rank."""

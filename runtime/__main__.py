@@ -26,6 +26,7 @@ from pipecut.run_options import (
     DEFAULT_STEPS,
     CheckpointsOption,
     ClipOption,
+    CodeOption,
     DataOption,
     EveryOption,
     KeepOption,
@@ -59,6 +60,7 @@ def run(
     checkpoint_every: EveryOption = 0,
     keep: KeepOption = DEFAULT_KEEP,
     resume: ResumeOption = False,
+    code: CodeOption = None,
     restarted: Annotated[
         bool, typer.Option("--restarted", help="Go on from the last checkpoint, if there is one.")
     ] = False,
@@ -77,6 +79,7 @@ def run(
         checkpoint_every=checkpoint_every,
         keep=keep,
         resume=resume,
+        code=code,
     )
     run_rank(plan, options, restarted)
 

@@ -50,18 +50,20 @@ def load_pipeline(
     messages: Messages | None = None,
     restoring: bool = False,
     alike: Mapping[str, str] | None = None,
+    code: Path | None = None,
 ) -> "Pipeline":
     """Read and check the plan, agree on it with the other ranks, and build this rank's stages.
 
     `messages` carries tensors between ranks (default: torch.distributed). With `restoring`
-    parameters get no values. `alike` has what else must be alike on all ranks.
+    parameters get no values. `alike` has what else must be alike on all ranks, `code` is
+    where the model's code is now.
     """
     order_ranks(timedelta(seconds=start_timeout()))
     meeting = meet()
     if meeting.size > 1:
         LastWords(meeting.rank).listen()
     try:
-        folder = read_plan(path)
+        folder = read_plan(path, code)
         check(folder)
         agree_to_start(meeting, folder, device, restoring, alike or {})
         world = join_world(folder.plan, device, meeting)

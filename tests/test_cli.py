@@ -62,8 +62,8 @@ def called(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[tuple[Any, ...
     def replace(target: str, result: object = None) -> list[tuple[Any, ...]]:
         calls: list[tuple[Any, ...]] = []
 
-        def record(*arguments: object) -> object:
-            calls.append(arguments)
+        def record(*arguments: object, **options: object) -> object:
+            calls.append((*arguments, *options.values()))
             return result
 
         monkeypatch.setattr(target, record)
@@ -222,8 +222,8 @@ def test_verify_ends_with_4_where_something_differs(
     passed = error < 1e-5
     compared = Comparison({"gradient": Difference(error, "layers.0.weight")}, 1e-5, compared=9)
     calls = called("pipecut.runtime.verify.verify.verify", compared)
-    result = invoke("verify", plan.path, "--steps", 2, "--eval")
-    assert calls == [(plan.path, 2, True)] and result.exit_code == code
+    result = invoke("verify", plan.path, "--steps", 2, "--eval", "--code", ".")
+    assert calls == [(plan.path, 2, True, Path("."))] and result.exit_code == code
     assert "9 tensors compared" in result.output
     assert ("ok   gradient" if passed else "FAIL gradient") in result.output
 
@@ -257,6 +257,7 @@ def test_run_restarts_once_where_only_on_failure_is_given(
         (["--save", "{file}/weights"], "--save .* cannot be written"),
         (["--report", "{file}/run.json"], "--report .* cannot be written"),
         (["--data", "tests.models.golden:nowhere"], "--data: .*nowhere"),
+        (["--code", "{file}/nowhere"], "--code .*nowhere: there is no such folder"),
     ],
 )
 def test_run_refuses_before_any_rank_starts(
@@ -284,7 +285,21 @@ def test_ranks_take_the_options_that_run_passes_on() -> None:
         return {option for p in command.params for option in p.opts if option.startswith("--")}
 
     full = RunOptions(
-        *("m:f", 1, 0.1, 0.2, Path("s"), "cpu", Path("t"), Path("r"), Path("c"), 2, 3, True)
+        *(
+            "m:f",
+            1,
+            0.1,
+            0.2,
+            Path("s"),
+            "cpu",
+            Path("t"),
+            Path("r"),
+            Path("c"),
+            2,
+            3,
+            True,
+            Path("d"),
+        )
     )
     passed_on = {argument for argument in full.arguments() if argument.startswith("--")}
     assert len(passed_on) == len(fields(RunOptions))

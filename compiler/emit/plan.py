@@ -1,5 +1,6 @@
 """A draft -> the Plan: all of plan.yaml but hashes and seal, which come when it is written."""
 
+import os
 from collections.abc import Sequence
 
 import torch
@@ -78,7 +79,7 @@ def _model(job: Job, graph: Graph) -> ModelRef:
         precision=spec.precision,
         seed=spec.seed,
         default_dtype=graph.default_dtype,
-        weights=str((job.folder / spec.weights).resolve()) if spec.weights else None,
+        weights=os.path.abspath(job.folder / spec.weights) if spec.weights else None,
         sources=source_hashes((spec.model.factory, spec.loss), job.folders),
     )
 

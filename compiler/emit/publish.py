@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pipecut.errors import PlanError, UserFileError
 from pipecut.plan.folder import MANIFEST, PlanFolder, listed_files
+from pipecut.plan.places import as_written, located
 from pipecut.plan.trust import trust
 
 
@@ -20,7 +21,8 @@ def publish(folder: PlanFolder, target: Path) -> PlanFolder:
     os.chmod(folder.path, 0o755)
     put_in_place(folder.path, whole, files_of_plan(whole))
     trust(folder.plan.seal)
-    return replace(folder, path=target)
+    plan = located(as_written(folder.plan, folder.path), whole)
+    return replace(folder, path=target, plan=plan)
 
 
 def refuse_occupied(target: Path) -> None:

@@ -1,6 +1,7 @@
 """Find `module:function` in the current folder, the YAML file's folder, or what is installed."""
 
 import importlib
+import importlib.util
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -9,17 +10,55 @@ from pathlib import Path
 from typing import Any
 
 from pipecut.errors import PipecutError, UserFileError
+from pipecut.plan.schema import ModelRef
 
 PIPECUT, PYTHON = f"{Path(__file__).parents[1]}{os.sep}", f"{Path(os.__file__).parent}{os.sep}"
 
 
+def function_of_plan(name: str, model: ModelRef) -> Callable[..., Any]:
+    """A function of a plan's model. Raises UserFileError as `find_function`, with the remedy."""
+    refuse_missing_code(name, model)
+    return find_function(name, map(Path, model.folders), "plan.yaml")
+
+
+def refuse_missing_code(name: str, model: ModelRef) -> None:
+    """Raises UserFileError where the module of a plan's function is nowhere, without importing."""
+    module = name.partition(":")[0].partition(".")[0]
+    folders = list(dict.fromkeys([*map(Path, model.folders), Path.cwd()]))
+    files = (folder / part for folder in folders for part in (module, f"{module}.py"))
+    # What is no module:function at all is refused when it is looked up.
+    if not module or any(file.exists() for file in files) or is_installed(module):
+        return
+    raise UserFileError(
+        f"plan.yaml: the code of '{name}' is not here: no {module} in "
+        f"{', '.join(map(str, folders))} nor in what is installed; give --code the folder that the "
+        "model's code was moved to"
+    )
+
+
+def is_installed(module: str) -> bool:
+    """Whether a module of that name would be found without the user's folders, not imported."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def places_of_data(model: ModelRef) -> list[Path]:
+    """Where the function that `--data` names is looked up: here, then where the model's are."""
+    return [Path.cwd(), *map(Path, model.folders)]
+
+
 def find_function(name: str, folders: Iterable[Path], where: str) -> Callable[..., Any]:
-    """The function, imported. Raises UserFileError that says which half was not found."""
+    """The function, imported. Raises UserFileError that says which half was not found.
+
+    It is looked up in the folders, then in the current one, then in what is installed.
+    """
     module_name, _, function_name = name.partition(":")
     if not module_name or not function_name:
         example = f"{module_name or 'mymodule'}:function"
         raise UserFileError(f"{where}: '{name}' is no module:function; write it like {example}")
-    searched = list(dict.fromkeys([str(Path.cwd()), *map(str, folders)]))
+    searched = list(dict.fromkeys([*map(str, folders), str(Path.cwd())]))
     for folder in reversed(searched):
         if folder not in sys.path:
             sys.path.insert(0, folder)

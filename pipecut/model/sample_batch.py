@@ -1,16 +1,14 @@
 """An example batch, the same wherever it is made."""
 
-from pathlib import Path
-
 import torch
 
-from pipecut.model.functions import find_function
+from pipecut.model.functions import function_of_plan
 from pipecut.plan.schema import ModelRef
 
 
 def sample_batch(model: ModelRef, size: int, step: int) -> dict[str, torch.Tensor]:
     """The batch of a step, which is the same for every rank and the unsplit model."""
-    inputs = find_function(model.inputs, map(Path, model.folders), "plan.yaml")
+    inputs = function_of_plan(model.inputs, model)
     # Other seeds than the job's own, which are small numbers.
     torch.manual_seed(10_000 + step)
     batch: dict[str, torch.Tensor] = inputs(size)

@@ -175,6 +175,7 @@ def _files(path: Path) -> list[Path]:
     files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
     if not files or not files[0].is_file():
         raise RunError(
-            f"no safetensors file at {path}; fix weights: in the job file and compile again"
+            f"no safetensors file at {path}; fix weights: in the job file and compile again, or "
+            "where they were moved with the model's code, give that folder as --code"
         )
     return files

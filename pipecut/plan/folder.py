@@ -17,6 +17,7 @@ from pipecut.plan.manifest import (
     seal_of,
     write_manifest,
 )
+from pipecut.plan.places import as_written, located
 from pipecut.plan.safe_files import file_hash, file_within, parsed_yaml, read_bytes, read_yaml
 from pipecut.plan.schema import Plan
 from pipecut.plan.schema.graph import PlanGraph
@@ -58,8 +59,11 @@ class PlanFolder:
         return f"{self.path}\n{self.plan}"
 
 
-def read_plan(path: Path) -> PlanFolder:
-    """Read a plan folder and compare every hash. Raises PlanError that names file and remedy."""
+def read_plan(path: Path, code: Path | None = None) -> PlanFolder:
+    """Read a plan folder and compare every hash. Raises PlanError that names file and remedy.
+
+    The plan has the places of its model on this machine; `code` is where its code is now.
+    """
     data = read_manifest(path)
     if data.get("seal") != seal_of(data):
         raise PlanError(f"{path / MANIFEST} {EDITED}")
@@ -72,7 +76,7 @@ def read_plan(path: Path) -> PlanFolder:
             _refuse_edited(path / name, file_hash(file_within(path, name)), expected)
     return _folder(
         path,
-        plan,
+        located(plan, path, code),
         _bytes_of(path, SCHEDULE, plan.hashes[SCHEDULE]),
         _bytes_of(path, GRAPH, plan.hashes[GRAPH]),
     )
@@ -108,7 +112,7 @@ def seal(path: Path) -> PlanFolder:
     """
     plan = plan_from(path, read_manifest(path), _bytes_of(path, PARAMETERS))
     hashes = {name: file_hash(file_within(path, name)) for name in plan.hashes}
-    sealed = plan.model_copy(update={"hashes": hashes})
+    sealed = located(plan.model_copy(update={"hashes": hashes}), path)
     return _folder(path, sealed, _bytes_of(path, SCHEDULE), _bytes_of(path, GRAPH))
 
 
@@ -118,8 +122,11 @@ def write_seal(folder: PlanFolder) -> str:
 
 
 def write_plan(path: Path, plan: Plan) -> str:
-    """Write plan.yaml and parameters.json, with a new seal, and return that."""
-    return write_manifest(path, plan)
+    """Write plan.yaml and parameters.json, with a new seal, and return that.
+
+    Places are written as ways from the folder.
+    """
+    return write_manifest(path, as_written(plan, path))
 
 
 def _bytes_of(path: Path, name: str, expected: str | None = None) -> bytes:

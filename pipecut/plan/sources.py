@@ -50,7 +50,7 @@ def source_hashes(functions: Iterable[str | None], folders: Iterable[Path]) -> d
 def hashes_here(model: ModelRef) -> dict[str, str]:
     """Of the files that the plan names, those that this machine has."""
     # In the order in which the model's functions are looked up.
-    folders = list(dict.fromkeys([Path.cwd(), *map(Path, model.folders)]))
+    folders = list(dict.fromkeys([*map(Path, model.folders), Path.cwd()]))
     files = {
         name: next((folder / name for folder in folders if (folder / name).is_file()), None)
         for name in model.sources

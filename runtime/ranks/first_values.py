@@ -9,7 +9,7 @@ import torch
 from pipecut.errors import RunError
 from pipecut.model.building.initial_parameters import initial_parameters
 from pipecut.model.building.on_meta import meta_model
-from pipecut.model.functions import find_function
+from pipecut.model.functions import function_of_plan
 from pipecut.model.weights import stored_values
 from pipecut.plan.schema import Plan, Stage
 from pipecut.plan.sources import changed_sources
@@ -74,7 +74,7 @@ def _stored(plan: Plan, stages: list[Stage]) -> Iterator[tuple[str, torch.Tensor
 def _drawn(plan: Plan, stages: list[Stage], rank: int) -> Iterator[tuple[str, torch.Tensor]]:
     reference = plan.model
     wanted = {name for stage in stages for p in stage.parameters for name in p.names}
-    factory = find_function(reference.factory, map(Path, reference.folders), "plan.yaml")
+    factory = function_of_plan(reference.factory, reference)
     meta = meta_model(lambda: factory(**reference.args), reference.seed)
     refuse_other_parameters(plan, meta)
     if not wanted:

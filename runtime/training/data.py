@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from pipecut.errors import RunError
-from pipecut.model.functions import calling, find_function
+from pipecut.model.functions import calling, find_function, function_of_plan, places_of_data
 from pipecut.runtime.batches.check_tensors import check_tensors
 from pipecut.runtime.pipeline import Pipeline
 
@@ -47,7 +47,7 @@ def batches_to_resume(
 
 def _examples(pipe: Pipeline, plan: Path, index: int) -> Iterator[Batch]:
     model = pipe.plan.model
-    inputs = find_function(model.inputs, map(Path, model.folders), str(plan))
+    inputs = function_of_plan(model.inputs, model)
     where = f"rank {pipe.world.rank}: inputs {model.inputs}"
     while True:
         # Every rank must see the same batch, and what the model draws must not depend on it.
@@ -60,7 +60,7 @@ def _examples(pipe: Pipeline, plan: Path, index: int) -> Iterator[Batch]:
 
 def _endless(pipe: Pipeline, data: str) -> Iterator[Batch]:
     """The batches of an iterable again and again; ranks are compared where it ends."""
-    function = find_function(data, map(Path, pipe.plan.model.folders), "--data")
+    function = find_function(data, places_of_data(pipe.plan.model), "--data")
     where = f"rank {pipe.world.rank}: --data {data}"
     drawn = 0
     while True:

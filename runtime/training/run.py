@@ -32,7 +32,9 @@ def run_rank(plan: Path, options: RunOptions, restarted: bool) -> None:
     # nothing.
     restarted = restarted or os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0"
     restoring = options.resume or (restarted and latest(options.checkpoints) is not None)
-    pipe = load_pipeline(plan, options.device, restoring=restoring, alike=_alike(options))
+    pipe = load_pipeline(
+        plan, options.device, restoring=restoring, alike=_alike(options), code=options.code
+    )
     if options.trace is not None or options.report is not None:
         pipe.engine.recorder = Recorder(pipe.world.device)
     LastWords(pipe.world.rank, pipe.world.status).listen()

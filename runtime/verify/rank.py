@@ -26,11 +26,13 @@ from pipecut.runtime.verify.setting import EPS, RATE
 from pipecut.runtime.verify.tensors import Tensors, kept
 
 
-def run_rank(path: Path, folder: Path, steps: int, device: str, evaluation: bool) -> None:
+def run_rank(
+    path: Path, folder: Path, steps: int, device: str, evaluation: bool, code: Path | None
+) -> None:
     """Train, and write `RANK-STEP.safetensors` with this rank's tensors of each step."""
     if type_of(device).of_host:
         torch.set_num_threads(1)
-    pipe = load_pipeline(path, device)
+    pipe = load_pipeline(path, device, code=code)
     torch.set_num_threads(1)
     optimizer = make_optimizer(pipe.plan.optimizer, pipe.parameters(), RATE, EPS)
     for step in range(steps):
@@ -63,11 +65,12 @@ def file_of(rank: int, step: int) -> str:
 
 
 def main() -> None:
-    """Run a rank: PLAN FOLDER STEPS DEVICE EVALUATION."""
-    path, folder, steps, device, evaluation = sys.argv[1:]
+    """Run a rank: PLAN FOLDER STEPS DEVICE EVALUATION [CODE]."""
+    path, folder, steps, device, evaluation, *code = sys.argv[1:]
     end_with_parent()
     try:
-        run_rank(Path(path), Path(folder), int(steps), device, evaluation == "1")
+        where = Path(code[0]) if code else None
+        run_rank(Path(path), Path(folder), int(steps), device, evaluation == "1", where)
     except PipecutError as error:
         print_error(error)
         os._exit(error.exit_code)

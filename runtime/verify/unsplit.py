@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from pipecut.model.draws import Draws
-from pipecut.model.functions import find_function
+from pipecut.model.functions import function_of_plan
 from pipecut.model.optimizer import make_optimizer
 from pipecut.model.precision import as_summed, cast_model
 from pipecut.model.sample_batch import sample_batch
@@ -43,8 +43,7 @@ class Unsplit:
         self.plan, self.device = plan, device
         self.model = initial_model(plan)
         first = {name: p.detach().clone() for name, p in self.model.named_parameters()}
-        folders = [Path(folder) for folder in plan.model.folders]
-        loss = find_function(plan.model.loss, folders, "plan.yaml") if plan.model.loss else None
+        loss = function_of_plan(plan.model.loss, plan.model) if plan.model.loss else None
         in_precision = cast_model(self.model, plan.model.precision)
         self.with_loss = WithLoss(in_precision, loss).train().to(device)
         self.parameters = parameters_of(self.model)
@@ -91,8 +90,8 @@ class Unsplit:
 
 def initial_model(plan: Plan) -> nn.Module:
     """The model with the values that training begins with, from its factory or its weights."""
-    folders = [Path(folder) for folder in plan.model.folders]
-    model: nn.Module = find_function(plan.model.factory, folders, "plan.yaml")(**plan.model.args)
+    reference = plan.model
+    model: nn.Module = function_of_plan(reference.factory, reference)(**reference.args)
     if plan.model.weights:
         # Strict about unknown names; a tied name may be absent from the file.
         model.load_state_dict(read_weights(Path(plan.model.weights), plan), strict=False)

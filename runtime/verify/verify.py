@@ -28,19 +28,21 @@ def verify(
     evaluation: bool = False,
     device: str | None = None,
     devices: Sequence[Mapping[str, str]] | None = None,
+    code: Path | None = None,
 ) -> Comparison:
     """Run both and compare; in eval mode, too, after each step, with `evaluation`.
 
     On the plan's devices where this machine has one for each rank, or where `device` says;
-    `devices` are variables that tell each rank its own, as for `launch`. Raises PlanError or
-    RunError.
+    `devices` are variables that tell each rank its own, as for `launch`; `code` is where the
+    model's code is now. Raises PlanError or RunError.
     """
-    plan = read_plan(path).plan
+    plan = read_plan(path, code).plan
     if evaluation:
         check_can_evaluate(plan)
     with tempfile.TemporaryDirectory(prefix="pipecut-verify-") as folder:
         device = device or _device_type(plan)
         arguments = [str(path.resolve()), folder, str(steps), device, str(int(evaluation))]
+        arguments += [] if code is None else [str(code.resolve())]
         launch(plan.ranks, "pipecut.runtime.verify.rank", arguments, devices=devices)
         # Adam moves each element by about the learning rate, however small its gradient.
         comparing = Comparing(RATE if plan.optimizer in ("adam", "adamw") else 0.0)

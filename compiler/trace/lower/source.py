@@ -5,10 +5,12 @@ import re
 import sys
 from functools import cache
 from itertools import zip_longest
+from pathlib import Path
 
 from torch import fx
 
 from pipecut.compiler.graph import ModuleCall
+from pipecut.plan.sources import INSTALLED
 
 # `query, key: Tensor = ...` and `x += ...`, but no comparison.
 ASSIGNMENT = re.compile(r"(\w+(?:\s*,\s*\w+)*)\s*(?::[^=]+?)?\s*[-+*/@%&|^]*=(?!=)")
@@ -66,4 +68,26 @@ def where(node: fx.Node) -> str:
     if not frames:
         return ""
     path, line = frames[-1].split(",")[:2]
-    return f" ({path.removeprefix('File ').strip(chr(34))}:{line.removeprefix(' line ')})"
+    file = importable_path(path.removeprefix("File ").strip(chr(34)))
+    return f" ({file}:{line.removeprefix(' line ')})"
+
+
+@cache
+def importable_path(file: str) -> str:
+    """A file from the folder that it is imported from: that of packages, or the user's own.
+
+    Where on this machine such a folder lies says nothing to who reads a plan on another.
+    """
+    path = Path(file)
+    installed = [place for place, part in enumerate(path.parts) if part in INSTALLED]
+    if installed:
+        return str(Path(*path.parts[installed[-1] + 1 :]))
+    folders = [Path(folder or Path.cwd()) for folder in sys.path]
+    around = [folder for folder in folders if path.is_relative_to(folder)]
+    if around:
+        # Of the current folder and the job's within it, the outer one: it says more.
+        return str(path.relative_to(min(around, key=lambda folder: len(folder.parts))))
+    root = path.parent
+    while root != root.parent and (root / "__init__.py").is_file():
+        root = root.parent
+    return str(path.relative_to(root))

@@ -19,7 +19,9 @@ VERSION = 7
 class ModelRef(PlanModel):
     """Where the unsplit model comes from; needed to initialise and to verify.
 
-    `sources` has the start of the sha256 of the user's own files that it is made of.
+    `folders` to import from and `weights` are places on this machine, which plan.yaml has as ways
+    from the plan folder. `sources` has the start of the sha256 of the user's own files that it is
+    made of.
     `default_dtype` is torch's when the model was traced: that of tensors whose operator names none.
     """
 
@@ -65,7 +67,7 @@ class CertificateRecord(PlanModel):
 
 
 class Source(PlanModel):
-    """What a plan was compiled from: the job file, and the cluster file or name.
+    """What a plan was compiled from: the job file, and the cluster file or name, likewise places.
 
     `devices` has the cluster's device of each rank, of `available` ones, counted from 0 as in the
     cluster file; `lost` ones were left out. `nodes` has the node of each rank, `names` what drivers
