@@ -23,8 +23,10 @@ from pipecut.options import (
     BusyRanksOption,
     CalibratedRanksOption,
     ClusterOption,
+    CommOption,
     CostsOption,
     DataParallelOption,
+    DimensionOption,
     ExplainOption,
     HtmlOption,
     JobArgument,
@@ -32,6 +34,7 @@ from pipecut.options import (
     MicrobatchesOption,
     MicrobatchOption,
     OnFailureOption,
+    OnnxClusterOption,
     PageOutput,
     PlanArgument,
     PlanOutput,
@@ -45,6 +48,7 @@ from pipecut.options import (
     StallOption,
     TimeLimitOption,
     TrustOption,
+    TurnsOption,
     ViewedRunOption,
     ViewedTraceOption,
 )
@@ -249,7 +253,8 @@ def solve(
     graph: Annotated[
         Path,
         typer.Argument(
-            help="A costed graph: the published placement format, or a plan's graph.json."
+            help="A costed graph (the published placement format, or a plan's graph.json), or an"
+            " ONNX model."
         ),
     ],
     devices: Annotated[
@@ -259,41 +264,47 @@ def solve(
         str | None,
         typer.Option(help="Memory of each device, such as 16GiB; default: the file's."),
     ] = None,
-    comm: Annotated[
-        str | None,
-        typer.Option(
-            help="direct: the maker and each user of a tensor send and receive it;"
-            " relay: each stage passes it on to the next."
-        ),
-    ] = None,
-    stages_per_device: Annotated[
-        int,
-        typer.Option(
-            min=1, help="Stages on each device, which take turns (the interleaved schedule)."
-        ),
-    ] = 1,
+    comm: CommOption = None,
+    stages_per_device: TurnsOption = 1,
     time_limit: TimeLimitOption = 25.0,
     gap: Annotated[float, typer.Option(min=0.0, help="Relative gap at which to stop.")] = 1e-7,
     solver: SolverOption = "highs",
+    cluster: OnnxClusterOption = None,
+    dim: DimensionOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Partition a costed graph without any model, and say what is proven.
+    """Partition a graph without running any model, and say what is proven.
 
-    Example: pipecut solve layer_gnmt.json --devices 6 --json
+    A costed graph has its times. An ONNX model's are estimated from shapes, for a forward pass on
+    the devices of --cluster (hgx-h100); only the file itself is read, so weights may be absent.
+
+    Examples: pipecut solve layer_gnmt.json --devices 6 --json
+
+    pipecut solve model.onnx --devices 4 --cluster rtx-4090x4 --dim batch=8
     """
     from pipecut.compiler.partition.place import SolverOptions
     from pipecut.compiler.partition.program.solver import SOLVERS
+    from pipecut.compiler.partition.standalone.read import Uncosted
     from pipecut.compiler.partition.standalone.solve import print_solved, solve_file
 
     refuse_other_than("--comm", comm, ("direct", "relay"))
     refuse_other_than("--solver", solver, SOLVERS)
     transfers = cast("Comm | None", comm)  # checked above
+    uncosted = Uncosted(cluster, dict(map(_dimension, dim or ())))
     with progress_line(f"solving {graph}"):
         options = SolverOptions(solver, time_limit, gap)
-        solved = solve_file(graph, options, devices, memory, transfers, stages_per_device)
+        solved = solve_file(graph, options, devices, memory, transfers, stages_per_device, uncosted)
     print_solved(solved, as_json, console)
     if solved.status == "infeasible":
         raise typer.Exit(3)
+
+
+def _dimension(text: str) -> tuple[str, int]:
+    """A name and its size. Raises UserFileError."""
+    name, _, size = text.rpartition("=")
+    if not name or not size.isdigit() or int(size) < 1:
+        raise UserFileError(f"--dim {text}: must be a name and a number of 1 or more, as batch=8")
+    return name, int(size)
 
 
 @app.command()
@@ -589,7 +600,7 @@ def export_onnx(
 
     Example: pipecut export-onnx plan/ --weights checkpoints/ -o onnx/ --verify
     """
-    from pipecut.onnx.extra import EXPORTING, RUNNING, need
+    from pipecut.extras import EXPORTING, RUNNING, need
 
     need(EXPORTING, "pipecut export-onnx")
     if verify:

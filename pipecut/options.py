@@ -145,3 +145,27 @@ StallOption = Annotated[
         help="Seconds without progress after which a rank is ended; default: 240.",
     ),
 ]
+CommOption = Annotated[
+    str | None,
+    typer.Option(
+        "--comm",
+        help="direct: the maker and each user of a tensor send and receive it;"
+        " relay: each stage passes it on to the next.",
+    ),
+]
+TurnsOption = Annotated[
+    int,
+    typer.Option(
+        "--stages-per-device",
+        min=1,
+        help="Stages on each device, which take turns (the interleaved schedule).",
+    ),
+]
+OnnxClusterOption = Annotated[
+    str | None,
+    typer.Option("--cluster", help="Of an ONNX model: the cluster whose devices it runs on."),
+]
+DimensionOption = Annotated[
+    list[str] | None,
+    typer.Option("--dim", help="Of an ONNX model: a symbolic dimension's size, as batch=8."),
+]

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipecut import extras
 from pipecut.errors import PlanError, RunError, UserFileError
-from pipecut.onnx import compare, extra
+from pipecut.onnx import compare
 from pipecut.onnx.files import Destination
 from pipecut.onnx.manifest import MANIFEST
 from pipecut.onnx.refusals import refuse_training_only, why
@@ -19,9 +20,9 @@ from tests.plans import made_plan, made_stage
 
 
 def test_missing_packages_are_named_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extra, "find_spec", lambda name: None if name == "onnx" else util)
+    monkeypatch.setattr(extras, "find_spec", lambda name: None if name == "onnx" else util)
     with pytest.raises(UserFileError, match="needs onnx, which is not installed: pip install onnx"):
-        extra.need(("onnx", "onnxscript"), "pipecut export-onnx")
+        extras.need(("onnx", "onnxscript"), "pipecut export-onnx")
 
 
 def test_a_plan_that_only_trains_is_refused() -> None:

@@ -16,7 +16,7 @@ from pipecut.compiler.partition.place import SolverOptions, place
 from pipecut.compiler.partition.placement import Certificate
 from pipecut.compiler.partition.problem import Comm, Stages
 from pipecut.compiler.partition.standalone.named import NamedProblem
-from pipecut.compiler.partition.standalone.read import read_problem
+from pipecut.compiler.partition.standalone.read import Uncosted, read_problem
 from pipecut.errors import InfeasibleError, UserFileError
 from pipecut.quantities import show_bytes
 
@@ -83,13 +83,14 @@ def solve_file(
     capacity: str | None = None,
     comm: Comm | None = None,
     stages_per_device: int = 1,
+    uncosted: Uncosted | None = None,
 ) -> Solved:
     """Solve the problem of a file; `devices`, `capacity` and `comm` replace what it says.
 
     Raises UserFileError.
     """
     begin = time.perf_counter()
-    named = read_problem(path, devices, _bytes(capacity), comm, stages_per_device)
+    named = read_problem(path, devices, _bytes(capacity), comm, stages_per_device, uncosted)
     in_flight = named.problem.stage_devices[0].in_flight
     try:
         stages, certificate = place(named.problem, options, lambda count: (in_flight,) * count)
@@ -109,6 +110,9 @@ def _solved_stages(named: NamedProblem, stages: Stages) -> tuple[SolvedStage, ..
     nodes: list[list[Any]] = [[] for _ in problem.stage_devices]
     for block, stage in zip(problem.blocks, stages, strict=True):
         nodes[stage] += [named.names[index] for index in block.operators]
+    for row in problem.duplicated:
+        for stage in sorted({stages[user] for user in row.users}):
+            nodes[stage].append(named.names[row.operator])
     rows = zip(
         problem.device_of, nodes, loads(problem, stages), peak_bytes(problem, stages), strict=True
     )

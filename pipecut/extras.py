@@ -1,9 +1,10 @@
-"""The packages of the extra `onnx`, which pipecut does without otherwise."""
+"""Packages of the extra `onnx`, which pipecut does without otherwise."""
 
 from importlib.util import find_spec
 
 from pipecut.errors import UserFileError
 
+READING = ("onnx",)
 EXPORTING = ("onnx", "onnxscript")
 RUNNING = ("onnx", "onnxruntime")
 

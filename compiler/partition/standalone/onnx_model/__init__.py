@@ -1,0 +1,1 @@
+"""An ONNX file as a problem: shapes, work and memory, without a model and without torch."""
