@@ -161,6 +161,17 @@ def test_a_cut_that_does_not_fit_is_refused(browser: Any, tmp_path: Path) -> Non
         assert "This cut does not hold: stage 1 needs 750 B of 720 B" in verdict(panel)
 
 
+def test_the_slowest_stage_is_said_where_a_device_has_several(browser: Any, tmp_path: Path) -> None:
+    problem = made_problem()
+    together = replace(
+        problem, devices=tuple(replace(row, device=0, capacity=9000) for row in problem.devices)
+    )
+    page_file = tmp_path / "plan.html"
+    write_page(page_file, page_data(replace(made_sources(), problem=together)))
+    with opened(browser, page_file) as page:
+        assert "slowest stage 5.50 s (stage 1)" in verdict(show(page, "Why"))
+
+
 def test_candidates_and_limits_are_compared(browser: Any, file: Path) -> None:
     with opened(browser, file) as page:
         text = show(page, "Why").inner_text()

@@ -6,7 +6,7 @@
 Object.assign(pipecut, (() => {
 
   /* {stages: [{load, bytes, capacity, recompute, fits}], bottleneck, slowest, broken}: seconds of
-     the slowest device, its first stage, and in words what the cut breaks. */
+     the slowest stage, which it is, and in words what the cut breaks. Bytes are the device's. */
   function priceCut(problem, cut) {
     const stageOf = stagesOfBlocks(problem, cut);
     const held = stageBytes(problem, stageOf);
@@ -14,14 +14,12 @@ Object.assign(pipecut, (() => {
     const loads = stageLoads(problem, stageOf, recompute);
     const used = deviceBytes(problem, held, recompute);
     const least = deviceBytes(problem, held, problem.devices.map(() => problem.recompute !== "never"));
-    const byDevice = sums(problem, loads);
-    const bottleneck = Math.max(...byDevice.values());
+    const bottleneck = Math.max(...loads);
     const stages = problem.devices.map(({ device, capacity }, index) => ({
       load: loads[index], bytes: used.get(device), capacity, recompute: recompute[index],
       fits: least.get(device) <= capacity,
     }));
-    const slowest = problem.devices.findIndex(({ device }) => byDevice.get(device) === bottleneck);
-    return { stages, bottleneck, slowest, broken: broken(problem, stageOf, stages) };
+    return { stages, bottleneck, slowest: loads.indexOf(bottleneck), broken: broken(problem, stageOf, stages) };
   }
 
   /* The cut that the plan has: blocks are numbered so that those of a stage stand together. */
