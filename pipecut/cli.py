@@ -72,6 +72,7 @@ from pipecut.run_options import (
     StepsOption,
     TraceOption,
 )
+from pipecut.schedule_commands import app as schedule_app
 from pipecut.version import __version__
 from pipecut.writable import writable_folder
 
@@ -80,6 +81,7 @@ if TYPE_CHECKING:
     from pipecut.plan.folder import PlanFolder
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
+app.add_typer(schedule_app, name="schedule")
 
 
 def _version(wanted: bool) -> None:

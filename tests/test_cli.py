@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import sys
 import warnings
 from collections.abc import Callable
@@ -306,6 +307,24 @@ def test_ranks_take_the_options_that_run_passes_on() -> None:
     assert options_of(rank_app, "run") - {"--restarted"} == passed_on
     launcher_only = {"--max-restarts", "--on-failure", "--stall-timeout", "--trust"}
     assert options_of(cli.app, "run") - launcher_only == passed_on
+
+
+def test_a_schedule_goes_out_and_comes_back(plan: PlanFolder, tmp_path: Path) -> None:
+    copy, file = tmp_path / "plan", tmp_path / "schedule.csv"
+    shutil.copytree(plan.path, copy)
+    printed = invoke("schedule", "export", copy, "-o", file).output.replace("\n", "")
+    assert 'schedule._load_csv("' in printed and "compute_only" in printed
+    # GPipe's order, in place of 1F1B's.
+    ranks = [[f"{rank}{op}{m}" for op in "FB" for m in range(4)] for rank in (0, 1)]
+    file.write_text("\n".join(map(",".join, ranks)) + "\n")
+    printed = invoke("schedule", "import", copy, file).output.replace("\n", "")
+    assert "has the schedule of" in printed and "next: pipecut verify" in printed
+    changed = read_plan(copy)
+    assert changed.plan.notes[-1] == "schedule imported from schedule.csv"
+    assert invoke("check", copy).exit_code == 0
+    assert [str(a) for a in changed.actions[0] if str(a)[0] == "F"] == [
+        f"F 0.{m}" for m in range(4)
+    ]
 
 
 def test_timeline_writes_what_was_asked_for(plan: PlanFolder, tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """The files of a plan folder but its manifest: stages, schedule, graph, and what was compared."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 from safetensors.torch import save_file
@@ -13,7 +12,7 @@ from pipecut.compiler.graph import Graph
 from pipecut.compiler.partition.standalone.graph_json import as_data
 from pipecut.compiler.stages.cut import Cut
 from pipecut.compiler.stages.source import write_stage
-from pipecut.plan.actions import Action
+from pipecut.plan.edit.sealing import schedule_text
 from pipecut.plan.folder import GRAPH, SCHEDULE, file_hash
 from pipecut.plan.schema.explanation import EXPLANATION, Explanation
 
@@ -42,9 +41,3 @@ def _write_stage(file: Path, graph: Graph, cut: Cut, stages: int) -> None:
     if cut.buffers:
         data = {buffer.names[0]: buffer.data.contiguous().clone() for buffer in cut.buffers}
         save_file(data, str(file.with_suffix(".safetensors")))
-
-
-def schedule_text(actions: Sequence[Sequence[Action]]) -> str:
-    """schedule.yaml: a line per pipeline rank."""
-    rows = "\n".join(f"  - [{', '.join(map(str, row))}]" for row in actions)
-    return f"# Actions of each rank in order: KIND stage.microbatch\nranks:\n{rows}\n"

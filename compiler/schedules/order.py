@@ -46,7 +46,7 @@ def start_times(
         for rank, order in enumerate(orders):
             while at[rank] < len(order):
                 compute = order[at[rank]]
-                needs = _needs(compute, stages)
+                needs = needed_by(compute, stages)
                 if any(need not in ended for need in needs):
                     break
                 starts[compute] = max([clock[rank], *(ended[need] for need in needs)])
@@ -57,7 +57,7 @@ def start_times(
     return starts
 
 
-def _needs(compute: Compute, stages: int) -> list[Compute]:
+def needed_by(compute: Compute, stages: int) -> list[Compute]:
     """The computes that come before one, by what they make."""
     op, stage, m = compute.op, compute.stage, compute.microbatch
     if op == "F":

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pipecut.compiler.schedules.order import start_times
+from pipecut.compiler.schedules.picture import picture_of
 from pipecut.plan.actions import Compute
 
 
@@ -64,13 +65,11 @@ class Schedule:
         """
         rows = [self.order(rank, ranks, microbatches, stages_per_rank) for rank in range(ranks)]
         starts = start_times(rows, ranks * stages_per_rank, lambda op, stage: 1)
-        lines = []
-        for rank, row in enumerate(rows):
-            last = max(compute.stage for compute in row) if stages_per_rank > 1 else None
-            at = {}
-            for compute in row:
-                op = compute.op.lower() if compute.stage == last else compute.op
-                at[starts[compute]] = f"{op}{compute.microbatch}"
-            cells = [at.get(moment, ". ") for moment in range(max(at) + 1)]
-            lines.append(f"rank {rank}   {' '.join(cells)}".rstrip())
-        return "\n".join(lines)
+        last = [max(compute.stage for compute in row) for row in rows]
+        later = {*last} if stages_per_rank > 1 else set()
+
+        def text_of(compute: Compute) -> str:
+            op = compute.op.lower() if compute.stage in later else compute.op
+            return f"{op}{compute.microbatch}"
+
+        return picture_of(rows, starts, text_of)

@@ -1,17 +1,20 @@
 """A plan that a person edited, made a plan again: read, proven sound as it is now, then sealed."""
 
 import ast
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from pipecut.errors import PlanError
-from pipecut.plan.actions import ActionTable
+from pipecut.plan.actions import Action, ActionTable
 from pipecut.plan.check.check import check
 from pipecut.plan.check.computes import computes_everything
 from pipecut.plan.check.messages import in_order, no_deadlock
 from pipecut.plan.check.placement import names_known
 from pipecut.plan.edit.rescheduled import with_actions
-from pipecut.plan.folder import MANIFEST, SCHEDULE, PlanFolder, seal
+from pipecut.plan.folder import MANIFEST, SCHEDULE, PlanFolder, file_hash, seal, write_seal
 from pipecut.plan.safe_files import read_bytes, read_yaml
+from pipecut.plan.trust import is_trusted, trust
 
 
 def edited(path: Path) -> PlanFolder:
@@ -38,6 +41,24 @@ def proven(path: Path) -> tuple[PlanFolder, list[str]]:
     """The edited plan, and what was proven of it. Raises PlanError."""
     folder = edited(path)
     return folder, check(folder)
+
+
+def schedule_text(actions: Sequence[Sequence[Action]]) -> str:
+    """schedule.yaml: a line per pipeline rank."""
+    rows = "\n".join(f"  - [{', '.join(map(str, row))}]" for row in actions)
+    return f"# Actions of each rank in order: KIND stage.microbatch\nranks:\n{rows}\n"
+
+
+def write_actions(folder: PlanFolder) -> None:
+    """Write a plan's other actions, and seal it; one that was trusted stays so."""
+    trusted = is_trusted(folder.plan.seal)
+    file = folder.path / SCHEDULE
+    file.write_text(schedule_text(folder.actions), encoding="utf-8")
+    hashes = {**folder.plan.hashes, SCHEDULE: file_hash(file)}
+    plan = folder.plan.model_copy(update={"hashes": hashes})
+    new_seal = write_seal(replace(folder, plan=plan))
+    if trusted:
+        trust(new_seal)
 
 
 def refuse_syntax_errors(file: Path) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipecut.compiler.emit.files import schedule_text
 from pipecut.compiler.emit.folder import emit
 from pipecut.compiler.emit.graph import graph_of
 from pipecut.compiler.emit.plan import plan_of
@@ -15,6 +14,7 @@ from pipecut.compiler.emit.publish import publish
 from pipecut.compiler.predict.memory import UPPER_BOUND, replay
 from pipecut.errors import UserFileError
 from pipecut.plan.check.check import check
+from pipecut.plan.edit.sealing import schedule_text
 from pipecut.plan.folder import read_plan
 from pipecut.plan.schema import VERSION, Plan, Source
 from pipecut.plan.trust import is_trusted
