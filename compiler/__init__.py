@@ -1,14 +1,30 @@
 """Model and cluster in, plan out."""
 
-from pathlib import Path
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from pipecut.compiler.inputs.auto import AUTO
-from pipecut.compiler.passes import Progress, compile_plan, silent
-from pipecut.compiler.profile.job import profile_job
-from pipecut.compiler.request import Compiled, Options, Request
-from pipecut.compiler.search.sizes import SizeOverrides
-from pipecut.plan.folder import PlanFolder
+if TYPE_CHECKING:
+    from pipecut.compiler.entry import compile as compile
+    from pipecut.compiler.inputs.auto import AUTO as AUTO
+    from pipecut.compiler.passes import compile_plan as compile_plan
+    from pipecut.compiler.profile.job import profile_job as profile_job
+    from pipecut.compiler.request import Compiled as Compiled
+    from pipecut.compiler.request import Options as Options
+    from pipecut.compiler.request import Request as Request
+    from pipecut.compiler.search.sizes import SizeOverrides as SizeOverrides
 
+# Each public name, and the module that has it: imported when it is asked for, so that whoever reads
+# a cluster file or lists the schedules imports neither torch nor the solver.
+HOMES = {
+    "AUTO": "pipecut.compiler.inputs.auto",
+    "Compiled": "pipecut.compiler.request",
+    "Options": "pipecut.compiler.request",
+    "Request": "pipecut.compiler.request",
+    "SizeOverrides": "pipecut.compiler.search.sizes",
+    "compile": "pipecut.compiler.entry",
+    "compile_plan": "pipecut.compiler.passes",
+    "profile_job": "pipecut.compiler.profile.job",
+}
 __all__ = [
     "AUTO",
     "Compiled",
@@ -21,16 +37,7 @@ __all__ = [
 ]
 
 
-def compile(
-    job_path: str | Path,
-    cluster_name: str = "auto",
-    output: str | Path = "plan",
-    options: Options | None = None,
-    progress: Progress = silent,
-) -> PlanFolder:
-    """Compile a job for a cluster into a plan folder.
-
-    Raises UserFileError or TraceError for the user's files, InfeasibleError when nothing fits.
-    """
-    request = Request(Path(job_path), cluster_name, Path(output), options or Options())
-    return compile_plan(request, progress).folder
+def __getattr__(name: str) -> Any:
+    if name in HOMES:
+        return getattr(import_module(HOMES[name]), name)
+    raise AttributeError(f"module 'pipecut.compiler' has no attribute {name!r}")

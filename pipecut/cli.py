@@ -1,4 +1,8 @@
-"""The command line. A command imports what it needs when it runs, so that --help is quick."""
+"""The command line.
+
+A command imports what it needs when it runs, so that --help, show and specs start at once; the
+packages `pipecut` and `pipecut.compiler` import a public name when it is asked for. Nothing else
+imports late for the sake of time."""
 
 import sys
 from pathlib import Path
@@ -310,12 +314,28 @@ def _dimension(text: str) -> tuple[str, int]:
 
 
 @app.command()
-def show(plan: PlanArgument) -> None:
-    """Print a plan's table: stages, devices, memory, times, what is proven."""
-    from pipecut.plan.folder import read_plan
-    from pipecut.tables.plan import print_plan
+def show(
+    plan: PlanArgument,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Print one JSON object; docs/plan-format.md has its keys."),
+    ] = False,
+) -> None:
+    """Print a plan's table: stages, devices, memory, times, what is proven.
 
-    print_plan(read_plan(plan).plan, console)
+    Example: pipecut show plan/ --json | jq .prediction.step_seconds
+    """
+    from pipecut.plan.folder import read_plan
+
+    read = read_plan(plan).plan
+    if as_json:
+        from pipecut.tables.plan_json import shown_plan
+
+        print(shown_plan(read).model_dump_json())
+    else:
+        from pipecut.tables.plan import print_plan
+
+        print_plan(read, console)
 
 
 @app.command()

@@ -203,6 +203,8 @@ def test_solve_ends_with_3_where_nothing_fits(tmp_path: Path) -> None:
 
 def test_show_and_check_print_a_plan(plan: PlanFolder) -> None:
     assert "tests.models.golden:skip on golden: 1f1b" in invoke("show", plan.path).output
+    shown = json.loads(invoke("show", plan.path, "--json").output)
+    assert shown["seal"] == plan.plan.seal and len(shown["stages"]) == 2
     lines = invoke("check", plan.path).output.splitlines()
     assert len(lines) > 3 and all(line.startswith("ok  ") for line in lines)
 

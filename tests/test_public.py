@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 import pipecut
+from pipecut import compiler
+from tests.plans import write_made_plan
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -35,3 +37,29 @@ def test_importing_pipecut_imports_neither_torch_nor_the_solver() -> None:
     code = "import sys, pipecut; print({'torch', 'pulp', 'pipecut.compiler'} & set(sys.modules))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "set()"
+
+
+# What takes a second to import, or only a solver, a training or a picture needs.
+HEAVY = {"torch", "numpy", "networkx", "sympy", "pulp", "highspy", "safetensors", "matplotlib"}
+STARTS = [["--help"], ["--version"], ["run", "--help"], ["specs"], ["show"], ["show", "--json"]]
+
+
+def test_help_specs_and_show_import_nothing_heavy(tmp_path: Path) -> None:
+    plan = write_made_plan(tmp_path)
+    commands = [[*start, *([str(plan)] if start[0] == "show" else [])] for start in STARTS]
+    code = (
+        "import sys\n"
+        "from pipecut.cli import app\n"
+        f"for command in {commands!r}:\n"
+        "    app(command, standalone_mode=False)\n"
+        f"    print('imported', {HEAVY!r} & set(sys.modules))\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    lines = [line for line in run.stdout.splitlines() if line.startswith("imported")]
+    assert lines == ["imported set()"] * len(STARTS)
+
+
+@pytest.mark.parametrize("name", compiler.__all__)
+def test_every_public_name_of_the_compiler_is_there(name: str) -> None:
+    assert set(compiler.HOMES) == set(compiler.__all__)
+    assert getattr(compiler, name) is not None

@@ -1,6 +1,8 @@
 """Tables say what a person decides by: what each stage has, and why each candidate lost."""
 
 import io
+import json
+from pathlib import Path
 
 from rich.console import Console
 
@@ -8,9 +10,13 @@ from pipecut.compiler.candidate import Candidate
 from pipecut.compiler.search.trial import Sensitivity, Trial
 from pipecut.plan.schema import Tied
 from pipecut.plan.schema.text import columns_of
+from pipecut.quantities import show_bytes, show_seconds
 from pipecut.tables.plan import print_plan
+from pipecut.tables.plan_json import SHAPE, ShownPlan, ShownStage, shown_plan
 from pipecut.tables.search import MOST_SHOWN, print_explained
 from tests.plans import made_plan, made_stage
+
+ROOT = Path(__file__).parents[2]
 
 
 def console() -> Console:
@@ -46,6 +52,38 @@ def test_print_says_what_the_table_says() -> None:
     for line in str(plan).splitlines():
         for word in line.split():
             assert word in written(out)
+
+
+def test_the_object_for_scripts_says_what_the_table_says() -> None:
+    stages = [made_stage(0, 2, recompute=True, outside_bytes=7), made_stage(1, 2, peak_bytes=9)]
+    plan = made_plan(2, stages=stages, notes=["mind the gap"], replicas=2)
+    shown = json.loads(shown_plan(plan).model_dump_json())
+    table = {column.title: column.cells for column in columns_of(plan.stages)}
+    for cell, stage in enumerate(shown["stages"]):
+        assert {title: cells[cell] for title, cells in table.items()} == {
+            "stage": str(stage["stage"]),
+            "device": stage["device"],
+            "modules covered": ", ".join(stage["modules"]),
+            "parameters": f"{stage['parameters']:,}",
+            "forward": show_seconds(stage["forward_seconds"]),
+            "backward": show_seconds(stage["backward_seconds"]),
+            "recompute": f"+{show_seconds(s)}" if (s := stage["recompute_seconds"]) else "",
+            "peak memory": f"{show_bytes(stage['peak_bytes'])} of "
+            f"{show_bytes(stage['device_bytes'])} (0%)",
+            "sends": show_bytes(stage["bytes_sent"]),
+        }
+    title = f"{shown['model']} on {shown['cluster']}: {shown['schedule']}, {shown['microbatches']}"
+    assert plan.title.startswith(title) and shown["ranks"] == 4
+    assert shown["certificate"] == plan.certificate.model_dump()
+    assert shown["prediction"] == {"step_seconds": 15.0, "bubble": 0.2}
+
+
+def test_every_key_for_scripts_is_documented() -> None:
+    page = (ROOT / "docs" / "plan-format.md").read_text()
+    section = page.split("## What scripts read")[1].split("\n## ")[0]
+    for key in (*ShownPlan.model_fields, *ShownStage.model_fields):
+        assert f"`{key}`" in section, key
+    assert f"of this object, {SHAPE};" in section
 
 
 def test_ranks_and_recompute_are_shown_only_where_they_say_something() -> None:

@@ -76,9 +76,19 @@ class Stage(PlanModel):
     passes: StageMemory | None = None
 
     @property
+    def recompute_seconds(self) -> float:
+        """Seconds of the second forward; 0 where the stage does not recompute."""
+        return self.forward_seconds if self.recompute else 0.0
+
+    @property
     def backward_with_recompute(self) -> float:
         """Seconds of a backward, with the forward before it where the stage recomputes."""
-        return self.backward_seconds + (self.forward_seconds if self.recompute else 0.0)
+        return self.backward_seconds + self.recompute_seconds
+
+    @property
+    def taken_bytes(self) -> int:
+        """All that its rank takes of its device: tensors, context and communicators."""
+        return self.peak_bytes + self.outside_bytes
 
 
 class Boundary(PlanModel):

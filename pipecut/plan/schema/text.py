@@ -39,10 +39,10 @@ def columns_of(stages: Sequence[Stage]) -> list[Column]:
 
 
 def _recompute(stage: Stage) -> str:
-    return f"+{show_seconds(stage.forward_seconds)}" if stage.recompute else ""
+    return f"+{show_seconds(stage.recompute_seconds)}" if stage.recompute else ""
 
 
 def _memory(stage: Stage) -> str:
-    taken = stage.peak_bytes + stage.outside_bytes
+    taken = stage.taken_bytes
     share = taken / max(stage.device_bytes, 1)
     return f"{show_bytes(taken)} of {show_bytes(stage.device_bytes)} ({share:.0%})"
