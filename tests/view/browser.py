@@ -11,6 +11,8 @@ import pytest
 
 # A path here goes before what is on PATH; .ci/run asks that a missing browser fails, not skips.
 CHROMIUM, REQUIRED = "CHROMIUM", "PIPECUT_BROWSER"
+# A page that takes longer to do what is asked does not do it.
+MILLISECONDS = 10_000
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -46,6 +48,7 @@ def opened(browser: Any, file: Path, width: int = 1280, scheme: str = "light") -
     heard: list[str] = []
     context = browser.new_context(viewport={"width": width, "height": 860}, color_scheme=scheme)
     page = context.new_page()
+    page.set_default_timeout(MILLISECONDS)
     page.on("console", lambda message: heard.append(f"console: {message.text}"))
     page.on("pageerror", lambda error: heard.append(f"error: {error}"))
     page.on("dialog", lambda dialog: heard.append(f"dialog: {dialog.message}"))

@@ -257,3 +257,31 @@ def test_the_theme_repaints_the_pictures(browser: Any, plain: Path) -> None:
         page.locator("#theme").click()
         assert page.locator("#theme").inner_text() == "Theme: dark"
         assert picture(panel) != light
+
+
+def test_a_single_rank_without_messages_or_memory_has_its_views(
+    browser: Any, tmp_path: Path
+) -> None:
+    write_page(tmp_path / "plan.html", page_data(Sources(made_step(1, passes=None))))
+    with opened(browser, tmp_path / "plan.html") as page:
+        panel = show(page, "Timeline")
+        assert panel.get_by_role("checkbox").count() == 1 and "false" not in panel.inner_text()
+        canvas_of(panel).focus()
+        page.keyboard.press("n")
+        assert panel.locator(".details").inner_text().startswith("rank 0: forward of stage 0")
+        panel = show(page, "Memory")
+        assert panel.locator("tbody tr").count() == 1
+        assert tip_at(page, 700, 300) == ""
+
+
+def test_many_lanes_scroll_and_are_reached_by_keys(browser: Any, tmp_path: Path) -> None:
+    write_page(tmp_path / "plan.html", page_data(made_run(made_step(32, 40))))
+    with opened(browser, tmp_path / "plan.html") as page:
+        panel = show(page, "Timeline")
+        above = picture(panel)
+        canvas_of(panel).focus()
+        page.keyboard.press("n")
+        for _ in range(63):
+            page.keyboard.press("ArrowDown")
+        said = panel.locator(".details").inner_text()
+        assert said.startswith("rank 31, measured: ") and picture(panel) != above

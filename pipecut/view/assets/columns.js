@@ -1,6 +1,6 @@
 "use strict";
 /* Columns of numbers as typed arrays, and events in them found by their time. */
-Object.assign(pipecut, (() => {
+{
   const ARRAYS = { 1: Uint8Array, 2: Uint16Array, 4: Uint32Array };
 
   function unpack({ bytes, data }) {
@@ -54,5 +54,5 @@ Object.assign(pipecut, (() => {
     return best;
   }
 
-  return { unpack, unpackLanes, firstFrom, eventAt };
-})());
+  Object.assign(pipecut, { unpack, unpackLanes, firstFrom, eventAt });
+}

@@ -1,6 +1,6 @@
 "use strict";
-/* Lanes of events on a canvas: wide events one by one, narrow ones as what they take of each pixel. */
-Object.assign(pipecut, (() => {
+/* Lanes of events on a canvas: wide events one by one, narrow ones by what they take of a pixel. */
+{
   // Device pixels from which on an event is drawn by itself.
   const WIDE = 2.5;
   let strip = null;
@@ -30,8 +30,11 @@ Object.assign(pipecut, (() => {
     const end = lanes.first[lane + 1];
     const wide = [];
     let narrow = false;
-    for (let at = pipecut.firstFrom(lanes.start, from - lanes.longest[lane], lanes.first[lane], end);
-      at < end && lanes.start[at] < to; at += 1) {
+    for (
+      let at = pipecut.firstFrom(lanes.start, from - lanes.longest[lane], lanes.first[lane], end);
+      at < end && lanes.start[at] < to;
+      at += 1
+    ) {
       const x = (lanes.start[at] - from) / perPixel;
       const wideness = (lanes.end[at] - lanes.start[at]) / perPixel;
       if (x + wideness < 0) continue;
@@ -97,5 +100,5 @@ Object.assign(pipecut, (() => {
     });
   }
 
-  return { channels, mixed, css, paintLane };
-})());
+  Object.assign(pipecut, { channels, mixed, css, paintLane });
+}

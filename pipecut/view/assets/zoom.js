@@ -1,7 +1,6 @@
 "use strict";
-/* A canvas over the seconds of a step that is zoomed and dragged; what is shown is the same on every
-   view. */
-Object.assign(pipecut, (() => {
+/* A canvas over the seconds of a step that is zoomed and dragged; every view shows the same part. */
+{
   const { element } = pipecut;
   // The part of the step that is shown, from 0 to 1.
   const shown = { from: 0, to: 1 };
@@ -38,7 +37,10 @@ Object.assign(pipecut, (() => {
      `key(event)`, true for the keys that it takes. */
   function zoomCanvas(label, hooks) {
     const canvas = element("canvas", {
-      class: "zoom", tabindex: 0, role: "application", "aria-label": label,
+      class: "zoom",
+      tabindex: 0,
+      role: "application",
+      "aria-label": label,
     });
     const state = { canvas, hooks, waiting: false, pointers: new Map(), moved: 0, size: null };
     state.repaint = () => repaint(state);
@@ -68,8 +70,15 @@ Object.assign(pipecut, (() => {
     if (!box.width) return;
     const scale = devicePixelRatio || 1;
     const [width, height] = [Math.round(box.width * scale), Math.round(box.height * scale)];
-    if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
-    state.size = { width: box.width, height: box.height, scale, left: hooks.left(), top: hooks.top };
+    if (canvas.width !== width || canvas.height !== height)
+      Object.assign(canvas, { width, height });
+    state.size = {
+      width: box.width,
+      height: box.height,
+      scale,
+      left: hooks.left(),
+      top: hooks.top,
+    };
     const context = canvas.getContext("2d");
     context.setTransform(scale, 0, 0, scale, 0, 0);
     context.clearRect(0, 0, box.width, box.height);
@@ -93,7 +102,10 @@ Object.assign(pipecut, (() => {
       panBy(sideways / (state.size.width - state.size.left));
     } else {
       const pixels = event.deltaY * (event.deltaMode ? 32 : 1);
-      zoomBy(Math.exp(Math.max(-1, Math.min(1, pixels / 300))), shareAt(place(state, event).x, state.size));
+      zoomBy(
+        Math.exp(Math.max(-1, Math.min(1, pixels / 300))),
+        shareAt(place(state, event).x, state.size),
+      );
     }
     state.repaint();
   }
@@ -143,9 +155,12 @@ Object.assign(pipecut, (() => {
   }
 
   const KEYS = {
-    ArrowLeft: () => panBy(-0.15), ArrowRight: () => panBy(0.15),
-    "+": () => zoomBy(1 / STEP), "=": () => zoomBy(1 / STEP), "-": () => zoomBy(STEP),
-    "0": () => showFrom(0, 1),
+    ArrowLeft: () => panBy(-0.15),
+    ArrowRight: () => panBy(0.15),
+    "+": () => zoomBy(1 / STEP),
+    "=": () => zoomBy(1 / STEP),
+    "-": () => zoomBy(STEP),
+    0: () => showFrom(0, 1),
     Home: () => showFrom(0, shown.to - shown.from),
     End: () => showFrom(1, shown.to - shown.from),
   };
@@ -162,14 +177,27 @@ Object.assign(pipecut, (() => {
 
   /* Buttons for those who have neither wheel nor keys. */
   function zoomButtons(state) {
-    const button = (text, label, act) => element("button", {
-      type: "button", class: "small", text, "aria-label": label, title: label,
-      on: { click: () => { act(); state.repaint(); } },
-    });
-    return element("span", { class: "zooms" },
+    const button = (text, label, act) =>
+      element("button", {
+        type: "button",
+        class: "small",
+        text,
+        "aria-label": label,
+        title: label,
+        on: {
+          click: () => {
+            act();
+            state.repaint();
+          },
+        },
+      });
+    return element(
+      "span",
+      { class: "zooms" },
       button("−", "zoom out", () => zoomBy(STEP * STEP)),
       button("+", "zoom in", () => zoomBy(1 / (STEP * STEP))),
-      button("Whole step", "show the whole step", () => showFrom(0, 1)));
+      button("Whole step", "show the whole step", () => showFrom(0, 1)),
+    );
   }
 
   /* The axis of seconds at the top, with lines down to the bottom. */
@@ -190,21 +218,35 @@ Object.assign(pipecut, (() => {
       context.fillStyle = pipecut.colour("muted");
       const text = tickText(count * every, every);
       const half = context.measureText(text).width / 2;
-      context.fillText(text, Math.min(size.width - half - 1, Math.max(size.left + half, x)), size.top / 2);
+      context.fillText(
+        text,
+        Math.min(size.width - half - 1, Math.max(size.left + half, x)),
+        size.top / 2,
+      );
     }
   }
 
   /* A time with the digits that neighbouring ticks differ in. */
   function tickText(value, every) {
-    const [unit, factor] = [["s", 1], ["ms", 1e3], ["µs", 1e6]].find(([, scale]) =>
-      every * scale >= 0.0999) || ["ns", 1e9];
+    const [unit, factor] = [
+      ["s", 1],
+      ["ms", 1e3],
+      ["µs", 1e6],
+    ].find(([, scale]) => every * scale >= 0.0999) || ["ns", 1e9];
     const places = Math.max(0, -Math.floor(Math.log10(every * factor) + 1e-9));
     return value ? `${(value * factor).toFixed(places)} ${unit}` : "0";
   }
 
   const FONT = '11px system-ui, -apple-system, "Segoe UI", Roboto, sans-serif';
 
-  return {
-    shown, reveal, zoomCanvas, zoomButtons, paintAxis, xOf, shareAt, canvasFont: FONT,
-  };
-})());
+  Object.assign(pipecut, {
+    shown,
+    reveal,
+    zoomCanvas,
+    zoomButtons,
+    paintAxis,
+    xOf,
+    shareAt,
+    canvasFont: FONT,
+  });
+}
