@@ -5,11 +5,14 @@ called then.
 """
 
 import ast
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
 # Overloads whose arguments a function of torch takes in the schema's order.
 TORCH_OVERLOADS = ("default", "Tensor", "self", "Tensor_Scalar")
+# The end of a slice that has none.
+ALL = str(sys.maxsize)
 # What torch.nn.functional calls cross entropy's reductions.
 REDUCTIONS = {"0": "none", "1": "mean", "2": "sum"}
 
@@ -60,6 +63,32 @@ def infix(symbol: str) -> Form:
 def method(call: WrittenCall) -> str | None:
     """`x.view(...)`."""
     return f"{call.args[0]}.{call.name}({call.arguments(1)})" if call.tensor_first else None
+
+
+def method_of(*overloads: str) -> Form:
+    """`x.sum([0])`, for overloads that the method has."""
+
+    def write(call: WrittenCall) -> str | None:
+        return method(call) if call.overload in overloads else None
+
+    return write
+
+
+def cast(call: WrittenCall) -> str | None:
+    """`x.to(torch.float32)`."""
+    plain = call.overload == "dtype" and len(call.args) == 2 and not call.kwargs
+    return method(call) if plain else None
+
+
+def sliced(call: WrittenCall) -> str | None:
+    """`x[:, 2:5]`; a slice of all is the operator itself."""
+    if call.kwargs or len(call.args) not in (3, 4) or not call.args[1].isdigit():
+        return None
+    start, *end = (argument.replace("None", "") for argument in call.args[2:])
+    start = "" if start == "0" else start
+    stop = "" if not end or end[0] == ALL else end[0]
+    before = ":, " * int(call.args[1])
+    return f"{call.args[0]}[{before}{start}:{stop}]" if start or stop else None
 
 
 def torch_function(call: WrittenCall) -> str | None:

@@ -6,6 +6,7 @@ from enum import Enum
 from typing import Any, Literal
 
 from pipecut.compiler.operators.forms import Form
+from pipecut.compiler.operators.module_forms import ModuleForm
 
 
 class ViewWhen(Enum):
@@ -43,10 +44,12 @@ class OperatorRule:
 
     Stage code:
     `code` writes the call in readable form; without it the call is `torch.ops.aten...`.
+    `module` writes the module of torch that does the same with parameters of its own.
 
     Storage:
     `may_alias`: the result may share the first input's storage although the schema names no alias.
     `view_when`: when a result that aliases its first input moves no bytes.
+    `returns_own_dtype`: given a dtype alone that its input has, it returns the input itself.
     `same_values`: the result has the input's numbers in the input's order.
     `part_of_input`: the result stands on the stage of its input, because it is a part of it.
     `writes_nothing`: the write that its schema names changes no number.
@@ -73,8 +76,10 @@ class OperatorRule:
     """
 
     code: Form | None = None
+    module: ModuleForm | None = None
     may_alias: bool = False
     view_when: ViewWhen = ViewWhen.ALWAYS
+    returns_own_dtype: bool = False
     same_values: bool = False
     part_of_input: bool = False
     writes_nothing: bool = False

@@ -7,8 +7,8 @@ an operator, add its entry; `OperatorRule` explains each field.
 import torch
 import torch.nn.functional as F
 
-from pipecut.compiler.operators import forms
-from pipecut.compiler.operators.forms import functional, infix, method, torch_function
+from pipecut.compiler.operators import forms, module_forms
+from pipecut.compiler.operators.forms import functional, infix, method, method_of, torch_function
 from pipecut.compiler.operators.rule import Indices, LossArguments, OperatorRule, ViewWhen
 
 # Python's own operator.getitem: one part of a result that has several.
@@ -19,11 +19,11 @@ _CROSS_ENTROPY = LossArguments(weight=2, reduction=3, ignore_index=4, mean=1, ig
 
 RULES: dict[str, OperatorRule] = {
     # Products.
-    "linear": OperatorRule(functional, weight_gradient_later=True),
+    "linear": OperatorRule(functional, module_forms.linear, weight_gradient_later=True),
     "addmm": OperatorRule(torch_function, weight_gradient_later=True),
-    "conv1d": OperatorRule(functional, weight_gradient_later=True),
-    "conv2d": OperatorRule(functional, weight_gradient_later=True),
-    "conv3d": OperatorRule(functional, weight_gradient_later=True),
+    "conv1d": OperatorRule(functional, module_forms.convolution(1), weight_gradient_later=True),
+    "conv2d": OperatorRule(functional, module_forms.convolution(2), weight_gradient_later=True),
+    "conv3d": OperatorRule(functional, module_forms.convolution(3), weight_gradient_later=True),
     "matmul": OperatorRule(infix("@")),
     "bmm": OperatorRule(torch_function),
     "_grouped_mm": OperatorRule(counted_as="experts", offsets=2),
@@ -51,6 +51,8 @@ RULES: dict[str, OperatorRule] = {
     "sub_": OperatorRule(method),
     "mul_": OperatorRule(method),
     "div_": OperatorRule(method),
+    "sum": OperatorRule(method_of("default", "dim_IntList")),
+    "mean": OperatorRule(method_of("default", "dim")),
     "abs": OperatorRule(torch_function),
     "neg": OperatorRule(torch_function),
     "pow": OperatorRule(torch_function),
@@ -80,6 +82,7 @@ RULES: dict[str, OperatorRule] = {
     # What training mode changes.
     "dropout": OperatorRule(
         forms.dropout,
+        module_forms.dropout,
         may_alias=True,
         view_when=ViewWhen.NOTHING_DROPPED,
         training_flag=2,
@@ -96,7 +99,7 @@ RULES: dict[str, OperatorRule] = {
     ),
     "batch_norm": OperatorRule(forms.batch_norm, training_flag=5, statistics=(3, 4)),
     "instance_norm": OperatorRule(training_flag=5, statistics=(3, 4)),
-    "layer_norm": OperatorRule(forms.norm),
+    "layer_norm": OperatorRule(forms.norm, module_forms.layer_norm),
     "group_norm": OperatorRule(forms.norm),
     "lstm": OperatorRule(cudnn_draws=True),
     "gru": OperatorRule(cudnn_draws=True),
@@ -112,7 +115,9 @@ RULES: dict[str, OperatorRule] = {
     "nll_loss_forward": OperatorRule(indices=Indices.CLASSES),
     "nll_loss2d_forward": OperatorRule(indices=Indices.CLASSES),
     # Look-ups.
-    "embedding": OperatorRule(forms.embedding, gathers=True, indices=Indices.ROWS),
+    "embedding": OperatorRule(
+        forms.embedding, module_forms.embedding, gathers=True, indices=Indices.ROWS
+    ),
     "embedding_bag": OperatorRule(gathers=True, indices=Indices.ROWS),
     "embedding_renorm_": OperatorRule(gathers=True, indices=Indices.ROWS),
     "index": OperatorRule(indices=Indices.ROWS),
@@ -126,7 +131,10 @@ RULES: dict[str, OperatorRule] = {
     "alias": OperatorRule(same_values=True),
     "view": OperatorRule(method, same_values=True),
     "_unsafe_view": OperatorRule(same_values=True),
-    "slice": OperatorRule(same_values=True),
+    "slice": OperatorRule(forms.sliced, same_values=True),
+    "select": OperatorRule(method_of("int")),
+    "split": OperatorRule(method_of("Tensor")),
+    "chunk": OperatorRule(method_of("default")),
     "expand": OperatorRule(method, same_values=True),
     "reshape": OperatorRule(
         method, may_alias=True, view_when=ViewWhen.DENSE_INPUT, same_values=True
@@ -136,7 +144,9 @@ RULES: dict[str, OperatorRule] = {
     "contiguous": OperatorRule(
         method, may_alias=True, view_when=ViewWhen.SAME_STRIDES, same_values=True
     ),
-    "to": OperatorRule(may_alias=True, view_when=ViewWhen.SAME_DTYPE),
+    "to": OperatorRule(
+        forms.cast, returns_own_dtype=True, may_alias=True, view_when=ViewWhen.SAME_DTYPE
+    ),
     "type_as": OperatorRule(view_when=ViewWhen.SAME_DTYPE),
     "t": OperatorRule(method),
     "transpose": OperatorRule(method),

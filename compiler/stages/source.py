@@ -1,14 +1,23 @@
-"""A cut -> a stage's Python file: plain torch, parameters under their original names.
+"""A cut -> a stage's Python file: the model's own modules in plain torch, under their names.
 
 The file imports nothing of pipecut.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 from pipecut.compiler.graph import Graph
 from pipecut.compiler.names import in_docstring, quoted
+from pipecut.compiler.stages.blocks.body import EVALUATION, FORWARD, INDENT, Methods
+from pipecut.compiler.stages.blocks.classes import Classes
+from pipecut.compiler.stages.blocks.held import Held
+from pipecut.compiler.stages.blocks.hints import Hints
+from pipecut.compiler.stages.blocks.modules import Method, Modules, Tie, parameters_into
+from pipecut.compiler.stages.blocks.scope import readable
+from pipecut.compiler.stages.blocks.tree import blocks
+from pipecut.compiler.stages.blocks.wrapping import wrapped
 from pipecut.compiler.stages.cut import Cut
-from pipecut.compiler.stages.forward import INDENT, write_forward
 from pipecut.compiler.stages.modules import modules_covered
-from pipecut.compiler.stages.variables import Variables
 
 HEADER = '''"""Stage {index} of {stages}: {modules}
 
@@ -16,118 +25,209 @@ Takes: {takes}
 Gives: {gives}
 """
 
-from pathlib import Path
+{imports}
+'''
 
-import torch
-import torch.nn.functional as F
-from safetensors.torch import load_file
-from torch import nn
-
+GROUP = '''
 
 class Group(nn.Module):
     """What the original model holds under one name; `group[3]` is its member named 3."""
 
+    def __init__(self, members=()):
+        super().__init__()
+        for name in members:
+            setattr(self, str(name), members[name])
+
     def __getitem__(self, name):
         return getattr(self, str(name))
 
-
-def put(module, tensor, *names, persistent=True):
-    """Hold a tensor under its names in the original model."""
-    for name in names:
-        *path, last = name.split(".")
-        owner = module
-        for part in path:
-            if part not in owner._modules:
-                owner.add_module(part, Group())
-            owner = owner._modules[part]
-        if isinstance(tensor, nn.Parameter):
-            owner.register_parameter(last, tensor)
-        else:
-            owner.register_buffer(last, tensor, persistent=persistent)
-
-
-def parameter(*shape, dtype, device, trainable=True):
-    """An uninitialised parameter; load_state_dict fills it."""
-    return nn.Parameter(torch.empty(shape, dtype=dtype, device=device), requires_grad=trainable)
-
+    def __iter__(self):
+        return iter(self.children())
 '''
 
+PUT = '''
+
+def put(module, tensor, name, persistent=True):
+    """Hold a parameter or a buffer under its name in the original model."""
+    *path, last = name.split(".")
+    for part in path:
+        if part not in module._modules:
+            module.add_module(part, Group())
+        module = module._modules[part]
+    if isinstance(tensor, nn.Parameter):
+        module.register_parameter(last, tensor)
+    else:
+        module._buffers.pop(last, None)
+        module.register_buffer(last, tensor, persistent=persistent)
+'''
+
+ALLOCATE = '''
+
+def allocate(module, device, dtype=None):
+    """Give all parameters memory, uninitialised: load_state_dict fills it."""
+    made = {}
+    for owner in module.modules():
+        for name, meta in owner._parameters.items():
+            if meta is not None and meta not in made:
+                empty = torch.empty(meta.shape, dtype=dtype or meta.dtype, device=device)
+                made[meta] = nn.Parameter(empty, requires_grad=meta.requires_grad)
+            owner._parameters[name] = made.get(meta)
+'''
 
 BY_MODE = [
-    "",
     "    def forward(self, *given, **wanted):",
     "        if self.training:",
     "            return self.forward_in_training(*given)",
     "        return self.forward_in_evaluation(*given, **wanted)",
+    "",
 ]
+TRAINING = "forward_in_training"
+
+
+@dataclass(frozen=True)
+class _Mode:
+    """A stage as one mode runs it."""
+
+    graph: Graph
+    cut: Cut
+    last: bool
+
+    @property
+    def returned(self) -> tuple[str, ...]:
+        """What the next stage receives, or the loss, where the model has one in this mode."""
+        if not self.last:
+            return self.cut.sends
+        return (self.graph.loss,) if self.graph.loss else ()
+
+    def put_into(self, modules: Modules, name: str, outputs: bool = True) -> Modules:
+        """Add what the stage does as its method of a name."""
+        hints = Hints(self.graph, self.cut, self.returned)
+        block = blocks(self.graph, self.cut, self.returned, outputs)
+        modules.add(self.graph, block, hints, name)
+        return modules
 
 
 def write_stage(graph: Graph, cut: Cut, stages: int) -> str:
     """The source of stages/stage_N.py."""
-    modules = modules_covered([graph.operators[index] for index in cut.operators])
     last = cut.index == stages - 1
-    returned = "the loss" if last else _described(graph, cut, cut.sends)
+    training = _Mode(graph, cut, last)
+    modules = _modules(training, Held(cut))
+    ties = parameters_into(modules.root, cut)
+    parameter_dtypes = {parameter.dtype for parameter in cut.parameters}
+    dtype = parameter_dtypes.pop() if len(parameter_dtypes) == 1 else ""
+    classes = _classes(modules, dtype, f"Stage{cut.index}")
+    body = [*classes.lines, *_stage_class(cut, modules, classes, ties)]
+    covered = modules_covered([graph.operators[index] for index in cut.operators])
     header = HEADER.format(
         index=cut.index,
         stages=stages,
-        modules=in_docstring(", ".join(modules)) or "no module of its own",
-        takes=_described(graph, cut, (*cut.receives, *cut.batch_inputs)),
-        gives=returned,
+        modules=in_docstring(", ".join(covered)) or "no module of its own",
+        takes=_described(graph, modules, (*cut.receives, *cut.batch_inputs)),
+        gives="the loss" if last else _described(graph, modules, cut.sends),
+        imports=_imports("\n".join(body)),
     )
-    lines = [header, *_constructor(cut), *_forwards(graph, cut, last)]
-    return "\n".join(lines) + "\n"
+    tools = _tools("\n".join(body))
+    rows = [row for line in body for row in wrapped(line)]
+    return header + tools + "\n".join(rows) + "\n"
 
 
-def _forwards(graph: Graph, cut: Cut, last: bool) -> list[str]:
-    """forward, and where the stage does something else in eval mode, one for each mode."""
-    returned = _returned(graph, cut, last)
-    training = write_forward(graph, cut, returned, "forward")
+def _modules(training: _Mode, held: Held) -> Modules:
+    """What all modules do: `forward` of the stage, or a method for each mode."""
+    graph, cut = training.graph, training.cut
+    together = training.put_into(Modules(held), FORWARD)
     if graph.evaluation is None or cut.evaluation is None:
-        return training
-    in_evaluation = graph.evaluation, cut.evaluation
-    returned_there = _returned(*in_evaluation, last)
-    if write_forward(*in_evaluation, returned_there, "forward") == training:
-        return training
-    return [
-        *BY_MODE,
-        *write_forward(graph, cut, returned, "forward_in_training", outputs=False),
-        *write_forward(*in_evaluation, returned_there, "forward_in_evaluation"),
-    ]
+        return together
+    evaluation = _Mode(graph.evaluation, cut.evaluation, training.last)
+    if evaluation.put_into(Modules(held), FORWARD).structure() == together.structure():
+        return together
+    apart = training.put_into(Modules(held), TRAINING, outputs=False)
+    return evaluation.put_into(apart, EVALUATION)
 
 
-def _returned(graph: Graph, cut: Cut, last: bool) -> tuple[str, ...]:
-    """What the next stage receives, or the loss, where the model has one in this mode."""
-    if not last:
-        return cut.sends
-    return (graph.loss,) if graph.loss else ()
+def _classes(modules: Modules, dtype: str, stage: str) -> Classes:
+    members = {module.name: tuple(module.members) for module in modules.root.all()}
+    built: dict[str, str] = {}
+    methods = Methods(modules.names, built, members)
+    classes = Classes(modules.held, methods, dtype, stage, built)
+    for module in modules.root.all():
+        if module is not modules.root:
+            classes.add(module)
+    return classes
 
 
-def _described(graph: Graph, cut: Cut, names: tuple[str, ...]) -> str:
-    """`x float32[batch, 16]`, for the docstring."""
-    variables = Variables(graph, cut)
-    values = [(variables[name], graph.values[name]) for name in names]
-    texts = [f"{name} {value.dtype}[{', '.join(map(str, value.shape))}]" for name, value in values]
-    return ", ".join(texts) or "nothing"
-
-
-def _constructor(cut: Cut) -> list[str]:
+def _stage_class(cut: Cut, modules: Modules, classes: Classes, ties: Sequence[Tie]) -> list[str]:
+    """The stage itself: the model's own module, or what the stage has of it."""
+    root = modules.root
     lines = [
-        f"class Stage{cut.index}(Group):",
+        "",
+        "",
+        f"class {classes.stage}({'Group' if classes.numbered(root) else 'nn.Module'}):",
+    ]
+    lines += classes.constructor(root, "self, device=None", on_meta=True) or [
         "    def __init__(self, device=None):",
         f"{INDENT}super().__init__()",
     ]
-    for parameter in cut.parameters:
-        dtype = f"dtype=torch.{parameter.dtype}"
-        arguments = ", ".join([*map(str, parameter.shape), dtype, "device=device"])
-        frozen = "" if parameter.trainable else ", trainable=False"
-        names = ", ".join(map(quoted, parameter.names))
-        lines.append(f"{INDENT}put(self, parameter({arguments}{frozen}), {names})")
+    for tie in ties:
+        made = modules.held.access(tie.name)
+        lines.append(f"{INDENT}put(self, {made}, {quoted(tie.other)})")
+    if cut.parameters:
+        dtype = f", torch.{classes.dtype}" if classes.dtype else ""
+        lines.append(f"{INDENT}allocate(self, device{dtype})")
     if cut.buffers:
         file, device = 'Path(__file__).with_suffix(".safetensors")', 'str(device or "cpu")'
         lines.append(f"{INDENT}buffers = load_file({file}, device={device})")
     for buffer in cut.buffers:
-        names = ", ".join(map(quoted, buffer.names))
         persistent = "" if buffer.persistent else ", persistent=False"
         source = f"buffers[{quoted(buffer.names[0])}]"
-        lines.append(f"{INDENT}put(self, {source}, {names}{persistent})")
+        lines += [f"{INDENT}put(self, {source}, {quoted(n)}{persistent})" for n in buffer.names]
+    lines.append("")
+    if TRAINING in root.methods:
+        lines += BY_MODE
+    for position, (name, method) in enumerate(root.methods.items()):
+        lines += [""] if position else []
+        lines += classes.method(name, method, _copies(method, modules.held))
     return lines
+
+
+def _copies(method: Method, held: Held) -> list[str]:
+    """Copies of batch inputs whose storage the stage writes to.
+
+    Any other tensor is written on the stage that makes it.
+    """
+    operators = list(method.block.operators())
+    writes = {name for operator in operators for name in operator.writes}
+    roots = method.graph.roots() if writes else {}
+    storages = {roots.get(name, name) for name in writes}
+    batch = method.graph.batch_names()
+    scope = readable(method.block, held, method.hints)
+    written = [scope[name] for name in method.block.inputs if name in storages and name in batch]
+    if not written:
+        return []
+    return [
+        "# The model changes these in place; what is given to a stage stays as it is.",
+        *(f"{name} = {name}.clone()" for name in written),
+    ]
+
+
+def _imports(body: str) -> str:
+    lines = ["import torch"]
+    if "F." in body:
+        lines.append("import torch.nn.functional as F")
+    if "load_file(" in body:
+        lines = ["from pathlib import Path", "", *lines, "from safetensors.torch import load_file"]
+    return "\n".join([*lines, "from torch import nn"])
+
+
+def _tools(body: str) -> str:
+    """The functions and classes that all stages have alike, where the stage uses them."""
+    used = [PUT] if "put(" in body else []
+    used += [ALLOCATE] if "allocate(" in body else []
+    return "".join([GROUP] if "Group" in body or used[:1] == [PUT] else []) + "".join(used)
+
+
+def _described(graph: Graph, modules: Modules, names: Sequence[str]) -> str:
+    """`x float32[batch, 16]`, for the docstring."""
+    hints = next(iter(modules.root.methods.values())).hints
+    values = [(hints.of(name, ()), graph.values[name]) for name in names]
+    texts = [f"{name} {value.dtype}[{', '.join(map(str, value.shape))}]" for name, value in values]
+    return ", ".join(texts) or "nothing"

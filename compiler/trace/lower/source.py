@@ -14,6 +14,9 @@ from pipecut.plan.sources import INSTALLED
 
 # `query, key: Tensor = ...` and `x += ...`, but no comparison.
 ASSIGNMENT = re.compile(r"(\w+(?:\s*,\s*\w+)*)\s*(?::[^=]+?)?\s*[-+*/@%&|^]*=(?!=)")
+# `cos` and `sin` of `return cos.to(dtype), sin`.
+RETURN = re.compile(r"return\b(?P<values>.*)")
+RETURNED = re.compile(r"\s*(?!self\b|torch\b|F\b|nn\b)([a-z]\w*)\s*(?:\.\w+\([^()]*\))*\s*(?:,|$)")
 FRAME = re.compile(r'File "(?P<file>.*?)", line (?P<line>\d+), in forward\n\s*(?P<code>.*)')
 
 
@@ -46,9 +49,19 @@ def module_calls(node: fx.Node) -> tuple[ModuleCall, ...]:
 
 @cache
 def _targets(code: str) -> tuple[str, ...]:
-    """Variables that a line of code assigns: `query, key` of `query, key = f(x)`."""
+    """Variables that a line of code assigns or returns: `query, key` of `query, key = f(x)`."""
     assignment = ASSIGNMENT.match(code)
-    return tuple(name.strip() for name in assignment[1].split(",")) if assignment else ()
+    if assignment:
+        return tuple(name.strip() for name in assignment[1].split(","))
+    returned = RETURN.match(code)
+    names, at = [], 0
+    while returned and at < len(returned["values"]):
+        name = RETURNED.match(returned["values"], at)
+        if name is None:
+            return ()
+        names.append(name[1])
+        at = name.end()
+    return tuple(names)
 
 
 @cache

@@ -1,5 +1,7 @@
 """An operator's readable form means what the operator does."""
 
+import sys
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -96,7 +98,15 @@ CALLS: list[tuple[str, tuple[object, ...], dict[str, object], str]] = [
         {"scale": 0.5},
         "F.scaled_dot_product_attention(query, query, query, is_causal=True, scale=0.5)",
     ),
-    ("sum.default", (X,), {}, "torch.ops.aten.sum.default(x)"),
+    ("sum.default", (X,), {}, "x.sum()"),
+    ("sum.dim_IntList", (X, (0,), True), {}, "x.sum([0], True)"),
+    ("mean.dim", (X, (-1,)), {}, "x.mean([-1])"),
+    ("prod.default", (X,), {}, "torch.ops.aten.prod.default(x)"),
+    ("to.dtype", (X, Literal("torch.float64")), {}, "x.to(torch.float64)"),
+    ("slice.Tensor", (X, 1, 0, 1), {}, "x[:, :1]"),
+    ("slice.Tensor", (X, 0, 1, sys.maxsize), {}, "x[1:]"),
+    ("slice.Tensor", (X, 0, -1), {}, "x[-1:]"),
+    ("slice.Tensor", (X, 1), {}, "torch.ops.aten.slice.Tensor(x, 1)"),
     (
         "full_like.default",
         (X, 1),

@@ -1,4 +1,4 @@
-"""A stage's forward is plain torch that a person can read."""
+"""A stage's code is plain torch that a person can read, in the model's own modules."""
 
 from dataclasses import replace
 
@@ -7,36 +7,51 @@ import torch
 from pipecut.compiler.graph import Graph, Literal, Output, Ref, Sym
 from pipecut.compiler.stages.build import build
 from pipecut.compiler.stages.cut import cut
-from pipecut.compiler.stages.forward import write_forward
 from pipecut.compiler.stages.source import write_stage
 from tests.compiler.chain_graphs import chain, made_operator, made_value
 
 
-def forward(graph: Graph, *stages: int, stage: int = 0) -> list[str]:
-    """The lines of a stage's forward, without indent."""
+def stage_class(graph: Graph, *stages: int, stage: int = 0) -> list[str]:
+    """The lines of a stage's own class, without indent and empty lines."""
     cuts = cut(graph, [(placed,) for placed in stages], max(stages) + 1)
-    last = stage == len(cuts) - 1
-    returned = (graph.loss,) if last else cuts[stage].sends
-    lines = write_forward(graph, cuts[stage], returned, "forward")
+    code = write_stage(graph, cuts[stage], len(cuts))
+    lines = code[code.index(f"class Stage{stage}(") :].splitlines()
     return [line.removeprefix("    ").removeprefix("    ") for line in lines if line]
 
 
-def test_the_first_stage_takes_the_batch_by_the_users_names() -> None:
-    assert forward(chain(3), 0, 0, 1, 1) == [
+def forward(graph: Graph, *stages: int, stage: int = 0) -> list[str]:
+    """The lines of its forward."""
+    lines = stage_class(graph, *stages, stage=stage)
+    return lines[next(at for at, line in enumerate(lines) if line.startswith("def forward")) :]
+
+
+def test_layers_that_are_alike_are_made_and_called_in_a_loop() -> None:
+    assert stage_class(chain(3), 0, 0, 1, 1) == [
+        "class Stage0(nn.Module):",
+        "def __init__(self, device=None):",
+        "super().__init__()",
+        'with torch.device("meta"):',
+        "    self.layers = Group({i: nn.Linear(4, 4, bias=False) for i in range(0, 2)})",
+        "allocate(self, device, torch.float32)",
         "def forward(self, features):",
-        "# layers.0 (Linear) (model.py:1)",
-        "linear_0 = F.linear(features, self.layers[0].weight)",
-        "del features",
-        "# layers.1 (Linear) (model.py:1)",
-        "linear_1 = F.linear(linear_0, self.layers[1].weight)",
-        "return (linear_1,)",
+        "linear = features",
+        "for layer in self.layers:",
+        "    linear = layer(linear)",
+        "return (linear,)",
     ]
 
 
 def test_the_last_stage_returns_the_loss() -> None:
-    lines = forward(chain(2), 0, 1, 1, stage=1)
-    assert lines[0] == "def forward(self, linear_0):" and lines[-1] == "return (loss,)"
-    assert "# the model itself (Linear) (model.py:1)" in lines
+    assert forward(chain(2), 0, 1, 1, stage=1) == [
+        "def forward(self, linear):",
+        "# model.py:1",
+        "return (self.layers[1](linear).sum(),)",
+    ]
+
+
+def test_a_tied_parameter_has_all_its_names() -> None:
+    lines = stage_class(chain(3, tied=True), 0, 0, 0, 0)
+    assert 'put(self, self.layers[0].weight, "layers.2.weight")' in lines
 
 
 def test_outputs_are_handed_out_where_they_are_asked_for() -> None:
@@ -44,18 +59,21 @@ def test_outputs_are_handed_out_where_they_are_asked_for() -> None:
     lines = forward(graph, 0, 0, 0)
     assert lines[0] == "def forward(self, features, outputs=None):"
     at = lines.index("if outputs is not None:")
-    assert lines[at + 1] == "    outputs |= {'hidden': linear_0, 'same': linear_0}"
+    assert lines[at + 1] == "    outputs |= {'hidden': linear, 'same': linear}"
 
 
-def test_a_with_statement_is_shared_by_neighbours() -> None:
+def test_a_with_statement_stands_around_a_whole_call() -> None:
     graph = chain(2)
     context = ("torch.autocast(device.type)",)
-    operators = [replace(o, contexts=context, module="") for o in graph.operators[:2]]
-    lines = forward(replace(graph, operators=(*operators, graph.operators[2])), 0, 0, 0)
-    assert lines[1] == "device = features.device"
-    assert lines.count("with torch.autocast(device.type):") == 1
-    assert "    linear_1 = F.linear(linear_0, self.layers[1].weight)" in lines
-    assert lines[-2].startswith("loss = ")
+    operators = [replace(o, contexts=context) for o in graph.operators[:2]]
+    assert forward(replace(graph, operators=(*operators, graph.operators[2])), 0, 0, 0) == [
+        "def forward(self, features):",
+        "# model.py:1",
+        "device = features.device",
+        "with torch.autocast(device.type):",
+        "    linear = self.layers[1](self.layers[0](features))",
+        "return (linear.sum(),)",
+    ]
 
 
 def test_what_depends_on_the_batch_reads_it_off_an_input() -> None:
@@ -63,20 +81,22 @@ def test_what_depends_on_the_batch_reads_it_off_an_input() -> None:
     view = made_operator("view", "aten.view.default", "linear_0")
     view = replace(view, args=(Ref("linear_0"), (Sym("4*batch"),)))
     values = {**graph.values, "view": made_value("view", shape=(8,))}
-    graph = replace(graph, operators=(graph.operators[0], view), values=values, loss="view")
-    lines = forward(graph, 0, 0)
-    assert lines[1] == "batch = features.size(0)"
-    assert "view = linear_0.view([4*batch])" in lines
+    lines = forward(
+        replace(graph, operators=(graph.operators[0], view), values=values, loss="view"), 0, 0
+    )
+    assert lines[-2:] == [
+        "batch = features.size(0)",
+        "return (self.layers[0](features).view([4*batch]),)",
+    ]
 
 
 def test_a_device_argument_is_the_stages_own() -> None:
     graph = chain(1)
     table = made_operator("table", "aten.arange.default")
     table = replace(table, args=(4,), kwargs=(("device", Literal("device")),))
-    graph = replace(graph, operators=(table, *graph.operators))
-    lines = forward(graph, 0, 0, 0)
-    assert lines[1] == "device = features.device"
-    assert "table = torch.arange(4, device=device)" in lines
+    lines = forward(replace(graph, operators=(table, *graph.operators)), 0, 0, 0)
+    assert "device = features.device" in lines
+    assert "torch.arange(4, device=device)" in lines
 
 
 def test_an_input_that_the_model_writes_is_copied_first() -> None:
@@ -88,7 +108,7 @@ def test_an_input_that_the_model_writes_is_copied_first() -> None:
     values = {**graph.values, "doubled": made_value("doubled")}
     operators = (doubled, linear, graph.operators[1])
     lines = forward(replace(graph, operators=operators, values=values), 0, 0, 0)
-    assert "features = features.clone()" in lines[:3]
+    assert "features = features.clone()" in lines[:4]
 
 
 def test_a_stage_that_does_something_else_in_eval_mode_has_two_forwards() -> None:
