@@ -1,5 +1,8 @@
 """An ONNX graph on a cluster: blocks, edges, memory, transfers, and the whole through solve."""
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -68,3 +71,16 @@ def test_a_costed_graph_takes_neither_cluster_nor_dimensions(tmp_path: Path) -> 
     (tmp_path / "graph.json").write_text("{}")
     with pytest.raises(UserFileError, match="--dim is for ONNX models"):
         solve_file(tmp_path / "graph.json", SolverOptions(), 2, uncosted=Uncosted(None, {"n": 1}))
+
+
+def test_solving_does_without_torch(tmp_path: Path, slow_cores: str) -> None:
+    path = write(tmp_path / "m.onnx", CHAIN)
+    arguments = ["pipecut", "solve", str(path), "--devices", "2", "--cluster", slow_cores]
+    program = (
+        "import sys; sys.modules['torch'] = None\n"
+        f"sys.argv = {[*arguments, '--dim', 'batch=8', '--json']}\n"
+        "from pipecut.cli import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["stages"][0] == ["first", "act"]
