@@ -59,6 +59,18 @@ def test_help_specs_and_show_import_nothing_heavy(tmp_path: Path) -> None:
     assert lines == ["imported set()"] * len(STARTS)
 
 
+def test_plans_are_read_checked_and_drawn_without_torch() -> None:
+    code = (
+        "import importlib, pkgutil, sys, pipecut.plan, pipecut.view\n"
+        "for package in (pipecut.plan, pipecut.view):\n"
+        "    for module in pkgutil.walk_packages(package.__path__, package.__name__ + '.'):\n"
+        "        importlib.import_module(module.name)\n"
+        f"print(len(sys.modules) > 300, {HEAVY!r} & set(sys.modules))\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "True set()"
+
+
 @pytest.mark.parametrize("name", compiler.__all__)
 def test_every_public_name_of_the_compiler_is_there(name: str) -> None:
     assert set(compiler.HOMES) == set(compiler.__all__)

@@ -1,4 +1,4 @@
-"""What NCCL takes of a GPU's memory beside the tensors, and how its communicators are kept small.
+"""What NCCL takes of a GPU's memory beside the tensors: its communicators are kept small.
 
 A communicator has buffers on each GPU that receives: for every block of threads (CTA) that may
 carry a message, one per protocol: 4 MiB (Simple), 4.7 MiB (LL128) and 0.5 MiB (LL). With the 32
@@ -7,13 +7,7 @@ pipeline's message needs no such bandwidth: few blocks carry it.
 """
 
 from collections.abc import Sequence
-from datetime import timedelta
-from typing import Any
 
-import torch
-import torch.distributed as dist
-
-from pipecut.device.types import type_of
 from pipecut.plan.channels import GroupKind
 
 MIB = 2**20
@@ -36,17 +30,3 @@ def buffer_bytes(kind: GroupKind, ranks: Sequence[int], rank: int) -> int:
     """
     receives = rank in ranks and (kind != "channel" or rank == ranks[1])
     return ctas(kind) * BYTES_PER_CTA if receives else 0
-
-
-def options_for(kind: GroupKind, device: torch.device, limit: timedelta) -> Any:
-    """torch's options for a communicator with no more blocks than it needs.
-
-    None where NCCL is not the backend.
-    """
-    if not type_of(device).uses_nccl:
-        return None
-    options = dist.ProcessGroupNCCL.Options()
-    # torch warns where this differs from the group's own.
-    options._timeout = limit
-    options.config.max_ctas = ctas(kind)
-    return options

@@ -8,10 +8,10 @@ import torch.distributed as dist
 
 from pipecut.device.work import synchronize
 from pipecut.plan.channels import Channel, Group, groups_of
-from pipecut.plan.communicators import options_for
 from pipecut.plan.schema import Plan
 from pipecut.runtime.health.rank_errors import naming_errors
 from pipecut.runtime.health.timeouts import transfer_timeout
+from pipecut.runtime.ranks.communicator_options import options_for
 from pipecut.runtime.ranks.messages import GroupMessages, Messages
 from pipecut.runtime.ranks.world import World
 

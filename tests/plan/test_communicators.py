@@ -13,11 +13,11 @@ from pipecut.plan.communicators import (
     CHANNEL_CTAS,
     SUM_CTAS,
     buffer_bytes,
-    options_for,
 )
 from pipecut.plan.folder import PlanFolder, read_plan
 from pipecut.plan.replay.memory import outside_bytes
 from pipecut.runtime.health.timeouts import transfer_timeout
+from pipecut.runtime.ranks.communicator_options import options_for
 
 CLUSTER = """name: four
 nodes: [{devices: {gpu: 4}, link: nvlink4}]
