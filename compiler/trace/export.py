@@ -16,6 +16,8 @@ from pipecut.compiler.trace.batch_of_one import noting_choices
 from pipecut.compiler.trace.explain import explained, first_line
 from pipecut.compiler.trace.modes.mode_reads import ModeReads, watched_mode
 from pipecut.compiler.trace.prepare import check_names, model_to_trace
+from pipecut.compiler.trace.stamp.stamped import NOTHING_STAMPED, Stamped
+from pipecut.compiler.trace.stamp.stamping import Stamping
 from pipecut.compiler.trace.watch.beyond_graph import inference_mode_as_no_grad, refused_backwards
 from pipecut.compiler.trace.watch.eager_paths import eager_paths, without_checkpoints
 from pipecut.compiler.trace.watch.known_constants import KnownConstants
@@ -39,6 +41,7 @@ class Exported:
     `left_out` maps results of the model that are no tensors to the reason.
     `reads` says who read the model's mode.
     `choices` are places where the model does something else with a batch of one sample.
+    `stamped` says which layers were not traced, being equal to others.
     """
 
     program: ExportedProgram
@@ -49,6 +52,7 @@ class Exported:
     left_out: dict[str, str] = field(default_factory=dict)
     reads: ModeReads = field(default_factory=lambda: ModeReads(differs=True))
     choices: tuple[str, ...] = ()
+    stamped: Stamped = NOTHING_STAMPED
 
 
 @dataclass(frozen=True)
@@ -57,12 +61,14 @@ class _Attempt:
 
     program: ExportedProgram | None
     error: BaseException | None = None
+    stamped: Stamped = NOTHING_STAMPED
 
 
-def export(job: Job, fixed_because: str = "") -> Exported:
+def export(job: Job, fixed_because: str = "", whole: bool = False) -> Exported:
     """Trace for a batch of any size, or where that fails, for the job's microbatch.
 
-    `fixed_because` says why only the latter is tried. Raises TraceError or UserFileError.
+    `fixed_because` says why only the latter is tried. `whole`: no layer is stamped.
+    Raises TraceError or UserFileError.
     """
     model = model_to_trace(job)
     error: BaseException | None = None
@@ -71,18 +77,18 @@ def export(job: Job, fixed_because: str = "") -> Exported:
         batch = example_batch(job, max(job.microbatch, 2))
         check_names(model, batch, job.spec.inputs)
         with watched_mode(model) as reads, noting_choices() as choices:
-            attempt = _attempt(model, batch, True, reads)
+            attempt = _attempt(model, batch, True, reads, whole)
         if attempt.program is not None:
-            left_out = dict(model.left_out.now)
+            left_out, places = dict(model.left_out.now), tuple(choices)
             return Exported(
-                attempt.program, model, batch, True, (), left_out, reads, tuple(choices)
+                attempt.program, model, batch, True, (), left_out, reads, places, attempt.stamped
             )
         assert attempt.error is not None
         error = attempt.error
         fixed_because = first_line(error)
     batch = example_batch(job, job.microbatch)
     with watched_mode(model) as reads:
-        attempt = _attempt(model, batch, False, reads)
+        attempt = _attempt(model, batch, False, reads, whole)
     if attempt.program is None:
         error = error or attempt.error
         assert error is not None
@@ -91,10 +97,14 @@ def export(job: Job, fixed_because: str = "") -> Exported:
         f"the model fixes its batch size, so this plan takes that microbatch only ({fixed_because})"
     )
     left_out = dict(model.left_out.now)
-    return Exported(attempt.program, model, batch, False, (note,), left_out, reads)
+    return Exported(
+        attempt.program, model, batch, False, (note,), left_out, reads, stamped=attempt.stamped
+    )
 
 
-def export_evaluation(job: Job, exported: Exported, dynamic: bool) -> Exported | str:
+def export_evaluation(
+    job: Job, exported: Exported, dynamic: bool, whole: bool = False
+) -> Exported | str:
     """The model in eval mode, where it may have no loss; the reason where it cannot be traced."""
     model, batch = exported.model, exported.batch
     if exported.dynamic and not dynamic:
@@ -103,7 +113,7 @@ def export_evaluation(job: Job, exported: Exported, dynamic: bool) -> Exported |
     error: BaseException | None = None
     try:
         for model.has_loss in (True, False):
-            attempt = _attempt_evaluation(model, batch, dynamic)
+            attempt = _attempt_evaluation(model, batch, dynamic, whole)
             if attempt.program is not None:
                 return replace(
                     exported,
@@ -112,6 +122,7 @@ def export_evaluation(job: Job, exported: Exported, dynamic: bool) -> Exported |
                     dynamic=dynamic,
                     notes=(),
                     left_out=dict(model.left_out.now),
+                    stamped=attempt.stamped,
                 )
             error = error or attempt.error
     finally:
@@ -121,45 +132,74 @@ def export_evaluation(job: Job, exported: Exported, dynamic: bool) -> Exported |
     return str(error if isinstance(error, TraceError) else explained(error, model))
 
 
-def _attempt_evaluation(model: WithLoss, batch: ExampleBatch, dynamic: bool) -> _Attempt:
+def _attempt_evaluation(
+    model: WithLoss, batch: ExampleBatch, dynamic: bool, whole: bool
+) -> _Attempt:
     try:
-        return _attempt(model, batch, dynamic, ModeReads())
+        return _attempt(model, batch, dynamic, ModeReads(), whole)
     except TraceError as error:
         return _Attempt(None, error)
 
 
-def _attempt(model: WithLoss, batch: ExampleBatch, dynamic: bool, reads: ModeReads) -> _Attempt:
+def _attempt(
+    model: WithLoss, batch: ExampleBatch, dynamic: bool, reads: ModeReads, whole: bool
+) -> _Attempt:
     """Trace the model; `reads` counts the dropouts of the last trace. Raises PipecutError."""
     model.names = {f"input_{number}": name for number, name in enumerate(batch.tensors)}
     model.constants = dict(batch.constants)
-    tensors = {placeholder: batch.tensors[name] for placeholder, name in model.names.items()}
-    any_size = {0: Dim("batch", min=1)}
-    sizes = {
-        placeholder: None if name in batch.whole else any_size
-        for placeholder, name in model.names.items()
-    }
     state = ModuleState(model.model)
     model.inside = state.watched
-
-    def run_export() -> ExportedProgram:
-        reads.dropouts = 0
-        shapes = (sizes,) if dynamic else None
-        return torch.export.export(model, (tensors,), dynamic_shapes=shapes, strict=False)
-
     error: BaseException | None = None
     for model.around in WAYS:
         try:
             with _surroundings(model):
-                program = run_export()
-                while state.needs_another_trace:
-                    program = run_export()
-                return _Attempt(program)
+                return _traced(model, batch, dynamic, reads, state, whole)
         except PipecutError:
             raise
         except (Exception, SystemExit) as failure:
             log.debug("export failed", exc_info=True)
             error = error or failure
     return _Attempt(None, error)
+
+
+def _traced(
+    model: WithLoss,
+    batch: ExampleBatch,
+    dynamic: bool,
+    reads: ModeReads,
+    state: ModuleState,
+    whole: bool,
+) -> _Attempt:
+    """The program, its equal layers stamped where that may be. Raises what torch.export does."""
+    tensors = {placeholder: batch.tensors[name] for placeholder, name in model.names.items()}
+    any_size = {0: Dim("batch", min=1)}
+    sizes = {
+        placeholder: None if name in batch.whole else any_size
+        for placeholder, name in model.names.items()
+    }
+
+    def run_export() -> ExportedProgram:
+        reads.dropouts = 0
+        shapes = (sizes,) if dynamic else None
+        return torch.export.export(model, (tensors,), dynamic_shapes=shapes, strict=False)
+
+    if not whole:
+        stamping = Stamping(model.model, reads)
+        try:
+            with stamping.watched():
+                program = run_export()
+            stamped = stamping.stamped()
+        except (Exception, SystemExit):
+            if not stamping.has_stamped:
+                raise
+            log.debug("tracing every layer", exc_info=True)
+        else:
+            if not state.needs_another_trace:
+                return _Attempt(program, stamped=stamped)
+    program = run_export()
+    while state.needs_another_trace:
+        program = run_export()
+    return _Attempt(program)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Job to graph: the model in training mode, and what runs in eval mode."""
 
+import logging
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,7 +17,10 @@ from pipecut.compiler.trace.modes.evaluation import (
     without_dropout,
 )
 from pipecut.compiler.trace.requirements import checked
+from pipecut.compiler.trace.stamp.stamped import NotEqualAfterAll
 from pipecut.errors import TraceError
+
+log = logging.getLogger("pipecut")
 
 
 def trace(job: Job) -> Graph:
@@ -46,16 +50,27 @@ def _both_modes(job: Job) -> Graph:
         return with_evaluation(training, without_dropout(lowered.everything))
     refused = ""
     for dynamic in (True, False) if exported.dynamic else (False,):
-        evaluated = export_evaluation(job, exported, dynamic)
         try:
-            if isinstance(evaluated, Exported):
-                in_evaluation = lower(evaluated, job.microbatch).everything
-                return with_evaluation(training, in_evaluation)
-            refused = refused or evaluated
+            evaluation = _evaluation(job, exported, dynamic)
+            if isinstance(evaluation, Graph):
+                return with_evaluation(training, evaluation)
+            refused = refused or evaluation
         except TraceError as error:
             refused = refused or str(error)
     why = f"the model cannot be traced in eval mode: {refused}"
     return replace(training, outputs=(), refused=why)
+
+
+def _evaluation(job: Job, exported: Exported, dynamic: bool, whole: bool = False) -> Graph | str:
+    """The graph of eval mode; the reason where there is none. Raises TraceError."""
+    evaluated = export_evaluation(job, exported, dynamic, whole)
+    if not isinstance(evaluated, Exported):
+        return evaluated
+    try:
+        return lower(evaluated, job.microbatch).everything
+    except NotEqualAfterAll as difference:
+        log.debug("tracing every layer: %s", difference)
+        return _evaluation(job, exported, dynamic, whole=True)
 
 
 def _for_every_microbatch(job: Job) -> _Traced:
@@ -85,6 +100,11 @@ def _for_any_size(job: Job) -> _Traced:
         return _trace(job, fixed_because=str(error))
 
 
-def _trace(job: Job, fixed_because: str = "") -> _Traced:
-    exported = export(job, fixed_because)
-    return _Traced(exported, lower(exported, job.microbatch))
+def _trace(job: Job, fixed_because: str = "", whole: bool = False) -> _Traced:
+    """`whole`: every layer is traced, since some cannot be proven equal to others."""
+    exported = export(job, fixed_because, whole)
+    try:
+        return _Traced(exported, lower(exported, job.microbatch))
+    except NotEqualAfterAll as difference:
+        log.debug("tracing every layer: %s", difference)
+        return _trace(job, fixed_because, whole=True)

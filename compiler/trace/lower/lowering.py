@@ -13,6 +13,7 @@ from pipecut.compiler.trace.lower.refusals import refuse_shared_writes, refuse_w
 from pipecut.compiler.trace.lower.results import Results, read_results
 from pipecut.compiler.trace.lower.signature import PREFIX, Signature, read_signature
 from pipecut.compiler.trace.lower.values import Values
+from pipecut.compiler.trace.stamp.expand import Stamps
 
 
 @dataclass(frozen=True)
@@ -29,15 +30,25 @@ class Lowered:
 
 
 def lower(exported: Exported, microbatch: int) -> Lowered:
-    """Raises TraceError for what a plan cannot carry, NeedsFixedBatch for what code cannot say."""
+    """Operators and tensors of a program.
+
+    Raises TraceError for what a plan cannot carry, NeedsFixedBatch for what code cannot say,
+    NotEqualAfterAll where layers were stamped that cannot be proven equal.
+    """
     program = exported.program
-    names = Names({node.name for node in program.graph.nodes})
+    stamped = exported.stamped
+    taken = {name for call in stamped.calls.values() for name in call.names}
+    names = Names({node.name for node in program.graph.nodes} | taken)
     specs = program.graph_signature.input_specs
     given_names = {str(s.arg.name): str(s.target).removeprefix(PREFIX) for s in specs}
     values = Values(Dimensions(microbatch, exported.dynamic), given_names)
     signature = read_signature(exported, values, names)
     reader = OperatorReader(values, names)
+    tensors = {fqn: held.value for held in signature.held for fqn in held.names}
+    constants = [constant.value for constant in signature.constants]
+    reader.stamps = Stamps(stamped, reader, tensors, constants)
     reader.read(program.graph_module)
+    reader.stamps.check()
     operators = tuple(reader.operators)
     refuse_writes(operators, signature.parameters, signature.constants)
     results = read_results(exported, values, names, {operator.name for operator in operators})

@@ -1,21 +1,25 @@
 """Nodes of an exported program to operators, in program order; nested graphs are put in place."""
 
 import operator as python_operator
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import fx
 
-from pipecut.compiler.graph import Operator
+from pipecut.compiler.graph import Operator, Value
 from pipecut.compiler.operators.lookup import rule_of
 from pipecut.compiler.operators.table import GETITEM
 from pipecut.compiler.trace.lower.arguments import Arguments, references
 from pipecut.compiler.trace.lower.draws import count_draws
-from pipecut.compiler.trace.lower.gradients import Gradients
+from pipecut.compiler.trace.lower.gradients import DIFFERENTIABLE, Gradients
 from pipecut.compiler.trace.lower.names import Names, part_name
 from pipecut.compiler.trace.lower.source import module_calls, where
 from pipecut.compiler.trace.lower.storage import Storages
 from pipecut.compiler.trace.lower.values import Values
+from pipecut.compiler.trace.stamp.expand import Marker, Stamps
+from pipecut.compiler.trace.stamp.markers import BEGIN, BODY, END, MARKERS, OUT
 from pipecut.device.types import is_traced_device
 from pipecut.errors import TraceError
 
@@ -25,13 +29,21 @@ Contexts = tuple[str, ...]
 
 
 class OperatorReader:
-    """Reads modules into `operators`, with the values of their results."""
+    """Reads modules into `operators`, with the values of their results.
+
+    `shared` has for each operator the inputs whose storage its result has; `stamps` reads the
+    layers that were stamped.
+    """
+
+    stamps: Stamps | None = None
 
     def __init__(self, values: Values, names: Names) -> None:
         self.values, self.names = values, names
+        self.by_name, self.storage, self.alias = values.by_name, values.storage, names.alias
         self.arguments = Arguments(names, values.dimensions)
         self.storages, self.gradients = Storages(values), Gradients(values)
         self.operators: list[Operator] = []
+        self.shared: list[tuple[str, ...]] = []
         # Of the whole program, whether the loss needs them or not: the model makes them all.
         self.draws = 0
 
@@ -41,7 +53,9 @@ class OperatorReader:
             target = str(node.target)
             if node.op in ("placeholder", "output", "get_attr") or _is_guard(node):
                 continue
-            if "wrap_with_set_grad_enabled" in target:
+            if node.target in MARKERS:
+                self._mark(node, contexts, prefix)
+            elif "wrap_with_set_grad_enabled" in target:
                 enabled, body, *arguments = node.args
                 inner = (*contexts, f"torch.set_grad_enabled({bool(enabled)})")
                 self._inline(node, getattr(module, str(body.target)), arguments, inner, prefix)
@@ -60,6 +74,8 @@ class OperatorReader:
         self, node: fx.Node, body: fx.GraphModule, arguments: Any, contexts: Contexts, prefix: str
     ) -> None:
         """Read a node's body in its place: names of the body's nodes begin with the node's."""
+        if self.stamps is not None:
+            self.stamps.refuse_nested()
         inner = f"{prefix}{node.name}_"
         placeholders = [n for n in body.graph.nodes if n.op == "placeholder"]
         for placeholder, argument in zip(placeholders, arguments, strict=True):
@@ -83,9 +99,36 @@ class OperatorReader:
             return
         operator, shared = self._operator(node, contexts, prefix)
         self.operators.append(operator)
+        self.shared.append(shared)
         needed = self.gradients.needed_by(operator)
         self._add_values(operator.name, result, needed)
         self.gradients.follow(operator, shared, needed)
+
+    def add(self, operator: Operator, shared: tuple[str, ...], values: Sequence[Value]) -> None:
+        """An operator that no node stands for, with what its result is made of."""
+        self.operators.append(operator)
+        self.shared.append(shared)
+        needed = self.gradients.needed_by(operator)
+        for value in values:
+            differentiable = value.dtype.startswith(DIFFERENTIABLE)
+            self.values.by_name[value.name] = replace(value, needs_grad=needed and differentiable)
+        self.gradients.follow(operator, shared, needed)
+
+    def _mark(self, node: fx.Node, contexts: Contexts, prefix: str) -> None:
+        """A marker of a layer."""
+        assert self.stamps is not None
+        if node.target is OUT:
+            _, call, position = node.args
+            storage = node.meta["val"].untyped_storage()._cdata
+            self.stamps.out(prefix + node.name, call, position, storage)
+            return
+        nodes, call = node.args
+        tensors = tuple(self.names.of(tensor, prefix) for tensor in nodes)
+        marker = Marker(
+            prefix + node.name, prefix, contexts, tensors, calls=module_calls(node), call=call
+        )
+        read = {BEGIN: self.stamps.begin, END: self.stamps.end, BODY: self.stamps.body}
+        read[node.target](marker)
 
     def _part_of_inlined(self, node: fx.Node, prefix: str) -> str | None:
         """The value that a node takes out of an inlined body's results."""

@@ -28,6 +28,11 @@ class Signature:
     batch_inputs: tuple[BatchInput, ...]
     constants: tuple[Buffer, ...]
 
+    @property
+    def held(self) -> tuple[Parameter | Buffer, ...]:
+        """Parameters and buffers."""
+        return (*self.parameters, *self.buffers)
+
 
 def read_signature(exported: Exported, values: Values, names: Names) -> Signature:
     """Adds the values of all inputs. Raises TraceError, by name, for what no plan can carry."""

@@ -1,0 +1,291 @@
+"""The operators of stamped layers: those of the traced one, under the names of their own layer."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import count, islice
+from typing import Any, Protocol
+
+from pipecut.compiler.graph import ModuleCall, Operator, Ref, Value, storage_roots
+from pipecut.compiler.trace.stamp.stamped import LayerCall, NotEqualAfterAll, Stamped
+
+
+@dataclass(frozen=True)
+class Marker:
+    """A marker as lowering reads it.
+
+    `name` is its own, in a graph whose names have a prefix; `tensors` are those that a layer takes
+    or makes; `calls` are the calls of modules around it, the layer's own last.
+    """
+
+    name: str
+    prefix: str
+    contexts: tuple[str, ...]
+    tensors: tuple[str, ...]
+    calls: tuple[ModuleCall, ...]
+    call: int
+
+
+class Program(Protocol):
+    """What has been read of a program: operators in order, values, storages and draws.
+
+    `shared` has for each operator the inputs whose storage its result has.
+    """
+
+    operators: list[Operator]
+    shared: list[tuple[str, ...]]
+    draws: int
+
+    @property
+    def by_name(self) -> Mapping[str, Value]:
+        """All values so far."""
+
+    @property
+    def storage(self) -> dict[str, int]:
+        """A value to a number of its storage."""
+
+    def add(self, operator: Operator, shared: tuple[str, ...], values: Sequence[Value]) -> None:
+        """Append an operator with its results."""
+
+    def alias(self, name: str, value: str) -> None:
+        """Let a name stand for a value."""
+
+
+@dataclass(frozen=True)
+class _Region:
+    """What was read of a traced layer."""
+
+    call: LayerCall
+    begin: Marker
+    operators: tuple[Operator, ...]
+    shared: tuple[tuple[str, ...], ...]
+    values: tuple[Value, ...]
+    storages: Mapping[str, int]
+    made: tuple[str, ...]
+    first_draw: int
+    draws: int
+
+    @property
+    def names(self) -> set[str]:
+        """Names of its operators."""
+        return {operator.name for operator in self.operators}
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A traced layer whose end has not been read: how much there was before it."""
+
+    marker: Marker
+    operators: int
+    values: int
+    draws: int
+
+
+class Stamps:
+    """Reads the markers of one program in their order.
+
+    `tensors` has the values of parameters and buffers by FQN, `constants` those of plain tensors.
+    """
+
+    def __init__(
+        self,
+        stamped: Stamped,
+        program: Program,
+        tensors: Mapping[str, str],
+        constants: Collection[str],
+    ) -> None:
+        self._stamped, self._program = stamped, program
+        self._tensors, self._constants = tensors, frozenset(constants)
+        self._begun: _Begun | None = None
+        self._regions: dict[int, _Region] = {}
+        # What each stamped call makes, by name.
+        self._made: dict[int, tuple[str, ...]] = {}
+        # Storages that no traced tensor has.
+        self._unused_storages = count(-1, -1)
+
+    def refuse_nested(self) -> None:
+        """Raises NotEqualAfterAll for a nested graph in a traced layer: its names are not known."""
+        if self._begun is not None:
+            raise NotEqualAfterAll(f"{self._path(self._begun.marker)} has a nested graph")
+
+    def begin(self, marker: Marker) -> None:
+        """A traced layer begins."""
+        program = self._program
+        self._begun = _Begun(marker, len(program.operators), len(program.by_name), program.draws)
+
+    def end(self, marker: Marker) -> None:
+        """It ends, and makes the marker's tensors. Raises NotEqualAfterAll."""
+        begun, program = self._begun, self._program
+        if begun is None or begun.marker.call != marker.call:
+            raise NotEqualAfterAll(f"{self._path(marker)} is not traced in one piece")
+        self._begun = None
+        values = tuple(islice(program.by_name.values(), begun.values, None))
+        region = _Region(
+            self._stamped.calls[marker.call],
+            begun.marker,
+            tuple(program.operators[begun.operators :]),
+            tuple(program.shared[begun.operators :]),
+            values,
+            {value.name: program.storage[value.name] for value in values},
+            marker.tensors,
+            begun.draws,
+            program.draws - begun.draws,
+        )
+        self._regions[marker.call] = region
+
+    def body(self, marker: Marker) -> None:
+        """Put a stamped layer's operators here. Raises NotEqualAfterAll."""
+        template = self._regions[self._stamped.template_of[marker.call]]
+        self._check_template(template)
+        call = self._stamped.calls[marker.call]
+        if (marker.prefix, marker.contexts) != (template.begin.prefix, template.begin.contexts):
+            raise NotEqualAfterAll(f"'{call.path}' runs under other settings")
+        given = zip(template.call.names, call.names, strict=True)
+        results = {marker.prefix + name: marker.prefix + new for name, new in given}
+        stamp = _Stamp(template, call, marker, self._names(template, call, marker, results))
+        values = {value.name: value for value in template.values}
+        storages = {**self._storages_of_inputs(template, stamp)}
+        for operator, shared in zip(template.operators, template.shared, strict=True):
+            if operator.name not in results:
+                raise NotEqualAfterAll(f"'{call.path}' has a node of an unknown name, {operator.name}")
+            made = [values[name] for name in _results(operator, values)]
+            new = stamp.operator(operator, self._program.draws)
+            self._program.add(new, stamp.names_of(shared), [stamp.value(value) for value in made])
+            for value in made:
+                storage = template.storages[value.name]
+                if storage not in storages:
+                    storages[storage] = next(self._unused_storages)
+                self._program.storage[stamp.name(value.name)] = storages[storage]
+        self._program.draws += template.draws
+        self._made[marker.call] = stamp.names_of(template.made)
+
+    def out(self, name: str, call: int, position: int, storage: int) -> None:
+        """A result of a stamped layer: the name of the marker stands for it."""
+        value = self._made[call][position]
+        self._program.alias(name, value)
+        self._program.storage[value] = storage
+
+    def check(self) -> None:
+        """Raises NotEqualAfterAll where a traced layer is not what would have been stamped."""
+        for number, template_number in self._stamped.proof_of.items():
+            template, region = self._regions[template_number], self._regions[number]
+            path = region.call.path
+            if len(template.operators) != len(region.operators):
+                raise NotEqualAfterAll(f"'{path}' has other operators than '{template.call.path}'")
+            pairs = zip(template.operators, region.operators, strict=True)
+            results = {ours.name: theirs.name for ours, theirs in pairs}
+            names = self._names(template, region.call, region.begin, results)
+            stamp = _Stamp(template, region.call, region.begin, names)
+            expected = [stamp.operator(o, region.first_draw) for o in template.operators]
+            for ours, theirs in zip(expected, region.operators, strict=True):
+                if ours != theirs:
+                    raise NotEqualAfterAll(f"'{path}' has {theirs} where {ours} is expected")
+            if _looks(map(stamp.value, template.values)) != _looks(region.values):
+                raise NotEqualAfterAll(f"'{path}' makes other tensors than '{template.call.path}'")
+            if stamp.names_of(template.made) != region.made or template.draws != region.draws:
+                raise NotEqualAfterAll(f"'{path}' returns or draws otherwise")
+
+    def _names(
+        self, template: _Region, call: LayerCall, marker: Marker, results: Mapping[str, str]
+    ) -> dict[str, str]:
+        """Values of the template, to those of another call."""
+        inside, theirs = f"{template.call.path}.", f"{call.path}."
+        tensors = {
+            value: self._tensors[theirs + fqn.removeprefix(inside)]
+            for fqn, value in self._tensors.items()
+            if fqn.startswith(inside)
+        }
+        given = dict(zip(template.begin.tensors, marker.tensors, strict=True))
+        return {**tensors, **given, **results}
+
+    def _check_template(self, template: _Region) -> None:
+        """Raises NotEqualAfterAll for a layer that writes or holds what no other one may."""
+        path, names = template.call.path, template.names
+        roots = storage_roots(template.operators)
+        calls = template.begin.calls
+        for operator in template.operators:
+            if any(roots.get(name, name) not in names for name in operator.writes):
+                raise NotEqualAfterAll(f"'{path}' writes to what it did not make")
+            if not self._constants.isdisjoint(operator.inputs):
+                raise NotEqualAfterAll(f"'{path}' makes a constant")
+            within = operator.calls[len(calls) :]
+            if operator.calls[: len(calls) - 1] != calls[:-1] or not all(
+                f"{inner.module}.".startswith(f"{path}.") for inner in within
+            ):
+                raise NotEqualAfterAll(f"'{path}' calls modules outside of it")
+        if not names.issuperset(template.made):
+            raise NotEqualAfterAll(f"'{path}' returns what it did not make")
+
+    def _storages_of_inputs(self, template: _Region, stamp: "_Stamp") -> dict[int, int]:
+        """Storages of what the template takes, to those of what the stamped layer takes."""
+        storage = self._program.storage
+        inputs = {name for o in template.operators for name in o.inputs} - template.names
+        return {
+            storage[name]: storage[stamp.name(name)]
+            for name in (*inputs, *template.begin.tensors)
+            if name in storage and stamp.name(name) in storage
+        }
+
+    def _path(self, marker: Marker) -> str:
+        return f"'{self._stamped.calls[marker.call].path}'"
+
+
+@dataclass(frozen=True)
+class _Stamp:
+    """Renames a template to another call."""
+
+    template: _Region
+    call: LayerCall
+    marker: Marker
+    names: Mapping[str, str]
+
+    def name(self, name: str) -> str:
+        """A value's name; one tensor of a result that has several is named after that."""
+        whole, bracket, index = name.partition("[")
+        return self.names.get(name, self.names.get(whole, whole) + bracket + index)
+
+    def names_of(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Several names."""
+        return tuple(map(self.name, names))
+
+    def operator(self, operator: Operator, draws: int) -> Operator:
+        """An operator; `draws` counts the random draws before the layer."""
+        offset = draws - self.template.first_draw
+        around = len(self.marker.calls)
+        return replace(
+            operator,
+            name=self.name(operator.name),
+            args=self._argument(operator.args),
+            kwargs=self._argument(operator.kwargs),
+            inputs=tuple(dict.fromkeys(map(self.name, operator.inputs))),
+            module=self._path(operator.module),
+            writes=self.names_of(operator.writes),
+            aliases=self.names_of(operator.aliases),
+            draws=tuple(draw + offset for draw in operator.draws),
+            calls=(
+                *self.marker.calls[: around - 1],
+                *(replace(c, module=self._path(c.module)) for c in operator.calls[around - 1 :]),
+            ),
+        )
+
+    def value(self, value: Value) -> Value:
+        """A value, for which it must be found out whether it needs a gradient."""
+        return replace(value, name=self.name(value.name), needs_grad=False)
+
+    def _argument(self, argument: Any) -> Any:
+        if isinstance(argument, Ref):
+            return Ref(self.name(argument.name))
+        return tuple(map(self._argument, argument)) if isinstance(argument, tuple) else argument
+
+    def _path(self, path: str) -> str:
+        """The path of a module in the layer."""
+        return self.call.path + path.removeprefix(self.template.call.path)
+
+
+def _results(operator: Operator, values: Mapping[str, Value]) -> list[str]:
+    if operator.name in values:
+        return [operator.name]
+    return [name for name in values if name.startswith(f"{operator.name}[")]
+
+
+def _looks(values: Any) -> list[Value]:
+    return [replace(value, needs_grad=False) for value in values]
