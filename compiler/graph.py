@@ -171,6 +171,7 @@ class Graph:
     `default_dtype` is the dtype of tensors whose operator names none.
     In eval mode the operators run as they stand; where `evaluation` is set, that runs instead;
     where `refused` is set, it is the reason why nothing can.
+    `stamped` says which layers were traced once for many, a line for each kind.
     """
 
     operators: tuple[Operator, ...]
@@ -187,6 +188,7 @@ class Graph:
     evaluation: "Graph | None" = None
     refused: str = ""
     default_dtype: str = "float32"
+    stamped: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """Inputs and operators as tables, then outputs and what is different in eval mode."""
@@ -198,6 +200,7 @@ class Graph:
         parts += [f"returns {output.name}: {output.value}" for output in self.outputs]
         parts += [f"leaves out {name}: {reason}" for name, reason in self.left_out.items()]
         parts += [f"note: {note}" for note in self.notes]
+        parts += list(self.stamped)
         parts += [f"eval mode is refused: {self.refused}"] if self.refused else []
         parts += [f"in eval mode: {self.evaluation}"] if self.evaluation else []
         return "\n\n".join(parts)

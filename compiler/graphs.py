@@ -40,6 +40,8 @@ class Graphs:
         if microbatch not in self._traced:
             self.progress(f"tracing the model for a microbatch of {microbatch}")
             self._traced[microbatch] = trace(self.job.with_microbatch(microbatch))
+            for line in self._traced[microbatch].stamped:
+                self.progress(line)
         return self._traced[microbatch]
 
     def estimate(self, microbatch: int) -> Graph:

@@ -36,9 +36,7 @@ def lower(exported: Exported, microbatch: int) -> Lowered:
     NotEqualAfterAll where layers were stamped that cannot be proven equal.
     """
     program = exported.program
-    stamped = exported.stamped
-    taken = {name for call in stamped.calls.values() for name in call.names}
-    names = Names({node.name for node in program.graph.nodes} | taken)
+    names = Names({node.name for node in program.graph.nodes})
     specs = program.graph_signature.input_specs
     given_names = {str(s.arg.name): str(s.target).removeprefix(PREFIX) for s in specs}
     values = Values(Dimensions(microbatch, exported.dynamic), given_names)
@@ -46,7 +44,7 @@ def lower(exported: Exported, microbatch: int) -> Lowered:
     reader = OperatorReader(values, names)
     tensors = {fqn: held.value for held in signature.held for fqn in held.names}
     constants = [constant.value for constant in signature.constants]
-    reader.stamps = Stamps(stamped, reader, tensors, constants)
+    reader.stamps = Stamps(exported.stamped, reader, tensors, constants)
     reader.read(program.graph_module)
     reader.stamps.check()
     operators = tuple(reader.operators)
@@ -83,4 +81,5 @@ def _graph(
         outputs=results.outputs,
         constants=dict(exported.batch.constants),
         left_out=results.left_out,
+        stamped=exported.stamped.summary,
     )

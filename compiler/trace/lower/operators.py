@@ -1,7 +1,7 @@
 """Nodes of an exported program to operators, in program order; nested graphs are put in place."""
 
 import operator as python_operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +19,7 @@ from pipecut.compiler.trace.lower.source import module_calls, where
 from pipecut.compiler.trace.lower.storage import Storages
 from pipecut.compiler.trace.lower.values import Values
 from pipecut.compiler.trace.stamp.expand import Marker, Stamps
-from pipecut.compiler.trace.stamp.markers import BEGIN, BODY, END, MARKERS, OUT
+from pipecut.compiler.trace.stamp.markers import BEGIN, BODY, END, MARKERS, NODE, OUT
 from pipecut.device.types import is_traced_device
 from pipecut.errors import TraceError
 
@@ -93,6 +93,8 @@ class OperatorReader:
         if isinstance(result, torch.SymInt | int | float | bool | torch.SymBool | torch.SymFloat):
             # A number: where it is used, arguments have its expression.
             return
+        if self.stamps is not None:
+            self.stamps.node(prefix + node.name)
         inlined = self._part_of_inlined(node, prefix)
         if inlined is not None:
             self.names.alias(prefix + node.name, inlined)
@@ -117,18 +119,18 @@ class OperatorReader:
     def _mark(self, node: fx.Node, contexts: Contexts, prefix: str) -> None:
         """A marker of a layer."""
         assert self.stamps is not None
-        if node.target is OUT:
-            _, call, position = node.args
+        name, args = prefix + node.name, list[Any](node.args)
+        if node.target is NODE:
+            self.stamps.node(name)
+        elif node.target is OUT:
+            _, call, position = args
             storage = node.meta["val"].untyped_storage()._cdata
-            self.stamps.out(prefix + node.name, call, position, storage)
-            return
-        nodes, call = node.args
-        tensors = tuple(self.names.of(tensor, prefix) for tensor in nodes)
-        marker = Marker(
-            prefix + node.name, prefix, contexts, tensors, calls=module_calls(node), call=call
-        )
-        read = {BEGIN: self.stamps.begin, END: self.stamps.end, BODY: self.stamps.body}
-        read[node.target](marker)
+            self.stamps.out(name, call, position, storage)
+        else:
+            tensors = tuple(self.names.of(tensor, prefix) for tensor in args[0])
+            marker = Marker(prefix, contexts, tensors, calls=module_calls(node), call=args[1])
+            read = {BEGIN: self.stamps.begin, END: self.stamps.end, BODY: self.stamps.body}
+            read[node.target](marker)
 
     def _part_of_inlined(self, node: fx.Node, prefix: str) -> str | None:
         """The value that a node takes out of an inlined body's results."""

@@ -181,7 +181,7 @@ def _is_known(tensor: torch.Tensor) -> bool:
     """Whether the model may ask for the tensor's values while it is traced."""
     return any(
         isinstance(mode, KnownConstants) and id(tensor) in mode.known
-        for mode in _get_current_function_mode_stack()
+        for mode in _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
     )
 
 

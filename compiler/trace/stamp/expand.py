@@ -6,18 +6,17 @@ from itertools import count, islice
 from typing import Any, Protocol
 
 from pipecut.compiler.graph import ModuleCall, Operator, Ref, Value, storage_roots
-from pipecut.compiler.trace.stamp.stamped import LayerCall, NotEqualAfterAll, Stamped
+from pipecut.compiler.trace.stamp.stamped import NotEqualAfterAll, Stamped
 
 
 @dataclass(frozen=True)
 class Marker:
     """A marker as lowering reads it.
 
-    `name` is its own, in a graph whose names have a prefix; `tensors` are those that a layer takes
-    or makes; `calls` are the calls of modules around it, the layer's own last.
+    It stands in a graph whose names have a prefix; `tensors` are those that a layer takes or makes;
+    `calls` are the calls of modules around it, the layer's own last.
     """
 
-    name: str
     prefix: str
     contexts: tuple[str, ...]
     tensors: tuple[str, ...]
@@ -54,8 +53,9 @@ class Program(Protocol):
 class _Region:
     """What was read of a traced layer."""
 
-    call: LayerCall
+    path: str
     begin: Marker
+    nodes: tuple[str, ...]
     operators: tuple[Operator, ...]
     shared: tuple[tuple[str, ...], ...]
     values: tuple[Value, ...]
@@ -97,6 +97,8 @@ class Stamps:
         self._tensors, self._constants = tensors, frozenset(constants)
         self._begun: _Begun | None = None
         self._regions: dict[int, _Region] = {}
+        # Nodes of the call that is read now.
+        self._nodes: list[str] = []
         # What each stamped call makes, by name.
         self._made: dict[int, tuple[str, ...]] = {}
         # Storages that no traced tensor has.
@@ -108,20 +110,26 @@ class Stamps:
             raise NotEqualAfterAll(f"{self._path(self._begun.marker)} has a nested graph")
 
     def begin(self, marker: Marker) -> None:
-        """A traced layer begins."""
+        """A layer begins. Raises NotEqualAfterAll."""
+        if self._begun is not None:
+            raise NotEqualAfterAll(f"{self._path(marker)} begins within another layer")
         program = self._program
+        self._nodes = []
         self._begun = _Begun(marker, len(program.operators), len(program.by_name), program.draws)
+
+    def node(self, name: str) -> None:
+        """A node of a layer, or one that stands for it."""
+        if self._begun is not None:
+            self._nodes.append(name)
 
     def end(self, marker: Marker) -> None:
         """It ends, and makes the marker's tensors. Raises NotEqualAfterAll."""
-        begun, program = self._begun, self._program
-        if begun is None or begun.marker.call != marker.call:
-            raise NotEqualAfterAll(f"{self._path(marker)} is not traced in one piece")
-        self._begun = None
+        program, begun, nodes = self._program, self._finish(marker), tuple(self._nodes)
         values = tuple(islice(program.by_name.values(), begun.values, None))
         region = _Region(
-            self._stamped.calls[marker.call],
+            self._stamped.paths[marker.call],
             begun.marker,
+            nodes,
             tuple(program.operators[begun.operators :]),
             tuple(program.shared[begun.operators :]),
             values,
@@ -132,21 +140,29 @@ class Stamps:
         )
         self._regions[marker.call] = region
 
+    def _finish(self, marker: Marker) -> _Begun:
+        begun, self._begun = self._begun, None
+        if begun is None or begun.marker.call != marker.call:
+            raise NotEqualAfterAll(f"{self._path(marker)} is not traced in one piece")
+        return begun
+
     def body(self, marker: Marker) -> None:
         """Put a stamped layer's operators here. Raises NotEqualAfterAll."""
+        self._finish(marker)
         template = self._regions[self._stamped.template_of[marker.call]]
         self._check_template(template)
-        call = self._stamped.calls[marker.call]
-        if (marker.prefix, marker.contexts) != (template.begin.prefix, template.begin.contexts):
-            raise NotEqualAfterAll(f"'{call.path}' runs under other settings")
-        given = zip(template.call.names, call.names, strict=True)
-        results = {marker.prefix + name: marker.prefix + new for name, new in given}
-        stamp = _Stamp(template, call, marker, self._names(template, call, marker, results))
+        path = self._stamped.paths[marker.call]
+        same_settings = (marker.prefix, marker.contexts) == (
+            template.begin.prefix,
+            template.begin.contexts,
+        )
+        if not same_settings or len(self._nodes) != len(template.nodes):
+            raise NotEqualAfterAll(f"'{path}' has other nodes than '{template.path}'")
+        results = dict(zip(template.nodes, self._nodes, strict=True))
+        stamp = _Stamp(template, path, marker, self._names(template, path, marker, results))
         values = {value.name: value for value in template.values}
         storages = {**self._storages_of_inputs(template, stamp)}
         for operator, shared in zip(template.operators, template.shared, strict=True):
-            if operator.name not in results:
-                raise NotEqualAfterAll(f"'{call.path}' has a node of an unknown name, {operator.name}")
             made = [values[name] for name in _results(operator, values)]
             new = stamp.operator(operator, self._program.draws)
             self._program.add(new, stamp.names_of(shared), [stamp.value(value) for value in made])
@@ -168,27 +184,27 @@ class Stamps:
         """Raises NotEqualAfterAll where a traced layer is not what would have been stamped."""
         for number, template_number in self._stamped.proof_of.items():
             template, region = self._regions[template_number], self._regions[number]
-            path = region.call.path
+            path = region.path
             if len(template.operators) != len(region.operators):
-                raise NotEqualAfterAll(f"'{path}' has other operators than '{template.call.path}'")
+                raise NotEqualAfterAll(f"'{path}' has other operators than '{template.path}'")
             pairs = zip(template.operators, region.operators, strict=True)
             results = {ours.name: theirs.name for ours, theirs in pairs}
-            names = self._names(template, region.call, region.begin, results)
-            stamp = _Stamp(template, region.call, region.begin, names)
+            names = self._names(template, region.path, region.begin, results)
+            stamp = _Stamp(template, region.path, region.begin, names)
             expected = [stamp.operator(o, region.first_draw) for o in template.operators]
             for ours, theirs in zip(expected, region.operators, strict=True):
                 if ours != theirs:
                     raise NotEqualAfterAll(f"'{path}' has {theirs} where {ours} is expected")
             if _looks(map(stamp.value, template.values)) != _looks(region.values):
-                raise NotEqualAfterAll(f"'{path}' makes other tensors than '{template.call.path}'")
+                raise NotEqualAfterAll(f"'{path}' makes other tensors than '{template.path}'")
             if stamp.names_of(template.made) != region.made or template.draws != region.draws:
                 raise NotEqualAfterAll(f"'{path}' returns or draws otherwise")
 
     def _names(
-        self, template: _Region, call: LayerCall, marker: Marker, results: Mapping[str, str]
+        self, template: _Region, path: str, marker: Marker, results: Mapping[str, str]
     ) -> dict[str, str]:
         """Values of the template, to those of another call."""
-        inside, theirs = f"{template.call.path}.", f"{call.path}."
+        inside, theirs = f"{template.path}.", f"{path}."
         tensors = {
             value: self._tensors[theirs + fqn.removeprefix(inside)]
             for fqn, value in self._tensors.items()
@@ -199,7 +215,7 @@ class Stamps:
 
     def _check_template(self, template: _Region) -> None:
         """Raises NotEqualAfterAll for a layer that writes or holds what no other one may."""
-        path, names = template.call.path, template.names
+        path, names = template.path, template.names
         roots = storage_roots(template.operators)
         calls = template.begin.calls
         for operator in template.operators:
@@ -226,7 +242,7 @@ class Stamps:
         }
 
     def _path(self, marker: Marker) -> str:
-        return f"'{self._stamped.calls[marker.call].path}'"
+        return f"'{self._stamped.paths[marker.call]}'"
 
 
 @dataclass(frozen=True)
@@ -234,7 +250,7 @@ class _Stamp:
     """Renames a template to another call."""
 
     template: _Region
-    call: LayerCall
+    path: str
     marker: Marker
     names: Mapping[str, str]
 
@@ -278,7 +294,7 @@ class _Stamp:
 
     def _path(self, path: str) -> str:
         """The path of a module in the layer."""
-        return self.call.path + path.removeprefix(self.template.call.path)
+        return self.path + path.removeprefix(self.template.path)
 
 
 def _results(operator: Operator, values: Mapping[str, Value]) -> list[str]:

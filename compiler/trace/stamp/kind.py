@@ -6,6 +6,7 @@ from typing import Any
 
 from pipecut.compiler.trace.stamp.call_form import CallForm, ResultForm
 from pipecut.compiler.trace.stamp.layers import FEWEST, EqualLayers, Layer, differences
+from pipecut.compiler.trace.stamp.node_names import Wanted
 from pipecut.compiler.trace.stamp.same_value import same_value
 from pipecut.compiler.trace.watch.attributes import MISSING, Place
 
@@ -24,14 +25,14 @@ class Asked:
 class Traced:
     """A call that was traced.
 
-    `reads` are the attributes that its forward read, of those that may differ; `names` its nodes'
-    names; `dropouts` counts calls of F.dropout; `change` is what it left behind, "" for nothing.
+    `reads` are the attributes that its forward read, of those that may differ; `nodes` those that
+    it made; `dropouts` counts calls of F.dropout; `change` is what it left behind, or "".
     """
 
     number: int
     asked: Asked
     reads: frozenset[Place]
-    names: list[tuple[str, str]]
+    nodes: tuple[Wanted, ...]
     dropouts: int
     results: ResultForm
     change: str
@@ -89,7 +90,7 @@ class Kind:
             self.second = traced
         else:
             self.last = traced
-            if [wanted for wanted, _ in traced.names] != [n for n, _ in reference.names]:
+            if traced.nodes != reference.nodes:
                 self.broken = "the last one makes other nodes"
 
     def _same_reads(self, attributes: Mapping[Place, Any]) -> bool:

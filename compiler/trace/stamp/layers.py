@@ -138,4 +138,6 @@ def differences(first: Mapping[Place, Any], other: Mapping[Place, Any]) -> set[P
 def _replaces_methods(layer: Layer, differing: frozenset[Place]) -> bool:
     """Whether an attribute hides a method: replaced by a watching one, it could not be called."""
     modules = layer.modules
-    return any(callable(getattr(type(modules[place.path]), place.name, None)) for place in differing)
+    return any(
+        callable(getattr(type(modules[place.path]), place.name, None)) for place in differing
+    )

@@ -10,12 +10,14 @@ from typing import Any
 import torch
 from torch.fx.node import has_side_effect
 
-# begin, end: the tensors a layer takes or makes, and the number of its call.
-# body: the tensors a stamped layer takes, and the number of its call; out: one that it makes.
-_LIBRARY = torch.library.Library("pipecut_trace", "DEF")
+# begin, end: the tensors that a layer takes or makes, and the number of its call.
+# Of a stamped layer, after its begin: a node for each that the whole trace has, then the body, and
+# an out for each tensor that it makes.
+_LIBRARY: Any = torch.library.Library("pipecut_trace", "DEF")  # type: ignore[no-untyped-call]
 _SCHEMAS = {
     "layer_begin": "(Tensor[] tensors, int call) -> ()",
     "layer_end": "(Tensor[] tensors, int call) -> ()",
+    "stamped_node": "(int call) -> ()",
     "stamped_body": "(Tensor[] tensors, int call) -> Tensor",
     "stamped_out": "(Tensor body, int call, int position) -> Tensor",
 }
@@ -25,7 +27,7 @@ _results: list[Like] = []
 
 
 def _nothing(*_: Any) -> None:
-    """Begin and end make no tensor."""
+    """What a marker does that makes no tensor."""
 
 
 def _body(tensors: Sequence[torch.Tensor], call: int) -> torch.Tensor:
@@ -48,9 +50,10 @@ def _unreal(*_: Any) -> Any:
     raise RuntimeError("a marker of a layer has no values")
 
 
-_KERNELS = {
+_KERNELS: dict[str, Callable[..., Any]] = {
     "layer_begin": _nothing,
     "layer_end": _nothing,
+    "stamped_node": _nothing,
     "stamped_body": _body,
     "stamped_out": _out,
 }
@@ -61,9 +64,10 @@ for _name, _schema in _SCHEMAS.items():
 
 _OPERATORS: Any = torch.ops.pipecut_trace
 BEGIN, END = _OPERATORS.layer_begin.default, _OPERATORS.layer_end.default
-BODY, OUT = _OPERATORS.stamped_body.default, _OPERATORS.stamped_out.default
-MARKERS = (BEGIN, END, BODY, OUT)
-for _marker in (BEGIN, END):
+NODE, BODY = _OPERATORS.stamped_node.default, _OPERATORS.stamped_body.default
+OUT = _OPERATORS.stamped_out.default
+MARKERS = (BEGIN, END, NODE, BODY, OUT)
+for _marker in (BEGIN, END, NODE):
     has_side_effect(_marker)
 
 

@@ -38,7 +38,8 @@ class DifferingReads:
     @contextmanager
     def noted(self) -> Iterator[set[Place]]:
         """Around a layer's forward: what it reads, by place within the layer."""
-        self._read = read = set()
+        read: set[Place] = set()
+        self._read = read
         try:
             yield read
         finally:

@@ -35,7 +35,9 @@ class Surroundings:
         for cls in {cls for module in modules.values() for cls in type(module).__mro__}:
             if not cls.__module__.startswith(("torch.", "builtins")):
                 owners = {cls.__qualname__: vars(cls), cls.__module__: _globals_of(cls)}
-                values.update({f"'{o}.{n}'": v for o, held in owners.items() for n, v in held.items()})
+                values.update(
+                    {f"'{o}.{n}'": v for o, held in owners.items() for n, v in held.items()}
+                )
         return Surroundings({name: Copied.of(value) for name, value in values.items()})
 
     def change(self, modules: Mapping[str, nn.Module]) -> str:

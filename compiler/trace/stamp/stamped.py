@@ -14,22 +14,14 @@ class NotEqualAfterAll(PipecutError):
 
 
 @dataclass(frozen=True)
-class LayerCall:
-    """One call of a layer. `path` is its FQN, `names` those of its nodes as the whole trace has."""
-
-    path: str
-    names: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class Stamped:
-    """Calls of layers by number.
+    """Calls of layers by number: `paths` has the layers' FQNs.
 
     `template_of` maps a stamped call to the traced one whose operators it has, `proof_of` a traced
     call to the one that it must be equal to. `summary` has a line for people per kind of layers.
     """
 
-    calls: Mapping[int, LayerCall] = field(default_factory=dict)
+    paths: Mapping[int, str] = field(default_factory=dict)
     template_of: Mapping[int, int] = field(default_factory=dict)
     proof_of: Mapping[int, int] = field(default_factory=dict)
     summary: tuple[str, ...] = ()

@@ -25,7 +25,7 @@ from pipecut.compiler.trace.stamp.markers import BEGIN, BODY, END, OUT, results_
 from pipecut.compiler.trace.stamp.node_names import NodeNames
 from pipecut.compiler.trace.stamp.reads import DifferingReads
 from pipecut.compiler.trace.stamp.side_effects import Surroundings
-from pipecut.compiler.trace.stamp.stamped import LayerCall, NotEqualAfterAll, Stamped
+from pipecut.compiler.trace.stamp.stamped import NotEqualAfterAll, Stamped
 
 Forward = Callable[..., Any]
 
@@ -44,7 +44,7 @@ class Stamping:
         self._kinds: list[Kind] = []
         self._inside = False
         self._called: set[str] = set()
-        self._calls: dict[int, LayerCall] = {}
+        self._paths: dict[int, str] = {}
         self._made: dict[int, tuple[torch.Tensor, ...]] = {}
         self._template_of: dict[int, int] = {}
 
@@ -74,9 +74,11 @@ class Stamping:
                 continue
             name = kind.equal.class_name
             if kind.broken or kind.second is None or kind.last is None:
-                raise NotEqualAfterAll(f"{name}: {kind.broken or 'the last one is called otherwise'}")
+                raise NotEqualAfterAll(
+                    f"{name}: {kind.broken or 'the last one is called otherwise'}"
+                )
             proof_of[kind.last.number] = proof_of[kind.first.number] = kind.second.number
-        return Stamped(self._calls, self._template_of, proof_of, tuple(self._summary()))
+        return Stamped(self._paths, self._template_of, proof_of, tuple(self._summary()))
 
     def _summary(self) -> Iterator[str]:
         for equal in self._sets:
@@ -134,28 +136,28 @@ class Stamping:
         kwargs: Any,
     ) -> Any:
         """Trace a layer between two markers, and watch what it does."""
-        number = len(self._calls)
+        number = len(self._paths)
         before, dropouts = Surroundings.of(self._modules), self._mode_reads.dropouts
-        self._inside = True
+        self._inside, self._paths[number] = True, asked.layer.path
         _mark(BEGIN, call.tensors, number)
         try:
-            with self._reads.noted() as reads, self._names.logged() as names:
+            with self._reads.noted() as reads, self._names.noted() as nodes:
                 result = original(*args, **kwargs)
         finally:
             self._inside = False
-        self._calls[number] = LayerCall(asked.layer.path, tuple(name for _, name in names))
         try:
             with _disable_current_modes(), torch._C.DisableTorchFunction():
                 results, made = results_of(call, result)
         except NoForm:
             return result
         _mark(END, made, number)
+        nodes.finish()
         self._made[number] = made
         change = before.change(self._modules)
         if not call.is_untouched(args, kwargs):
             change = "its arguments"
         dropouts = self._mode_reads.dropouts - dropouts
-        traced = Traced(number, asked, frozenset(reads), names, dropouts, results, change)
+        traced = Traced(number, asked, frozenset(reads), nodes.wanted, dropouts, results, change)
         if kind is None:
             self._kinds.append(Kind(equal, traced))
         else:
@@ -166,13 +168,14 @@ class Stamping:
         """A marker in place of a layer that does what the kind's second one did."""
         template = kind.second
         assert template is not None
-        number = len(self._calls)
-        names = self._names.take(template.names)
-        self._calls[number] = LayerCall(layer.path, names)
+        number = len(self._paths)
+        self._paths[number] = layer.path
         self._made[number] = self._made[template.number]
         self._template_of[number] = template.number
         kind.stamped += 1
         self._mode_reads.dropouts += template.dropouts
+        _mark(BEGIN, call.tensors, number)
+        self._names.stand_for(template.nodes, number)
         body = _mark(BODY, call.tensors, number)
         made = [OUT(body, number, i) for i in range(len(self._made[number]))]
         return template.results.filled(call.tensors, made)
