@@ -199,6 +199,8 @@ def test_solve_ends_with_3_where_nothing_fits(tmp_path: Path) -> None:
     assert result.exit_code == 3 and json.loads(result.output)["status"] == "infeasible"
     with pytest.raises(UserFileError, match="--comm both: must be direct or relay"):
         invoke("solve", graph, "--comm", "both")
+    with pytest.raises(UserFileError, match="--dim batch: must be a name and a number of 1 or"):
+        invoke("solve", "model.onnx", "--dim", "batch")
 
 
 def test_show_and_check_print_a_plan(plan: PlanFolder) -> None:

@@ -8,7 +8,11 @@ from pipecut.compiler.partition.problem import Problem
 
 @dataclass(frozen=True)
 class NamedProblem:
-    """`names` has a node's id, or an operator's name, for each operator index."""
+    """`names` has a node's id, or an operator's name, for each operator index.
+
+    `estimated` says for which devices costs were estimated, where the file has none.
+    """
 
     problem: Problem
     names: list[Any]
+    estimated: str = ""

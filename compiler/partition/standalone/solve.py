@@ -38,6 +38,7 @@ class Solved:
     """The stages and what is proven of them; or `why` there are none. `seconds` of the whole.
 
     `in_turns`: devices have several stages each, and the objective is the slowest device's load.
+    `estimated` names the devices for which seconds were estimated, where the file has no times.
     """
 
     seconds: float
@@ -46,6 +47,7 @@ class Solved:
     certificate: Certificate | None = None
     why: str = ""
     in_turns: bool = False
+    estimated: str = ""
 
     @property
     def status(self) -> Status:
@@ -102,6 +104,7 @@ def solve_file(
         _solved_stages(named, stages),
         certificate,
         in_turns=bool(named.problem.devices),
+        estimated=named.estimated,
     )
 
 
@@ -142,6 +145,8 @@ def print_solved(solved: Solved, as_json: bool, console: Console) -> None:
         load, size = f"{stage.load:.6g}", show_bytes(stage.bytes)
         table.add_row(str(index), str(stage.device), str(len(stage.nodes)), load, size)
     console.print(table)
+    if solved.estimated:
+        console.print(f"seconds of a forward pass on {solved.estimated}, estimated from shapes")
     console.print(
         f"bottleneck {certificate.objective:.6f}, bound {certificate.bound:.6f}, "
         f"{certificate.verdict} ({solved.solver}, {solved.seconds:.1f} s)"

@@ -67,7 +67,9 @@ def onnx_problem(
         "direct",
         duplicated=_duplicated(folded, users),
     )
-    return NamedProblem(problem, [node.name for node in graph.nodes])
+    names = [node.name for node in graph.nodes]
+    kinds_used = " and ".join(kinds)
+    return NamedProblem(problem, names, f"{len(stage_devices)} x {kinds_used} of {cluster.name}")
 
 
 class _Folded:

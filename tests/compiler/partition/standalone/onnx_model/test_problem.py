@@ -51,6 +51,7 @@ def test_a_model_is_cut_evenly_and_every_node_is_on_a_device(
     assert solved.stages[0].nodes == ["first", "act"]
     assert sorted(solved.stages[1].nodes) == ["second", "shape", "skip", "turn", "view"]
     assert solved.stages[0].bytes >= 64 * 64 * 4
+    assert solved.estimated == "2 x slow-core of slow-cores"
 
 
 def test_memory_that_does_not_fit_is_said(tmp_path: Path, slow_cores: str) -> None:
