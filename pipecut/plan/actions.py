@@ -63,6 +63,11 @@ class Message:
         return self.receiver - 1 if self.direction == "F" else self.receiver + 1
 
     @property
+    def boundary(self) -> int:
+        """The number of the boundary that it crosses, which is that of the stage before it."""
+        return self.receiver - 1 if self.direction == "F" else self.receiver
+
+    @property
     def answer(self) -> "Message":
         """The microbatch's message over the same boundary in the other direction."""
         return Message("B" if self.direction == "F" else "F", self.sender, self.microbatch)

@@ -68,26 +68,48 @@ def channels(plan: Plan) -> list[Channel]:
 
 def groups_of(plan: Plan) -> list[Group]:
     """Every group of a plan, in the order in which all ranks make and open them."""
-    layout, groups = plan.layout, []
+    return in_phases(_unordered(plan, range(plan.layout.replicas)))
+
+
+def groups_with(plan: Plan, rank: int) -> list[Group]:
+    """The groups that a rank is in, in no order."""
+    replica = plan.layout.place(rank).replica
+    return [group for group in _unordered(plan, (replica,)) if rank in group.ranks]
+
+
+def _unordered(plan: Plan, replicas: Iterable[int]) -> Iterable[Group]:
+    """The groups of some replicas, and those that all replicas share, each once."""
+    layout, groups = plan.layout, list[Group]()
     for channel in channels(plan):
-        groups += _per_replica("channel", layout, (channel.source, channel.target))
+        groups += _per_replica("channel", layout, (channel.source, channel.target), replicas)
     for tied in plan.tied:
         # Stages of one rank share the parameter itself; parameters of the same ranks share a group.
         ranks = sorted({layout.pipeline_rank_of[stage] for stage in tied.stages})
-        groups += _per_replica("tied", layout, ranks) if len(ranks) > 1 else []
+        groups += _per_replica("tied", layout, ranks, replicas) if len(ranks) > 1 else []
     if layout.replicas > 1:
         same_stages = [layout.replica_ranks(p) for p in range(layout.pipeline_ranks)]
         groups += [Group("replicas", tuple(ranks)) for ranks in same_stages]
     if layout.size > 1:
         groups.append(Group("all", tuple(range(layout.size))))
-    return in_phases(dict.fromkeys(groups))
+    return dict.fromkeys(groups)
 
 
-def _per_replica(kind: GroupKind, layout: RankLayout, pipeline_ranks: Sequence[int]) -> list[Group]:
+def _per_replica(
+    kind: GroupKind, layout: RankLayout, pipeline_ranks: Sequence[int], replicas: Iterable[int]
+) -> list[Group]:
     return [
         Group(kind, tuple(layout.rank(Place(p, replica)) for p in pipeline_ranks))
-        for replica in range(layout.replicas)
+        for replica in replicas
     ]
+
+
+def opened_by_rank(groups: Sequence[Group]) -> dict[int, list[tuple[int, ...]]]:
+    """The ranks of the groups that each rank opens, in order."""
+    opens: defaultdict[int, list[tuple[int, ...]]] = defaultdict(list)
+    for group in groups:
+        for rank in group.ranks:
+            opens[rank].append(group.ranks)
+    return dict(opens)
 
 
 def in_phases(groups: Iterable[Group]) -> list[Group]:

@@ -22,14 +22,15 @@ def forward_only(plan: Plan, pipeline_rank: int, microbatches: int) -> list[Acti
     crossing = {b.left for b in plan.boundaries if b.tensors and layout.changes_rank(b.left)}
     keyed: list[tuple[Key, Action]] = []
     for stage, home in enumerate(layout.pipeline_rank_of):
+        sends, next_home = stage in crossing, layout.pipeline_rank_of[stage + 1 : stage + 2]
+        if pipeline_rank not in (home, *(next_home if sends else ())):
+            continue
         for microbatch in range(microbatches):
             when, message = stage + microbatch, Message("F", stage + 1, microbatch)
             if home == pipeline_rank:
                 keyed.append(((when, stage, 0), Compute("F", stage, microbatch)))
-            if stage not in crossing:
+            if not sends:
                 continue
-            if home == pipeline_rank:
-                keyed.append(((when, stage, 1), Send(message)))
-            if layout.pipeline_rank_of[stage + 1] == pipeline_rank:
-                keyed.append(((when, stage, 1), Recv(message)))
+            side: Action = Send(message) if home == pipeline_rank else Recv(message)
+            keyed.append(((when, stage, 1), side))
     return [action for _, action in sorted(keyed, key=lambda entry: entry[0])]

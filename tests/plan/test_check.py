@@ -15,7 +15,8 @@ from pipecut.plan.actions import Reduce, parse_action
 from pipecut.plan.channels import channels
 from pipecut.plan.check.check import check
 from pipecut.plan.folder import PlanFolder, seal, write_seal
-from pipecut.plan.replay.deadlock import Traffic, check_steps
+from pipecut.plan.replay.deadlock import check_steps
+from pipecut.plan.replay.traffic import Traffic
 from pipecut.runtime.pipeline import load_pipeline
 
 

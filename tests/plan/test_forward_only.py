@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from pipecut.plan.actions import ActionTable, Compute
 from pipecut.plan.channels import channels
 from pipecut.plan.forward_only import forward_only
-from pipecut.plan.replay.deadlock import Traffic, check_order, check_steps
+from pipecut.plan.replay.deadlock import check_order, check_steps
+from pipecut.plan.replay.traffic import Traffic
 from pipecut.plan.schema import Plan
 from tests.golden import check_golden
 from tests.plans import made_plan, made_stage

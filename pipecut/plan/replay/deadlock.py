@@ -15,72 +15,30 @@ Ranks are stepped until all are done or none can move. What the step must withst
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import zip_longest
 
 from pipecut.errors import PlanError
-from pipecut.plan.actions import Action, Compute, Hop, Message, Recv, Reduce, Send, stage_of
+from pipecut.plan.actions import Action, Compute, Message, Recv, Send, stage_of
 from pipecut.plan.channels import Channel
-from pipecut.plan.schema import Plan
+from pipecut.plan.replay.traffic import Traffic
 
 Rows = Sequence[Sequence[Action]]
 
 
-@dataclass(frozen=True)
-class Traffic:
-    """The rank of each stage, and the boundaries (s, to s+1) that are crossed from rank to rank.
-
-    Activations cross the `forward` ones, gradients the `backward` ones.
-    """
-
-    pipeline_rank_of: Mapping[int, int]
-    forward: frozenset[int]
-    backward: frozenset[int]
-
-    @classmethod
-    def of(cls, plan: Plan) -> "Traffic":
-        """The traffic of one pipeline of a plan."""
-        layout = plan.layout
-        over = [b for b in plan.boundaries if layout.changes_rank(b.left)]
-        forward = frozenset(b.left for b in over if b.tensors)
-        backward = frozenset(b.left for b in over if any(t.needs_grad for t in b.tensors))
-        return cls(dict(enumerate(layout.pipeline_rank_of)), forward, backward)
-
-    def channel(self, message: Message) -> Channel:
-        """The channel that a message takes."""
-        ranks = self.pipeline_rank_of
-        return Channel(ranks[message.sender], ranks[message.receiver])
-
-    def crosses(self, hop: Hop) -> bool:
-        """Whether the plan sends something there from rank to rank."""
-        return hop.boundary in (self.forward if hop.direction == "F" else self.backward)
-
-    def message(self, action: Action) -> Message | None:
-        """What an action sends or receives. Raises PlanError where the plan sends nothing there."""
-        match action:
-            case Send(message) | Recv(message):
-                if not self.crosses(message.hop):
-                    raise PlanError(
-                        f"'{action}': the plan sends nothing there from rank to rank; compile again"
-                    )
-                return message
-            case Compute() | Reduce():
-                return None
-
-
 def check_order(traffic: Traffic, rows: Rows) -> int:
     """Count the messages, each of which is received in its turn. Raises PlanError."""
-    sent: dict[Channel, list[Message]] = defaultdict(list)
-    received: dict[Channel, list[Message]] = defaultdict(list)
+    sent: dict[tuple[int, int], list[Message]] = defaultdict(list)
+    received: dict[tuple[int, int], list[Message]] = defaultdict(list)
+    home = traffic.pipeline_rank_of
     for rank, row in enumerate(rows):
         for action in row:
             _check_rank(traffic, rank, action)
             message = traffic.message(action)
             if message is not None:
                 lists = sent if isinstance(action, Send) else received
-                lists[traffic.channel(message)].append(message)
-    for channel in sorted({*sent, *received}):
-        _check_same_order(channel, sent[channel], received[channel])
+                lists[home[message.sender], home[message.receiver]].append(message)
+    for ranks in sorted({*sent, *received}):
+        _check_same_order(Channel(*ranks), sent[ranks], received[ranks])
     return sum(map(len, sent.values()))
 
 
@@ -174,7 +132,7 @@ class _Stepping:
         """Whether what a compute needs is there: sent, or made on this rank."""
         message = compute.needs
         assert message is not None
-        if self.traffic.crosses(message.hop):
+        if self.traffic.crosses(message):
             return message in self.sent
         ranks = self.traffic.pipeline_rank_of
         same_rank = ranks.get(message.sender) == ranks.get(message.receiver)
@@ -215,16 +173,19 @@ def check_opening(groups_by_rank: Mapping[int, Sequence[Sequence[int]]]) -> None
     A group opens once all its ranks have come to it, and keeps them until then. Raises PlanError.
     """
     opened = dict.fromkeys(groups_by_rank, 0)
-    while waiting := {
-        rank: tuple(groups[opened[rank]])
-        for rank, groups in groups_by_rank.items()
-        if opened[rank] < len(groups)
-    }:
-        ready = {
-            group for group in waiting.values() if all(waiting.get(rank) == group for rank in group)
-        }
-        if not ready:
-            ranks = ", ".join(map(str, sorted(waiting)))
-            raise PlanError(f"ranks {ranks} wait in a circle to open their channels; compile again")
-        for rank, group in waiting.items():
-            opened[rank] += group in ready
+    came: defaultdict[tuple[int, ...], set[int]] = defaultdict(set)
+    moving = list(groups_by_rank)
+    while moving:
+        rank = moving.pop()
+        if opened[rank] == len(groups_by_rank[rank]):
+            continue
+        group = tuple(groups_by_rank[rank][opened[rank]])
+        came[group].add(rank)
+        if len(came[group]) >= len(group) and came[group].issuperset(group):
+            for member in came.pop(group):
+                opened[member] += 1
+                moving.append(member)
+    waiting = [rank for rank, groups in groups_by_rank.items() if opened[rank] < len(groups)]
+    if waiting:
+        ranks = ", ".join(map(str, sorted(waiting)))
+        raise PlanError(f"ranks {ranks} wait in a circle to open their channels; compile again")

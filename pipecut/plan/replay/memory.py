@@ -4,8 +4,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from pipecut.device.types import type_of
-from pipecut.plan.actions import Action, Compute, Hop, Message, Recv, Reduce, Send
-from pipecut.plan.channels import groups_of
+from pipecut.plan.actions import Action, Compute, Direction, Hop, Message, Recv, Reduce, Send
+from pipecut.plan.channels import groups_with
 from pipecut.plan.communicators import buffer_bytes
 from pipecut.plan.folder import PlanFolder
 from pipecut.plan.layout import Place
@@ -129,6 +129,8 @@ class _Replay:
         self.with_gradient: set[str] = set()
         # Bytes that are alive only for a message on its way, or handed over on this rank.
         self.leaving: dict[Message, int] = {}
+        # Bytes of a message, by its direction and receiver.
+        self.message_bytes: dict[tuple[Direction, int], int] = {}
 
     def do(self, action: Action) -> int:
         """Replay an action: `level` is what is alive after it; the peak within it is returned."""
@@ -200,7 +202,9 @@ class _Replay:
 
     def _send(self, message: Message) -> int:
         peak = self.level
-        earlier = [m for m in self.leaving if m.hop == message.hop and m != message]
+        hop = message.direction, message.receiver
+        alike = (m for m in self.leaving if (m.direction, m.receiver) == hop)
+        earlier = [m for m in alike if m.microbatch != message.microbatch]
         for gone in earlier[: max(0, len(earlier) - MOST_LEAVING)]:
             self._let_go(gone)
         return peak
@@ -210,10 +214,14 @@ class _Replay:
 
     def _bytes(self, hop: Hop) -> int:
         """Bytes of a microbatch's message."""
-        boundary = next((b for b in self.plan.boundaries if b.left == hop.boundary), None)
-        tensors = boundary.tensors if boundary else []
-        carried = [t for t in tensors if hop.direction == "F" or t.needs_grad]
-        return sum(t.bytes_for(self.plan.batch.microbatch) for t in carried)
+        size = self.message_bytes.get((hop.direction, hop.receiver))
+        if size is None:
+            boundary = next((b for b in self.plan.boundaries if b.left == hop.boundary), None)
+            tensors = boundary.tensors if boundary else []
+            carried = [t for t in tensors if hop.direction == "F" or t.needs_grad]
+            size = sum(t.bytes_for(self.plan.batch.microbatch) for t in carried)
+            self.message_bytes[hop.direction, hop.receiver] = size
+        return size
 
     def _received(self, stage: int) -> int:
         """Bytes of a microbatch that other ranks send to a stage."""
@@ -252,7 +260,7 @@ def outside_bytes(plan: Plan, pipeline_rank: int) -> int:
     kind = type_of(plan.stages_on(rank)[0].device_type)
     if not kind.uses_nccl:
         return kind.context_bytes
-    buffers = (buffer_bytes(group.kind, group.ranks, rank) for group in groups_of(plan))
+    buffers = (buffer_bytes(group.kind, group.ranks, rank) for group in groups_with(plan, rank))
     return kind.context_bytes + sum(buffers)
 
 

@@ -14,8 +14,9 @@ from pipecut.compiler.schedules.registry import SCHEDULES, in_flight, orders, pi
 from pipecut.compiler.schedules.schedule import ComputeSeconds
 from pipecut.plan.actions import Action, Compute, Direction, Hop, Op
 from pipecut.plan.channels import Channel
-from pipecut.plan.replay.deadlock import Traffic, check_order, check_steps
+from pipecut.plan.replay.deadlock import check_order, check_steps
 from pipecut.plan.replay.simulate import Costs, Timeline, simulate
+from pipecut.plan.replay.traffic import Traffic
 
 DIRECTIONS: tuple[Direction, ...] = ("F", "B")
 

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from pipecut.errors import PlanError
 from pipecut.plan.channels import Channel
-from pipecut.plan.replay.deadlock import Traffic, check_opening, check_order, check_steps
+from pipecut.plan.replay.deadlock import check_opening, check_order, check_steps
+from pipecut.plan.replay.traffic import Traffic
 from tests.graphs import ROWS, made_actions
 
 # Two stages on two ranks; activations and gradients cross.
