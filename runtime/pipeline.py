@@ -9,9 +9,9 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from pipecut.plan.actions import splits_backward
-from pipecut.plan.check.check import check
-from pipecut.plan.folder import PlanFolder, read_plan
+from pipecut.plan.actions import Action, splits_backward
+from pipecut.plan.part.check import check_part
+from pipecut.plan.part.read import PlanPart, read_part
 from pipecut.plan.rows import Rows
 from pipecut.plan.schema import Plan
 from pipecut.runtime.batches.check_tensors import check_tensors
@@ -63,13 +63,13 @@ def load_pipeline(
     if meeting.size > 1:
         LastWords(meeting.rank).listen()
     try:
-        folder = read_plan(path, code)
-        check(folder)
-        agree_to_start(meeting, folder, device, restoring, alike or {})
-        world = join_world(folder.plan, device, meeting)
+        part = read_part(path, meeting.rank, code)
+        check_part(part)
+        agree_to_start(meeting, part.plan, device, restoring, alike or {})
+        world = join_world(part.plan, device, meeting)
         if world.rank == 0:
-            warn_of_changes(folder.plan)
-        return Pipeline(folder, world, messages, restoring)
+            warn_of_changes(part.plan)
+        return Pipeline(part, world, messages, restoring)
     except BaseException:
         meeting.fail()
         raise
@@ -80,14 +80,14 @@ class Pipeline:
 
     def __init__(
         self,
-        folder: PlanFolder,
+        part: PlanPart,
         world: World,
         messages: Messages | None = None,
         restoring: bool = False,
     ) -> None:
-        self.plan: Plan = folder.plan
+        self.plan: Plan = part.plan
         self.world = world
-        self.model = RankModel(folder, world, restoring)
+        self.model = RankModel(part, world, restoring)
         self.scale = LossScale(self.plan.model.precision)
         # Ranks are not ready at the same time, and opening keeps each until the others come.
         world.meeting.come_together("waiting until every rank is ready", start_timeout())
@@ -96,7 +96,7 @@ class Pipeline:
         self.replicas = ReplicaGradients(
             self.plan.replicas, self.model.parameters, self.model.shards
         )
-        self.engine = self._training_engine(folder, messages)
+        self.engine = self._training_engine(part.actions, messages)
         self.splitter = BatchSplitter(self.plan, world)
         self.same_batches = SameBatches(world.meeting, world.status)
         self.evaluation = Evaluation(
@@ -109,9 +109,8 @@ class Pipeline:
         self.train()
         seed_alike(self.plan.model.seed)
 
-    def _training_engine(self, folder: PlanFolder, messages: Messages | None) -> Engine:
+    def _training_engine(self, actions: tuple[Action, ...], messages: Messages | None) -> Engine:
         model, world = self.model, self.world
-        actions = folder.actions[world.pipeline_rank]
         stages = [
             RunningStage(
                 self.plan,

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from pipecut.errors import RunError
-from pipecut.plan.folder import PlanFolder
+from pipecut.plan.part.read import PlanPart
 from pipecut.runtime.engine.stage import build_module
 from pipecut.runtime.engine.warm import warm
 from pipecut.runtime.gradients.masters import Masters
@@ -26,11 +26,11 @@ class RankModel:
     With `restoring` parameters get no values: what would be drawn or read, a checkpoint has.
     """
 
-    def __init__(self, folder: PlanFolder, world: World, restoring: bool = False) -> None:
-        self.plan, self.world = folder.plan, world
+    def __init__(self, part: PlanPart, world: World, restoring: bool = False) -> None:
+        self.plan, self.world = part.plan, world
         self.stages = [s for s in self.plan.stages if s.pipeline_rank == world.pipeline_rank]
         self.modules = {
-            stage.index: build_module(folder.path, self.plan, stage, world.device)
+            stage.index: build_module(part.path, self.plan, stage, world.device)
             for stage in self.stages
         }
         share_tied(self.plan, self.modules)

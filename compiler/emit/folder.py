@@ -11,6 +11,7 @@ from pipecut.compiler.draft import Draft
 from pipecut.compiler.emit.files import write_files
 from pipecut.errors import UserFileError
 from pipecut.plan.folder import PlanFolder, read_plan, write_plan
+from pipecut.plan.part.meetings_file import write_meetings
 from pipecut.plan.places import as_written
 from pipecut.plan.schema import Plan
 from pipecut.plan.schema.explanation import Explanation
@@ -37,6 +38,7 @@ def emit(
     try:
         with _naming(target):
             hashes = write_files(scratch, costed, draft, explanation)
+            hashes |= write_meetings(scratch, plan, draft.scheduled.actions)
             # Its places are ways from where it goes.
             placed = as_written(plan, target)
             write_plan(scratch, placed.model_copy(update={"hashes": hashes}))

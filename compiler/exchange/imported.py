@@ -25,7 +25,7 @@ from pipecut.plan.check.check import check
 from pipecut.plan.check.messages import in_order, no_deadlock
 from pipecut.plan.edit.rescheduled import with_actions
 from pipecut.plan.folder import PlanFolder
-from pipecut.plan.replay.deadlock import Traffic
+from pipecut.plan.replay.traffic import Traffic
 from pipecut.plan.schema import Plan
 
 # The note of a plan whose schedule is not the one that it was compiled with.

@@ -6,6 +6,8 @@ from pipecut.plan.schema import Plan, Tensor, evaluate
 
 # Files beside the stages that every plan has.
 SCHEDULE, GRAPH, PARAMETERS = "schedule.yaml", "graph.json", "parameters.json"
+# And one that a plan need not have: see plan/part/meetings_file.py.
+MEETINGS = "meetings.json"
 
 
 def contradiction_in(plan: Plan) -> str | None:

@@ -1,6 +1,8 @@
 """A plan folder on disk: read and compared with its hashes, written, or sealed after an edit."""
 
 import hashlib
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from pipecut.errors import PlanError
 from pipecut.plan.actions import Action, ActionTable, parse_action
-from pipecut.plan.consistency import GRAPH, PARAMETERS, SCHEDULE
+from pipecut.plan.consistency import GRAPH, MEETINGS, PARAMETERS, SCHEDULE
 from pipecut.plan.manifest import (
     MANIFEST,
     first_problem,
@@ -17,6 +19,7 @@ from pipecut.plan.manifest import (
     seal_of,
     write_manifest,
 )
+from pipecut.plan.part.meetings_file import write_meetings
 from pipecut.plan.places import as_written, located
 from pipecut.plan.safe_files import file_hash, file_within, parsed_yaml, read_bytes, read_yaml
 from pipecut.plan.schema import Plan
@@ -43,6 +46,7 @@ EDITED = (
     "pipecut seal makes it a plan again"
 )
 _SCHEDULE = TypeAdapter(dict[str, list[list[str]]])
+_LINE_OF_RANK = re.compile(rb"  - \[((?:[A-Z_0-9. ]+(?:, [A-Z_0-9. ]+)*)?)\]")
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,21 @@ def read_plan(path: Path, code: Path | None = None) -> PlanFolder:
 
     The plan has the places of its model on this machine; `code` is where its code is now.
     """
+    plan = read_manifest_and_hashes(path, code)
+    return _folder(
+        path,
+        plan,
+        _bytes_of(path, SCHEDULE, plan.hashes[SCHEDULE]),
+        _bytes_of(path, GRAPH, plan.hashes[GRAPH]),
+    )
+
+
+def read_manifest_and_hashes(path: Path, code: Path | None = None) -> Plan:
+    """The plan of a folder. Its seal holds, and so does every file's hash but those that are left.
+
+    Those of files that the caller reads whole by `checked_bytes`: schedule, graph and meetings.
+    Raises PlanError that names file and remedy.
+    """
     data = read_manifest(path)
     if data.get("seal") != seal_of(data):
         raise PlanError(f"{path / MANIFEST} {EDITED}")
@@ -72,14 +91,9 @@ def read_plan(path: Path, code: Path | None = None) -> PlanFolder:
     expected = hashes.get(PARAMETERS) if isinstance(hashes, dict) else None
     plan = plan_from(path, data, _bytes_of(path, PARAMETERS, expected))
     for name, expected in plan.hashes.items():
-        if name not in (PARAMETERS, SCHEDULE, GRAPH):
+        if name not in (PARAMETERS, SCHEDULE, GRAPH, MEETINGS):
             _refuse_edited(path / name, file_hash(file_within(path, name)), expected)
-    return _folder(
-        path,
-        located(plan, path, code),
-        _bytes_of(path, SCHEDULE, plan.hashes[SCHEDULE]),
-        _bytes_of(path, GRAPH, plan.hashes[GRAPH]),
-    )
+    return located(plan, path, code)
 
 
 def checked_bytes(path: Path, plan: Plan, name: str) -> bytes:
@@ -117,8 +131,11 @@ def seal(path: Path) -> PlanFolder:
 
 
 def write_seal(folder: PlanFolder) -> str:
-    """Write the plan with the hashes of `seal`. Returns its seal."""
-    return write_plan(folder.path, folder.plan)
+    """Write the plan with the hashes of `seal`, its messages numbered anew. Returns its seal."""
+    plan = folder.plan
+    hashes = {name: text for name, text in plan.hashes.items() if name != MEETINGS}
+    hashes |= write_meetings(folder.path, plan, folder.actions)
+    return write_plan(folder.path, plan.model_copy(update={"hashes": hashes}))
 
 
 def write_plan(path: Path, plan: Plan) -> str:
@@ -143,23 +160,51 @@ def _refuse_edited(file: Path, actual: str, expected: str) -> None:
 
 
 def _folder(path: Path, plan: Plan, schedule: bytes, graph: bytes) -> PlanFolder:
-    actions = _actions(path / SCHEDULE, schedule)
-    return PlanFolder(path, plan, actions, _graph(path / GRAPH, graph))
+    rows = ScheduleFile(path / SCHEDULE, schedule)
+    actions = ActionTable(rows.row(rank) for rank in range(len(rows)))
+    return PlanFolder(path, plan, actions, graph_of(path / GRAPH, graph))
 
 
-def _actions(file: Path, data: bytes) -> ActionTable:
+class ScheduleFile:
+    """schedule.yaml as read, of which a rank's actions are made when they are asked for.
+
+    A line per rank, as the compiler writes it, needs no YAML. Raises PlanError.
+    """
+
+    def __init__(self, file: Path, data: bytes) -> None:
+        self.rows: Sequence[str | list[str]] = _lines_of_ranks(data) or _lists_of_ranks(file, data)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def row(self, rank: int) -> tuple[Action, ...]:
+        """A rank's actions. Raises PlanError, naming the rank."""
+        row = self.rows[rank]
+        texts = row if isinstance(row, list) else row.split(", ") if row else []
+        return tuple(parse_action(text, rank) for text in texts)
+
+
+def _lines_of_ranks(data: bytes) -> list[str] | None:
+    """The line of each rank, without its brackets; None where a line is anything else."""
+    header, _, body = data.partition(b"\nranks:\n")
+    lines = body.splitlines()
+    if not header.startswith(b"#") or b"\n" in header:
+        return None
+    rows = [_LINE_OF_RANK.fullmatch(line) for line in lines]
+    return [row[1].decode("ascii") for row in rows if row] if all(rows) else None
+
+
+def _lists_of_ranks(file: Path, data: bytes) -> list[list[str]]:
     try:
-        rows = _SCHEDULE.validate_python(parsed_yaml(file, data))["ranks"]
+        return _SCHEDULE.validate_python(parsed_yaml(file, data))["ranks"]
     except (ValidationError, KeyError):
         raise PlanError(
             f"{file}: no list of actions for each rank under 'ranks'; compile again"
         ) from None
-    return ActionTable(
-        tuple(parse_action(text, rank) for text in row) for rank, row in enumerate(rows)
-    )
 
 
-def _graph(file: Path, data: bytes) -> PlanGraph:
+def graph_of(file: Path, data: bytes) -> PlanGraph:
+    """graph.json. Raises PlanError."""
     try:
         return PlanGraph.model_validate_json(data)
     except ValidationError as error:

@@ -12,23 +12,33 @@ from pipecut.plan.schema import Plan
 
 def computes_everything(plan: Plan, actions: Rows) -> str:
     """Forward and backward of every stage on every microbatch, once. Raises PlanError."""
-    _check_combination(plan, actions)
     ranks = plan.layout.pipeline_ranks
     if len(actions) != ranks:
         raise PlanError(f"schedule.yaml has {len(actions)} ranks, the plan {ranks}; compile again")
+    split = any(map(splits_backward, actions))
+    _check_combination(plan, split)
     total = sum(_computes_once(plan, s.index, actions[s.pipeline_rank]) for s in plan.stages)
-    _check_sums(plan, actions)
+    for row in actions:
+        _check_sums(plan, row)
     return f"{total} forward and backward actions, each once"
 
 
-def _check_combination(plan: Plan, actions: Rows) -> None:
+def check_row(plan: Plan, pipeline_rank: int, row: Sequence[Action]) -> None:
+    """`computes_everything` of one rank. Raises PlanError."""
+    _check_combination(plan, splits_backward(row))
+    for stage in plan.layout.stages_of(pipeline_rank):
+        _computes_once(plan, stage, row)
+    _check_sums(plan, row)
+
+
+def _check_combination(plan: Plan, splits: bool) -> None:
     """The rules that the compiler asks of a request, asked of the plan."""
     evaluated = plan.in_evaluation().stages
     combination = Combination(
         replicas=plan.replicas,
         writes_buffers=any(tensor.written for s in plan.stages for tensor in s.buffers),
         compiled=plan.compile == "inductor",
-        split=plan.schedule if any(map(splits_backward, actions)) else "",
+        split=plan.schedule if splits else "",
         draws="the model" if any(s.draws for s in (*plan.stages, *evaluated)) else "",
     )
     conflict = conflict_of(combination)
@@ -55,11 +65,11 @@ def _computes_once(plan: Plan, stage: int, row: Sequence[Action]) -> int:
     return len(ops) * plan.microbatches
 
 
-def _check_sums(plan: Plan, actions: Rows) -> None:
+def _check_sums(plan: Plan, row: Sequence[Action]) -> None:
     several = plan.tied or plan.replicas > 1
-    if several and any(row.count(Reduce()) != 1 for row in actions):
+    if several and row.count(Reduce()) != 1:
         raise PlanError("tied parameters and replicas need one REDUCE on every rank; compile again")
-    if any(Reduce() in row[:-1] for row in actions):
+    if Reduce() in row[:-1]:
         raise PlanError(
             "REDUCE is not the last of a rank's actions: gradients that come later would not be "
             "summed; put it at the end, or compile again"

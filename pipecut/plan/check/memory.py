@@ -41,20 +41,25 @@ def memory_fits(plan: Plan, graph: PlanGraph, actions: Rows) -> str:
     """At every moment of a step, on every rank. Raises PlanError."""
     fullest = 0.0
     for pipeline_rank, row in enumerate(actions):
-        stages = [s for s in plan.stages if s.pipeline_rank == pipeline_rank]
-        needs = [_need_of(plan, graph, stage, row) for stage in stages]
-        for stage, need in zip(stages, needs, strict=True):
-            _check_stage(stage, need)
-        # Of the operators of all stages, one runs at a time.
-        together = sum(need.lasting for need in needs) + max(need.transient for need in needs)
-        capacity = min(stage.capacity_bytes for stage in stages)
-        if together > capacity:
-            raise PlanError(
-                f"rank {pipeline_rank}: its stages need {together} bytes of {capacity}; {FEWER}"
-            )
-        fullest = max(fullest, together / max(capacity, 1))
-        _check_peak(plan, row, pipeline_rank)
+        fullest = max(fullest, rank_fits(plan, graph, pipeline_rank, row))
     return f"memory fits on every rank at every moment (at most {fullest:.0%} of capacity)"
+
+
+def rank_fits(plan: Plan, graph: PlanGraph, pipeline_rank: int, row: Sequence[Action]) -> float:
+    """`memory_fits` of one rank; the part of its capacity that is taken. Raises PlanError."""
+    stages = [s for s in plan.stages if s.pipeline_rank == pipeline_rank]
+    needs = [_need_of(plan, graph, stage, row) for stage in stages]
+    for stage, need in zip(stages, needs, strict=True):
+        _check_stage(stage, need)
+    # Of the operators of all stages, one runs at a time.
+    together = sum(need.lasting for need in needs) + max(need.transient for need in needs)
+    capacity = min(stage.capacity_bytes for stage in stages)
+    if together > capacity:
+        raise PlanError(
+            f"rank {pipeline_rank}: its stages need {together} bytes of {capacity}; {FEWER}"
+        )
+    _check_peak(plan, row, pipeline_rank)
+    return together / max(capacity, 1)
 
 
 def bytes_of_stage(plan: Plan, graph: PlanGraph, stage: Stage, row: Sequence[Action]) -> int:

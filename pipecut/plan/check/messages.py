@@ -19,8 +19,7 @@ def in_order(plan: Plan, actions: Rows) -> str:
 
 def no_deadlock(plan: Plan, actions: Rows) -> str:
     """Neither a step nor an evaluation hangs, nor the opening of channels. Raises PlanError."""
-    groups = groups_of(plan)
-    check_opening(opened_by_rank(groups))
+    groups = channels_open(plan)
     opened, evaluated = frozenset(channels(plan)), plan.in_evaluation()
     _check_steps(Traffic.of(plan), actions, opened)
     for microbatches in (1, plan.microbatches):
@@ -28,9 +27,16 @@ def no_deadlock(plan: Plan, actions: Rows) -> str:
         check_order(Traffic.of(evaluated), forwards)
         _check_steps(Traffic.of(evaluated), forwards, opened)
     return (
-        f"{len(groups)} groups open one after the other; no deadlock under rendezvous, nor where "
+        f"{groups} groups open one after the other; no deadlock under rendezvous, nor where "
         "messages occupy their ranks"
     )
+
+
+def channels_open(plan: Plan) -> int:
+    """Count the groups, none of which keeps ranks waiting in a circle. Raises PlanError."""
+    groups = groups_of(plan)
+    check_opening(opened_by_rank(groups))
+    return len(groups)
 
 
 def _check_steps(traffic: Traffic, rows: Rows, opened: Collection[Channel]) -> None:

@@ -31,8 +31,8 @@ def check_order(traffic: Traffic, rows: Rows) -> int:
     received: dict[tuple[int, int], list[Message]] = defaultdict(list)
     home = traffic.pipeline_rank_of
     for rank, row in enumerate(rows):
+        check_ranks(traffic, rank, row)
         for action in row:
-            _check_rank(traffic, rank, action)
             message = traffic.message(action)
             if message is not None:
                 lists = sent if isinstance(action, Send) else received
@@ -40,6 +40,12 @@ def check_order(traffic: Traffic, rows: Rows) -> int:
     for ranks in sorted({*sent, *received}):
         _check_same_order(Channel(*ranks), sent[ranks], received[ranks])
     return sum(map(len, sent.values()))
+
+
+def check_ranks(traffic: Traffic, rank: int, row: Sequence[Action]) -> None:
+    """Raises PlanError where a rank has an action of a stage that is on another one."""
+    for action in row:
+        _check_rank(traffic, rank, action)
 
 
 def _check_rank(traffic: Traffic, rank: int, action: Action) -> None:

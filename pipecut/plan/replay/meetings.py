@@ -78,14 +78,6 @@ def meetings_of(exchanges: Sequence[Sequence[Exchange]]) -> list[list[int]] | No
     return numbers if done else None
 
 
-def check_numbers(rank: int, mine: Sequence[Exchange], numbers: Sequence[int]) -> None:
-    """Raises PlanError where a rank's messages have no rising numbers, one for each."""
-    if len(mine) != len(numbers) or any(later <= earlier for earlier, later in pairwise(numbers)):
-        raise PlanError(
-            f"rank {rank}: the numbers of its messages do not rise, one for each; {SEAL_AGAIN}"
-        )
-
-
 @dataclass(frozen=True)
 class Numbered:
     """A rank's messages with their numbers."""
@@ -100,8 +92,32 @@ class Numbered:
         return [(e.sends, e.message, number) for e, number in pairs if e.peer == peer]
 
 
-def check_sides(mine: Numbered, theirs: Numbered) -> None:
-    """Raises PlanError where two ranks do not exchange the same messages at the same numbers."""
+def check_meetings(mine: Numbered, peers: Sequence[Numbered]) -> None:
+    """A rank's part of the proof; `peers` are the ranks that it exchanges messages with.
+
+    Raises PlanError where numbers do not rise, or are not those of the other side.
+    """
+    missing = {exchange.peer for exchange in mine.exchanges} - {peer.rank for peer in peers}
+    if missing:
+        raise PlanError(
+            f"rank {mine.rank} exchanges messages with rank {min(missing)}, "
+            f"which has no row; {SEAL_AGAIN}"
+        )
+    _check_numbers(mine)
+    for peer in peers:
+        _check_numbers(peer)
+        _check_sides(mine, peer)
+
+
+def _check_numbers(row: Numbered) -> None:
+    rises = all(earlier < later for earlier, later in pairwise(row.numbers))
+    if len(row.exchanges) != len(row.numbers) or not rises:
+        raise PlanError(
+            f"rank {row.rank}: the numbers of its messages do not rise, one for each; {SEAL_AGAIN}"
+        )
+
+
+def _check_sides(mine: Numbered, theirs: Numbered) -> None:
     here, there = mine.with_peer(theirs.rank), theirs.with_peer(mine.rank)
     for ours, other in zip_longest(here, there):
         if ours is None or other is None or ours[1:] != other[1:] or ours[0] == other[0]:

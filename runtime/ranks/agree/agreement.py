@@ -11,7 +11,7 @@ import torch
 
 from pipecut import version
 from pipecut.model.weights import weights_digest
-from pipecut.plan.folder import PlanFolder
+from pipecut.plan.schema import Plan
 from pipecut.plan.sources import hashes_here
 from pipecut.runtime.health.timeouts import start_timeout
 from pipecut.runtime.ranks.agree.meeting import Compared, Meeting
@@ -50,7 +50,7 @@ RUNNING = ("plan", "model", "device", "runtime")
 
 def agree_to_start(
     meeting: Meeting,
-    folder: PlanFolder,
+    plan: Plan,
     device: str | None,
     restoring: bool,
     run: Mapping[str, str],
@@ -62,11 +62,11 @@ def agree_to_start(
     """
     if meeting.size == 1:
         return
-    model = folder.plan.model
+    model = plan.model
     # A host that draws no values needs no file of the model.
     drawn = model.weights is None and not restoring
     compared: Compared = {
-        "plan": plan_values(folder),
+        "plan": plan_values(plan),
         "software": {
             "pipecut": f"{__version__} ({_code()})",
             "torch": str(torch.__version__),
@@ -80,9 +80,8 @@ def agree_to_start(
     meeting.agree("what the ranks run", compared, REMEDIES, start_timeout())
 
 
-def plan_values(folder: PlanFolder) -> dict[str, str]:
+def plan_values(plan: Plan) -> dict[str, str]:
     """The seal, every file's hash, and short values of plan.yaml, so that a message names them."""
-    plan = folder.plan
     values = {name: text[:SHORT] for name, text in plan.hashes.items()}
     values["plan.yaml"] = plan.seal[:SHORT]
     values["ranks"] = str(plan.ranks)
