@@ -130,11 +130,10 @@ pipecut.view("stages", (() => {
 
   function crossings({ stages }, index, opened) {
     const columns = [
-      { title: "tensor", cell: (t) => element("code", { text: t.name }) },
+      { title: "tensor", cell: tensorName },
       { title: "shape", cell: (t) => `${t.dtype}[${t.shape.join(", ")}]` },
       { title: "size", number: true, cell: (t) => bytes(t.bytes) },
-      { title: "", cell: (t) => [t.needs_grad ? "gradient back" : "", t.relayed ? "relayed" : ""]
-        .filter(Boolean).join(", ") },
+      { title: "gradient", cell: (t) => (t.needs_grad ? "back" : "none") },
     ];
     const part = (title, boundary, names) => section(title,
       names.length ? element("p", {}, ...names.map((name) => element("code", { text: `${name} ` }))) : null,
@@ -142,6 +141,11 @@ pipecut.view("stages", (() => {
     return element("div", {},
       part("Takes", stages.boundaries[index - 1], opened.batch_inputs),
       part("Gives", stages.boundaries[index], opened.outputs));
+  }
+
+  function tensorName(tensor) {
+    return element("span", {}, element("code", { text: tensor.name }),
+      element("span", { class: "muted", text: tensor.relayed ? " passed on" : "" }));
   }
 
   /* A row per layer; under it, once asked for, a row per operator. */
