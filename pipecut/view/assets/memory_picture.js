@@ -32,7 +32,7 @@
     if (!state.whole && rank.capacity > top) {
       context.fillStyle = pipecut.colour("muted");
       context.textAlign = "left";
-      context.fillText(`capacity ${bytes(rank.capacity)} lies above`, size.left + 6, TOP + 8);
+      context.fillText(`capacity ${bytes(rank.capacity)}, above`, size.left + 6, TOP + 8);
     }
   }
 

@@ -121,10 +121,12 @@
     context.lineWidth = 1;
     const steps = new Path2D();
     const under = new Path2D();
+    let reached = 0;
     state.path.forEach(({ at, lane }, position) => {
-      const [begin, end] = [x(lanes.start[at]), x(lanes.end[at])];
+      const [begin, end] = [x(Math.max(reached, lanes.start[at])), x(lanes.end[at])];
+      reached = lanes.end[at];
       const next = state.path[position + 1];
-      const after = next ? x(lanes.start[next.at]) : end;
+      const after = next ? x(Math.max(reached, lanes.start[next.at])) : end;
       if (after < size.left || begin > size.width) return;
       under.rect(begin, y(lane) - 1, Math.max(1, end - begin), 2.5);
       if (next && next.lane !== lane) {

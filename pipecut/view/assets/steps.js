@@ -75,7 +75,14 @@
         if (lanes.critical[at]) path.push({ at, lane });
       }
     }
-    return path.sort((a, b) => lanes.start[a.at] - lanes.start[b.at]);
+    // A sum of tied gradients begins before the rank that it waits for is done, and ends after it.
+    const sums = ({ at }) => (lanes.stage[at] ? 0 : 1);
+    return path.sort(
+      (a, b) =>
+        lanes.end[a.at] - lanes.end[b.at] ||
+        sums(a) - sums(b) ||
+        lanes.start[a.at] - lanes.start[b.at],
+    );
   }
 
   /* For each measured compute, the predicted one: the same action of the same pipeline rank. */
