@@ -9,7 +9,7 @@ from pipecut.compiler.passes import compile_plan, silent
 from pipecut.compiler.request import Options, Request
 from pipecut.compiler.search.sizes import SizeOverrides
 from pipecut.errors import InfeasibleError, UserFileError
-from pipecut.plan.folder import read_plan
+from pipecut.plan.folder import plan_in
 from pipecut.plan.schema import Plan
 
 # Between a plan's name and the devices that its successor does without.
@@ -23,7 +23,7 @@ def replan(path: Path, lost_rank: int, progress: Callable[[str], None] = silent)
     what `compile_plan` does, and UserFileError for a plan that does not say what it was compiled
     from.
     """
-    plan = read_plan(path).plan
+    plan = plan_in(path)
     source = plan.source
     if source is None:
         raise UserFileError(

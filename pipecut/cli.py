@@ -325,9 +325,9 @@ def show(
 
     Example: pipecut show plan/ --json | jq .prediction.step_seconds
     """
-    from pipecut.plan.folder import read_plan
+    from pipecut.plan.folder import plan_in
 
-    read = read_plan(plan).plan
+    read = plan_in(plan)
     if as_json:
         from pipecut.tables.plan_json import shown_plan
 
@@ -584,10 +584,10 @@ def export(
 
     Example: pipecut export plan/ checkpoints/ -o model.safetensors
     """
-    from pipecut.plan.folder import read_plan
+    from pipecut.plan.folder import plan_in
     from pipecut.runtime.checkpoint.export import export as export_checkpoint
 
-    exported = export_checkpoint(read_plan(plan).plan, checkpoint, output)
+    exported = export_checkpoint(plan_in(plan), checkpoint, output)
     console.print(
         f"{counted(exported.tensors, 'tensor')} after step {exported.step} written to {output}"
     )

@@ -34,6 +34,7 @@ __all__ = [
     "checked_bytes",
     "file_hash",
     "listed_files",
+    "plan_in",
     "read_plan",
     "seal",
     "seal_of",
@@ -45,6 +46,8 @@ EDITED = (
     "was edited after the plan was written; compile again, or if that was meant, "
     "pipecut seal makes it a plan again"
 )
+# Files that are read whole, by those who need them, and compared with their hash then.
+LEFT = {SCHEDULE, GRAPH, MEETINGS}
 _SCHEDULE = TypeAdapter(dict[str, list[list[str]]])
 _LINE_OF_RANK = re.compile(rb"  - \[((?:[A-Z_0-9. ]+(?:, [A-Z_0-9. ]+)*)?)\]")
 
@@ -77,6 +80,17 @@ def read_plan(path: Path, code: Path | None = None) -> PlanFolder:
     )
 
 
+def plan_in(path: Path, code: Path | None = None) -> Plan:
+    """The plan of a folder in which every file has its hash, without its actions and its graph.
+
+    Of a large plan these take seconds. Raises PlanError as `read_plan` does.
+    """
+    plan = read_manifest_and_hashes(path, code)
+    for name in LEFT & set(plan.hashes):
+        _refuse_edited(path / name, file_hash(file_within(path, name)), plan.hashes[name])
+    return plan
+
+
 def read_manifest_and_hashes(path: Path, code: Path | None = None) -> Plan:
     """The plan of a folder. Its seal holds, and so does every file's hash but those that are left.
 
@@ -91,7 +105,7 @@ def read_manifest_and_hashes(path: Path, code: Path | None = None) -> Plan:
     expected = hashes.get(PARAMETERS) if isinstance(hashes, dict) else None
     plan = plan_from(path, data, _bytes_of(path, PARAMETERS, expected))
     for name, expected in plan.hashes.items():
-        if name not in (PARAMETERS, SCHEDULE, GRAPH, MEETINGS):
+        if name != PARAMETERS and name not in LEFT:
             _refuse_edited(path / name, file_hash(file_within(path, name)), expected)
     return located(plan, path, code)
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipecut.errors import DivergedError, RankLostError, UserFileError
-from pipecut.plan.folder import read_plan
+from pipecut.plan.folder import plan_in
 from pipecut.runtime.launch.launch import launch
 from pipecut.runtime.ranks.devices import visible_devices
 
@@ -30,7 +30,7 @@ def run_with_restarts(
     for attempt in range(restarts + 1):
         try:
             restarted = ["--restarted"] if attempt else []
-            manifest = read_plan(plan).plan
+            manifest = plan_in(plan)
             # With --device the ranks' devices need not be those that the plan was made for.
             devices = None if "--device" in arguments else visible_devices(manifest, os.environ)
             command = [str(plan), *arguments, *restarted]

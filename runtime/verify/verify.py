@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from pipecut.device.local import has_devices
 from pipecut.device.types import CPU, common_type
-from pipecut.plan.folder import read_plan
+from pipecut.plan.folder import plan_in
 from pipecut.plan.rows import divided, rows_of
 from pipecut.plan.schema import Plan
 from pipecut.runtime.launch.launch import launch
@@ -36,7 +36,7 @@ def verify(
     `devices` are variables that tell each rank its own, as for `launch`; `code` is where the
     model's code is now. Raises PlanError or RunError.
     """
-    plan = read_plan(path, code).plan
+    plan = plan_in(path, code)
     if evaluation:
         check_can_evaluate(plan)
     with tempfile.TemporaryDirectory(prefix="pipecut-verify-") as folder:

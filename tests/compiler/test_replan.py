@@ -1,7 +1,6 @@
 """What a plan becomes on the devices that remain."""
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -60,7 +59,7 @@ def requests(monkeypatch: Any) -> list[Request]:
 
 def reading(monkeypatch: Any, **fields: Any) -> None:
     plan = made_plan(3, **fields)
-    monkeypatch.setattr(module, "read_plan", lambda _: SimpleNamespace(plan=plan))
+    monkeypatch.setattr(module, "plan_in", lambda _: plan)
 
 
 def test_the_job_is_compiled_again_without_the_lost_device(

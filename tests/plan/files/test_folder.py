@@ -16,6 +16,7 @@ from pipecut.plan.folder import (
     checked_bytes,
     file_hash,
     listed_files,
+    plan_in,
     read_plan,
     seal,
     seal_of,
@@ -65,6 +66,7 @@ def test_a_plan_of_another_version_is_refused_with_the_remedy(tmp_path: Path, ve
 
 def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
     folder = read_plan(write_made_plan(tmp_path))
+    assert plan_in(tmp_path) == folder.plan
     assert folder.path == tmp_path and folder.plan.stages == [made_stage()]
     assert [list(map(str, row)) for row in folder.actions] == [["F 0.0", "B 0.0"]]
     assert folder.graph.operators[0].name == "hidden_0"
@@ -179,8 +181,9 @@ def test_an_unknown_key_and_a_missing_one_are_named(tmp_path: Path) -> None:
 def test_an_edited_file_is_refused_until_it_is_sealed(file: str, tmp_path: Path) -> None:
     path = write_made_plan(tmp_path) / file
     path.write_text(path.read_text() + "\n")
-    with pytest.raises(PlanError, match=f"{file} was edited .*pipecut seal"):
-        read_plan(tmp_path)
+    for read in (read_plan, plan_in):
+        with pytest.raises(PlanError, match=f"{file} was edited .*pipecut seal"):
+            read(tmp_path)
     seal_before = seal(tmp_path).plan.seal
     assert write_seal(seal(tmp_path)) != seal_before
     assert read_plan(tmp_path).plan.hashes[file] == file_hash(path)

@@ -37,9 +37,9 @@ def run(
     arguments: list[str] | None = None,
 ) -> list[str]:
     reports: list[str] = []
-    plan = SimpleNamespace(plan=SimpleNamespace(ranks=2))
+    plan = SimpleNamespace(ranks=2)
     monkeypatch.setattr(restart, "launch", launches)
-    monkeypatch.setattr(restart, "read_plan", lambda path: plan)
+    monkeypatch.setattr(restart, "plan_in", lambda path: plan)
     monkeypatch.setattr(restart, "visible_devices", lambda plan, environment: "planned")
     run_with_restarts(Path("plan"), arguments or [], restarts, None, replan, reports.append)
     return reports
