@@ -21,12 +21,10 @@ from pipecut.compiler.partition.problem import (
 )
 from pipecut.compiler.partition.reduce import needed_edges
 from pipecut.compiler.partition.standalone.named import NamedProblem
+from pipecut.compiler.partition.standalone.onnx_model.fold import OF_SHAPES
 from pipecut.compiler.partition.standalone.onnx_model.graph import Node, OnnxGraph
 from pipecut.compiler.partition.standalone.onnx_model.work import NodeWork, work_of
 from pipecut.errors import UserFileError
-
-# Results that follow from shapes alone.
-OF_SHAPES = {"Shape", "Size"}
 
 
 def onnx_problem(

@@ -8,6 +8,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import inliner, shape_inference
 
+from pipecut.compiler.partition.standalone.onnx_model.fold import fold
 from pipecut.compiler.partition.standalone.onnx_model.graph import Node, OnnxGraph, TensorInfo
 from pipecut.errors import PlanError, UserFileError
 from pipecut.plan.schema.dimensions import evaluate
@@ -78,7 +79,8 @@ def _infer(model: onnx.ModelProto, sizes: Mapping[str, int]) -> dict[str, str]:
         graph.value_info.extend(inferred.graph.value_info)
         for old, new in zip(graph.output, inferred.graph.output, strict=True):
             old.CopyFrom(new)
-        if not given and known == sum(1 for _ in _known(graph)):
+        folded = fold(model, {name: info.shape for name, info in _known(graph)})
+        if not given and not folded and known == sum(1 for _ in _known(graph)):
             break
     values = {value.name: value for value in _values(graph)}
     outputs = [name for node in graph.node for name in node.output if name]

@@ -53,6 +53,27 @@ def test_a_dimension_without_a_name_is_given_by_tensor_and_axis(tmp_path: Path) 
     assert graph.tensors["y"].shape == (4, 64)
 
 
+def test_sizes_that_the_graph_computes_are_known(tmp_path: Path) -> None:
+    """The half of a table whose length depends on the input's, as exporters write it."""
+    text = """
+    <ir_version: 10, opset_import: ["" : 20]>
+    sliced (float[batch, seq] x) => (float[rows, columns] y)
+    <float[64, 8] table>
+    {
+      one = Constant <value_ints = [1]> ()
+      two = Constant <value_ints = [2]> ()
+      zero = Constant <value_ints = [0]> ()
+      shape = Shape(x)
+      seq = Gather(shape, one)
+      half = Div(seq, two)
+      rows = Slice(table, zero, half, zero)
+      [last] y = Relu(rows)
+    }
+    """
+    graph = read_onnx(write(tmp_path / "m.onnx", text), {"batch": 2, "seq": 32})
+    assert graph.tensors["y"].shape == (16, 8)
+
+
 @pytest.mark.parametrize("data", [b"model: {factory: x}", b"PK\x03\x04", b""])
 def test_other_files_are_refused(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "m.onnx").write_bytes(data)
