@@ -5,6 +5,7 @@ or one that an earlier stage made.
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,7 +15,9 @@ from pipecut.errors import PlanError
 from pipecut.plan.schema.dimensions import Dimension
 
 MANIFEST = "manifest.json"
-VERSION = 1
+# A list without lists and objects in it, as json.dumps indents it.
+_PLAIN_LIST = re.compile(r'\[\n((?:\s*(?:"[^"\\]*"|[\w.+-]+),?\n)+)\s*\]')
+_BREAK = re.compile(r"\n\s*")
 
 
 class _Part(BaseModel):
@@ -80,8 +83,9 @@ class Manifest(_Part):
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write manifest.json."""
+    """Write manifest.json, lists of plain values on one line."""
     text = json.dumps(manifest.model_dump(), indent=1)
+    text = _PLAIN_LIST.sub(lambda match: f"[{_BREAK.sub(' ', match[1].strip())}]", text)
     (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
 
 
