@@ -1,6 +1,6 @@
 """The view Stages: each stage with its layers, operators and code, and what crosses boundaries."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -133,17 +133,18 @@ def layers_of(graph: PlanGraph, stage: Stage) -> tuple[Layer, ...]:
     for operator in graph.operators:
         if stage.index in operator.placed_on:
             by_layer.setdefault(layer_of(operator.module), []).append(operator)
-    counts = _parameters(stage)
+    counts = _parameters(stage, by_layer)
     return tuple(
         _layer(name, operators, counts, stage.device) for name, operators in by_layer.items()
     )
 
 
-def _parameters(stage: Stage) -> Mapping[str, int]:
-    """The numbers in the parameters of each layer; a tied one counts under its first name."""
+def _parameters(stage: Stage, layers: Collection[str]) -> Mapping[str, int]:
+    """The numbers in the parameters of each layer; a tied one counts for the first that is here."""
     counts: dict[str, int] = {}
     for parameter in stage.parameters:
-        layer = layer_of(parameter.names[0].rpartition(".")[0])
+        owners = [layer_of(name.rpartition(".")[0]) for name in parameter.names]
+        layer = next((owner for owner in owners if owner in layers), owners[0])
         counts[layer] = counts.get(layer, 0) + prod(parameter.shape)
     return counts
 

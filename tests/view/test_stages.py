@@ -6,7 +6,7 @@ import pytest
 
 from pipecut.errors import PlanError
 from pipecut.plan.folder import read_plan
-from pipecut.plan.schema import Boundary
+from pipecut.plan.schema import Boundary, StageTensor
 from pipecut.view.layers import OUTSIDE, layer_of
 from pipecut.view.sources import RunReport, RunRow, Sources, code_of
 from pipecut.view.stages import MeasuredStage, layers_of, measured_stage, stages_of
@@ -46,6 +46,12 @@ def test_operators_stand_under_their_layer_with_its_sums() -> None:
 
 def test_parameters_count_for_the_layer_that_has_them() -> None:
     (layer,) = layers_of(made_graph(), made_stage(0, 2))
+    assert (layer.name, layer.parameters) == ("layers.0", 16)
+
+
+def test_a_tied_parameter_counts_for_the_layer_that_is_on_the_stage() -> None:
+    tied = StageTensor(names=["wte.weight", "layers.0.weight"], shape=[4, 4], dtype="float32")
+    (layer,) = layers_of(made_graph(), made_stage(0, 2, parameters=[tied]))
     assert (layer.name, layer.parameters) == ("layers.0", 16)
 
 
