@@ -7,16 +7,15 @@ from pipecut.compiler.emit.explanation import explanation_of
 from pipecut.compiler.emit.folder import emit
 from pipecut.compiler.emit.plan import plan_of
 from pipecut.compiler.emit.publish import publish, refuse_occupied
+from pipecut.compiler.exchange.layout_price import with_price_of_layout
 from pipecut.compiler.fit import shortage
 from pipecut.compiler.graphs import Costs, Graphs
 from pipecut.compiler.inputs.cluster_file import read_cluster
-from pipecut.compiler.inputs.job import read_job
 from pipecut.compiler.notes import notes_of
 from pipecut.compiler.partition.constraints import placement_rules
 from pipecut.compiler.partition.partition import coarsen_for, partition
 from pipecut.compiler.predict.memory import replay
 from pipecut.compiler.predict.step import schedule
-from pipecut.compiler.profile.measured_costs import measured_costs
 from pipecut.compiler.provenance import source_of
 from pipecut.compiler.refusals import Proposal, refuse_impossible
 from pipecut.compiler.request import Compiled, Request
@@ -41,12 +40,12 @@ def compile_plan(request: Request, progress: Progress = silent) -> Compiled:
     """
     options = request.options
     progress("reading the job and the cluster")
-    job, machine = read_job(request.job), read_cluster(request.cluster)
+    job, machine = request.read_job(), read_cluster(request.cluster)
     cluster = machine.without(options.lost)
     space = search_space(job, cluster, options.sizes)
     refuse_occupied(request.output)
     graphs = Graphs(job, smallest_microbatch(space), progress)
-    costs = Costs(graphs, cluster, measured_costs(options.costs, options.profile), progress)
+    costs = Costs(graphs, cluster, options.measured_costs(), progress)
     refuse_impossible(Proposal.of(job, graphs.first, cluster, costs, space))
     choice = choose(space, Setting(job, cluster, costs), progress, options.explain)
 
@@ -54,8 +53,9 @@ def compile_plan(request: Request, progress: Progress = silent) -> Compiled:
     job = job.with_microbatch(sizes.microbatch)
     graph = graphs[sizes.microbatch]  # trace
     costed = costs[sizes.microbatch]
-    constraints = placement_rules(job, graph, sizes.stages)
-    blocks = coarsen_for(costed, cluster, job.spec, constraints, sizes)
+    blocks = coarsen_for(
+        costed, cluster, job.spec, placement_rules(job, graph, sizes.stages), sizes
+    )
     fits = False
     while not fits:
         progress(f"placing {len(graph.operators):,} operators on {counted(sizes.stages, 'stage')}")
@@ -63,11 +63,12 @@ def compile_plan(request: Request, progress: Progress = silent) -> Compiled:
         progress(f"scheduling {counted(sizes.microbatches, 'microbatch')}, {sizes.schedule}")
         scheduled = schedule(costed, placed.cluster, placed.placement, sizes)
         draft = draft_of(graph, sizes, placed, scheduled)
-        source = source_of(request, job.spec, machine, draft)
-        plan = plan_of(job, costed, draft, source, notes_of(job, cluster, costs, choice))
+        notes = notes_of(job, cluster, costs, choice)
+        plan = plan_of(job, costed, draft, source_of(request, job.spec, machine, draft), notes)
         progress("replaying its memory")
         plan = replay(plan, graph, draft.scheduled)
         fits, cluster = not any(shortage(plan)), cluster.leaving_free(shortage(plan))
+    plan = with_price_of_layout(plan, job, costed, draft, options.solving)
     progress("writing and checking the plan")
     with emit(plan, costed, draft, request.output, explanation_of(choice)) as folder:
         check(folder)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pipecut.compiler.exchange.imported import IMPORTED
+from pipecut.compiler.exchange.layout_price import LAYOUT
 from pipecut.compiler.inputs.auto import AUTO, Auto
 from pipecut.compiler.passes import compile_plan, silent
 from pipecut.compiler.request import Options, Request
@@ -38,8 +39,8 @@ def replan(path: Path, lost_rank: int, progress: Callable[[str], None] = silent)
         )
     target = folder_without(path, lost)
     for note in plan.notes:
-        if note.startswith(IMPORTED):
-            progress(f"{note} for other ranks; planning with {plan.schedule} in its place")
+        if note.startswith((IMPORTED, LAYOUT)):
+            progress(f"not kept for the devices that remain: {note}")
     options = Options(sizes_for(plan, remaining), lost=lost)
     compile_plan(Request(Path(source.job), source.cluster, target, options), progress)
     return target

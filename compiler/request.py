@@ -3,8 +3,13 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pipecut.compiler.inputs.job import Job, read_job
 from pipecut.compiler.partition.place import SolverOptions
-from pipecut.compiler.profile.measured_costs import refuse_unknown_source
+from pipecut.compiler.profile.measured_costs import (
+    MeasuredCosts,
+    measured_costs,
+    refuse_unknown_source,
+)
 from pipecut.compiler.search.sizes import SizeOverrides
 from pipecut.compiler.search.trial import Sensitivity, Trial
 from pipecut.errors import UserFileError
@@ -18,8 +23,8 @@ class Options:
     `sizes` stand over the job file's. `explain` also compares what would be compiled without a
     search. `costs` are measured ones where the profile has them (auto), only estimates (roofline),
     only measured ones (profile), or those of a run's report (measured:FILE); `profile` is the file
-    of measurements. `lost` devices, counted from 0 as in the cluster file, are left out. Raises
-    UserFileError for what is none of these.
+    of measurements. `lost` devices, counted from 0 as in the cluster file, are left out. `layout`
+    stands over the job file's. Raises UserFileError for what is none of these.
     """
 
     sizes: SizeOverrides = field(default_factory=SizeOverrides)
@@ -28,6 +33,7 @@ class Options:
     profile: Path | None = None
     solving: SolverOptions = field(default_factory=SolverOptions)
     lost: tuple[int, ...] = ()
+    layout: str | None = None
 
     def __post_init__(self) -> None:
         refuse_unknown_source(self.costs)
@@ -36,6 +42,10 @@ class Options:
             raise UserFileError(
                 f"lost {self.lost!r}: must be a tuple of device numbers from 0, such as (0, 2)"
             )
+
+    def measured_costs(self) -> MeasuredCosts:
+        """Where to look for measured seconds. Raises UserFileError."""
+        return measured_costs(self.costs, self.profile)
 
 
 @dataclass(frozen=True)
@@ -46,6 +56,10 @@ class Request:
     cluster: str
     output: Path
     options: Options = field(default_factory=Options)
+
+    def read_job(self) -> Job:
+        """The job, with the layout of the options in place of its own. Raises UserFileError."""
+        return read_job(self.job, self.options.layout)
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ from pipecut.options import (
     ExplainOption,
     HtmlOption,
     JobArgument,
+    LayoutOption,
     MeasuredDeviceOption,
     MicrobatchesOption,
     MicrobatchOption,
@@ -117,6 +118,7 @@ def compile(
     microbatches: MicrobatchesOption = None,
     schedule: ScheduleOption = None,
     stages_per_rank: StagesPerRankOption = None,
+    layout: LayoutOption = None,
     explain: ExplainOption = False,
     costs: CostsOption = "auto",
     profile_file: ProfileOption = None,
@@ -134,15 +136,10 @@ def compile(
     """
     from pipecut.compiler import Options, Request, SizeOverrides, compile_plan
     from pipecut.compiler.partition.place import SolverOptions
-    from pipecut.compiler.partition.program.solver import SOLVERS
-    from pipecut.compiler.profile.measured_costs import refuse_unknown_source
-    from pipecut.compiler.schedules.registry import SCHEDULES
     from pipecut.tables.plan import print_plan
     from pipecut.tables.search import print_explained
 
-    refuse_other_than("--schedule", schedule, (*SCHEDULES, "auto"))
-    refuse_other_than("--solver", solver, SOLVERS)
-    refuse_unknown_source(costs)
+    _refuse_unknown_names(schedule, solver, costs)
     if microbatch is not None and microbatches is not None:
         raise UserFileError("give --microbatch or --microbatches, not both")
     if stages_per_rank is not None:
@@ -155,7 +152,9 @@ def compile(
         schedule,
         stages_per_rank,
     )
-    options = Options(sizes, explain, costs, profile_file, SolverOptions(solver, time_limit))
+    options = Options(
+        sizes, explain, costs, profile_file, SolverOptions(solver, time_limit), layout=layout
+    )
     with progress_line("starting") as report:
         compiled = compile_plan(Request(job, cluster, output, options), report)
     if explain:
@@ -166,6 +165,17 @@ def compile(
     console.print(
         f"plan written to {output}/; next: pipecut verify {output}, pipecut run {output} --steps 10"
     )
+
+
+def _refuse_unknown_names(schedule: str | None, solver: str, costs: str) -> None:
+    """Raises UserFileError for a schedule, a solver or a source of costs that is none."""
+    from pipecut.compiler.partition.program.solver import SOLVERS
+    from pipecut.compiler.profile.measured_costs import refuse_unknown_source
+    from pipecut.compiler.schedules.registry import SCHEDULES
+
+    refuse_other_than("--schedule", schedule, (*SCHEDULES, "auto"))
+    refuse_other_than("--solver", solver, SOLVERS)
+    refuse_unknown_source(costs)
 
 
 def _refuse_fixed_stages_per_rank(schedule: str | None, stages_per_rank: int) -> None:
@@ -336,6 +346,28 @@ def show(
         from pipecut.tables.plan import print_plan
 
         print_plan(read, console)
+
+
+@app.command()
+def layout(plan: PlanArgument) -> None:
+    """Print a plan's cut as Megatron's --pipeline-model-parallel-layout, where it has one.
+
+    Example: pipecut layout plan/
+    """
+    from pipecut.compiler.partition.layouts import layout_of
+    from pipecut.plan.folder import read_plan
+
+    folder = read_plan(plan)
+    operators, stages = folder.graph.operators, len(folder.plan.stages)
+    parameters = {parameter.value for parameter in folder.graph.parameters}
+    placed_on = [operator.placed_on for operator in operators]
+    try:
+        print(layout_of(operators, parameters, placed_on, stages))
+    except UserFileError as error:
+        raise UserFileError(
+            f"{plan} has no layout: {error}; placement: {{never_cut: [...]}} in the job file keeps "
+            "modules whole"
+        ) from None
 
 
 @app.command()

@@ -72,6 +72,14 @@ StagesPerRankOption = Annotated[
         help="Stages on each device of the interleaved schedule; default: the job's.",
     ),
 ]
+LayoutOption = Annotated[
+    str | None,
+    typer.Option(
+        "--layout",
+        help="Megatron's layout in place of a search for the cut, such as 'Et*3|(tt|)*2tL'"
+        " (docs/other-tools.md).",
+    ),
+]
 ExplainOption = Annotated[
     bool,
     typer.Option(

@@ -313,6 +313,11 @@ def test_ranks_take_the_options_that_run_passes_on() -> None:
     assert options_of(cli.app, "run") - launcher_only == passed_on
 
 
+def test_a_plan_without_layers_has_no_layout(plan: PlanFolder) -> None:
+    with pytest.raises(UserFileError, match="has no layout: a layout needs a model with one list"):
+        invoke("layout", plan.path)
+
+
 def test_a_schedule_goes_out_and_comes_back(plan: PlanFolder, tmp_path: Path) -> None:
     copy, file = tmp_path / "plan", tmp_path / "schedule.csv"
     shutil.copytree(plan.path, copy)

@@ -5,13 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from pipecut.compiler.inputs.auto import AUTO, Auto
 from pipecut.compiler.inputs.document.positions import KEY, TOP, location_of, position_of
 from pipecut.compiler.inputs.document.read import read_document
 from pipecut.compiler.inputs.document.schema import FileSchema, FunctionName, OrAuto, Renamed
+from pipecut.compiler.inputs.layout import Layout, checked_layout, parse_layout
 from pipecut.compiler.schedules.registry import SCHEDULES, WITH_CHOSEN_STAGES_PER_RANK
+from pipecut.errors import UserFileError
 from pipecut.model.functions import find_function
 
 # More stages of a rank than any schedule has use for.
@@ -83,6 +85,13 @@ class PlacementSpec(FileSchema):
         default={},
         description="Pattern to stage, counted from 0: the modules go there.",
         examples=["{head: 3}"],
+    )
+    layout: Annotated[str, AfterValidator(checked_layout)] | None = Field(
+        default=None,
+        description="The cut of a model of repeated layers as Megatron writes it: `E` is the "
+        "embedding, `t` a layer, `L` the head; `|` ends a stage, `*3` repeats. It also says how "
+        "many stages there are. The plan's notes have its price beside the best cut.",
+        examples=["Ettt|(tt|)*2tL"],
     )
 
 
@@ -191,6 +200,22 @@ class JobSpec(FileSchema):
         examples=['{never_cut: ["layers.*"]}'],
     )
 
+    @property
+    def layout(self) -> Layout | None:
+        """The layout of `placement:`."""
+        text = self.placement.layout
+        return None if text is None else parse_layout(text)
+
+    def with_layout(self, text: str | None) -> "JobSpec":
+        """The same job with another layout, or without one. Raises UserFileError."""
+        if text is not None:
+            try:
+                checked_layout(text)
+            except ValueError as error:
+                raise UserFileError(f"--layout {error}") from None
+        placement = self.placement.model_copy(update={"layout": text})
+        return self.model_copy(update={"placement": placement})
+
 
 @dataclass(frozen=True)
 class Job:
@@ -216,6 +241,10 @@ class Job:
         assert size is not AUTO
         return size
 
+    def with_layout(self, text: str) -> "Job":
+        """The same job with a layout in place of its own. Raises UserFileError."""
+        return Job(self.path, self.spec.with_layout(text))
+
     def with_microbatch(self, microbatch: int) -> "Job":
         """The same job with another number of samples a microbatch."""
         batch = self.spec.batch.model_copy(update={"microbatch": microbatch})
@@ -231,9 +260,10 @@ def location_in_job(path: Path, key: str) -> str:
     return f"{path}:{line}:{column}"
 
 
-def read_job(path: Path) -> Job:
-    """Raises UserFileError."""
+def read_job(path: Path, layout: str | None = None) -> Job:
+    """The job of a file, with a `layout` in place of its own. Raises UserFileError."""
     job = Job(path, read_document(path, JobSpec))
+    job = job if layout is None else job.with_layout(layout)
     functions: dict[tuple[str, ...], str | None] = {
         ("model", "factory"): job.spec.model.factory,
         ("inputs",): job.spec.inputs,

@@ -6,7 +6,9 @@ from fnmatch import fnmatchcase
 from pipecut.compiler.graph import Graph
 from pipecut.compiler.inputs.document.positions import KEY, location_of
 from pipecut.compiler.inputs.job import Job, PlacementSpec
+from pipecut.compiler.partition.layouts import pins_of
 from pipecut.errors import UserFileError
+from pipecut.quantities import counted
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,8 @@ def placement_rules(job: Job, graph: Graph, stages: int) -> Constraints:
     Raises UserFileError, with its line, for a pattern that matches no module or cannot be obeyed.
     """
     patterns = _Patterns(job, graph, stages)
-    return Constraints(patterns.together(), patterns.before(), patterns.pins())
+    pins = tuple(sorted({*patterns.pins(), *patterns.layout_pins()}))
+    return Constraints(patterns.together(), patterns.before(), pins)
 
 
 class _Patterns:
@@ -84,6 +87,25 @@ class _Patterns:
                         f"{pins[index]}",
                     )
         return tuple(sorted(pins.items()))
+
+    def layout_pins(self) -> tuple[tuple[int, int], ...]:
+        """Operators of the layers, the embedding and the head of a layout."""
+        layout = self.job.spec.layout
+        if layout is None:
+            return ()
+        if len(layout.stages) != self.stages:
+            raise self._layout_error(
+                f"it has {counted(len(layout.stages), 'stage')}, and {self.stages} are asked for"
+            )
+        parameters = {parameter.value for parameter in self.graph.parameters}
+        try:
+            return pins_of(layout, self.graph.operators, parameters)
+        except UserFileError as error:
+            raise self._layout_error(str(error)) from None
+
+    def _layout_error(self, problem: str) -> UserFileError:
+        location = location_of(self.job.path, "placement", "layout")
+        return UserFileError(f"{location}: layout {self.spec.layout}: {problem}")
 
     def _operators(self, pattern: str) -> tuple[int, ...]:
         """All operators of the modules that a pattern matches."""

@@ -11,6 +11,7 @@ from pipecut.compiler.inputs.job import Job, JobSpec, location_in_job
 from pipecut.compiler.schedules.registry import SCHEDULES, WITH_CHOSEN_STAGES_PER_RANK
 from pipecut.device.types import type_of
 from pipecut.errors import UserFileError
+from pipecut.quantities import counted
 
 T = TypeVar("T")
 
@@ -100,7 +101,7 @@ def resolve_sizes(spec: JobSpec, path: Path, devices: int, sizes: SizeOverrides)
     _refuse_stray_stages_per_rank(spec, path, sizes, schedule)
     stages_per_rank = _stages_per_rank(spec, sizes, schedule)
     replicas = _over(sizes.replicas, spec.data_parallel)
-    stages = _over(sizes.stages, spec.stages)
+    stages = _with_layout(spec, path, _over(sizes.stages, spec.stages))
     if stages is None:
         # Every device, where nothing else is said.
         filled = AUTO if replicas is AUTO else max(1, devices // replicas) * stages_per_rank
@@ -118,6 +119,19 @@ def resolve_sizes(spec: JobSpec, path: Path, devices: int, sizes: SizeOverrides)
     _refuse_too_many_devices(space)
     _refuse_undivided_batch(space, path)
     return space
+
+
+def _with_layout(spec: JobSpec, path: Path, stages: int | Auto | None) -> int | Auto | None:
+    """The stages of the job's layout, where it has one. Raises UserFileError for another number."""
+    if spec.layout is None:
+        return stages
+    count = len(spec.layout.stages)
+    if isinstance(stages, int) and stages != count:
+        raise UserFileError(
+            f"{path}: {counted(stages, 'stage')} asked for, and the layout {spec.layout} has "
+            f"{count}; leave the number of stages out, or change the layout"
+        )
+    return count
 
 
 def _over(override: T | None, job: T) -> T:
