@@ -65,3 +65,12 @@ def opened(browser: Any, file: Path, width: int = 1280, scheme: str = "light") -
 def settle(page: Any) -> None:
     """Wait until what was asked for is painted."""
     page.evaluate("() => new Promise(done => requestAnimationFrame(() => setTimeout(done, 20)))")
+
+
+def show(page: Any, title: str) -> Any:
+    """Open a view by its tab; its panel."""
+    page.get_by_role("tab", name=title).click()
+    panel = page.get_by_role("tabpanel", name=title)
+    panel.wait_for()
+    settle(page)
+    return panel

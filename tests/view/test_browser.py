@@ -10,7 +10,7 @@ from pipecut.plan.actions import Compute
 from pipecut.view.data import page_data
 from pipecut.view.page import write_page
 from pipecut.view.sources import Sources
-from tests.view.browser import headless, opened, settle
+from tests.view.browser import headless, opened, settle, show
 from tests.view.made_step import made_run, made_step
 
 pytestmark = pytest.mark.browser
@@ -41,13 +41,6 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("view") / "run.html"
     write_page(file, page_data(made_run(made_step())))
     return file
-
-
-def show(page: Any, title: str) -> Any:
-    """Open a view by its tab; its panel."""
-    page.get_by_role("tab", name=title).click()
-    settle(page)
-    return page.get_by_role("tabpanel", name=title)
 
 
 def canvas_of(panel: Any) -> Any:
@@ -99,11 +92,13 @@ def test_every_view_fits_its_page_in_silence(
 
 def test_keys_go_from_view_to_view(browser: Any, plain: Path) -> None:
     with opened(browser, plain) as page:
+        # The address changes first, and the view follows it.
         page.keyboard.press("3")
-        assert page.get_by_role("tab", selected=True).inner_text() == "Timeline"
+        page.get_by_role("tab", selected=True, name="Timeline").wait_for()
         page.get_by_role("tab", selected=True).focus()
         page.keyboard.press("ArrowRight")
-        assert page.get_by_role("tab", selected=True).inner_text() == "Memory"
+        page.get_by_role("tab", selected=True, name="Memory").wait_for()
+        assert page.get_by_role("tabpanel").count() == 1
 
 
 def test_hovering_tells_stage_microbatch_modules_and_seconds(browser: Any, plain: Path) -> None:

@@ -12,7 +12,7 @@ from pipecut.view.data import page_data
 from pipecut.view.page import write_page
 from pipecut.view.reading.problem import Block, CutProblem, MovedTensor, Shared, StageDevice
 from pipecut.view.sources import Sources
-from tests.view.browser import headless, opened, settle
+from tests.view.browser import headless, opened, settle, show
 from tests.view.made import made_sources
 from tests.view.made_step import made_run, made_step
 
@@ -93,12 +93,6 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("view") / "plan.html"
     write_page(path, page_data(sources))
     return path
-
-
-def show(page: Any, title: str) -> Any:
-    page.get_by_role("tab", name=title).click()
-    settle(page)
-    return page.get_by_role("tabpanel", name=title)
 
 
 def verdict(panel: Any) -> str:
