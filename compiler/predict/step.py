@@ -143,8 +143,9 @@ def _ties(
 ) -> tuple[Tie, ...]:
     """The trainable parameters that several stages use."""
     ties = []
+    held = [{parameter.value for parameter in cut.parameters} for cut in cuts]
     for parameter in graph.parameters if len(cuts) > 1 else ():
-        stages = tuple(cut.index for cut in cuts if parameter in cut.parameters)
+        stages = tuple(stage for stage, values in enumerate(held) if parameter.value in values)
         if parameter.trainable and len(stages) > 1:
             ranks = [layout.rank(Place(rank)) for rank in _pipeline_ranks(layout, stages)]
             size = stage_tensor(parameter).gradient_bytes

@@ -12,8 +12,7 @@ from pipecut.compiler.partition.chain.prefix_sums import (
     Bools,
     Floats,
     Ints,
-    crossing_amounts,
-    crossing_seconds,
+    Tensors,
     duplicate_seconds,
     work_before,
 )
@@ -70,40 +69,76 @@ class _Search:
 
     def starts(self) -> list[Ints] | None:
         """For each stage, its best start for every end; None where the last end is out of reach."""
-        choices, last = self.chain.recompute_choices, len(self.chain.stage_devices) - 1
-        of_choices = [feasible_starts(self.chain, choice) for choice in choices]
-        crossing = crossing_amounts(self.chain, lambda tensor: tensor.both_ways_bytes)
-        least: Floats = np.where(np.arange(len(self.chain.blocks) + 1) == 0, 0.0, np.inf)
+        chain = self.chain
+        choices, last = chain.recompute_choices, len(chain.stage_devices) - 1
+        of_choices = [feasible_starts(chain, choice) for choice in choices]
+        tensors, count = Tensors.of(chain), len(chain.blocks) + 1
+        crossing = tensors.across(tensors.both_ways_bytes)
+        nothing = np.zeros(count)
+        seconds = [
+            nothing,
+            *(tensors.crossing_seconds(chain, stage) for stage in range(last)),
+            nothing,
+        ]
+        least: Floats = np.where(np.arange(count) == 0, 0.0, np.inf)
         starts = []
-        for stage in range(last + 1):
+        for stage, (low, high) in enumerate(self._bands()):
+            segments = _Segments(chain, stage, seconds[stage], seconds[stage + 1])
             windows = [of_stages[stage] for of_stages in of_choices]
-            bytes_before, best = self._extend(stage, least, windows)
-            least = bytes_before + (crossing if stage < last else 0.0)
+            ends = np.arange(low, high + 1)
+            # A row for each end, its starts from the latest on.
+            rows = ends[:, None] - 1 - np.arange(self.width)[None, :]
+            is_allowed = segments.allowed(self.target, ends, rows, windows) & (rows >= 0)
+            bytes_ = np.where(is_allowed, least[np.maximum(rows, 0)], np.inf)
+            column, at = np.argmin(bytes_, axis=1), np.arange(len(ends))
+            least, best = np.full(count, np.inf), np.zeros(count, dtype=np.int64)
+            least[ends] = bytes_[at, column] + (crossing[ends] if stage < last else 0.0)
+            best[ends] = rows[at, column]
             starts.append(best)
         return starts if np.isfinite(least[-1]) else None
 
-    def _extend(
-        self, stage: int, least: Floats, windows: list[FeasibleStarts]
-    ) -> tuple[Floats, Ints]:
-        """The fewest bytes before each end of a stage, and the start with which they are."""
-        positions = np.arange(len(least))
-        # A row for each end, its starts from the latest on.
-        starts = positions[:, None] - 1 - np.arange(self.width)[None, :]
-        is_allowed = self._allowed(stage, starts, windows) & (starts >= 0)
-        bytes_ = np.where(is_allowed, least[np.maximum(starts, 0)], np.inf)
-        column = np.argmin(bytes_, axis=1)
-        return bytes_[positions, column], starts[positions, column]
+    def _bands(self) -> list[tuple[int, int]]:
+        """Of each stage, the first and the last end that it can have.
 
-    def _allowed(self, stage: int, starts: Ints, windows: list[FeasibleStarts]) -> Bools:
+        No later one is within reach of the stages up to it, and behind an earlier one the stages
+        after it cannot take all that is left, by the work of the blocks alone.
+        """
+        works = {
+            kind: work_before(self.chain, kind, self.chain.recompute_choices[0])
+            for kind in self.chain.kinds
+        }
+        by_stage = [works[device.kind] for device in self.chain.stage_devices]
+        # More than any rounding error.
+        target, count = self.target * (1 + 1e-6), len(self.chain.blocks)
+        highest, end = [], 0
+        for work in by_stage:
+            end = int(np.searchsorted(work, work[end] + target, side="right")) - 1
+            highest.append(end)
+        lowest, end = [count], count
+        for work in reversed(by_stage[1:]):
+            end = int(np.searchsorted(work, work[end] - target, side="left"))
+            lowest.append(end)
+        return list(zip(reversed(lowest), highest, strict=True))
+
+
+@dataclass(frozen=True)
+class _Segments:
+    """The segments of a stage; `received` and `sent` are the seconds across each cut."""
+
+    chain: Problem
+    stage: int
+    received: Floats
+    sent: Floats
+
+    def allowed(
+        self, target: float, ends: Ints, starts: Ints, windows: list[FeasibleStarts]
+    ) -> Bools:
         """Whether the segment to each end from each of its starts fits and is fast enough."""
-        chain, last = self.chain, len(self.chain.stage_devices) - 1
-        nothing, kind = np.zeros(len(starts)), chain.stage_devices[stage].kind
-        received = crossing_seconds(chain, stage - 1) if stage else nothing
-        sent = crossing_seconds(chain, stage) if stage < last else nothing
+        chain, kind = self.chain, self.chain.stage_devices[self.stage].kind
         is_allowed = np.zeros(starts.shape, dtype=bool)
         for window, choice in zip(windows, chain.recompute_choices, strict=True):
             work = work_before(chain, kind, choice)
-            before = work - received - duplicate_seconds(chain, kind, choice)
-            seconds = work[:, None] + sent[:, None] - before[np.maximum(starts, 0)]
-            is_allowed |= (seconds <= self.target) & (starts >= window.earliest[:, None])
+            before = work - self.received - duplicate_seconds(chain, kind, choice)
+            seconds = (work + self.sent)[ends, None] - before[np.maximum(starts, 0)]
+            is_allowed |= (seconds <= target) & (starts >= window.earliest[ends, None])
         return is_allowed

@@ -7,7 +7,7 @@ import numpy as np
 from pipecut.compiler.partition.chain.prefix_sums import (
     Bools,
     Floats,
-    crossing_seconds,
+    Tensors,
     duplicate_seconds,
     work_before,
 )
@@ -56,7 +56,10 @@ class RelayedLoads:
             for choice in choices
         ]
         nothing = np.zeros(len(problem.blocks) + 1)
-        crossing = [crossing_seconds(problem, stage) for stage in range(len(self.kinds) - 1)]
+        tensors = Tensors.of(problem)
+        crossing = [
+            tensors.crossing_seconds(problem, stage) for stage in range(len(self.kinds) - 1)
+        ]
         self.right = [*crossing, nothing]
         before = [nothing, *crossing]
         self.left = [

@@ -4,13 +4,11 @@ A segment j..i-1 needs
 
     fixed(j, i) + in_flight (saved(j, i) + received(j)) + transient(j, i)   bytes;
 
-where it recomputes, saved is counted once. But for what it receives, that falls as j grows: so two
-pointers find for each end i the start j from which on every start fits. The few earlier starts
-that fit as well, because they receive little where those between receive much, are exceptions.
+where it recomputes, saved is counted once. But for what it receives, that falls as j grows: so
+halving finds for each end i the start j from which on every start fits. The few earlier starts that
+fit as well, because they receive little where those between receive much, are exceptions.
 """
 
-from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -23,7 +21,7 @@ from pipecut.compiler.partition.chain.prefix_sums import (
     received_bytes,
     sums_before,
 )
-from pipecut.compiler.partition.problem import Problem, StageDevice
+from pipecut.compiler.partition.problem import Problem, SharedParameter, StageDevice
 
 # Exceptions further before the window than this are not looked for.
 FURTHEST = 400
@@ -62,14 +60,13 @@ class FeasibleStarts:
 
 def feasible_starts(problem: Problem, recompute: bool = False) -> list[FeasibleStarts]:
     """The segments that fit each stage, when it recomputes or not; equal stages share one value."""
-    received = received_bytes(problem)
+    blocks = _Blocks(problem)
     of_device: dict[tuple[int, int, bool, int], FeasibleStarts] = {}
     result = []
     for stage, device in enumerate(problem.stage_devices):
         key = device.in_flight, device.capacity, stage == 0, stage if problem.pins else 0
         if key not in of_device:
-            arriving = np.zeros_like(received) if stage == 0 else received
-            segments = _Segments(problem, device, arriving, recompute)
+            segments = _Segments(blocks, device, stage > 0, recompute)
             of_device[key] = segments.feasible_starts(_constrained_starts(problem, stage))
         result.append(of_device[key])
     return result
@@ -87,143 +84,128 @@ def _constrained_starts(problem: Problem, stage: int) -> Ints:
     return result
 
 
+class _Blocks:
+    """The bytes of an order's blocks as columns, whatever the stage."""
+
+    def __init__(self, problem: Problem) -> None:
+        blocks = problem.blocks
+        self.count = len(blocks)
+        self.received = received_bytes(problem)
+        self.most_received = RangeMaximum(self.received)
+        self.saved = sums_before([float(block.saved_bytes) for block in blocks])
+        self.most_transient = RangeMaximum(
+            np.array([*(float(block.transient_bytes) for block in blocks), 0.0])
+        )
+        alone, alone_saved = np.zeros(self.count), np.zeros(self.count)
+        self.shared: list[SharedParameter] = []
+        self.users_before: list[Ints] = []
+        for shared in problem.shared:
+            if len(shared.users) == 1:
+                alone[shared.users[0]] += shared.bytes
+                alone_saved[shared.users[0]] += shared.saved_bytes
+            else:
+                # How many of its users stand before each cut.
+                users = np.array(sorted(shared.users))
+                self.shared.append(shared)
+                self.users_before.append(np.searchsorted(users, np.arange(self.count + 1)))
+        self.alone, self.alone_saved = sums_before(alone), sums_before(alone_saved)
+
+
 class _Segments:
-    """The bytes of segments on one stage; it receives `received[j]` if it begins at block j."""
+    """The bytes of segments on one stage; `receives` where it begins behind another one."""
 
     def __init__(
-        self, problem: Problem, device: StageDevice, received: Floats, recompute: bool
+        self, blocks: _Blocks, device: StageDevice, receives: bool, recompute: bool
     ) -> None:
-        self.problem, self.device, self.received = problem, device, received
-        self.saved_microbatches = device.saved_microbatches(recompute)
-        self.shared_bytes = [
-            shared.bytes_with(self.saved_microbatches) for shared in problem.shared
+        self.blocks, self.device = blocks, device
+        self.receives = receives and bool(blocks.received.any())
+        microbatches = device.saved_microbatches(recompute)
+        self.held = blocks.alone + microbatches * (blocks.alone_saved + blocks.saved)
+        self.shared = [
+            (before, float(shared.bytes_with(microbatches)))
+            for before, shared in zip(blocks.users_before, blocks.shared, strict=True)
         ]
 
     def feasible_starts(self, constrained: Ints) -> FeasibleStarts:
         """Every start that fits, for every end; none before `constrained`."""
-        earliest = np.maximum(self._windows(self.received), constrained)
         # No start before these fits, even if it received nothing.
-        hopeful = earliest
-        if self.received.any():
-            hopeful = np.maximum(self._windows(np.zeros_like(self.received)), constrained)
+        hopeful = np.maximum(self._windows(receives=False), constrained)
+        if not self.receives:
+            return FeasibleStarts(hopeful, self._exceptions(hopeful, hopeful))
+        earliest = np.maximum(self._windows(receives=True), constrained)
         return FeasibleStarts(earliest, self._exceptions(earliest, hopeful))
 
     def _exceptions(self, earliest: Ints, hopeful: Ints) -> Bools:
         """`FeasibleStarts.extra`: the starts between `hopeful` and `earliest` that fit."""
-        blocks = self.problem.blocks
         furthest = min(int((earliest - hopeful).max(initial=0)), FURTHEST)
-        saved = sums_before([float(block.saved_bytes) for block in blocks])
-        transients = np.array([*(float(block.transient_bytes) for block in blocks), 0.0])
-        transient = window_maximum(transients, hopeful)
-        fixed, shared_by_several = self._fixed_bytes()
-        extra = np.zeros((furthest, len(blocks) + 1), dtype=bool)
-        positions = np.arange(len(blocks) + 1)
+        ends = np.arange(self.blocks.count + 1)
+        transient = self.blocks.most_transient.within(hopeful, ends)
+        extra = np.zeros((furthest, len(ends)), dtype=bool)
         for distance in range(furthest):
             start = earliest - 1 - distance
             at = np.maximum(start, 0)
-            used = (
-                fixed[positions]
-                - fixed[at]
-                + self.saved_microbatches * (saved[positions] - saved[at])
-                + self.device.in_flight * self.received[at]
-                + transient
-            )
-            for users, size in shared_by_several:
-                used += size * (np.searchsorted(users, at) < np.searchsorted(users, positions))
+            used = self._lasting(at, ends) + transient
+            if self.receives:
+                used += self.device.in_flight * self.blocks.received[at]
             extra[distance] = (start >= hopeful) & (used <= self.device.capacity)
         return extra
 
-    def _fixed_bytes(self) -> tuple[Floats, list[tuple[Ints, float]]]:
-        """Bytes before each cut that only one block needs; users and bytes of what more need."""
-        alone = [0.0] * len(self.problem.blocks)
-        shared_by_several = []
-        for shared, size in zip(self.problem.shared, self.shared_bytes, strict=True):
-            if len(shared.users) == 1:
-                alone[shared.users[0]] += size
-            else:
-                shared_by_several.append((np.array(sorted(shared.users)), float(size)))
-        return sums_before(alone), shared_by_several
-
-    def _windows(self, received: Floats) -> Ints:
-        """For every end, the start from which on all starts fit.
-
-        Two pointers: the window grows at its end, and gives up blocks at its start while some start
-        within it is too large.
-        """
-        blocks, capacity = self.problem.blocks, self.device.capacity
-        shared_by_block = self.problem.shared_by_block()
-        users_inside = [0] * len(self.problem.shared)
-        fixed, saved, start = 0, 0.0, 0
-        transients = _WindowMaximum([block.transient_bytes for block in blocks])
-        arrivals = _WindowMaximum(received)
-        result = np.zeros(len(blocks) + 1, dtype=np.int64)
-        for end, block in enumerate(blocks):
-            for index in shared_by_block[end]:
-                fixed += self.shared_bytes[index] if users_inside[index] == 0 else 0
-                users_inside[index] += 1
-            saved += block.saved_bytes
-            transients.append(end)
-            arrivals.append(end)
-            while start <= end:
-                activations = (
-                    self.saved_microbatches * saved + self.device.in_flight * arrivals.largest
-                )
-                if fixed + activations + transients.largest <= capacity:
-                    break
-                for index in shared_by_block[start]:
-                    users_inside[index] -= 1
-                    fixed -= self.shared_bytes[index] if users_inside[index] == 0 else 0
-                saved -= blocks[start].saved_bytes
-                start += 1
-                transients.begin_at(start)
-                arrivals.begin_at(start)
-            result[end + 1] = start
+    def _lasting(self, starts: Ints, ends: Ints) -> Floats:
+        """Bytes of segments without what they receive, and between their operators."""
+        result = self.held[ends] - self.held[starts]
+        for before, size in self.shared:
+            result += size * (before[starts] < before[ends])
         return result
 
+    def _windows(self, receives: bool) -> Ints:
+        """For every end, the start from which on all starts fit.
 
-class _WindowMaximum:
-    """The largest value within a window that grows at its end and shrinks at its start.
+        A later start needs no more, so that each end's is found by halving where it may be.
+        """
+        blocks, ends = self.blocks, np.arange(self.blocks.count + 1)
+        low, high = np.zeros_like(ends), ends.copy()
+        while (low < high).any():
+            middle = (low + high) // 2
+            used = self._lasting(middle, ends) + blocks.most_transient.within(middle, ends)
+            if receives:
+                most = np.maximum(blocks.most_received.within(middle, ends), 0.0)
+                used += self.device.in_flight * most
+            # A segment of no block needs nothing.
+            fits = (used <= self.device.capacity) | (middle == ends)
+            high = np.where(fits, middle, high)
+            low = np.where(fits, low, np.minimum(middle + 1, high))
+        return high
 
-    Positions are kept whose values fall: none of them is behind a larger one.
-    """
 
-    def __init__(self, values: Sequence[float] | Floats) -> None:
-        self.values = values
-        self.falling = deque[int]()
+class RangeMaximum:
+    """The largest value within any range of a column."""
 
-    @property
-    def largest(self) -> float:
-        """The largest value in the window, which must not be empty."""
-        return self.values[self.falling[0]]
+    def __init__(self, values: Floats) -> None:
+        # A sparse table: levels[k, j] is the largest of values[j : j + 2**k].
+        levels = [values]
+        while 2 ** len(levels) <= len(values):
+            half = 2 ** (len(levels) - 1)
+            shorter, previous = np.full(len(values), -np.inf), levels[-1]
+            shorter[: len(values) - half] = np.maximum(previous[:-half], previous[half:])
+            levels.append(shorter)
+        self.levels = np.stack(levels)
+        self.level_of = np.zeros(len(values) + 1, dtype=np.int64)
+        self.level_of[1:] = np.log2(np.arange(1, len(values) + 1)).astype(np.int64)
 
-    def append(self, position: int) -> None:
-        """Let the window end after a position."""
-        value = self.values[position]
-        while self.falling and self.values[self.falling[-1]] <= value:
-            self.falling.pop()
-        self.falling.append(position)
-
-    def begin_at(self, position: int) -> None:
-        """Let the window begin at a position."""
-        if self.falling and self.falling[0] < position:
-            self.falling.popleft()
+    def within(self, starts: Ints, ends: Ints) -> Floats:
+        """The largest of values[start:end], for each pair; -inf for none."""
+        # Two ranges of 2**level cover one of up to twice as many.
+        level = self.level_of[ends - starts]
+        last = np.maximum(ends - (1 << level), 0)
+        largest = np.maximum(
+            self.levels[level, np.minimum(starts, self.levels.shape[1] - 1)],
+            self.levels[level, last],
+        )
+        return np.where(ends > starts, largest, -np.inf)
 
 
 def window_maximum(values: Floats, earliest: Ints) -> Floats:
     """The largest of values[earliest[i]:i], for every i; -inf for none."""
-    count = len(values)
     if not earliest.any():
         return np.concatenate([[-np.inf], np.maximum.accumulate(values)[:-1]])
-    # A sparse table: levels[k][j] is the largest of values[j : j + 2**k].
-    levels = [values]
-    while 2 ** len(levels) <= count:
-        half = 2 ** (len(levels) - 1)
-        previous = levels[-1]
-        levels.append(np.maximum(previous[: len(previous) - half], previous[half:]))
-    length = np.arange(count) - earliest
-    result = np.full(count, -np.inf)
-    for level, table in enumerate(levels):
-        # Two windows of 2**level cover one of up to twice as many.
-        at = np.flatnonzero((length >= 2**level) & (length < 2 ** (level + 1)))
-        result[at] = np.maximum(table[earliest[at]], table[at - 2**level])
-    return result
+    return RangeMaximum(values).within(earliest, np.arange(len(values)))

@@ -3,8 +3,7 @@
 from dataclasses import replace
 
 from pipecut.compiler.partition.chain.prefix_sums import (
-    crossing_amounts,
-    crossing_seconds,
+    Tensors,
     duplicate_seconds,
     received_bytes,
     sums_before,
@@ -35,14 +34,28 @@ def test_a_cut_between_two_users_computes_once_more() -> None:
 
 def test_a_tensor_crosses_every_cut_up_to_its_last_user() -> None:
     assert received_bytes(problem()).tolist() == [0.0, 6.0, 6.0, 6.0, 0.0]
-    messages = crossing_amounts(problem(), lambda row: float(row.messages))
+    tensors = Tensors.of(problem())
+    messages = tensors.across(tensors.messages)
     assert messages.tolist() == [0.0, 2.0, 2.0, 2.0, 0.0]
 
 
 def test_crossing_seconds_are_those_of_the_boundarys_link() -> None:
     two_links = replace(problem(), stage_devices=(device(latency=0.5), device()))
-    assert crossing_seconds(two_links, 0).tolist() == [0.0, 11.0, 11.0, 11.0, 0.0]
-    assert crossing_seconds(two_links, 1).tolist() == [0.0, 10.0, 10.0, 10.0, 0.0]
+    tensors = Tensors.of(two_links)
+    assert tensors.crossing_seconds(two_links, 0).tolist() == [
+        0.0,
+        11.0,
+        11.0,
+        11.0,
+        0.0,
+    ]
+    assert tensors.crossing_seconds(two_links, 1).tolist() == [
+        0.0,
+        10.0,
+        10.0,
+        10.0,
+        0.0,
+    ]
 
 
 def test_sums_begin_at_zero() -> None:
