@@ -206,7 +206,8 @@ class Body:
         self._write(f"for {name} in {each}:")
         layer = name if whole else f"{container}[{name}]"
         call = call_of(layer, first, self.methods.of(first), given.__getitem__)
-        self.lines.append(f"{INDENT}    {', '.join(results)} = {call}")
+        assigned = f"{', '.join(results)} = " if results else ""
+        self.lines.append(f"{INDENT}    {assigned}{call}")
         self._bind(last.results)
         self._drop(self.block.drops[run.end - 1], run.end)
 

@@ -8,7 +8,7 @@ from pipecut.compiler.graph import Graph, Literal, Output, Ref, Sym
 from pipecut.compiler.stages.build import build
 from pipecut.compiler.stages.cut import cut
 from pipecut.compiler.stages.source import write_stage
-from tests.compiler.chain_graphs import chain, made_operator, made_value
+from tests.compiler.chain_graphs import chain, made_buffer, made_operator, made_value
 
 
 def stage_class(graph: Graph, *stages: int, stage: int = 0) -> list[str]:
@@ -39,6 +39,34 @@ def test_layers_that_are_alike_are_made_and_called_in_a_loop() -> None:
         "    linear = layer(linear)",
         "return (linear,)",
     ]
+
+
+def test_layers_that_give_nothing_are_called_in_a_loop() -> None:
+    """As batch norms are, whose counters are on another stage than what they count."""
+    graph = chain(1)
+    counts = [
+        made_operator(
+            f"count_{layer}",
+            "aten.add_.Tensor",
+            f"counter_{layer}",
+            f"counter_{layer}",
+            module=f"norms.{layer}",
+            writes=(f"counter_{layer}",),
+        )
+        for layer in range(2)
+    ]
+    buffers = tuple(made_buffer(f"counter_{n}", f"norms.{n}.counter") for n in range(2))
+    made = [buffer.value for buffer in buffers] + [operator.name for operator in counts]
+    values = {name: made_value(name, needs_grad=False, shape=(4,)) for name in made}
+    graph = replace(
+        graph,
+        operators=(*graph.operators[:1], *counts, *graph.operators[1:]),
+        values={**graph.values, **values},
+        buffers=buffers,
+    )
+    lines = forward(graph, 0, 1, 1, 1, stage=1)
+    at = lines.index("for layer in self.norms:")
+    assert lines[at + 1] == "    layer()"
 
 
 def test_the_last_stage_returns_the_loss() -> None:
