@@ -12,6 +12,8 @@ from pipecut.view.sources import Sources
 
 # A rank that uses more of its memory than this cannot take a further layer.
 BINDING = 0.9
+# What sums of seconds may be off by.
+ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ def why_of(sources: Sources) -> Why:
 def binding(plan: Plan) -> tuple[Reason, ...]:
     """What keeps the step from being shorter, the strongest first."""
     memory = " ".join((_memory(plan), *_recomputing(plan)))
+    if len(plan.stages) == 1:
+        return (Reason("one stage", _slowest(plan)), Reason("memory", memory))
     return (
         Reason("slowest stage", _slowest(plan)),
         Reason("balance", _balance(plan)),
@@ -65,12 +69,11 @@ def _slowest(plan: Plan) -> str:
     if stage.recompute:
         parts.append(f"{show_seconds(stage.forward_seconds)} for a second forward")
     transfers = stage.load_seconds - stage.forward_seconds - stage.backward_with_recompute
-    if transfers > 0:
+    if transfers > ROUNDING * stage.load_seconds:
         parts.append(f"{show_seconds(transfers)} transfers")
-    return (
-        f"Stage {stage.index} is the slowest: {show_seconds(stage.load_seconds)} for a microbatch, "
-        f"{', '.join(parts)}."
-    )
+    only = len(plan.stages) == 1
+    subject = "It takes" if only else f"Stage {stage.index} is the slowest:"
+    return f"{subject} {show_seconds(stage.load_seconds)} for a microbatch, {', '.join(parts)}."
 
 
 def _balance(plan: Plan) -> str:

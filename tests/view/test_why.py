@@ -68,6 +68,13 @@ def test_a_second_forward_is_part_of_the_slowest_stage() -> None:
     assert text.endswith("1 s forward, 2 s backward, 1 s for a second forward.")
 
 
+def test_one_stage_has_nothing_to_balance() -> None:
+    stage = made_stage(load_seconds=3.0 + 1e-15)
+    texts = reasons(made_plan(1, stages=[stage]))
+    assert list(texts) == ["one stage", "memory"]
+    assert texts["one stage"] == "It takes 3 s for a microbatch, 1 s forward, 2 s backward."
+
+
 def test_what_was_compared_is_shown() -> None:
     why = why_of(Sources(made_sources().folder, explanation=EXPLAINED))
     assert (why.candidates, why.limits) == (EXPLAINED.candidates, EXPLAINED.limits)

@@ -97,9 +97,9 @@ const pipecut = (() => {
     }
     hideTip();
     state.shown = entry;
-    entry.tab.scrollIntoView({ block: "nearest", inline: "nearest" });
     if (entry.drawing) drawShown();
     else entry.drawing = entry.render(entry.root, state.data) || {};
+    entry.tab.scrollIntoView({ block: "nearest", inline: "nearest" });
   }
 
   function drawShown() {
