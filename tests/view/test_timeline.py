@@ -88,3 +88,18 @@ def test_replicas_share_a_predicted_lane() -> None:
     plan = folder.plan.model_copy(update={"replicas": 2})
     view = timeline_of(Sources(type(folder)(folder.path, plan, folder.actions, folder.graph)))
     assert view.ranks == ((0, 1), (2, 3)) and len(view.predicted.bubbles) == 2
+
+
+def test_an_event_takes_few_bytes_of_the_page() -> None:
+    lanes = timeline_of(Sources(made_step(4, 300))).predicted.computes
+    columns = (
+        lanes.kind,
+        lanes.stage,
+        lanes.microbatch,
+        lanes.start,
+        lanes.end,
+        lanes.critical,
+    )
+    # One byte of kind, stage and path, two of a microbatch, four of each time; base64 adds a third.
+    size = sum(len(packed.data) for packed in columns) / lanes.first[-1]
+    assert size == pytest.approx(13 * 4 / 3, abs=0.1)
