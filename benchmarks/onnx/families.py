@@ -17,7 +17,7 @@ SHAPE = {
 }
 
 
-def causal(kind: str, **config: Any) -> nn.Module:
+def causal(kind: str, head: str = "ForCausalLM", **config: Any) -> nn.Module:
     """A language model of transformers, by the prefix of its classes."""
     import transformers
 
@@ -25,13 +25,13 @@ def causal(kind: str, **config: Any) -> nn.Module:
         vocab_size=VOCABULARY, use_cache=False, **TOKEN_IDS, **config
     )
     made._experts_implementation = "batched_mm"
-    model: nn.Module = getattr(transformers, f"{kind}ForCausalLM")(made)
+    model: nn.Module = getattr(transformers, f"{kind}{head}")(made)
     return model
 
 
 def gpt2() -> nn.Module:
     """Learned positions, head tied to the embedding; dropout, which eval mode leaves out."""
-    return causal("GPT2", n_layer=4, n_embd=64, n_head=4, n_positions=LENGTH)
+    return causal("GPT2", "LMHeadModel", n_layer=4, n_embd=64, n_head=4, n_positions=LENGTH)
 
 
 def llama() -> nn.Module:

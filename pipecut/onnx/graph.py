@@ -106,7 +106,8 @@ def _name(graph: ir.Graph, call: StageCall) -> None:
     reserved = {str(value.name) for value in graph.inputs[len(call.takes) :]}
     reserved |= {tensor.name for tensor in call.takes}
     final = [_reserve(tensor.name, reserved) for tensor in call.gives]
-    for value in _values(graph):
+    # A list: to rename an initializer changes what is walked through.
+    for value in list(_values(graph)):
         value.name = _reserve(str(value.name), reserved)
     for value, tensor in zip(taken, call.takes, strict=True):
         value.name = tensor.name

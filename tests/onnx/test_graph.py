@@ -52,6 +52,16 @@ def test_values_get_the_plans_names_and_each_name_once() -> None:
     assert names[2] == "x_1" and len({*names, "x", "w"}) == 5
 
 
+def test_constants_with_a_name_of_the_plan_get_another() -> None:
+    model = chain("Relu")
+    constants = [value("x", 4), value("hidden_0", 4)]
+    for constant in constants:
+        constant.const_value = ir.tensor([0.0] * 4, name=constant.name)
+        model.graph.register_initializer(constant)
+    finish(model, call(), Modules({}))
+    assert list(model.graph.initializers) == ["x_2", "hidden_0_1"]
+
+
 def test_sizes_that_follow_the_batch_are_called_so() -> None:
     model = chain("Relu")
     finish(model, call(), Modules({}))
