@@ -8,6 +8,7 @@ from torch import nn
 
 from pipecut.errors import RunError
 from pipecut.plan.part.read import PlanPart
+from pipecut.runtime.engine.regions import compile_regions
 from pipecut.runtime.engine.stage import build_module
 from pipecut.runtime.engine.warm import warm
 from pipecut.runtime.gradients.masters import Masters
@@ -47,7 +48,7 @@ class RankModel:
             for module in self.modules.values():
                 # What follows the batch is marked with each call (batch_dimensions.py); the rest
                 # are constants.
-                module.compile()
+                compile_regions(module)
         shard(parameters, self.plan.shards, world.replica)
         self.parameters = tuple(parameters)
         self.masters = Masters(self.parameters)
