@@ -48,17 +48,13 @@ class Group(nn.Module):
 PUT = '''
 
 def put(module, tensor, name, persistent=True):
-    """Hold a parameter or a buffer under its name in the original model."""
-    *path, last = name.split(".")
-    for part in path:
-        if part not in module._modules:
-            module.add_module(part, Group())
-        module = module._modules[part]
+    """Hold a parameter or a buffer under a name that it has in the original model."""
+    path, _, last = name.rpartition(".")
+    owner = module.get_submodule(path)
     if isinstance(tensor, nn.Parameter):
-        module.register_parameter(last, tensor)
+        owner.register_parameter(last, tensor)
     else:
-        module._buffers.pop(last, None)
-        module.register_buffer(last, tensor, persistent=persistent)
+        owner.register_buffer(last, tensor, persistent=persistent)
 '''
 
 ALLOCATE = '''
@@ -122,8 +118,8 @@ def write_stage(graph: Graph, cut: Cut, stages: int) -> str:
         index=cut.index,
         stages=stages,
         modules=in_docstring(", ".join(covered)) or "no module of its own",
-        takes=_described(graph, modules, (*cut.receives, *cut.batch_inputs)),
-        gives="the loss" if last else _described(graph, modules, cut.sends),
+        takes=_described(modules, (*cut.receives, *cut.batch_inputs)),
+        gives="the loss" if last else _described(modules, cut.sends),
         imports=_imports("\n".join(body)),
     )
     tools = _tools("\n".join(body))
@@ -222,12 +218,17 @@ def _tools(body: str) -> str:
     """The functions and classes that all stages have alike, where the stage uses them."""
     used = [PUT] if "put(" in body else []
     used += [ALLOCATE] if "allocate(" in body else []
-    return "".join([GROUP] if "Group" in body or used[:1] == [PUT] else []) + "".join(used)
+    return "".join([GROUP] if "Group(" in body or "(Group)" in body else []) + "".join(used)
 
 
-def _described(graph: Graph, modules: Modules, names: Sequence[str]) -> str:
+def _described(modules: Modules, names: Sequence[str]) -> str:
     """`x float32[batch, 16]`, for the docstring."""
-    hints = next(iter(modules.root.methods.values())).hints
-    values = [(hints.of(name, ()), graph.values[name]) for name in names]
-    texts = [f"{name} {value.dtype}[{', '.join(map(str, value.shape))}]" for name, value in values]
+    forward = next(iter(modules.root.methods.values()))
+    scope = readable(forward.block, modules.held, forward.hints)
+    values = [(name, forward.graph.values[name]) for name in names]
+    texts = [
+        f"{scope.names.get(name) or forward.hints.of(name, ())} "
+        f"{value.dtype}[{', '.join(map(str, value.shape))}]"
+        for name, value in values
+    ]
     return ", ".join(texts) or "nothing"

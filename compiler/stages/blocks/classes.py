@@ -41,7 +41,8 @@ class Classes:
         if not module.methods:
             parameters = {name: self._parameter(p) for name, p in module.parameters.items()}
             members = {name: self.built[member.name] for name, member in module.members.items()}
-            return f"Group({_dictionary(members | parameters)})"
+            held = members | parameters
+            return f"Group({_dictionary(held)})" if held else "Group()"
         torchs_own = torch_module(module, self._dtype_of(module))
         if torchs_own is not None:
             return torchs_own

@@ -105,15 +105,18 @@ class Modules:
 def parameters_into(root: Module, cut: Cut) -> list[Tie]:
     """Put parameters where they are made: into modules that are called, or where they are named.
 
-    Returns what is tied afterwards.
+    Returns what is tied afterwards. What holds a further name, or a buffer, is made, too.
     """
     called = {module.name for module in root.all() if module.methods}
     ties = []
     for parameter in cut.parameters:
-        names = [name for name in parameter.names if name.rpartition(".")[0] in called]
-        made = names or list(parameter.names[:1])
+        inside = [name for name in parameter.names if name.rpartition(".")[0] in called]
+        made = inside or list(parameter.names[:1])
         for name in made:
             owner, _, last = name.rpartition(".")
             root.find(owner).parameters[last] = parameter
         ties += [Tie(made[0], name) for name in parameter.names if name != made[0]]
+    names = [name for parameter in cut.parameters for name in parameter.names]
+    for name in (*names, *(name for buffer in cut.buffers for name in buffer.names)):
+        root.find(name.rpartition(".")[0])
     return ties

@@ -20,8 +20,13 @@ def wrapped(line: str) -> list[str]:
     parts = [part for part in _at_commas(inner) if part]
     if len(parts) == 1 and " for " in inner:
         return [line]
-    inside = [row for part in parts for row in wrapped(f"{indent}    {part},")]
-    return [head, *inside, indent + tail]
+    rows = [f"{indent}    {parts[0]},"]
+    for part in parts[1:]:
+        if len(rows[-1]) + len(part) + 2 <= WIDTH:
+            rows[-1] += f" {part},"
+        else:
+            rows.append(f"{indent}    {part},")
+    return [head, *(inner for row in rows for inner in wrapped(row)), indent + tail]
 
 
 def _outer_brackets(line: str) -> tuple[int, int] | None:
