@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from torch.export import Dim, ExportedProgram
+from torch.fx._lazy_graph_module import _use_lazy_graph_module
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from pipecut.compiler.inputs.job import Job
 from pipecut.compiler.trace.batch import ExampleBatch, example_batch
@@ -64,13 +66,15 @@ class _Attempt:
     stamped: Stamped = NOTHING_STAMPED
 
 
-def export(job: Job, fixed_because: str = "", whole: bool = False) -> Exported:
+def export(
+    job: Job, fixed_because: str = "", whole: bool = False, model: WithLoss | None = None
+) -> Exported:
     """Trace for a batch of any size, or where that fails, for the job's microbatch.
 
-    `fixed_because` says why only the latter is tried. `whole`: no layer is stamped.
-    Raises TraceError or UserFileError.
+    `fixed_because` says why only the latter is tried. `whole`: no layer is stamped. `model` is the
+    job's where it was built for a trace before. Raises TraceError or UserFileError.
     """
-    model = model_to_trace(job)
+    model = model_to_trace(job) if model is None else model
     error: BaseException | None = None
     if not fixed_because:
         # A batch of one is indistinguishable from a broadcast dimension while tracing.
@@ -181,7 +185,9 @@ def _traced(
     def run_export() -> ExportedProgram:
         reads.dropouts = 0
         shapes = (sizes,) if dynamic else None
-        return torch.export.export(model, (tensors,), dynamic_shapes=shapes, strict=False)
+        # Code of the graphs that torch makes on the way is not run, so it is not written.
+        with _use_lazy_graph_module(True):
+            return torch.export.export(model, (tensors,), dynamic_shapes=shapes, strict=False)
 
     if not whole:
         stamping = Stamping(model.model, reads)
@@ -189,8 +195,9 @@ def _traced(
             with stamping.watched():
                 program = run_export()
             stamped = stamping.stamped()
-        except (Exception, SystemExit):
-            if not stamping.has_stamped:
+        except (Exception, SystemExit) as failure:
+            # Whether values are known does not depend on stamping.
+            if not stamping.has_stamped or isinstance(failure, GuardOnDataDependentSymNode):
                 raise
             log.debug("tracing every layer", exc_info=True)
         else:

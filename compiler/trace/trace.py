@@ -19,6 +19,7 @@ from pipecut.compiler.trace.modes.evaluation import (
 from pipecut.compiler.trace.requirements import checked
 from pipecut.compiler.trace.stamp.stamped import NotEqualAfterAll
 from pipecut.errors import TraceError
+from pipecut.model.unsplit import WithLoss
 
 log = logging.getLogger("pipecut")
 
@@ -81,8 +82,9 @@ def _for_every_microbatch(job: Job) -> _Traced:
     if not (exported.dynamic and exported.choices and 1 in (size, total % size)):
         return traced
     difference = f"with one sample the model does something else (at {exported.choices[0]})"
-    of_one = _trace(job.with_microbatch(1), fixed_because=difference)
-    if alike_for_one(lower(exported, 1).training, of_one.lowered.training):
+    of_one = _trace(job.with_microbatch(1), difference, model=exported.model)
+    any_size = traced.lowered if size == 1 else lower(exported, 1)
+    if alike_for_one(any_size.training, of_one.lowered.training):
         return traced
     if size == 1:
         return of_one
@@ -100,11 +102,13 @@ def _for_any_size(job: Job) -> _Traced:
         return _trace(job, fixed_because=str(error))
 
 
-def _trace(job: Job, fixed_because: str = "", whole: bool = False) -> _Traced:
+def _trace(
+    job: Job, fixed_because: str = "", whole: bool = False, model: WithLoss | None = None
+) -> _Traced:
     """`whole`: every layer is traced, since some cannot be proven equal to others."""
-    exported = export(job, fixed_because, whole)
+    exported = export(job, fixed_because, whole, model)
     try:
         return _Traced(exported, lower(exported, job.microbatch))
     except NotEqualAfterAll as difference:
         log.debug("tracing every layer: %s", difference)
-        return _trace(job, fixed_because, whole=True)
+        return _trace(job, fixed_because, whole=True, model=exported.model)

@@ -66,7 +66,7 @@ def both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Graph
         stamped = trace(job)
         export, evaluation = tracing.export, tracing.export_evaluation
         with monkeypatch.context() as patch:
-            patch.setattr(tracing, "export", lambda j, why="", whole=False: export(j, why, True))
+            patch.setattr(tracing, "export", lambda j, why, _, model: export(j, why, True, model))
             patch.setattr(
                 tracing, "export_evaluation", lambda j, e, d, whole=False: evaluation(j, e, d, True)
             )
