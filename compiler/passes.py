@@ -25,6 +25,7 @@ from pipecut.compiler.search.sizes import search_space
 from pipecut.compiler.search.trial import Setting
 from pipecut.plan.check.check import check
 from pipecut.quantities import counted
+from pipecut.rare_collections import rare_collections
 
 Progress = Callable[[str], None]
 
@@ -33,6 +34,7 @@ def silent(_: str) -> None:
     """No progress."""
 
 
+@rare_collections()
 def compile_plan(request: Request, progress: Progress = silent) -> Compiled:
     """Compile a job for a cluster into a plan folder.
 

@@ -58,6 +58,7 @@ from pipecut.options import (
     ViewedTraceOption,
 )
 from pipecut.quantities import counted
+from pipecut.rare_collections import rare_collections
 from pipecut.run_options import (
     DEFAULT_CHECKPOINTS,
     DEFAULT_KEEP,
@@ -108,6 +109,7 @@ def options(
 
 
 @app.command()
+@rare_collections()
 def compile(
     job: JobArgument,
     cluster: ClusterOption = "auto",
