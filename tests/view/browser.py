@@ -34,7 +34,7 @@ def headless() -> Iterator[Any]:
         missing = f"no Chromium: apt-get install chromium, or set {CHROMIUM} to its path"
     if missing is not None:
         if os.environ.get(REQUIRED) == "required":
-            pytest.fail(missing)
+            pytest.fail(missing, pytrace=False)
         pytest.skip(missing)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path)
