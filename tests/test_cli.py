@@ -313,8 +313,9 @@ def test_ranks_take_the_options_that_run_passes_on() -> None:
     assert options_of(cli.app, "run") - launcher_only == passed_on
 
 
-def test_a_plan_without_layers_has_no_layout(plan: PlanFolder) -> None:
-    with pytest.raises(UserFileError, match="has no layout: a layout needs a model with one list"):
+def test_a_plan_that_cuts_elsewhere_has_no_layout(plan: PlanFolder) -> None:
+    message = r"has no layout: the head is cut between stages 0, 1; placement: {never_cut: \[...\]}"
+    with pytest.raises(UserFileError, match=message):
         invoke("layout", plan.path)
 
 

@@ -1,5 +1,6 @@
 """From an operator's target in the graph to its rule, its name and torch's own function."""
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -41,3 +42,15 @@ def may_draw_random(target: str) -> bool:
     if target.split(".")[0] not in TORCH_LIBRARIES:
         return True
     return torch.Tag.nondeterministic_seeded in resolve(target).tags
+
+
+@cache
+def may_share_storage(target: str) -> bool:
+    """Whether an operator's result may be its input under another name, as a view's is."""
+    if target == GETITEM:
+        return True
+    if target.split(".")[0] != ATEN:
+        return False
+    results = resolve(target)._schema.returns
+    aliased = any(r.alias_info is not None and not r.alias_info.is_write for r in results)
+    return aliased or rule_of(target).may_alias

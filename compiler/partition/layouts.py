@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pipecut.compiler.inputs.layout import EMBEDDING, HEAD, LAYER, Layout
+from pipecut.compiler.operators.lookup import may_share_storage
 from pipecut.errors import UserFileError
 from pipecut.quantities import counted
 
@@ -15,6 +16,10 @@ class Traced(Protocol):
     @property
     def name(self) -> str:
         """Its result."""
+
+    @property
+    def target(self) -> str:
+        """What it calls, such as aten.linear.default."""
 
     @property
     def module(self) -> str:
@@ -29,7 +34,9 @@ class Traced(Protocol):
 class Anatomy:
     """Operators by what a layout has a letter for, by index; those of a layer by its number.
 
-    `embedding` and `head` are those before and after the layers that parameters have a part in.
+    `embedding` and `head` are those before and after the layers. What no parameter has a part in,
+    as positions and masks, is in none of them: it may be computed wherever it is used. Nor are
+    views, which go with what they show: the first of a layer may show the last result before it.
     """
 
     prefix: str
@@ -45,20 +52,24 @@ def anatomy(operators: Sequence[Traced], parameters: Collection[str]) -> Anatomy
     """
     prefix = _prefix_of_layers(operators)
     numbers = [_layer_of(operator.module, prefix) for operator in operators]
-    count = 1 + max(number for number in numbers if number is not None)
-    layers = [[i for i, number in enumerate(numbers) if number == layer] for layer in range(count)]
-    after: set[str] = set()
-    before: set[str] = set()
-    embedding, head = [], []
+    layers: list[list[int]] = [[] for _ in range(1 + max(n for n in numbers if n is not None))]
+    embedding: list[int] = []
+    head: list[int] = []
+    # Values that parameters have a part in, and of these those that layers have one in.
+    touched, after = set(parameters), set[str]()
     for index, operator in enumerate(operators):
-        inputs = set(operator.inputs)
-        if numbers[index] is not None or inputs & after:
+        number, inputs = numbers[index], set(operator.inputs)
+        if not inputs & touched:
+            continue
+        touched.add(operator.name)
+        if number is not None or inputs & after:
             after.add(operator.name)
-            if numbers[index] is None:
-                head.append(index)
-        elif inputs & (before | set(parameters)):
-            before.add(operator.name)
-            embedding.append(index)
+        if may_share_storage(operator.target):
+            continue
+        if number is not None:
+            layers[number].append(index)
+        else:
+            (head if operator.name in after else embedding).append(index)
     return Anatomy(prefix, tuple(map(tuple, layers)), tuple(embedding), tuple(head))
 
 

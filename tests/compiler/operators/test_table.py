@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipecut.compiler.operators.lookup import ATEN, may_draw_random, resolve, rule_of, short_name
+from pipecut.compiler.operators.lookup import (
+    ATEN,
+    may_draw_random,
+    may_share_storage,
+    resolve,
+    rule_of,
+    short_name,
+)
 from pipecut.compiler.operators.rule import Indices, OperatorRule, ViewWhen
 from pipecut.compiler.operators.table import GETITEM, RULES
 from pipecut.runtime.engine.weight_gradients import DEFERRED
@@ -166,3 +173,19 @@ def test_what_has_the_same_values_aliases_its_input(name: str) -> None:
 )
 def test_indices_stay_below_the_size_they_choose_among(name: str, indices: Indices) -> None:
     assert RULES[name].indices is indices
+
+
+@pytest.mark.parametrize(
+    ("target", "shares"),
+    [
+        ("aten.view.default", True),
+        ("aten.to.dtype", True),
+        (GETITEM, True),
+        ("aten.linear.default", False),
+        # It writes to its input, which is no view of another.
+        ("aten.add_.Tensor", False),
+        ("mine.view.default", False),
+    ],
+)
+def test_what_may_share_its_inputs_storage(target: str, shares: bool) -> None:
+    assert may_share_storage(target) == shares

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from pipecut.compiler.graph import Graph
+from pipecut.compiler.graph import Graph, Parameter
 from pipecut.compiler.inputs.layout import parse_layout
 from pipecut.compiler.partition.constraints import placement_rules
 from pipecut.compiler.partition.layouts import anatomy, layout_of, pins_of
@@ -33,7 +33,8 @@ def model(*modules: str) -> Graph:
         )
         for index, (operator, module) in enumerate(zip(graph.operators, modules, strict=True))
     )
-    return replace(graph, operators=operators)
+    weight = Parameter("w", ("weight",), (4,), "float32", 16, True)
+    return replace(graph, operators=operators, parameters=(weight,))
 
 
 def test_layers_embedding_and_head_are_found() -> None:
@@ -99,14 +100,37 @@ def test_models_without_one_list_of_layers_are_refused(
 
 
 def test_a_job_with_a_layout_is_placed_by_it() -> None:
-    job = made_job(placement={"layout": "Et|ttL"})
-    graph = replace(model(*MODULES), parameters=())
-    # Without parameters nothing before the layers is the embedding.
-    assert dict(placement_rules(job, graph, 2).pins) == {2: 0, 3: 0, 4: 1, 5: 1, 6: 1, 7: 1}
+    job, graph = made_job(placement={"layout": "Et|ttL"}), model(*MODULES)
+    stages = [0, 0, 0, 0, 1, 1, 1, 1]
+    assert placement_rules(job, graph, 2).pins == tuple(enumerate(stages))
     with pytest.raises(UserFileError, match="layout Et.ttL: it has 2 stages, and 3 are asked for"):
         placement_rules(job, graph, 3)
     with pytest.raises(UserFileError, match="layout Et.tL: the layout has 2 layers, and h 3"):
         placement_rules(made_job(placement={"layout": "Et|tL"}), graph, 2)
+
+
+def test_what_no_parameter_has_a_part_in_may_be_anywhere() -> None:
+    """As a view of rotary tables within each layer, which goes where the table is."""
+    graph = model(*MODULES)
+    table, view = graph.operators[1], graph.operators[2]
+    operators = (
+        graph.operators[0],
+        replace(table, inputs=()),
+        replace(view, inputs=(table.name,)),
+        replace(graph.operators[3], inputs=(view.name, graph.operators[0].name)),
+        *graph.operators[4:],
+    )
+    parts = anatomy(operators, WEIGHTS)
+    assert parts.embedding == (0,) and parts.layers[0] == (3,)
+
+
+def test_a_view_goes_with_what_it_shows() -> None:
+    """As the cast to float32 at the begin of a layer, which in float32 is its input."""
+    operators = list(model(*MODULES).operators)
+    operators[4] = replace(operators[4], target="aten.to.dtype")
+    operators[5] = replace(operators[5], module="h.1.mlp")
+    parts = anatomy([*operators[:6], replace(operators[6], module="h.2"), operators[7]], WEIGHTS)
+    assert parts.layers == ((2, 3), (5,), (6,)) and parts.head == (7,)
 
 
 def test_a_layout_says_how_many_stages_there_are() -> None:
