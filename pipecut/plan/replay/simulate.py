@@ -2,15 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from pipecut.device.types import type_of
-from pipecut.plan.actions import Action, Compute, Hop, Message, Op, Recv, Reduce, Send
+from pipecut.plan.actions import Action, Compute, Direction, Hop, Message, Op, Reduce, Send
 from pipecut.plan.folder import PlanFolder
 from pipecut.plan.schema import Boundary, Plan
 
 
-@dataclass(frozen=True)
-class Event:
+class Event(NamedTuple):
     """What a rank computes, sends or reduces, in seconds from the step's begin."""
 
     rank: int
@@ -90,6 +90,10 @@ def simulate(actions: Sequence[Sequence[Action]], costs: Costs) -> Timeline:
     return Timeline(tuple(replay.events), step, bubble)
 
 
+# A message as a tuple, which is quicker to look up than a Message: direction, receiver, microbatch.
+_Key = tuple[Direction, int, int]
+
+
 class _Replay:
     """Where every rank is, its clock and seconds of compute so far, and what has arrived when."""
 
@@ -99,51 +103,59 @@ class _Replay:
         self.clock = [0.0] * len(rows)
         self.busy = [0.0] * len(rows)
         self.events: list[Event] = []
-        self.arrived: dict[Message, float] = {}
-        self.hop_free: dict[Hop, float] = {}
+        self.arrived: dict[_Key, float] = {}
+        self.hop_free: dict[tuple[Direction, int], float] = {}
         self.reducing: dict[int, tuple[Reduce, float]] = {}
+        self.transfers = {(h.direction, h.receiver): t for h, t in costs.transfers.items()}
+        self.seconds: dict[tuple[Op, int], float] = {}
         # Messages between stages of one rank are not sent: nothing waits for them.
-        self.sent = {a.message for row in rows for a in row if isinstance(a, Send)}
+        self.sent = {_key_of(a.message) for row in rows for a in row if type(a) is Send}
 
     def advance(self, rank: int) -> bool:
         """Replay a rank as far as it can go; whether it moved."""
         begin, row = self.at[rank], self.rows[rank]
-        while self.at[rank] < len(row) and self._do(rank, row[self.at[rank]]):
-            self.at[rank] += 1
-        return self.at[rank] > begin
+        at = begin
+        while at < len(row) and self._do(rank, row[at]):
+            at += 1
+        self.at[rank] = at
+        return at > begin
 
     def _do(self, rank: int, action: Action) -> bool:
         """Replay an action; False where what it needs has not arrived."""
-        match action:
-            case Compute():
-                return self._compute(rank, action)
-            case Send(message):
-                self._send(rank, action, message)
-            case Reduce():
-                self.reducing[rank] = action, self.clock[rank]
-            case Recv():
-                pass
+        if isinstance(action, Compute):
+            return self._compute(rank, action)
+        if isinstance(action, Send):
+            self._send(rank, action)
+        elif isinstance(action, Reduce):
+            self.reducing[rank] = action, self.clock[rank]
         return True
 
     def _compute(self, rank: int, action: Compute) -> bool:
-        start, message = self.clock[rank], action.needs
-        if message is not None and message in self.sent:
-            arrival = self.arrived.get(message)
+        op, stage, start = action.op, action.stage, self.clock[rank]
+        # What W takes is on its rank.
+        key: _Key | None = None
+        if op != "W":
+            key = "F" if op == "F" else "B", stage, action.microbatch
+        if key is not None and key in self.sent:
+            arrival = self.arrived.get(key)
             if arrival is None:
                 return False
-            carrying = self.costs.transfers[message.hop] if self.costs.blocking else 0.0
+            carrying = self.transfers[key[:2]] if self.costs.blocking else 0.0
             start = max(arrival, start + carrying)
-        seconds = self.costs.seconds(action.op, action.stage)
-        self.clock[rank] = start + seconds
+        seconds = self.seconds.get((op, stage))
+        if seconds is None:
+            seconds = self.seconds[op, stage] = self.costs.seconds(op, stage)
+        end = self.clock[rank] = start + seconds
         self.busy[rank] += seconds
-        self.events.append(Event(rank, action, start, self.clock[rank]))
+        self.events.append(Event(rank, action, start, end))
         return True
 
-    def _send(self, rank: int, action: Send, message: Message) -> None:
-        hop = message.hop
+    def _send(self, rank: int, action: Send) -> None:
+        key = _key_of(action.message)
+        hop = key[:2]
         start = max(self.clock[rank], self.hop_free.get(hop, 0.0))
-        end = start + self.costs.transfers[hop]
-        self.hop_free[hop] = self.arrived[message] = end
+        end = start + self.transfers[hop]
+        self.hop_free[hop] = self.arrived[key] = end
         self.events.append(Event(rank, action, start, end))
         if self.costs.blocking:
             self.clock[rank] = end
@@ -157,6 +169,10 @@ class _Replay:
         for rank, (action, start) in self.reducing.items():
             self.clock[rank] += self.costs.reductions[rank]
             self.events.append(Event(rank, action, start, self.clock[rank]))
+
+
+def _key_of(message: Message) -> _Key:
+    return message.direction, message.receiver, message.microbatch
 
 
 @dataclass(frozen=True)
