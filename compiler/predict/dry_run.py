@@ -9,6 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from pipecut.compiler.costs.kernels import Kernels
 from pipecut.compiler.graph import Graph, Value
 from pipecut.compiler.predict.fake_allocations import FakeAllocations
+from pipecut.compiler.predict.known_calls import KnownCalls
 from pipecut.compiler.stages.build import build
 from pipecut.compiler.stages.cut import Cut
 from pipecut.plan.schema import Plan, StageMemory
@@ -19,8 +20,12 @@ from pipecut.runtime.gradients.parameters import parameters_of
 CPU = torch.device("cpu")
 
 
-def stage_memory(plan: Plan, graph: Graph, cut: Cut, split_backward: bool) -> StageMemory:
+def stage_memory(
+    plan: Plan, graph: Graph, cut: Cut, split_backward: bool, known: KnownCalls
+) -> StageMemory:
     """Run two microbatches one after the other: the first allocates the parameters' gradients.
+
+    `known` has what calls of stages before made, and gets what this one's make.
 
     Raises what an operator raises that has no fake kernel.
     """
@@ -32,7 +37,7 @@ def stage_memory(plan: Plan, graph: Graph, cut: Cut, split_backward: bool) -> St
         running = RunningStage(plan, stage, module, Masters(parameters), split_backward)
         held = [*module.parameters(), *(p.master for p in parameters), *module.buffers()]
         # The kernels of the plan's kind of device, whatever this machine has.
-        with FakeAllocations(held) as allocations, Kernels(stage.device_type):
+        with FakeAllocations(mode, known, held) as allocations, Kernels(stage.device_type):
             first = _microbatch(running, graph, cut, allocations)
             second = _microbatch(running, graph, cut, allocations)
     return _memory(first, second, split_backward)

@@ -5,6 +5,7 @@ from collections.abc import Hashable, Sequence
 from pipecut.compiler.costs.work import identity
 from pipecut.compiler.graph import Graph
 from pipecut.compiler.predict.dry_run import stage_memory
+from pipecut.compiler.predict.known_calls import KnownCalls
 from pipecut.compiler.predict.step import Scheduled
 from pipecut.compiler.stages.cut import Cut
 from pipecut.plan.actions import splits_backward
@@ -45,13 +46,14 @@ def passes_of(
 
     Stages that are alike are run once.
     """
+    known = KnownCalls()
     memory_of: dict[Hashable, StageMemory | None] = {}
     passes = []
     for cut in cuts:
         key = _fingerprint(plan, graph, cut)
         if key not in memory_of:
             try:
-                memory_of[key] = stage_memory(plan, graph, cut, split_backward)
+                memory_of[key] = stage_memory(plan, graph, cut, split_backward, known)
             except Exception:
                 # Operators without a fake kernel raise as they like.
                 memory_of[key] = None

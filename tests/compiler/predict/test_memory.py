@@ -7,6 +7,7 @@ import pytest
 import pipecut.compiler.predict.memory as memory
 from pipecut.compiler.graph import Graph
 from pipecut.compiler.predict.dry_run import Microbatch, _memory
+from pipecut.compiler.predict.known_calls import KnownCalls
 from pipecut.compiler.stages.cut import Cut, cut
 from pipecut.plan.schema import Boundary, Plan, StageMemory
 from tests.compiler.chain_graphs import chain
@@ -74,9 +75,11 @@ def test_stages_that_are_alike_are_run_once(monkeypatch: pytest.MonkeyPatch) -> 
     run: list[int] = []
     stage_memory = memory.stage_memory
 
-    def recording(plan: Plan, graph: Graph, cut: Cut, split_backward: bool) -> StageMemory:
+    def recording(
+        plan: Plan, graph: Graph, cut: Cut, split_backward: bool, known: KnownCalls
+    ) -> StageMemory:
         run.append(cut.index)
-        return stage_memory(plan, graph, cut, split_backward)
+        return stage_memory(plan, graph, cut, split_backward, known)
 
     monkeypatch.setattr(memory, "stage_memory", recording)
     first, second, third, last = passes(chain(4), [0, 1, 2, 3, 3])
