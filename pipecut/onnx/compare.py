@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipecut.errors import RunError, UserFileError
-from pipecut.model.functions import find_function
+from pipecut.model.functions import function_of_plan
 from pipecut.model.precision import cast_model
 from pipecut.model.sample_batch import sample_batch
 from pipecut.model.unsplit import WithLoss
@@ -89,8 +89,7 @@ def _unsplit(plan: Plan, weights: Weights) -> WithLoss:
     torch.manual_seed(plan.model.seed)
     model = initial_model(weights.plan)
     weights.fill_unsplit(model)
-    folders = [Path(folder) for folder in plan.model.folders]
-    loss = find_function(plan.model.loss, folders, "plan.yaml") if plan.model.loss else None
+    loss = function_of_plan(plan.model.loss, plan.model) if plan.model.loss else None
     with_loss = WithLoss(cast_model(model, plan.model.precision), loss).eval()
     with_loss.traced, with_loss.has_loss = True, plan.evaluation.loss
     return with_loss

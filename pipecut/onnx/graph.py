@@ -159,7 +159,15 @@ def _name_sizes(graph: ir.Graph, pairs: Sequence[tuple[ir.Value, Tensor]], stage
 def _renamed(size: int | ir.SymbolicDim, names: dict[str, str]) -> int | str | None:
     if isinstance(size, int) or size.value is None:
         return size if isinstance(size, int) else None
-    return re.sub(r"[A-Za-z_]\w*", lambda match: names.get(match[0], match[0]), str(size.value))
+    text = str(size.value)
+    if text in names:
+        return names[text]
+
+    def within(match: re.Match[str]) -> str:
+        planned = names.get(match[0], match[0])
+        return planned if planned.isidentifier() else f"({planned})"
+
+    return re.sub(r"[A-Za-z_]\w*", within, text)
 
 
 def _drop_unused(graph: ir.Graph) -> None:

@@ -1,5 +1,7 @@
 """Names, sizes and modules of a graph, from graphs made by hand."""
 
+from dataclasses import replace
+
 import onnx_ir as ir
 import pytest
 
@@ -67,6 +69,14 @@ def test_sizes_that_follow_the_batch_are_called_so() -> None:
     finish(model, call(), Modules({}))
     assert str(model.graph.inputs[0].shape) == "[batch,4]"
     assert str(model.graph[0].outputs[0].shape) == "[2*batch,4]"
+
+
+def test_sizes_that_follow_an_expression_keep_it_whole() -> None:
+    rows = made_tensor("x", shape=["2*batch + 1", 4])
+    takes = replace(call(), takes=(rows, made_tensor("hidden_0")), outputs=(rows,))
+    model = chain("Relu")
+    finish(model, takes, Modules({}))
+    assert str(model.graph[0].outputs[0].shape) == "[2*(2*batch + 1),4]"
 
 
 def test_a_size_that_became_a_number_is_refused() -> None:
