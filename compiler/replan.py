@@ -1,11 +1,12 @@
 """A plan for the devices that remain once one was lost."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from pipecut.compiler.exchange.imported import IMPORTED
+from pipecut.compiler.exchange.imported import compiled_schedule
 from pipecut.compiler.exchange.layout_price import LAYOUT
 from pipecut.compiler.inputs.auto import AUTO, Auto
+from pipecut.compiler.inputs.layout import NO_LAYOUT
 from pipecut.compiler.passes import compile_plan, silent
 from pipecut.compiler.request import Options, Request
 from pipecut.compiler.search.sizes import SizeOverrides
@@ -38,12 +39,18 @@ def replan(path: Path, lost_rank: int, progress: Callable[[str], None] = silent)
             f"{path}: rank {lost_rank} was on the last device of {source.cluster}; none remains"
         )
     target = folder_without(path, lost)
-    for note in plan.notes:
-        if note.startswith((IMPORTED, LAYOUT)):
-            progress(f"not kept for the devices that remain: {note}")
-    options = Options(sizes_for(plan, remaining), lost=lost)
+    for note in _not_kept(plan):
+        progress(f"not kept for the devices that remain: {note}")
+    options = Options(sizes_for(plan, remaining), lost=lost, layout=NO_LAYOUT)
     compile_plan(Request(Path(source.job), source.cluster, target, options), progress)
     return target
+
+
+def _not_kept(plan: Plan) -> Iterator[str]:
+    """What a plan for fewer devices cannot have: a schedule or a cut that was made for all."""
+    if plan.schedule != compiled_schedule(plan):
+        yield f"schedule {plan.schedule}"
+    yield from (note for note in plan.notes if note.startswith(LAYOUT))
 
 
 def sizes_for(plan: Plan, remaining: int) -> SizeOverrides:
@@ -62,7 +69,12 @@ def sizes_for(plan: Plan, remaining: int) -> SizeOverrides:
     elif not fits:
         stages = replicas = AUTO
     return SizeOverrides(
-        stages, replicas, plan.batch.microbatch, None, plan.schedule, stages_per_rank
+        stages,
+        replicas,
+        plan.batch.microbatch,
+        None,
+        compiled_schedule(plan),
+        stages_per_rank,
     )
 
 

@@ -77,7 +77,7 @@ LayoutOption = Annotated[
     typer.Option(
         "--layout",
         help="Megatron's layout in place of a search for the cut, such as 'Et*3|(tt|)*2tL'"
-        " (docs/other-tools.md).",
+        " (docs/other-tools.md); '' for none in place of the job's.",
     ),
 ]
 ExplainOption = Annotated[

@@ -330,7 +330,7 @@ def test_a_schedule_goes_out_and_comes_back(plan: PlanFolder, tmp_path: Path) ->
     printed = invoke("schedule", "import", copy, file).output.replace("\n", "")
     assert "has the schedule of" in printed and "next: pipecut verify" in printed
     changed = read_plan(copy)
-    assert changed.plan.notes[-1] == "schedule imported from schedule.csv"
+    assert changed.plan.schedule == "1f1b (replaced by schedule.csv)"
     assert invoke("check", copy).exit_code == 0
     assert [str(a) for a in changed.actions[0] if str(a)[0] == "F"] == [
         f"F 0.{m}" for m in range(4)

@@ -28,8 +28,8 @@ from pipecut.plan.folder import PlanFolder
 from pipecut.plan.replay.traffic import Traffic
 from pipecut.plan.schema import Plan
 
-# The note of a plan whose schedule is not the one that it was compiled with.
-IMPORTED = "schedule imported from "
+# Between the schedule that a plan was compiled with and the file that has taken its place.
+REPLACED = " (replaced by "
 
 
 def with_schedule(
@@ -55,14 +55,18 @@ def with_schedule(
             f"{source}: {error} ({remedy})\n\n{picture_of(computes, starts, cell_of, MOST_MOMENTS)}"
         ) from None
     scheduled = with_actions(folder, actions)
-    notes = [note for note in plan.notes if not note.startswith(IMPORTED)]
-    noted = scheduled.plan.model_copy(update={"notes": [*notes, f"{IMPORTED}{source.name}"]})
-    result = replace(scheduled, plan=noted)
+    name = f"{compiled_schedule(plan)}{REPLACED}{source.name})"
+    result = replace(scheduled, plan=scheduled.plan.model_copy(update={"schedule": name}))
     try:
         check(result)
     except PlanError as error:
         raise PlanError(f"{source}: {error}\n\n{memory_picture(result)}") from None
     return result
+
+
+def compiled_schedule(plan: Plan) -> str:
+    """The schedule that the plan was compiled with, whatever has taken its place since."""
+    return plan.schedule.partition(REPLACED)[0]
 
 
 def refuse_circle(plan: Plan, rows: Computes, source: Path) -> dict[Compute, int]:

@@ -11,7 +11,7 @@ from pipecut.compiler.inputs.auto import AUTO, Auto
 from pipecut.compiler.inputs.document.positions import KEY, TOP, location_of, position_of
 from pipecut.compiler.inputs.document.read import read_document
 from pipecut.compiler.inputs.document.schema import FileSchema, FunctionName, OrAuto, Renamed
-from pipecut.compiler.inputs.layout import Layout, checked_layout, parse_layout
+from pipecut.compiler.inputs.layout import NO_LAYOUT, Layout, checked_layout, parse_layout
 from pipecut.compiler.schedules.registry import SCHEDULES, WITH_CHOSEN_STAGES_PER_RANK
 from pipecut.errors import UserFileError
 from pipecut.model.functions import find_function
@@ -242,8 +242,8 @@ class Job:
         return size
 
     def with_layout(self, text: str) -> "Job":
-        """The same job with a layout in place of its own. Raises UserFileError."""
-        return Job(self.path, self.spec.with_layout(text))
+        """The same job with a layout, or NO_LAYOUT, in place of its own. Raises UserFileError."""
+        return Job(self.path, self.spec.with_layout(text if text != NO_LAYOUT else None))
 
     def with_microbatch(self, microbatch: int) -> "Job":
         """The same job with another number of samples a microbatch."""

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from itertools import groupby
 
 EMBEDDING, LAYER, HEAD = "E", "t", "L"
+# In place of a job's own layout: none.
+NO_LAYOUT = ""
 # Characters of a layout once all is written out.
 MOST_CHARACTERS = 100_000
 

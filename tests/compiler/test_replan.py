@@ -73,6 +73,20 @@ def test_the_job_is_compiled_again_without_the_lost_device(
     assert request.options.lost == (1, 3) and request.options.sizes.stages == 2
 
 
+def test_a_schedule_and_a_cut_made_for_all_devices_are_not_kept(
+    requests: list[Request], monkeypatch: Any
+) -> None:
+    layout = "layout Et|ttL: bottleneck 2 ms per microbatch, 0.0% above the best cut's 2 ms"
+    schedule = "zb-h1 (replaced by x.csv)"
+    reading(monkeypatch, source=SOURCE, schedule=schedule, notes=["costs", layout])
+    said: list[str] = []
+    replan(Path("plan"), 1, said.append)
+    begin = "not kept for the devices that remain: "
+    assert said == [f"{begin}schedule {schedule}", f"{begin}{layout}"]
+    (request,) = requests
+    assert request.options.sizes.schedule == "zb-h1" and request.options.layout == ""
+
+
 def test_the_last_device_cannot_be_lost(requests: list[Request], monkeypatch: Any) -> None:
     reading(monkeypatch, source=SOURCE.model_copy(update={"available": 2}))
     with pytest.raises(InfeasibleError, match="rank 0 was on the last device of lab; none remains"):

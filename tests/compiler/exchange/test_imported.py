@@ -49,8 +49,8 @@ def test_what_a_plan_exports_it_takes_back(name: str, messages: bool) -> None:
     folder = folder_for(name, 3, 5)
     again = imported(folder, csv_of(folder.actions, messages))
     assert again.actions == folder.actions
-    assert again.plan.notes == ["schedule imported from x.csv"]
-    assert imported(again, csv_of(folder.actions)).plan.notes == again.plan.notes
+    assert again.plan.schedule == f"{name} (replaced by x.csv)"
+    assert imported(again, csv_of(folder.actions)).plan.schedule == again.plan.schedule
 
 
 @pytest.mark.parametrize("ranks", [2, 4])

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from pipecut.compiler.graph import Graph, Parameter
-from pipecut.compiler.inputs.layout import parse_layout
+from pipecut.compiler.inputs.layout import NO_LAYOUT, parse_layout
 from pipecut.compiler.partition.constraints import placement_rules
 from pipecut.compiler.partition.layouts import anatomy, layout_of, pins_of
 from pipecut.compiler.search.sizes import SizeOverrides, resolve_sizes
@@ -144,5 +144,6 @@ def test_a_layout_says_how_many_stages_there_are() -> None:
 def test_a_layout_of_the_command_line_stands_over_the_jobs() -> None:
     job = made_job(placement={"layout": "Et|ttL"}).with_layout("Ett|tL")
     assert job.spec.layout == parse_layout("Ett|tL")
+    assert job.with_layout(NO_LAYOUT).spec.layout is None
     with pytest.raises(UserFileError, match="--layout 'E': it must end with the one L"):
         job.with_layout("E")
