@@ -15,7 +15,7 @@ from pipecut.plan.schema import HALF, Plan, Stage, StageTensor
 from pipecut.plan.schema.graph import PlanGraph
 
 FEWER = (
-    "in schedule.yaml let fewer forwards come before the first backward, or compile with a smaller "
+    "let fewer forwards of the schedule come before its first backward, or compile with a smaller "
     "microbatch or for devices with more memory"
 )
 OTHER_MEMORY = (

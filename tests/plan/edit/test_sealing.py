@@ -44,7 +44,7 @@ def test_memory_and_seconds_follow_the_actions() -> None:
 
 def test_what_needs_more_than_there_is_says_what_to_edit() -> None:
     small = with_stages(made_folder(), capacity_bytes=64 + 64 + 20 + 10 + 32)
-    with pytest.raises(PlanError, match="needs 232 bytes of 190; in schedule.yaml let fewer forw"):
+    with pytest.raises(PlanError, match="needs 232 bytes of 190; let fewer forwards of the sch"):
         check(with_actions(small, made_actions(*GPIPE)))
 
 
