@@ -9,9 +9,6 @@ from pipecut.plan.schema.graph import PlacedOperator, PlanGraph
 from pipecut.view.layers import layer_of
 from pipecut.view.sources import RunReport, Sources
 
-# A file of an installed package is named from here on.
-INSTALLED = "site-packages/"
-
 
 @dataclass(frozen=True)
 class Crossing:
@@ -162,7 +159,7 @@ def _layer(
             name=tuple(operator.name for operator in operators),
             target=tuple(operator.target for operator in operators),
             module=tuple(operator.module for operator in operators),
-            source=tuple(operator.source.rpartition(INSTALLED)[2] for operator in operators),
+            source=tuple(operator.source for operator in operators),
             forward=tuple(operator.forward_seconds[device] for operator in operators),
             backward=tuple(operator.backward_seconds[device] for operator in operators),
             saved=tuple(operator.saved_bytes for operator in operators),

@@ -1,6 +1,5 @@
 """The modules of a stage -> a class for each that does something of its own."""
 
-import re
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -184,5 +183,4 @@ def _part_lines(block: Block) -> list[str]:
 def _source(block: Block) -> str:
     """Where the first of a block's own operators is written in the model's source."""
     own = [item for item in block.body if isinstance(item, Operator) and item.source]
-    # Where a package is installed says nothing to a reader.
-    return re.sub(r".*/site-packages/", "", own[0].source.strip(" ()")) if own else ""
+    return own[0].source.strip(" ()") if own else ""

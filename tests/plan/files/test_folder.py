@@ -83,6 +83,18 @@ def test_the_first_screen_has_what_is_proven_the_stages_and_the_boundaries(tmp_p
         assert said in screen
 
 
+def test_a_plan_of_32_large_stages_is_short(tmp_path: Path) -> None:
+    held = [
+        StageTensor(names=[f"layers.{number}.weight"], shape=[4], dtype="bfloat16", trainable=True)
+        for number in range(100)
+    ]
+    fields = {"parameters": held, "reduce_seconds": 0.19805882047999998, "recompute": True}
+    stages = [made_stage(index, 32, **fields) for index in range(32)]
+    write_plan(tmp_path, made_plan(32, stages=stages))
+    assert len((tmp_path / MANIFEST).read_text().splitlines()) < 500
+    assert len((tmp_path / PARAMETERS).read_text().splitlines()) > 3200
+
+
 NASTY = [
     "a: b",
     "{x, y}",
