@@ -75,7 +75,7 @@ class OperatorReader:
     ) -> None:
         """Read a node's body in its place: names of the body's nodes begin with the node's."""
         if self.stamps is not None:
-            self.stamps.refuse_nested()
+            self.stamps.nested()
         inner = f"{prefix}{node.name}_"
         placeholders = [n for n in body.graph.nodes if n.op == "placeholder"]
         for placeholder, argument in zip(placeholders, arguments, strict=True):

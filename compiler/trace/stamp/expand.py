@@ -99,20 +99,19 @@ class Stamps:
         self._regions: dict[int, _Region] = {}
         # Nodes of the call that is read now.
         self._nodes: list[str] = []
+        self._with_nested: set[int] = set()
         # What each stamped call makes, by name.
         self._made: dict[int, tuple[str, ...]] = {}
         # Storages that no traced tensor has.
         self._unused_storages = count(-1, -1)
 
-    def refuse_nested(self) -> None:
-        """Raises NotEqualAfterAll for a nested graph in a traced layer: its names are not known."""
+    def nested(self) -> None:
+        """A nested graph is read. A layer that has one is no template: its names are not known."""
         if self._begun is not None:
-            raise NotEqualAfterAll(f"{self._path(self._begun.marker)} has a nested graph")
+            self._with_nested.add(self._begun.marker.call)
 
     def begin(self, marker: Marker) -> None:
-        """A layer begins. Raises NotEqualAfterAll."""
-        if self._begun is not None:
-            raise NotEqualAfterAll(f"{self._path(marker)} begins within another layer")
+        """A layer begins."""
         program = self._program
         self._nodes = []
         self._begun = _Begun(marker, len(program.operators), len(program.by_name), program.draws)
@@ -216,6 +215,8 @@ class Stamps:
     def _check_template(self, template: _Region) -> None:
         """Raises NotEqualAfterAll for a layer that writes or holds what no other one may."""
         path, names = template.path, template.names
+        if template.begin.call in self._with_nested:
+            raise NotEqualAfterAll(f"'{path}' has a nested graph")
         roots = storage_roots(template.operators)
         calls = template.begin.calls
         for operator in template.operators:

@@ -149,6 +149,7 @@ class Stamping:
             with _disable_current_modes(), torch._C.DisableTorchFunction():
                 results, made = results_of(call, result)
         except NoForm:
+            _mark(END, call.tensors, number)
             return result
         _mark(END, made, number)
         nodes.finish()

@@ -231,6 +231,14 @@ WHOLE = {
         "class Other(Layer):\n    def train(self, mode=True): return super().train(mode and "
         "self.number != 3)\nModel.layer = Other\ndef build(): return Model(5)\n"
     ),
+    "settings that each has": layer(
+        "with torch.no_grad(): y = self.b(x)\n        return x + self.a(y)[..., :4]"
+    ),
+    "results of another class": (
+        "class Other(Layer):\n    def forward(self, x):\n"
+        "        return type('Result', (), {'x': x + self.b(x)})\nModel.layer = Other\n"
+        + model("for layer in self.layers: x = layer(x).x\n    return x.mean()")
+    ),
     "few layers": "def build(): return Model(3)\n",
     "a constant made in each": layer("return x + self.b(x) * torch.tensor([1.0, 2.0, 3.0, 4.0])"),
 }
