@@ -1,11 +1,11 @@
-"""Whole compiles of published configurations and of the examples: seconds, memory, what is proven.
+"""Whole compiles of published configurations and of the examples: time, memory, what is proven.
 
 python -m benchmarks.compiles.models [NAME ...]           measure, and write docs/figures.json
 python -m benchmarks.compiles.models --check [NAME ...]   compare with that file, and fail
 python -m benchmarks.compiles.models --check --fast       only the small models
 
 --check compares what does not depend on the machine. Each model is compiled in a process of its
-own, so that its memory can be measured.
+own, so that its memory can be measured, and its CPU seconds, imports and solver included.
 """
 
 import json
@@ -25,8 +25,13 @@ from benchmarks.compiles.zoo import CONFIGURATIONS
 from benchmarks.figures import ROOT, Figures, differing, read_figures, write_figures
 from pipecut.compiler import Options, SizeOverrides, compile
 
-# Bars: seconds of the whole compile, of placing, bytes, gap. Those of other models are not set.
-BARS = {"Llama-3-70B": (30.0, 5.0, 2e9, 0.01), "Llama-3-405B": (60.0, None, None, 0.01)}
+# Bars: CPU seconds of the whole compile, seconds of placing, bytes, gap. Those of other models are
+# not set.
+BARS = {
+    "Llama-3-8B": (6.0, None, None, 0.01),
+    "Llama-3-70B": (10.0, 5.0, 2e9, 0.01),
+    "Llama-3-405B": (15.0, None, None, 0.01),
+}
 # Examples that are no row of the table of compiles, with a cluster and stages.
 EXAMPLES = {"demo.yaml": ("rtx-4090x4", 2), "gpt2-tiny.yaml": ("rtx-4090x4", 2)}
 FAST = (*EXAMPLES, "ViT-H")
@@ -42,7 +47,7 @@ def compiled(name: str) -> dict[str, Any]:
         path, cluster, sizes = _job(name, Path(folder))
         begin = time.perf_counter()
         folder_of_plan = compile(path, cluster, Path(folder) / "plan", Options(sizes))
-        seconds = time.perf_counter() - begin
+        seconds, cpu_seconds = time.perf_counter() - begin, time.process_time()
     plan = folder_of_plan.plan
     certificate = plan.certificate
     return {
@@ -59,6 +64,7 @@ def compiled(name: str) -> dict[str, Any]:
         "bottleneck": certificate.objective,
         "step_seconds": plan.prediction.step_seconds,
         "seconds": seconds,
+        "cpu_seconds": cpu_seconds,
         "placing": certificate.seconds,
         "bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
@@ -99,7 +105,9 @@ def met(name: str, row: dict[str, float]) -> str:
     """Whether the bars of a model hold."""
     if name not in BARS:
         return ""
-    bars = zip(BARS[name], (row["seconds"], row["placing"], row["bytes"], row["gap"]), strict=True)
+    bars = zip(
+        BARS[name], (row["cpu_seconds"], row["placing"], row["bytes"], row["gap"]), strict=True
+    )
     return "yes" if all(bar is None or value <= bar for bar, value in bars) else "no"
 
 
@@ -115,7 +123,7 @@ def main() -> None:
         "model",
         "stages",
         "operators",
-        "seconds",
+        "CPU seconds",
         "placing",
         "memory",
         "bottleneck",
@@ -135,7 +143,7 @@ def main() -> None:
         row = rows[name] = json.loads(done.stdout.strip().splitlines()[-1])
         gap = "proven" if row["proven"] else f"{row['gap']:.2%}"
         figures = (
-            f"{row['seconds']:.1f}",
+            f"{row['cpu_seconds']:.1f}",
             f"{row['placing']:.1f}",
             f"{row['bytes'] / 1e9:.2f} GB",
         )
