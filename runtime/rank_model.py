@@ -46,9 +46,7 @@ class RankModel:
             self._fill(parameters)
         if self.plan.compile == "inductor":
             for module in self.modules.values():
-                # What follows the batch is marked with each call (batch_dimensions.py); the rest
-                # are constants.
-                compile_regions(module)
+                compile_regions(module, self.plan.batch.dynamic)
         shard(parameters, self.plan.shards, world.replica)
         self.parameters = tuple(parameters)
         self.masters = Masters(self.parameters)

@@ -2,17 +2,37 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
+from typing import Any
 
+import torch
 from torch import nn
 
 
-def compile_regions(stage: nn.Module) -> None:
+def compile_regions(stage: nn.Module, any_batch_size: bool) -> None:
     """Compile a stage's layers, each class once, and what else has code of its own.
 
     Where no layers are alike, the stage is compiled whole.
     """
-    for module in regions(stage) or [stage]:
+    found = regions(stage)
+    if not found:
+        # What follows the batch is marked with each call (batch_dimensions.py); the rest are
+        # constants.
+        stage.compile()
+    for module in found:
         module.compile()
+        if any_batch_size:
+            # nn.Module calls this in place of its forward; a hook would be compiled, too.
+            module._compiled_call_impl = partial(_marked, module._compiled_call_impl)
+
+
+def _marked(compiled: Any, *given: Any) -> Any:
+    """Call what is compiled; the first dimension of what it is given may follow the batch."""
+    for tensor in given:
+        if isinstance(tensor, torch.Tensor) and tensor.dim():
+            # Weakly: a size that the code has as a number stays a constant.
+            torch._dynamo.maybe_mark_dynamic(tensor, 0)
+    return compiled(*given)
 
 
 def regions(stage: nn.Module) -> list[nn.Module]:

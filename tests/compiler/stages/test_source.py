@@ -69,6 +69,12 @@ def test_layers_that_give_nothing_are_called_in_a_loop() -> None:
     assert lines[at + 1] == "    layer()"
 
 
+def test_a_stage_of_many_equal_layers_is_as_long_as_one_of_two() -> None:
+    few, many = chain(2), chain(20)
+    lines = [stage_class(graph, *[0] * len(graph.operators)) for graph in (few, many)]
+    assert len(lines[0]) == len(lines[1])
+
+
 def test_the_last_stage_returns_the_loss() -> None:
     assert forward(chain(2), 0, 1, 1, stage=1) == [
         "def forward(self, linear):",
