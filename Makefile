@@ -64,6 +64,8 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.steps.one_device
 	$(BIN)/python -m benchmarks.faults.kinds
 	$(BIN)/python -m benchmarks.fuzz.files
+	$(BIN)/python -m benchmarks.onnx --again
+	$(BIN)/python -m benchmarks.onnx.structure
 	$(BIN)/python -m benchmarks.compiles.partition $(WORKLOADS)
 
 clean:
@@ -80,7 +82,7 @@ $(VENV)/.examples: $(VENV)/.torch pyproject.toml
 	touch $@
 
 $(VENV)/.bench: $(VENV)/.examples
-	$(PIP) -c constraints.txt -e '.[examples,pictures]'
+	$(PIP) -c constraints.txt -e '.[examples,onnx,pictures]' onnxruntime
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.torch pyproject.toml

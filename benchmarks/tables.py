@@ -1,4 +1,4 @@
-"""The tables of README and docs/measurements.md, from docs/figures.json and the schedules.
+"""The tables of README and of pages in docs/, from docs/figures.json and the schedules.
 
 python -m benchmarks.tables            write them
 python -m benchmarks.tables --check    say what differs, and fail
@@ -11,9 +11,10 @@ from collections.abc import Callable
 from benchmarks import gpu_tables
 from benchmarks.compiles.zoo import CONFIGURATIONS
 from benchmarks.figures import ROOT, Figures, read_figures
+from benchmarks.onnx import tables as onnx_tables
 from pipecut.compiler.schedules.registry import SCHEDULES
 
-PAGES = (ROOT / "README.md", ROOT / "docs" / "measurements.md")
+PAGES = (ROOT / "README.md", *(ROOT / "docs" / name for name in ("measurements.md", "onnx.md")))
 # The rows that README keeps.
 BEST = ("Llama-3-8B", "Llama-3-405B")
 # Two comments around each table, which name it.
@@ -72,6 +73,9 @@ TABLES: dict[str, Callable[[dict[str, Figures]], str]] = {
     "models": models,
     "best": best,
     "schedules": schedules,
+    "onnx": onnx_tables.families,
+    "onnx_refused": onnx_tables.refused,
+    "onnx_structure": onnx_tables.structure,
     "gpu_numbers": gpu_tables.numbers,
     "gpu_memory": gpu_tables.memory,
     "gpu_rates": gpu_tables.rates,

@@ -29,6 +29,8 @@ def why(stage: Stage, error: BaseException) -> str:
     target = next((match[1] for text in texts if (match := _TARGET.search(text))), None)
     reason = next((line for text in texts[::-1] for line in text.strip().splitlines()), "")
     if target is not None:
+        # The operator once more, as torch prints it, and what else was tried.
+        reason = reason.partition(" for <OpOverload")[0]
         return (
             f"{where} cannot be written as ONNX: the operator {target}: {reason}; have the model "
             "do this in eval mode with operators that ONNX has"

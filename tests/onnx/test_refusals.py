@@ -38,10 +38,10 @@ def test_a_model_that_returns_nothing_in_eval_mode_is_refused() -> None:
 
 def test_an_operator_without_onnx_is_named_with_its_stage() -> None:
     error = RuntimeError("at %x = call_function[target=torch.ops.aten.odd.default](args = ())")
-    error.__cause__ = ValueError("No ONNX function found")
+    error.__cause__ = ValueError("No ONNX function found for <OpOverload(op='aten.odd')>. Tried")
     text = why(made_stage(1, 2), error)
     assert text.startswith("stage 1 (layers.1) cannot be written as ONNX: the operator aten.odd")
-    assert "No ONNX function found" in text
+    assert "No ONNX function found; have the model" in text
 
 
 def test_a_folder_with_other_files_is_not_written_into(tmp_path: Path) -> None:
