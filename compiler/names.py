@@ -4,28 +4,9 @@ import builtins
 import json
 import keyword
 import re
-from collections.abc import Iterable, Mapping
 
 # What a stage file's forward uses itself; keywords and builtins are left alone beside them.
 RESERVED = {"self", "batch", "device", "outputs", "torch", "F", "math", "nn"}
-
-
-def local_names(inputs: Mapping[str, str], values: Iterable[str]) -> dict[str, str]:
-    """Value -> its variable, no two alike.
-
-    `inputs` have the user's names for their values and choose first.
-    """
-    chosen: dict[str, str] = {}
-    taken: set[str] = set()
-    for value, wanted in [*inputs.items(), *((value, value) for value in values)]:
-        if value in chosen:
-            continue
-        name = identifier(wanted)
-        while name in taken:
-            name += "_"
-        taken.add(name)
-        chosen[value] = name
-    return chosen
 
 
 def identifier(text: str) -> str:
@@ -52,8 +33,12 @@ def member(name: str) -> str:
         and not name.startswith("__")
     ):
         return f".{name}"
-    number = name.isascii() and name.isdigit() and str(int(name)) == name
-    return f"[{name if number else quoted(name)}]"
+    return f"[{name if is_number(name) else quoted(name)}]"
+
+
+def is_number(name: str) -> bool:
+    """Whether a name is that of an integer, as members of a list have it: `3`, but not `03`."""
+    return name.isascii() and name.isdigit() and str(int(name)) == name
 
 
 def in_docstring(text: str) -> str:

@@ -13,7 +13,6 @@ from pipecut.compiler.names import (
     identifier,
     in_comment,
     in_docstring,
-    local_names,
     member,
     quoted,
 )
@@ -35,17 +34,6 @@ def test_an_identifier_means_nothing_else(name: str) -> None:
     variable = identifier(name)
     assert variable.isidentifier() and variable.isascii() and not keyword.iskeyword(variable)
     assert variable not in RESERVED and not hasattr(builtins, variable)
-
-
-@given(st.dictionaries(st.text(), st.text(), max_size=5), st.lists(st.text(), max_size=5))
-def test_no_two_values_share_a_variable(inputs: dict[str, str], values: list[str]) -> None:
-    names = local_names(inputs, values)
-    assert set(names) == {*inputs, *values}
-    assert len(set(names.values())) == len(names)
-
-
-def test_the_users_names_come_first() -> None:
-    assert local_names({"arg0": "x"}, ["x", "arg0"]) == {"arg0": "x", "x": "x_"}
 
 
 @given(st.text())

@@ -4,7 +4,7 @@ from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from pipecut.compiler.graph import Operator, Parameter
-from pipecut.compiler.names import identifier, in_comment, quoted
+from pipecut.compiler.names import identifier, in_comment, is_number, quoted
 from pipecut.compiler.stages.blocks.block import Block
 from pipecut.compiler.stages.blocks.body import INDENT, Body, Methods
 from pipecut.compiler.stages.blocks.held import Held, is_plain
@@ -94,7 +94,7 @@ class Classes:
         for name, parameter in module.parameters.items():
             yield _assigned(name, self._parameter(parameter))
         for name, member in module.members.items():
-            if not name.isdigit():
+            if not is_number(name):
                 yield _assigned(name, self.built[member.name])
 
     def _parameter(self, parameter: Parameter) -> str:
@@ -134,7 +134,7 @@ def _assigned(name: str, code: str) -> str:
 
 
 def _numbered(module: Module) -> dict[str, Module]:
-    return {name: member for name, member in module.members.items() if name.isdigit()}
+    return {name: member for name, member in module.members.items() if is_number(name)}
 
 
 def _dictionary(members: dict[str, str]) -> str:
@@ -152,7 +152,7 @@ def _dictionary(members: dict[str, str]) -> str:
                 f"**{{i: {code} for i in range({names[at]}, {int(names[at]) + end - at})}}"
             )
         else:
-            key = names[at] if _is_number(names[at]) else quoted(names[at])
+            key = names[at] if is_number(names[at]) else quoted(names[at])
             parts.append(f"{key}: {code}")
         at = end
     if len(parts) == 1 and parts[0].startswith("**"):
@@ -161,14 +161,10 @@ def _dictionary(members: dict[str, str]) -> str:
 
 
 def _continues(names: Sequence[str], at: int, end: int, members: dict[str, str]) -> bool:
-    if not (_is_number(names[at]) and _is_number(names[end])):
+    if not (is_number(names[at]) and is_number(names[end])):
         return False
     following = int(names[end]) == int(names[at]) + end - at
     return following and members[names[end]] == members[names[at]]
-
-
-def _is_number(name: str) -> bool:
-    return name.isascii() and name.isdigit() and str(int(name)) == name
 
 
 def _part_lines(block: Block) -> list[str]:
@@ -176,8 +172,8 @@ def _part_lines(block: Block) -> list[str]:
     if not block.part:
         return []
     parts = {"Start": "The first part", "Middle": "A middle part", "End": "The last part"}
-    part = parts.get(block.part, "A part")
-    return [f'    """{part} of {block.path[-1].class_name}; other stages have the rest."""', ""]
+    part, name = parts.get(block.part, "A part"), identifier(block.path[-1].class_name)
+    return [f'    """{part} of {name}; other stages have the rest."""', ""]
 
 
 def _source(block: Block) -> str:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from pipecut.compiler.graph import Graph, ModuleCall, Operator
-from pipecut.compiler.names import identifier
+from pipecut.compiler.names import identifier, is_number
 from pipecut.compiler.stages.blocks.block import Block
 from pipecut.compiler.stages.cut import Cut
 
@@ -188,8 +188,9 @@ def _masked(call: ModuleCall) -> str:
 
 def _plain_name(operator: Operator, within: Sequence[ModuleCall]) -> str:
     """What a value is called without a variable: as its module, or `view` of aten.view.default."""
-    if within:
-        return identifier(next(p for p in reversed(within[0].module.split(".")) if not p.isdigit()))
+    named = [part for call in within[:1] for part in call.module.split(".") if not is_number(part)]
+    if named:
+        return identifier(named[-1])
     parts = operator.target.split(".")
     name = parts[-2] if len(parts) > 1 else "part"
     return identifier(name.strip("_") or operator.name)

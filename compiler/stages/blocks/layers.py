@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from pipecut.compiler.names import is_number
 from pipecut.compiler.stages.blocks.block import Block, used_by
 from pipecut.compiler.stages.blocks.scope import Scope
 
@@ -25,7 +26,7 @@ def run_at(
 ) -> Run | None:
     """The longest run from a position on, of two layers at least; None where there is none."""
     first = block.body[start]
-    if not isinstance(first, Block) or not _number(first).isdigit():
+    if not isinstance(first, Block) or not is_number(_number(first)):
         return None
     if first.contexts != block.contexts:
         return None
@@ -58,7 +59,7 @@ def _container(block: Block) -> str:
 
 
 def _follows(layer: Block, after: Block) -> bool:
-    if _container(layer) != _container(after) or not _number(after).isdigit():
+    if _container(layer) != _container(after) or not is_number(_number(after)):
         return False
     return int(_number(after)) == int(_number(layer)) + 1 and layer.contexts == after.contexts
 

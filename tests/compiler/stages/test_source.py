@@ -1,13 +1,16 @@
 """A stage's code is plain torch that a person can read, in the model's own modules."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
 from pipecut.compiler.graph import Graph, Literal, Output, Ref, Sym
+from pipecut.compiler.inputs.job import read_job
 from pipecut.compiler.stages.build import build
 from pipecut.compiler.stages.cut import cut
 from pipecut.compiler.stages.source import write_stage
+from pipecut.compiler.trace.trace import trace
 from tests.compiler.chain_graphs import chain, made_buffer, made_operator, made_value
 
 
@@ -67,6 +70,28 @@ def test_layers_that_give_nothing_are_called_in_a_loop() -> None:
     lines = forward(graph, 0, 1, 1, 1, stage=1)
     at = lines.index("for layer in self.norms:")
     assert lines[at + 1] == "    layer()"
+
+
+def test_a_model_that_is_a_list_of_layers_is_one_in_its_stage(tmp_path: Path) -> None:
+    (tmp_path / "listed.py").write_text(
+        "import torch\nfrom torch import nn\n"
+        "def build(): return nn.Sequential(*(nn.Linear(3, 3) for _ in range(3)))\n"
+        "def inputs(count): return {'input': torch.ones(count, 3)}\n"
+        "def loss(output, batch): return output.sum()\n"
+    )
+    job = tmp_path / "job.yaml"
+    job.write_text(
+        "model: {factory: 'listed:build'}\ninputs: 'listed:inputs'\nloss: 'listed:loss'\n"
+        "batch: {global: 4, microbatch: 2}\n"
+    )
+    graph = trace(read_job(job).with_microbatch(2))
+    lines = stage_class(graph, *[0] * len(graph.operators))
+    assert lines[0] == "class Stage0(Group):"
+    assert "    super().__init__({i: nn.Linear(3, 3) for i in range(0, 3)})" in lines
+    assert "for layer in self:" in lines
+    (whole,) = cut(graph, [(0,)] * len(graph.operators), 1)
+    module = build(graph, whole, 1, torch.device("cpu"), {})
+    assert set(module.state_dict()) == {f"{n}.{p}" for n in range(3) for p in ("weight", "bias")}
 
 
 def test_a_stage_of_many_equal_layers_is_as_long_as_one_of_two() -> None:
