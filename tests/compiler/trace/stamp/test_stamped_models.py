@@ -239,6 +239,14 @@ WHOLE = {
         "        return type('Result', (), {'x': x + self.b(x)})\nModel.layer = Other\n"
         + model("for layer in self.layers: x = layer(x).x\n    return x.mean()")
     ),
+    "a constant to branch on": (
+        "class Other(Layer):\n    def forward(self, x, limit):\n"
+        "        return self.b(x) if bool((limit > 3).all()) else self.b(-x)\nModel.layer = Other\n"
+        + model(
+            "for i, layer in enumerate(self.layers): x = layer(x, torch.full((1,), float(i)))\n"
+            "    return x.mean()"
+        )
+    ),
     "few layers": "def build(): return Model(3)\n",
     "a constant made in each": layer("return x + self.b(x) * torch.tensor([1.0, 2.0, 3.0, 4.0])"),
 }
