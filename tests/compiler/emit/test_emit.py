@@ -12,7 +12,7 @@ from pipecut.compiler.emit.graph import graph_of
 from pipecut.compiler.emit.plan import plan_of
 from pipecut.compiler.emit.publish import publish
 from pipecut.compiler.predict.memory import UPPER_BOUND, replay
-from pipecut.errors import UserFileError
+from pipecut.errors import PlanError, UserFileError
 from pipecut.plan.check.check import check
 from pipecut.plan.edit.sealing import schedule_text
 from pipecut.plan.folder import read_plan
@@ -52,6 +52,18 @@ def test_a_plan_says_what_the_draft_decided(tied: Drafted, plan: Plan) -> None:
     assert plan.prediction.step_seconds == tied.draft.scheduled.step_seconds
     # Both stages hold the shared weight; 16 x 8 numbers, and a layer of 8 x 8 with its bias.
     assert [stage.parameter_count for stage in plan.stages] == [128 + 72, 128]
+
+
+def test_stage_code_that_is_no_python_is_never_published(
+    tied: Drafted, plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipecut.compiler.emit.files.write_stage", lambda *_: "x = 1\n = f(x)\n")
+    with (
+        pytest.raises(PlanError, match=r"stage_0\.py:2:\d+: invalid syntax"),
+        emit(plan, tied.costed, tied.draft, tmp_path / "plan"),
+    ):
+        pass
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_is_written_later_is_not_in_the_plan(plan: Plan) -> None:
