@@ -57,7 +57,7 @@ def test_a_plan_says_what_the_draft_decided(tied: Drafted, plan: Plan) -> None:
 def test_stage_code_that_is_no_python_is_never_published(
     tied: Drafted, plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipecut.compiler.emit.files.write_stage", lambda *_: "x = 1\n = f(x)\n")
+    monkeypatch.setattr("pipecut.compiler.emit.files.write_stage", lambda *_: "x = 1\ny = = x\n")
     with (
         pytest.raises(PlanError, match=r"stage_0\.py:2:\d+: invalid syntax"),
         emit(plan, tied.costed, tied.draft, tmp_path / "plan"),
