@@ -45,9 +45,9 @@ def first_use_blocks() -> None:
         setattr(dist, name, wrap(getattr(dist, name)))
 
 
-def load(path: Path, device: str | None, rules: str) -> Pipeline:
+def load(path: Path, device: str | None, rules: str, **options: Any) -> Pipeline:
     """Loaded as verify does, and evaluated once."""
-    pipe = load_pipeline(path, device, getattr(emulated, rules)())
+    pipe = load_pipeline(path, device, getattr(emulated, rules)(), **options)
     with torch.random.fork_rng():
         batch = sample_batch(pipe.plan.model, pipe.plan.batch.global_size, 100)
     assert pipe.eval_step(**batch).isfinite()

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from pipecut.errors import CheckpointError, RunError
 from pipecut.plan.folder import file_hash, read_plan, write_plan
+from pipecut.plan.part.read import read_part
 from pipecut.plan.schema import StageTensor
 from pipecut.runtime.checkpoint.folder import checkpoints, step_of
 from pipecut.runtime.checkpoint.restoring import RestoreRequest, restore
@@ -92,9 +93,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 def made_rank(folder: Path, restoring: bool = False) -> Rank:
-    plan_folder = read_plan(folder)
-    world = World(0, plan_folder.plan.layout, torch.device("cpu"), Status(0))
-    model = RankModel(plan_folder, world, restoring)
+    part = read_part(folder, 0)
+    world = World(0, part.plan.layout, torch.device("cpu"), Status(0))
+    model = RankModel(part, world, restoring)
     optimizer = torch.optim.SGD([p for _, p in model.named_parameters()], lr=0.5, momentum=0.9)
     saving = Saving(model, LossScale("fp32"))
     saving.recipe = {"kind": "sgd"}

@@ -19,7 +19,8 @@ from benchmarks.fuzz.files import mutate
 from pipecut.cli import app
 from pipecut.compiler import Options, SizeOverrides, compile
 from pipecut.errors import CheckpointError, DivergedError, PipecutError, RunError, UserFileError
-from pipecut.plan.folder import PlanFolder, file_hash, read_plan, seal_of
+from pipecut.plan.folder import file_hash, seal_of
+from pipecut.plan.part.read import PlanPart, read_part
 from pipecut.runtime.checkpoint import folder as checkpoint_folder
 from pipecut.runtime.checkpoint import hosts, writing
 from pipecut.runtime.checkpoint import lock as folder_lock
@@ -52,7 +53,7 @@ DATA = "tests.models.checkpoint"
 
 
 @pytest.fixture(scope="module")
-def plans(tmp_path_factory: pytest.TempPathFactory) -> dict[int, PlanFolder]:
+def plans(tmp_path_factory: pytest.TempPathFactory) -> dict[int, PlanPart]:
     """Plans of one rank, by the model's depth."""
     folder = tmp_path_factory.mktemp("plans")
     (folder / "cores.yaml").write_text(SLOW_CORES)
@@ -66,17 +67,17 @@ def plans(tmp_path_factory: pytest.TempPathFactory) -> dict[int, PlanFolder]:
             path,
             Options(SizeOverrides(stages=1)),
         )
-        found[depth] = read_plan(path)
+        found[depth] = read_part(path, 0)
     return found
 
 
-def pipeline(folder: PlanFolder, **changed: Any) -> Pipeline:
+def pipeline(part: PlanPart, **changed: Any) -> Pipeline:
     """The plan's, with some of its entries changed."""
-    plan = folder.plan.model_copy(update=changed)
-    return Pipeline(replace(folder, plan=plan), join_world(plan, "cpu"))
+    plan = part.plan.model_copy(update=changed)
+    return Pipeline(replace(part, plan=plan), join_world(plan, "cpu"))
 
 
-def train(folder: PlanFolder, where: Path, steps: int, **wishes: Any) -> Training:
+def train(folder: PlanPart, where: Path, steps: int, **wishes: Any) -> Training:
     """Train in this process, with a checkpoint every three steps."""
     changed = wishes.pop("changed", {})
     data = wishes.pop("data", "steady")
@@ -89,7 +90,7 @@ def train(folder: PlanFolder, where: Path, steps: int, **wishes: Any) -> Trainin
 
 
 @pytest.fixture(scope="module")
-def written(plans: dict[int, PlanFolder], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def written(plans: dict[int, PlanPart], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with checkpoints after steps 3 and 6."""
     folder = tmp_path_factory.mktemp("written") / "saved"
     train(plans[4], folder, 6)
@@ -111,7 +112,7 @@ def names(folder: Path) -> list[str]:
 
 
 def test_a_model_with_some_of_the_parameters_is_refused(
-    plans: dict[int, PlanFolder], trained: Path, tmp_path: Path
+    plans: dict[int, PlanPart], trained: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(
         CheckpointError, match=r"of another model.*has parameter .* the model of .* has not"
@@ -125,7 +126,7 @@ def test_a_model_with_some_of_the_parameters_is_refused(
 
 
 def test_another_optimizer_is_refused(
-    plans: dict[int, PlanFolder], trained: Path, tmp_path: Path
+    plans: dict[int, PlanPart], trained: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(CheckpointError, match="with the optimizer AdamW, this one has Adam"):
         train(plans[4], trained, 9, resume=True, changed={"optimizer": "adam"})
@@ -136,7 +137,7 @@ def test_another_optimizer_is_refused(
 
 
 def test_a_users_own_optimizer_takes_up_only_what_is_its_own(
-    plans: dict[int, PlanFolder], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    plans: dict[int, PlanPart], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     pipe = pipeline(plans[4])
     named = dict(pipe.named_parameters())
@@ -171,7 +172,7 @@ def test_a_users_own_optimizer_takes_up_only_what_is_its_own(
 
 
 def test_a_learning_rate_that_is_given_is_obeyed_and_one_that_is_not_goes_on(
-    plans: dict[int, PlanFolder], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    plans: dict[int, PlanPart], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train(plans[4], tmp_path, 3, rate=0.01, clip=0.5)
     training = train(plans[4], tmp_path, 6, resume=True)
@@ -185,7 +186,7 @@ def test_a_learning_rate_that_is_given_is_obeyed_and_one_that_is_not_goes_on(
 
 
 def test_what_changed_is_said(
-    plans: dict[int, PlanFolder], trained: Path, caplog: pytest.LogCaptureFixture
+    plans: dict[int, PlanPart], trained: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     plan = plans[4].plan
     model = plan.model.model_copy(update={"seed": 5, "factory": "tests.models.checkpoint:other"})
@@ -208,7 +209,7 @@ def test_what_changed_is_said(
 
 
 def test_going_back_sets_later_checkpoints_aside(
-    plans: dict[int, PlanFolder], trained: Path, caplog: pytest.LogCaptureFixture
+    plans: dict[int, PlanPart], trained: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     train(plans[4], trained, 12, resume=True, keep=2)
     assert names(trained) == ["step_00000009", "step_00000012"]
@@ -228,7 +229,7 @@ def facts(step: int, **more: Any) -> Manifest:
 
 
 def test_a_loss_that_is_no_number_ends_the_training_before_it_is_learned(
-    plans: dict[int, PlanFolder], tmp_path: Path
+    plans: dict[int, PlanPart], tmp_path: Path
 ) -> None:
     with pytest.raises(
         DivergedError, match=r"step 6: the loss is nan.*--resume goes on from .*step_00000003"
@@ -238,7 +239,7 @@ def test_a_loss_that_is_no_number_ends_the_training_before_it_is_learned(
 
 
 def test_a_training_that_is_asked_to_stop_keeps_the_step_it_has_done(
-    plans: dict[int, PlanFolder], tmp_path: Path
+    plans: dict[int, PlanPart], tmp_path: Path
 ) -> None:
     stopping = Stopping(0, 1)
     stopping.asked = 1.0
@@ -254,7 +255,7 @@ def test_a_training_that_is_asked_to_stop_keeps_the_step_it_has_done(
 
 
 def test_a_checkpoint_of_a_users_loop_says_that_it_diverged(
-    plans: dict[int, PlanFolder], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    plans: dict[int, PlanPart], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     pipe = pipeline(plans[4])
     pipe.save(tmp_path, step=1, keep=1)
@@ -272,7 +273,7 @@ def test_a_checkpoint_of_a_users_loop_says_that_it_diverged(
 
 
 def test_float16_leaves_out_a_step_that_overflows_and_ends_when_it_goes_on(
-    plans: dict[int, PlanFolder], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    plans: dict[int, PlanPart], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     training = Training(pipeline(plans[4]), TrainingOptions(3, None, None, tmp_path, 0, 1, False))
     training.pipe.scale.used = True
@@ -326,7 +327,7 @@ def test_places_that_cannot_be_written_are_said_before_the_first_step(tmp_path: 
 
 
 def test_a_launcher_refuses_what_it_cannot_write_before_ranks_start(
-    plans: dict[int, PlanFolder], tmp_path: Path
+    plans: dict[int, PlanPart], tmp_path: Path
 ) -> None:
     (tmp_path / "file").touch()
     wrong = str(tmp_path / "file" / "below")
@@ -388,7 +389,7 @@ def first_of(tensors: dict[str, torch.Tensor], kind: str) -> str:
     ],
 )
 def test_values_of_another_kind_are_refused(
-    plans: dict[int, PlanFolder], trained: Path, kind: str, value: Any, said: str
+    plans: dict[int, PlanPart], trained: Path, kind: str, value: Any, said: str
 ) -> None:
     def change(tensors: dict[str, torch.Tensor]) -> None:
         name = first_of(tensors, kind)
@@ -399,7 +400,7 @@ def test_values_of_another_kind_are_refused(
         train(plans[4], trained, 9, resume=True)
 
 
-def test_options_out_of_range_are_refused(plans: dict[int, PlanFolder], trained: Path) -> None:
+def test_options_out_of_range_are_refused(plans: dict[int, PlanPart], trained: Path) -> None:
     edited(
         trained / "step_00000006",
         lambda data: data["groups"][0]["options"].update(betas=[0.9, 9.99]),
@@ -408,7 +409,7 @@ def test_options_out_of_range_are_refused(plans: dict[int, PlanFolder], trained:
         train(plans[4], trained, 9, resume=True)
 
 
-def test_half_precision_is_taken_for_full(plans: dict[int, PlanFolder], trained: Path) -> None:
+def test_half_precision_is_taken_for_full(plans: dict[int, PlanPart], trained: Path) -> None:
     path = trained / "step_00000006"
     name = first_of(load_file(str(path / "rank_0.safetensors")), "parameter/")
     rewritten(path, lambda tensors: tensors.update({name: tensors[name].bfloat16()}))
@@ -446,7 +447,7 @@ def test_no_flipped_bit_of_what_a_checkpoint_says_goes_unseen(
 
 
 def test_checkpoints_of_earlier_versions_are_read(
-    plans: dict[int, PlanFolder], trained: Path
+    plans: dict[int, PlanPart], trained: Path
 ) -> None:
     file = trained / "step_00000006" / MANIFEST
     data = json.loads(file.read_text())
@@ -460,7 +461,7 @@ def test_checkpoints_of_earlier_versions_are_read(
 
 @pytest.mark.parametrize("turns", [60, pytest.param(2000, marks=pytest.mark.slow)])
 def test_mutated_checkpoints_are_restored_or_refused(
-    plans: dict[int, PlanFolder], trained: Path, turns: int
+    plans: dict[int, PlanPart], trained: Path, turns: int
 ) -> None:
     path, rng = trained / "step_00000006", random.Random(1)
     pipe = pipeline(plans[4])
@@ -557,13 +558,13 @@ def test_machines_have_their_own_ranks_files_until_they_are_put_together(tmp_pat
     ],
 )
 def test_batches_that_are_none_are_said(
-    plans: dict[int, PlanFolder], tmp_path: Path, data: str, said: str
+    plans: dict[int, PlanPart], tmp_path: Path, data: str, said: str
 ) -> None:
     with pytest.raises(RunError, match=said):
         train(plans[4], tmp_path, 3, checkpoint_every=0, data=data)
 
 
-def test_arrays_in_a_users_own_loop_are_said(plans: dict[int, PlanFolder]) -> None:
+def test_arrays_in_a_users_own_loop_are_said(plans: dict[int, PlanPart]) -> None:
     pipe = pipeline(plans[4])
     batch = {
         name: tensor.numpy() for name, tensor in next(batches(pipe, None, plans[4].path)).items()
@@ -574,7 +575,7 @@ def test_arrays_in_a_users_own_loop_are_said(plans: dict[int, PlanFolder]) -> No
 
 
 def test_shuffled_data_goes_on_in_the_order_it_had(
-    plans: dict[int, PlanFolder], tmp_path: Path
+    plans: dict[int, PlanPart], tmp_path: Path
 ) -> None:
     whole = train(plans[4], tmp_path / "whole", 9, data="shuffled")
     train(plans[4], tmp_path / "parts", 6, data="shuffled")
@@ -584,7 +585,7 @@ def test_shuffled_data_goes_on_in_the_order_it_had(
         assert torch.equal(parameter, values_of(parts.pipe)[name]), name
 
 
-def test_what_a_crash_left_is_tidied_up(plans: dict[int, PlanFolder], trained: Path) -> None:
+def test_what_a_crash_left_is_tidied_up(plans: dict[int, PlanPart], trained: Path) -> None:
     (trained / ".step_00000009.partial").mkdir()
     (trained / "step_00000006").rename(trained / ".step_00000006.replaced")
     assert checkpoint_folder.latest(trained) == trained / "step_00000003"
@@ -596,7 +597,7 @@ def test_what_a_crash_left_is_tidied_up(plans: dict[int, PlanFolder], trained: P
 
 
 def test_a_file_that_cannot_be_written_is_said_before_it_is_read(
-    plans: dict[int, PlanFolder], trained: Path, tmp_path: Path
+    plans: dict[int, PlanPart], trained: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(UserFileError, match="-o .* cannot be written"):
         export(plans[4].plan, trained, trained / "step_00000006")

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from pipecut.compiler import Options, SizeOverrides, compile
+from pipecut.plan.part.read import read_part
 from pipecut.runtime.pipeline import Pipeline
 from pipecut.runtime.ranks.world import join_world
 
@@ -15,8 +16,9 @@ def test_half_precision_losses_are_summed_in_full(
 ) -> None:
     job = write_job("mlp", "vectors", extra="precision: bf16\n")
     job.write_text(job.read_text().replace("global: 8, microbatch: 2", "global: 32, microbatch: 1"))
-    folder = compile(job, slow_cores, tmp_path / "plan", Options(SizeOverrides(stages=1)))
-    pipe = Pipeline(folder, join_world(folder.plan, "cpu"))
+    compile(job, slow_cores, tmp_path / "plan", Options(SizeOverrides(stages=1)))
+    part = read_part(tmp_path / "plan", 0)
+    pipe = Pipeline(part, join_world(part.plan, "cpu"))
     torch.manual_seed(0)
     batch = {name: torch.randn(32, 32) for name in ("x", "target")}
     each = [

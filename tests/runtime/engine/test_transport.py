@@ -21,6 +21,7 @@ from pipecut.plan.actions import Action, parse_action
 from pipecut.plan.channels import Channel, Group, channels, groups_of, in_phases
 from pipecut.plan.folder import PlanFolder
 from pipecut.plan.forward_only import forward_only
+from pipecut.plan.part.read import PlanPart
 from pipecut.plan.replay.deadlock import check_opening
 from pipecut.runtime.engine.transport import Transport
 from pipecut.runtime.health.status import Status
@@ -155,7 +156,15 @@ def start(
     for thread in threads:
         thread.join(60)
     pairs = zip(worlds, carriers, strict=True)
-    return Ranks([Pipeline(folder, world, carrier) for world, carrier in pairs])
+    return Ranks([Pipeline(part_of(folder, world), world, carrier) for world, carrier in pairs])
+
+
+def part_of(folder: PlanFolder, world: World) -> PlanPart:
+    """What a rank reads of a plan without numbers of messages."""
+    rows = dict(enumerate(folder.actions))
+    return PlanPart(
+        folder.path, folder.plan, folder.graph, world.pipeline_rank, len(rows), rows, {}
+    )
 
 
 def unsplit(batch: dict[str, torch.Tensor]) -> tuple[float, dict[str, torch.Tensor]]:
