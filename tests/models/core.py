@@ -330,6 +330,21 @@ def awkward_inputs(microbatch: int) -> dict[str, torch.Tensor]:
     return {name: torch.randn(microbatch, 32) for name in ("input", "device", "batch")}
 
 
+class Numbered(nn.Module):
+    """A module whose name is a number, in no container, with steps that no variable names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_module("0", nn.Linear(32, 32))
+
+    def forward(self, x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return F.mse_loss(self.get_submodule("0")(x).relu(), target)
+
+
+def numbered() -> nn.Module:
+    return Numbered()
+
+
 def slow_vectors() -> Iterator[dict[str, torch.Tensor]]:
     """Batches that come slowly, so that there is time to kill a rank."""
     for step in range(1000):

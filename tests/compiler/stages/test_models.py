@@ -23,6 +23,7 @@ MODELS = (
     ("mlp", "vectors"),
     ("awkward_names", "awkward_inputs"),
     ("dropping", "vectors"),
+    ("numbered", "vectors"),
     ("parametrized", "vectors"),
     ("resnet", "images"),
     pytest.param("llama", "tokens", marks=pytest.mark.slow),
