@@ -20,7 +20,8 @@ class NoForm(Exception):
 class CallForm:
     """Arguments of a call: how they are nested, their shapes and dtypes, flags and numbers.
 
-    It also has what surrounds a call: whether gradients are on, autocast, the default dtype.
+    It also has what surrounds a call: whether gradients are on, autocast, default dtype and device,
+    and how exact operators are to be.
     """
 
     nesting: TreeSpec
@@ -190,5 +191,10 @@ def _surroundings() -> tuple[Any, ...]:
         torch.is_grad_enabled(),
         torch.is_autocast_enabled("cpu"),
         torch.get_autocast_dtype("cpu"),
+        torch.is_autocast_enabled("cuda"),
+        torch.get_autocast_dtype("cuda"),
         torch.get_default_dtype(),
+        torch.get_default_device(),
+        torch.are_deterministic_algorithms_enabled(),
+        torch.get_float32_matmul_precision(),
     )

@@ -100,6 +100,7 @@ class Stamps:
         # Nodes of the call that is read now.
         self._nodes: list[str] = []
         self._with_nested: set[int] = set()
+        self._stamped_operators: set[str] = set()
         # What each stamped call makes, by name.
         self._made: dict[int, tuple[str, ...]] = {}
         # Storages that no traced tensor has.
@@ -164,6 +165,7 @@ class Stamps:
         for operator, shared in zip(template.operators, template.shared, strict=True):
             made = [values[name] for name in _results(operator, values)]
             new = stamp.operator(operator, self._program.draws)
+            self._stamped_operators.add(new.name)
             self._program.add(new, stamp.names_of(shared), [stamp.value(value) for value in made])
             for value in made:
                 storage = template.storages[value.name]
@@ -198,6 +200,21 @@ class Stamps:
                 raise NotEqualAfterAll(f"'{path}' makes other tensors than '{template.path}'")
             if stamp.names_of(template.made) != region.made or template.draws != region.draws:
                 raise NotEqualAfterAll(f"'{path}' returns or draws otherwise")
+        self._check_other_calls()
+
+    def _check_other_calls(self) -> None:
+        """Raises NotEqualAfterAll where a module in a stamped layer is called outside of it, too.
+
+        Calls of a module are numbered, and those in a stamped layer were not counted.
+        """
+        stamped = {self._stamped.paths[number] for number in self._stamped.template_of}
+        for operator in self._program.operators:
+            if operator.name in self._stamped_operators:
+                continue
+            for call in operator.calls:
+                parts = call.module.split(".")
+                if any(".".join(parts[:end]) in stamped for end in range(1, len(parts) + 1)):
+                    raise NotEqualAfterAll(f"'{call.module}' is called outside of its layer")
 
     def _names(
         self, template: _Region, path: str, marker: Marker, results: Mapping[str, str]

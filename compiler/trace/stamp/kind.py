@@ -7,6 +7,7 @@ from typing import Any
 from pipecut.compiler.trace.stamp.call_form import CallForm, ResultForm
 from pipecut.compiler.trace.stamp.layers import FEWEST, EqualLayers, Layer, differences
 from pipecut.compiler.trace.stamp.node_names import Wanted
+from pipecut.compiler.trace.stamp.reached import Reached
 from pipecut.compiler.trace.stamp.same_value import same_value
 from pipecut.compiler.trace.watch.attributes import MISSING, Place
 
@@ -48,6 +49,7 @@ class Kind:
 
     equal: EqualLayers
     first: Traced
+    reached: Reached
     broken: str = ""
     second: Traced | None = None
     last: Traced | None = None
@@ -65,6 +67,8 @@ class Kind:
             self.broken = "too few layers are equal"
         elif self.first.change:
             self.broken = f"forward changes {self.first.change}"
+        else:
+            self.broken = self.reached.unknown
 
     def takes(self, asked: Asked) -> bool:
         """Whether a call does what the first one did, going by all that it could read."""
@@ -75,6 +79,10 @@ class Kind:
             and self._same_reads(asked.attributes)
             and differences(first.attributes, asked.attributes) <= self.equal.differing
         )
+
+    def check_surroundings(self) -> None:
+        """Break where what is beside a call's arguments is not as it was for the first one."""
+        self.broken = self.broken or self.reached.changed()
 
     def is_traced(self, layer: Layer) -> bool:
         """Whether a layer of this kind is one of those that are traced."""

@@ -9,7 +9,7 @@ the traced one. The last of each kind is traced as well, and compared when the g
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 from unittest import mock
 
@@ -23,6 +23,7 @@ from pipecut.compiler.trace.stamp.kind import Asked, Kind, Traced
 from pipecut.compiler.trace.stamp.layers import EqualLayers, Layer, equal_layers
 from pipecut.compiler.trace.stamp.markers import BEGIN, BODY, END, OUT, results_like
 from pipecut.compiler.trace.stamp.node_names import NodeNames
+from pipecut.compiler.trace.stamp.reached import CodeNoted, Reached
 from pipecut.compiler.trace.stamp.reads import DifferingReads
 from pipecut.compiler.trace.stamp.side_effects import Surroundings
 from pipecut.compiler.trace.stamp.stamped import NotEqualAfterAll, Stamped
@@ -119,6 +120,8 @@ class Stamping:
             raise NotEqualAfterAll(f"'{layer.path}' is called twice")
         self._called.add(layer.path)
         kind = next((k for k in self._kinds if k.equal is equal and k.takes(asked)), None)
+        if kind is not None:
+            kind.check_surroundings()
         if kind is None or (not kind.broken and kind.is_traced(layer)):
             return self._traced(equal, kind, asked, call, original, args, kwargs)
         if kind.broken:
@@ -138,11 +141,13 @@ class Stamping:
         """Trace a layer between two markers, and watch what it does."""
         number = len(self._paths)
         before, dropouts = Surroundings.of(self._modules), self._mode_reads.dropouts
+        code = CodeNoted()
         self._inside, self._paths[number] = True, asked.layer.path
         _mark(BEGIN, call.tensors, number)
         try:
             with self._reads.noted() as reads, self._names.noted() as nodes:
-                result = original(*args, **kwargs)
+                with code.watched() if kind is None else nullcontext():
+                    result = original(*args, **kwargs)
         finally:
             self._inside = False
         try:
@@ -160,7 +165,8 @@ class Stamping:
         dropouts = self._mode_reads.dropouts - dropouts
         traced = Traced(number, asked, frozenset(reads), nodes.wanted, dropouts, results, change)
         if kind is None:
-            self._kinds.append(Kind(equal, traced))
+            reached = Reached(asked.layer, code, self._modules.values())
+            self._kinds.append(Kind(equal, traced, reached))
         else:
             kind.add(traced)
         return result

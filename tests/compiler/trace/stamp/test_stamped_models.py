@@ -247,6 +247,36 @@ WHOLE = {
             "    return x.mean()"
         )
     ),
+    "an attribute that is read past the module": layer(
+        "return x + self.b(x) * (2 if vars(self)['number'] == 3 else 1)"
+    ),
+    "a global that changes between layers": "NOW = 0\n"
+    + layer("return x + self.b(x) * (2 if NOW == 3 else 1)")
+    + model(
+        "global NOW\n    for NOW, layer in enumerate(self.layers): x = layer(x)\n"
+        "    NOW = 0\n    return x.mean()"
+    ),
+    "an object of all that changes between layers": "class Now: pass\nnow = Now()\n"
+    + layer("return x + self.b(x) * (2 if self.now.number == 3 else 1)", "self.now = now")
+    + model(
+        "for now.number, layer in enumerate(self.layers): x = layer(x)\n"
+        "    del now.number\n    return x.mean()"
+    ),
+    "a context variable": "from contextvars import ContextVar\nNOW = ContextVar('now')\n"
+    + layer("return x + self.b(x) * (2 if NOW.get() == 3 else 1)")
+    + model(
+        "for i, layer in enumerate(self.layers):\n        NOW.set(i)\n        x = layer(x)\n"
+        "    return x.mean()"
+    ),
+    "a table of layers": "from weakref import WeakKeyDictionary\nSCALES = WeakKeyDictionary()\n"
+    + layer("return x + self.b(x) * SCALES[self]", "SCALES[self] = 2 if number == 3 else 1"),
+    "a layer that knows the model": layer(
+        "return x + self.b(x) * (2 if self is self.model[0].layers[3] else 1)"
+    )
+    + "def build():\n    m = Model()\n    for l in m.layers: l.model = [m]\n    return m\n",
+    "a part that is called from outside": model(
+        "for layer in self.layers: x = layer(x)\n    return self.layers[3].b(x).mean()"
+    ),
     "few layers": "def build(): return Model(3)\n",
     "a constant made in each": layer("return x + self.b(x) * torch.tensor([1.0, 2.0, 3.0, 4.0])"),
 }
@@ -259,6 +289,8 @@ QUICK = (
         "a count in a global",
         "a hook within",
         "an argument that is written",
+        "an object of all that changes between layers",
+        "a table of layers",
     ),
 )
 

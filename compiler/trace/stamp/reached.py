@@ -1,0 +1,211 @@
+"""State beside its arguments and modules that a layer's code reaches, and whether it changes.
+
+What runs between two layers may change it: a global, an object that all layers hold. And by it, a
+layer may learn which of them it is.
+"""
+
+import collections
+import os
+import sys
+import weakref
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from functools import partial
+from types import CodeType, FrameType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+from pipecut.compiler.trace.stamp.layers import Layer
+from pipecut.compiler.trace.stamp.same_value import PLAIN
+
+# Packages whose code depends on its arguments, and what holds for the whole trace.
+KNOWN = {*sys.stdlib_module_names, *("torch", "functorch", "numpy", "sympy", "mpmath", "pipecut")}
+# Ways past what is watched: where code has a module, to its attributes and to which one it is.
+OF_MODULES = {"__dict__", "vars", "__getattribute__", "id", "hash", "repr"}
+# Anywhere, to who calls, and to names that are made while it runs.
+ANYWHERE = {"_getframe", "currentframe", "globals", "locals", "get_ident"}
+CONTENTS = (list, tuple, set, frozenset, collections.deque)
+# Values of one state: more take longer to look at than a layer takes to trace.
+MOST_VALUES = 20_000
+
+
+class Unknown(Exception):
+    """What a layer does cannot be told from its state; the text says why."""
+
+
+class CodeNoted:
+    """Code that ran for a layer, beside KNOWN, and the globals that it ran with."""
+
+    def __init__(self) -> None:
+        self.ran: dict[CodeType, Mapping[str, Any]] = {}
+        self.past_watching = ""
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Around a layer's forward."""
+        before = sys.getprofile()
+        sys.setprofile(self._note)
+        try:
+            yield
+        finally:
+            sys.setprofile(before)
+
+    def _note(self, frame: FrameType, event: str, _: Any) -> None:
+        if event != "call" or _is_known(frame.f_globals.get("__name__")):
+            return
+        code = frame.f_code
+        self.ran[code] = frame.f_globals
+        past = ANYWHERE.intersection(code.co_names)
+        if any(isinstance(held, nn.Module) for held in frame.f_locals.values()):
+            past |= OF_MODULES.intersection(code.co_names)
+        if past:
+            self.past_watching = f"its code uses {min(past)}"
+
+    @property
+    def names(self) -> set[str]:
+        """All names of globals and attributes that the code has."""
+        return {name for code in self.ran for name in code.co_names}
+
+
+def _is_known(module: Any) -> bool:
+    return str(module).partition(".")[0] in KNOWN
+
+
+@dataclass
+class Reached:
+    """What a layer's code reaches; `modules` are the model's. `before` is its state at first."""
+
+    layer: Layer
+    noted: CodeNoted
+    modules: Collection[nn.Module]
+    before: list[Any] = field(init=False, default_factory=list)
+    unknown: str = field(init=False, default="")
+
+    def __post_init__(self) -> None:
+        self.unknown = self.noted.past_watching
+        try:
+            self.before = [] if self.unknown else self._state()
+        except Unknown as reason:
+            self.unknown = str(reason)
+
+    def changed(self) -> str:
+        """Why the layer may do something else now; "" where it does the same."""
+        if self.unknown:
+            return self.unknown
+        try:
+            now = self._state()
+        except Unknown as reason:
+            return str(reason)
+        same = len(now) == len(self.before) and all(
+            a is b or (type(a) is str and a == b) for a, b in zip(self.before, now, strict=True)
+        )
+        return "" if same else "what it reads beside its arguments changes between layers"
+
+    def _state(self) -> list[Any]:
+        walk = _Walk(self.noted, self.layer.modules.values(), self.modules)
+        walk.add(str(dict(os.environ)))
+        for value in self.layer.attributes().values():
+            walk.add(value)
+        for code, held in self.noted.ran.items():
+            for name in code.co_names:
+                if name in held:
+                    walk.add(held[name])
+        classes = {cls for x in self.layer.modules.values() for cls in type(x).__mro__}
+        for cls in sorted(classes, key=lambda cls: (cls.__module__, cls.__qualname__)):
+            if not _is_known(cls.__module__):
+                for value in list(vars(cls).values()):
+                    walk.add(value)
+        return walk.values
+
+
+class _Walk:
+    """Values that others lead to: texts stand for plain ones, anything else for itself."""
+
+    def __init__(
+        self, noted: CodeNoted, own: Collection[nn.Module], modules: Collection[nn.Module]
+    ) -> None:
+        self._ran, self._names = noted.ran, noted.names
+        self._own, self._modules = set(map(id, own)), set(map(id, modules))
+        self._seen: dict[int, Any] = {}
+        self.values: list[Any] = []
+
+    def add(self, value: Any) -> None:
+        """A value and all that it leads to. Raises Unknown."""
+        waiting = [value]
+        while waiting:
+            value = waiting.pop()
+            if isinstance(value, PLAIN):
+                self.values.append(f"{type(value).__name__} {value!r}")
+                continue
+            if id(value) in self._seen:
+                continue
+            self._seen[id(value)] = value
+            if len(self._seen) > MOST_VALUES:
+                raise Unknown("its code reaches too much")
+            self.values.append(value)
+            waiting += self._within(value)
+
+    def _within(self, value: Any) -> list[Any]:
+        match value:
+            case nn.Module():
+                if id(value) in self._modules and id(value) not in self._own:
+                    raise Unknown("it refers to modules outside of it")
+                return []
+            case torch.Tensor():
+                return [value._version]
+            case dict():
+                return [f"{len(value)}", *value.keys(), *value.values()]
+            case _ if isinstance(value, CONTENTS):
+                return [f"{len(value)}", *value]
+            case partial():
+                return [value.func, value.args, value.keywords]
+            case MethodType():
+                return [value.__self__, value.__func__]
+            case property():
+                return [value.fget]
+            case classmethod() | staticmethod():
+                return [value.__func__]
+            case weakref.ref():
+                return [value()]
+            case ContextVar():
+                return [value.get(None)]
+            case FunctionType():
+                return _of_function(value) if value.__code__ in self._ran else []
+            case type() | ModuleType():
+                return self._named(value)
+            case collections.abc.Iterator():
+                raise Unknown("its code reaches an iterator")
+        return _of_object(value)
+
+    def _named(self, owner: Any) -> list[Any]:
+        """What the code may name of a class or a module."""
+        if _is_known(owner.__module__ if isinstance(owner, type) else owner.__name__):
+            return []
+        held = vars(owner)
+        return [held[name] for name in sorted(self._names & held.keys())]
+
+
+def _of_function(function: FunctionType) -> list[Any]:
+    cells = [cell.cell_contents for cell in function.__closure__ or () if _is_filled(cell)]
+    return [*cells, function.__defaults__, function.__kwdefaults__, vars(function)]
+
+
+def _is_filled(cell: Any) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018
+    except ValueError:
+        return False
+    return True
+
+
+def _of_object(value: Any) -> list[Any]:
+    cls = type(value)
+    if cls.__module__.partition(".")[0] in ("torch", "logging", "enum"):
+        return []
+    slots = [name for c in cls.__mro__ for name in vars(c).get("__slots__", ())]
+    held = [getattr(value, name, None) for name in slots if not name.startswith("__")]
+    return [*held, vars(value)] if hasattr(value, "__dict__") else held
