@@ -18,8 +18,8 @@ from pipecut.view.reading.problem import CutProblem, read_problem
 
 # Predicted steps of one plan differ by rounding alone.
 SAME_STEP = 1e-6
-# The lane of a trace that has what ranks really did.
-MEASURED_LANE = 1
+# The lanes of a trace: what was predicted, and what ranks really did.
+PREDICTED_LANE, MEASURED_LANE = 0, 1
 
 
 class _FileModel(BaseModel):
@@ -181,9 +181,14 @@ def _other_run(report: RunReport, plan: Plan) -> str | None:
     for rows in (report.predicted, report.measured):
         if {(row.rank, row.stage) for row in rows} != expected:
             return f"its stages and ranks are not those of {len(plan.stages)} stages"
+    return _other_step(report.predicted_step, plan)
+
+
+def _other_step(seconds: float, plan: Plan) -> str | None:
+    """Why a prediction is not the plan's; None where it is."""
     step = plan.prediction.step_seconds
-    if abs(report.predicted_step - step) > SAME_STEP * step:
-        return f"it says that a step of {report.predicted_step:.6g} s was predicted, not {step:.6g}"
+    if abs(seconds - step) > SAME_STEP * step:
+        return f"it says that a step of {seconds:.6g} s was predicted, not {step:.6g}"
     return None
 
 
@@ -208,6 +213,13 @@ def read_spans(path: Path, plan: Plan) -> tuple[Span, ...]:
         raise UserFileError(
             f"{path}: is of another plan: rank {stranger.rank} has {stranger.kind} "
             f"{stranger.stage}.{stranger.microbatch}; run this plan with --trace"
+        )
+    expected = [_span(event) for event in events if event.tid == PREDICTED_LANE]
+    reason = _other_step(max((span.end for span in expected), default=0.0), plan)
+    if reason is not None:
+        raise UserFileError(
+            f"{path}: is of another plan: {reason}; run this plan with --trace, or view the plan "
+            "that ran"
         )
     return tuple(spans)
 

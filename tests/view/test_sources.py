@@ -43,6 +43,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 def test_measured_spans_of_a_trace_are_read_and_predicted_ones_left_out(tmp_path: Path) -> None:
     events = (
         made_event(0, "F", 0, 0, tid=0),
+        made_event(1, "B", 1, 0, tid=0, ts=14.5e6),
         made_event(0, "F", 0, 0),
         made_event(1, "REDUCE", 0, 0, args={}),
     )
@@ -60,6 +61,7 @@ def test_measured_spans_of_a_trace_are_read_and_predicted_ones_left_out(tmp_path
         (made_event(0, "F", 1, 0), "is of another plan: rank 0 has F 1.0"),
         (made_event(0, "F", 0, 9), "is of another plan: rank 0 has F 0.9"),
         (made_event(0, "F", 0, 0, tid=0), "has nothing that was measured"),
+        (made_event(0, "F", 0, 0), "is of another plan: it says that a step of 0 s was predicted"),
         (made_event(0, "F", 0, 0, dur="long"), "is no trace of a run"),
     ],
 )
