@@ -80,11 +80,14 @@ from pipecut.run_options import (
 )
 from pipecut.schedule_commands import app as schedule_app
 from pipecut.version import __version__
-from pipecut.writable import writable_folder
+from pipecut.writable import writable_file, writable_folder
 
 if TYPE_CHECKING:
     from pipecut.compiler.partition.problem import Comm
     from pipecut.plan.folder import PlanFolder
+
+# A larger dimension has no tensor on any device.
+MOST_SIZE = 2**31 - 1
 
 app = typer.Typer(add_completion=False, no_args_is_help=True)
 app.add_typer(schedule_app, name="schedule")
@@ -320,9 +323,12 @@ def solve(
 def _dimension(text: str) -> tuple[str, int]:
     """A name and its size. Raises UserFileError."""
     name, _, size = text.rpartition("=")
-    if not name or not size.isdigit() or int(size) < 1:
-        raise UserFileError(f"--dim {text}: must be a name and a number of 1 or more, as batch=8")
-    return name, int(size)
+    number = int(size) if size.isdecimal() and len(size) <= len(str(MOST_SIZE)) else 0
+    if not name or not 1 <= number <= MOST_SIZE:
+        raise UserFileError(
+            f"--dim {text}: must be a name and a number from 1 to {MOST_SIZE}, as batch=8"
+        )
+    return name, number
 
 
 @app.command()
@@ -589,6 +595,9 @@ def timeline(
     if output is None and png is None:
         raise UserFileError("say what to write: -o trace.json, --png picture.png, or both")
     folder = read_plan(plan)
+    for file, option in ((output, "-o"), (png, "--png")):
+        if file is not None:
+            writable_file(file, option)
     check_plan(folder)
     step = predicted(folder)
     if output is not None:

@@ -199,8 +199,11 @@ def test_solve_ends_with_3_where_nothing_fits(tmp_path: Path) -> None:
     assert result.exit_code == 3 and json.loads(result.output)["status"] == "infeasible"
     with pytest.raises(UserFileError, match="--comm both: must be direct or relay"):
         invoke("solve", graph, "--comm", "both")
-    with pytest.raises(UserFileError, match="--dim batch: must be a name and a number of 1 or"):
+    with pytest.raises(UserFileError, match="--dim batch: must be a name and a number from 1 "):
         invoke("solve", "model.onnx", "--dim", "batch")
+    for size in ("0", "-8", "²", "9" * 20, "9" * 5000):
+        with pytest.raises(UserFileError, match=f"--dim batch={size}: must be .* from 1 to 21474"):
+            invoke("solve", "model.onnx", "--dim", f"batch={size}")
 
 
 def test_show_and_check_print_a_plan(plan: PlanFolder) -> None:

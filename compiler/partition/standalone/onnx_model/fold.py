@@ -4,6 +4,7 @@ Exporters compute sizes within the graph, and shapes that follow from them are k
 are.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,8 @@ from onnx.reference import ReferenceEvaluator
 
 # Larger results are weights, not sizes.
 MOST_ELEMENTS = 4096
+# NumPy counts elements of no larger array.
+MOST_COUNTED = 2**60
 # What depends on no value of its input.
 OF_SHAPES = {"Shape", "Size"}
 Arrays = dict[str, np.ndarray[Any, Any]]
@@ -56,8 +59,11 @@ def _results(
     names = [name for name in node.input if name]
     feeds = {name: known[name] for name in names if name in known}
     if node.op_type in OF_SHAPES and names[0] in shapes:
+        shape = shapes[names[0]]
+        if math.prod(shape) > MOST_COUNTED:
+            return None
         # An array of that shape which takes no memory.
-        feeds = {names[0]: np.broadcast_to(np.float32(0), shapes[names[0]])}
+        feeds = {names[0]: np.broadcast_to(np.float32(0), shape)}
     draws = node.op_type.startswith("Random")
     if len(feeds) < len(names) or draws or any(a.HasField("g") for a in node.attribute):
         return None

@@ -59,6 +59,10 @@ def _load(path: Path) -> onnx.ModelProto:
         raise UserFileError(
             f"{path}: not an ONNX file: it cannot be decoded; export it again"
         ) from None
+    except OSError as error:
+        raise UserFileError(
+            f"{path}: cannot be read: {error.strerror or error}; name an ONNX file"
+        ) from None
     if not model.graph.node:
         raise UserFileError(f"{path}: not an ONNX model: it has no nodes")
     for tensor in model.graph.initializer:

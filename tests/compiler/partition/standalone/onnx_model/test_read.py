@@ -94,3 +94,19 @@ def test_control_flow_is_refused_by_name(tmp_path: Path) -> None:
     """
     with pytest.raises(UserFileError, match="node 'choose' is of kind If"):
         read_onnx(write(tmp_path / "m.onnx", text), {})
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "none.onnx"):
+        with pytest.raises(UserFileError, match=f"{path}: cannot be read: .*; name an ONNX file"):
+            read_onnx(path, {})
+
+
+def test_more_elements_than_numpy_counts_are_no_bug(tmp_path: Path) -> None:
+    shape = "n = Shape(x)\n  y = Reshape(x, n)"
+    text = (
+        f'<ir_version: 8, opset_import: ["" : 20]> '
+        f"m (float[a, b, c] x) => (float[a, b, c] y) {{ {shape} }}"
+    )
+    graph = read_onnx(write(tmp_path / "m.onnx", text), dict.fromkeys("abc", 2**31 - 1))
+    assert graph.tensors["y"].shape == (2**31 - 1,) * 3
