@@ -12,7 +12,7 @@ from pipecut.compiler.graph import Graph
 from pipecut.compiler.partition.standalone.graph_json import as_data
 from pipecut.compiler.stages.cut import Cut
 from pipecut.compiler.stages.source import write_stage
-from pipecut.plan.edit.sealing import refuse_syntax_errors, schedule_text
+from pipecut.plan.edit.sealing import refuse_other_code, schedule_text
 from pipecut.plan.folder import GRAPH, SCHEDULE, file_hash
 from pipecut.plan.schema.explanation import EXPLANATION, Explanation
 
@@ -41,7 +41,7 @@ def write_files(
 def _write_stage(file: Path, graph: Graph, cut: Cut, stages: int) -> None:
     """The stage's code, and beside it its buffers, where it has any."""
     file.write_text(write_stage(graph, cut, stages), encoding="utf-8")
-    refuse_syntax_errors(file)
+    refuse_other_code(file, f"Stage{cut.index}")
     if cut.buffers:
         data = {buffer.names[0]: buffer.data.contiguous().clone() for buffer in cut.buffers}
         save_file(data, str(file.with_suffix(".safetensors")))

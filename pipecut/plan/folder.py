@@ -139,7 +139,9 @@ def seal(path: Path) -> PlanFolder:
     The caller checks it before it writes it with `write_seal`. Raises PlanError when it is no plan.
     """
     plan = plan_from(path, read_manifest(path), _bytes_of(path, PARAMETERS))
-    hashes = {name: file_hash(file_within(path, name)) for name in plan.hashes}
+    # A plan may be without numbers of its messages; `write_seal` makes them.
+    names = (name for name in plan.hashes if name != MEETINGS or (path / name).is_file())
+    hashes = {name: file_hash(file_within(path, name)) for name in names}
     sealed = located(plan.model_copy(update={"hashes": hashes}), path)
     return _folder(path, sealed, _bytes_of(path, SCHEDULE), _bytes_of(path, GRAPH))
 

@@ -25,7 +25,7 @@ def edited(path: Path) -> PlanFolder:
     recorded = read_yaml(path / MANIFEST) if (path / MANIFEST).is_file() else None
     folder = seal(path)
     for stage in folder.plan.stages:
-        refuse_syntax_errors(path / stage.file)
+        refuse_other_code(path / stage.file, f"Stage{stage.index}")
     hashes = recorded.get("hashes", {}) if isinstance(recorded, dict) else {}
     if hashes.get(SCHEDULE) == folder.plan.hashes.get(SCHEDULE):
         return folder
@@ -61,10 +61,10 @@ def write_actions(folder: PlanFolder) -> None:
         trust(new_seal)
 
 
-def refuse_syntax_errors(file: Path) -> None:
-    """Raises PlanError where the code of a stage is no Python."""
+def refuse_other_code(file: Path, name: str) -> None:
+    """Raises PlanError where the code of a stage is no Python, or has no class of that name."""
     try:
-        ast.parse(read_bytes(file), filename=str(file))
+        code = ast.parse(read_bytes(file), filename=str(file))
     except SyntaxError as error:
         where = f"{file}:{error.lineno or 1}:{error.offset or 1}"
         raise PlanError(
@@ -72,3 +72,8 @@ def refuse_syntax_errors(file: Path) -> None:
         ) from None
     except (ValueError, RecursionError) as error:
         raise PlanError(f"{file}: {error}; fix the code of this stage, or compile again") from None
+    if not any(isinstance(node, ast.ClassDef) and node.name == name for node in code.body):
+        raise PlanError(
+            f"{file}: has no class {name}; write the module of this stage under that name, or "
+            "compile again"
+        )

@@ -9,8 +9,9 @@ import pytest
 from pipecut.errors import PlanError
 from pipecut.plan.check.check import check
 from pipecut.plan.edit.rescheduled import with_actions
-from pipecut.plan.edit.sealing import edited, refuse_syntax_errors
-from pipecut.plan.folder import SCHEDULE, PlanFolder
+from pipecut.plan.edit.sealing import edited, refuse_other_code
+from pipecut.plan.folder import SCHEDULE, PlanFolder, read_plan, write_seal
+from pipecut.plan.part.meetings_file import MEETINGS
 from tests.graphs import ROWS, made_actions, made_folder
 from tests.plans import write_made_plan
 
@@ -67,10 +68,23 @@ def test_stage_code_that_is_no_python_is_refused(tmp_path: Path) -> None:
         edited(folder)
     file.write_bytes(b"x = '\xff'")
     with pytest.raises(PlanError, match="stage_0.py.*; fix the code"):
-        refuse_syntax_errors(file)
+        refuse_other_code(file, "Stage0")
     file.write_bytes(b"\0")
     with pytest.raises(PlanError, match="null bytes; fix the code"):
-        refuse_syntax_errors(file)
+        refuse_other_code(file, "Stage0")
+    for code in ("", "class Stage1: ...\n", "if False:\n    class Stage0: ...\n"):
+        file.write_text(code)
+        with pytest.raises(PlanError, match="stage_0.py: has no class Stage0; write the module"):
+            edited(folder)
+
+
+def test_messages_are_numbered_anew_where_their_file_is_not_there(tmp_path: Path) -> None:
+    folder = write_made_plan(tmp_path)
+    (folder / MEETINGS).unlink(missing_ok=True)
+    plan = edited(folder)
+    assert MEETINGS not in plan.plan.hashes
+    write_seal(plan)
+    assert (folder / MEETINGS).is_file() and read_plan(folder).plan.hashes[MEETINGS]
 
 
 def test_a_plan_with_its_own_schedule_is_not_predicted_anew(tmp_path: Path) -> None:
