@@ -330,15 +330,30 @@ def awkward_inputs(microbatch: int) -> dict[str, torch.Tensor]:
     return {name: torch.randn(microbatch, 32) for name in ("input", "device", "batch")}
 
 
+class Methods(nn.Module):
+    """Does two things, and holds a module and a parameter that are named as methods may be."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.forward_2 = nn.Linear(32, 32)
+        self.forward_in_evaluation = nn.Parameter(torch.ones(32))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scaled = self.forward_2(x) * self.forward_in_evaluation
+        return scaled if x.dim() == 2 else scaled.tanh() if self.training else scaled.sin()
+
+
 class Numbered(nn.Module):
     """A module whose name is a number, in no container, with steps that no variable names."""
 
     def __init__(self) -> None:
         super().__init__()
         self.add_module("0", nn.Linear(32, 32))
+        self.methods = Methods()
 
     def forward(self, x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        return F.mse_loss(self.get_submodule("0")(x).relu(), target)
+        x = self.methods(self.get_submodule("0")(x).relu())
+        return F.mse_loss(self.methods(x[:, None])[:, 0], target)
 
 
 def numbered() -> nn.Module:

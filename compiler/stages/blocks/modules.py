@@ -1,6 +1,6 @@
 """The modules of a stage: which tensors and modules each holds, and which calls are made of it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from pipecut.compiler.graph import Graph, Parameter
@@ -63,13 +63,23 @@ class Modules:
     def __init__(self, held: Held) -> None:
         self.held, self.root = held, Module("")
         self.names: dict[int, str] = {}
+        # FQNs of what modules hold: a method of that name would hide it, or be hidden.
+        self._members: set[str] = set()
+        self._note_members(name for names in held.names.values() for name in names)
 
     def add(self, graph: Graph, block: Block, hints: Hints, name: str) -> None:
         """Add what the model's own call does, as a method of a name, and all calls within it."""
+        self._note_members(call.module for call in block.calls())
         for item in block.body:
             if isinstance(item, Block):
                 self._add_inner(graph, item, hints, EVALUATION if name == EVALUATION else FORWARD)
         self._put(Method(block, graph, hints, self._structure(block)), name)
+
+    def _note_members(self, names: Iterable[str]) -> None:
+        for name in names:
+            while name and name not in self._members:
+                self._members.add(name)
+                name = name.rpartition(".")[0]
 
     def _add_inner(self, graph: Graph, block: Block, hints: Hints, wanted: str) -> None:
         for item in block.body:
@@ -77,11 +87,14 @@ class Modules:
                 self._add_inner(graph, item, hints, wanted)
         method = Method(block, graph, hints, self._structure(block))
         methods = self.root.find(block.module).methods
+        inside = f"{block.module}." if block.module else ""
         same = (name for name, other in methods.items() if other.structure == method.structure)
         name = next(same, None) or (wanted if methods else FORWARD)
         number = 1
         free = name
-        while free in methods and methods[free].structure != method.structure:
+        while inside + free in self._members or (
+            free in methods and methods[free].structure != method.structure
+        ):
             number += 1
             free = f"{name}_{number}"
         self._put(method, free)
