@@ -50,6 +50,11 @@ class Weights:
                 "of them, safetensors with the model's names, or none for the structure alone"
             )
         self.checkpoint = latest(path) if path.is_dir() else None
+        if self.checkpoint is None and path.is_dir() and not any(path.glob("*.safetensors")):
+            raise UserFileError(
+                f"--weights {given}: the folder has neither checkpoints nor safetensors; give one "
+                "that has, or none for the structure alone"
+            )
         if self.checkpoint is None:
             model = folder.plan.model.model_copy(update={"weights": str(path.resolve())})
             self.plan = folder.plan.model_copy(update={"model": model})

@@ -73,6 +73,8 @@ def test_weights_that_are_not_there_are_refused(tmp_path: Path) -> None:
     folder: Any = SimpleNamespace(plan=made_plan(), path=tmp_path)
     with pytest.raises(UserFileError, match="there is no such file or folder; give a checkpoint"):
         Weights(folder, str(tmp_path / "absent"))
+    with pytest.raises(UserFileError, match="neither checkpoints nor safetensors; give one that"):
+        Weights(folder, str(tmp_path))
 
 
 def test_half_precision_and_no_weights_cannot_be_compared(tmp_path: Path) -> None:

@@ -95,6 +95,9 @@ def in_turns(problem: Problem, stages_per_device: int) -> Problem:
 
 
 def _json(path: Path) -> Any:
+    graph = path / "graph.json"
+    if graph.is_file():
+        raise UserFileError(f"{path}: is a plan folder; give its {graph}")
     try:
         return json.loads(read_text(path))
     except json.JSONDecodeError as error:

@@ -160,6 +160,12 @@ def test_a_file_that_is_no_graph_is_refused_in_one_line(
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_a_plan_folder_is_answered_with_its_graph(tmp_path: Path) -> None:
+    (tmp_path / "graph.json").write_text("{}")
+    with pytest.raises(UserFileError, match=f"is a plan folder; give its {tmp_path}/graph.json"):
+        read_problem(tmp_path)
+
+
 def test_an_edge_to_nowhere_is_refused(tmp_path: Path) -> None:
     data = {**DIAMOND, "edges": [*DIAMOND["edges"], {"sourceId": 1, "destId": 99, "cost": 1}]}
     with pytest.raises(UserFileError, match="node 99"):
