@@ -202,6 +202,8 @@ def test_a_run_stands_under_its_prediction_with_the_difference(
     span = next(s for s in sources.spans if (s.rank, s.kind, s.microbatch) == (1, "F", 5))
     with opened(browser, measured) as page:
         panel = show(page, "Timeline")
+        longer = longest / sources.timeline.step_seconds - 1
+        assert f"{longer:+.1%} beside the predicted, ranks wait" in panel.inner_text()
         tip = hover(panel, (span.start + span.end) / 2, longest, "rank 1, measured: forward")
         assert "forward of stage 1, microbatch 5" in tip
         assert "1.25 s, from" in tip and "predicted 1.00 s (+25.0%), begins" in tip

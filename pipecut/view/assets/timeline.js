@@ -57,7 +57,7 @@
       cards.push([
         "Measured step",
         seconds(measured.seconds),
-        `${change(measured.seconds / predicted.seconds - 1)} of the prediction, ranks wait ` +
+        `${change(measured.seconds / predicted.seconds - 1)} beside the predicted, ranks wait ` +
           percent(mean(measured.bubbles), 1),
       ]);
     }
