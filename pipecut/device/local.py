@@ -66,13 +66,7 @@ def use_device(kind: DeviceType, index: int) -> "torch.device":
     if kind.of_host:
         return torch.device(kind.name)
     torch.accelerator.set_device_index(index)
-    device = torch.device(kind.name, index)
-    # Autograd computes in a thread of its own. It has the device's context from its first kernel
-    # on: where that is cuBLAS's, torch warns that there is none.
-    with torch.enable_grad():
-        number = torch.ones((), device=device, requires_grad=True)
-        torch.autograd.backward(number * number)
-    return device
+    return torch.device(kind.name, index)
 
 
 def on_cpu(tensor: "torch.Tensor") -> bool:

@@ -29,6 +29,16 @@ def synchronize(device: torch.device) -> None:
         torch.accelerator.synchronize(device)
 
 
+def begin_autograd(device: torch.device) -> None:
+    """Let autograd's own thread take the device's context.
+
+    It does so with its first kernel: where that is cuBLAS's, torch warns that there is no context.
+    """
+    with torch.enable_grad():
+        number = torch.ones((), device=device, requires_grad=True)
+        torch.autograd.backward(number * number)
+
+
 def timing_event(device: torch.device) -> Event:
     """An event between two of which seconds pass, of a device whose work is queued."""
     event: Event = module_of(device).Event(enable_timing=True)

@@ -14,6 +14,7 @@ from torch._C._distributed_c10d import Store
 from pipecut.device.local import describe, device_count, is_available, use_device
 from pipecut.device.memory import keep_memory
 from pipecut.device.types import DeviceType, type_of
+from pipecut.device.work import begin_autograd
 from pipecut.errors import PeerLostError, RunError
 from pipecut.plan.channels import Channel
 from pipecut.plan.layout import RankLayout
@@ -131,7 +132,9 @@ def _device(plan: Plan, rank: int, kind: DeviceType, check: bool) -> torch.devic
     index = local_index(kind, os.environ, device_count(kind))
     if check:
         refuse_other_device(plan, rank, describe(kind, index))
-    return use_device(kind, index)
+    device = use_device(kind, index)
+    begin_autograd(device)
+    return device
 
 
 def _share_of_host(kind: DeviceType) -> torch.device:

@@ -53,7 +53,7 @@ def test_a_source_names_files_by_their_whole_paths(tmp_path: Path, monkeypatch: 
         ({"shard_optimizer": True}, 1, 0, ("core",), ["shard_optimizer: true divides nothing"]),
         ({"shard_optimizer": True}, 2, 0, ("core",), ["costs: measured on core"]),
         ({"compile": "inductor"}, 1, 0, (), ["times and memory are those of eager stages"]),
-        ({}, 1, 7, (), ["chosen of 7 candidates: 2 stages x 1 replicas"]),
+        ({}, 1, 7, (), ["chosen of 7 candidates: 2 stages x 1 replica"]),
     ],
 )
 def test_notes_say_what_the_numbers_rest_on(
