@@ -5,17 +5,20 @@ layer may learn which of them it is.
 """
 
 import collections
+import functools
+import inspect
 import os
 import sys
 import weakref
+from array import array
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from functools import partial
 from types import CodeType, FrameType, FunctionType, MethodType, ModuleType
 from typing import Any
 
+import numpy
 import torch
 from torch import nn
 
@@ -112,8 +115,9 @@ class Reached:
             walk.add(value)
         for code, held in self.noted.ran.items():
             for name in code.co_names:
-                if name in held:
-                    walk.add(held[name])
+                walk.add(held.get(name))
+                # What it imports while it runs.
+                walk.add(sys.modules.get(name))
         classes = {cls for x in self.layer.modules.values() for cls in type(x).__mro__}
         for cls in sorted(classes, key=lambda cls: (cls.__module__, cls.__qualname__)):
             if not _is_known(cls.__module__):
@@ -158,10 +162,14 @@ class _Walk:
             case torch.Tensor():
                 return [value._version]
             case dict():
-                return [f"{len(value)}", *value.keys(), *value.values()]
+                return [f"{len(value)}", *value.keys(), *value.values(), *_of_object(value)]
             case _ if isinstance(value, CONTENTS):
-                return [f"{len(value)}", *value]
-            case partial():
+                return [f"{len(value)}", *value, *_of_object(value)]
+            case bytearray() | array() | numpy.ndarray():
+                return [bytes(value) if isinstance(value, bytearray) else value.tobytes()]
+            case functools._lru_cache_wrapper():
+                return _of_cached(value)
+            case functools.partial():
                 return [value.func, value.args, value.keywords]
             case MethodType():
                 return [value.__self__, value.__func__]
@@ -183,15 +191,27 @@ class _Walk:
 
     def _named(self, owner: Any) -> list[Any]:
         """What the code may name of a class or a module."""
-        if _is_known(owner.__module__ if isinstance(owner, type) else owner.__name__):
-            return []
         held = vars(owner)
-        return [held[name] for name in sorted(self._names & held.keys())]
+        named = [held[name] for name in sorted(self._names & held.keys())]
+        if not _is_known(owner.__module__ if isinstance(owner, type) else owner.__name__):
+            return named
+        # Its own state is taken to matter to nobody, but what is put there may.
+        self.values += [f"{value!r}" if isinstance(value, PLAIN) else value for value in named]
+        return []
 
 
 def _of_function(function: FunctionType) -> list[Any]:
     cells = [cell.cell_contents for cell in function.__closure__ or () if _is_filled(cell)]
     return [*cells, function.__defaults__, function.__kwdefaults__, vars(function)]
+
+
+def _of_cached(function: Any) -> list[Any]:
+    """What a function may return whose code has run before."""
+    wrapped = inspect.unwrap(function)
+    if not isinstance(wrapped, FunctionType) or _is_known(wrapped.__module__):
+        return []
+    held = wrapped.__globals__
+    return [*_of_function(wrapped), *(held.get(name) for name in wrapped.__code__.co_names)]
 
 
 def _is_filled(cell: Any) -> bool:

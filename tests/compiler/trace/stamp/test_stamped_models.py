@@ -262,6 +262,18 @@ WHOLE = {
         "for now.number, layer in enumerate(self.layers): x = layer(x)\n"
         "    del now.number\n    return x.mean()"
     ),
+    "an array of numbers": "import numpy\nNOW = numpy.zeros(1)\n"
+    + layer("return x + self.b(x) * (2 if NOW[0] == 3 else 1)")
+    + model(
+        "for NOW[0], layer in enumerate(self.layers): x = layer(x)\n"
+        "    NOW[0] = 0\n    return x.mean()"
+    ),
+    "another function in torch's place": layer("return x + F.gelu(self.b(x))")
+    + model(
+        "gelu = F.gelu\n    for i, layer in enumerate(self.layers):\n"
+        "        F.gelu = F.relu if i == 3 else gelu\n        x = layer(x)\n"
+        "    F.gelu = gelu\n    return x.mean()"
+    ),
     "a context variable": "from contextvars import ContextVar\nNOW = ContextVar('now')\n"
     + layer("return x + self.b(x) * (2 if NOW.get() == 3 else 1)")
     + model(
