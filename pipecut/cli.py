@@ -160,6 +160,8 @@ def compile(
     options = Options(
         sizes, explain, costs, profile_file, SolverOptions(solver, time_limit), layout=layout
     )
+    if html is not None:
+        writable_file(html, "--html")
     with progress_line("starting") as report:
         compiled = compile_plan(Request(job, cluster, output, options), report)
     if explain:

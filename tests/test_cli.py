@@ -434,3 +434,9 @@ def test_a_warning_about_a_users_file_is_a_line_without_ours(capsys: Any, monkey
     assert capsys.readouterr().err == "pipecut: warning: job.yaml:4:1: old\n"
     warnings.showwarning(UserWarning("mine"), UserWarning, "other.py", 3)
     assert len(others) == 1 and not capsys.readouterr().err
+
+
+def test_a_page_that_cannot_be_written_is_refused_before_the_compile(tmp_path: Path) -> None:
+    with pytest.raises(UserFileError, match="--html .* cannot be written: Is a directory"):
+        invoke("compile", "job.yaml", "-o", tmp_path / "plan", "--html", tmp_path)
+    assert not (tmp_path / "plan").exists()
