@@ -6,6 +6,7 @@ layer may learn which of them it is.
 
 import collections
 import functools
+import gc
 import inspect
 import os
 import sys
@@ -50,12 +51,16 @@ class CodeNoted:
     @contextmanager
     def watched(self) -> Iterator[None]:
         """Around a layer's forward."""
-        before = sys.getprofile()
+        before, collects = sys.getprofile(), gc.isenabled()
+        # A collection calls gc.callbacks in the middle of the layer, which are none of its code.
+        gc.disable()
         sys.setprofile(self._note)
         try:
             yield
         finally:
             sys.setprofile(before)
+            if collects:
+                gc.enable()
 
     def _note(self, frame: FrameType, event: str, _: Any) -> None:
         if event != "call" or _is_known(frame.f_globals.get("__name__")):
