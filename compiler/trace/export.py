@@ -1,10 +1,8 @@
 """Job to exported program: torch.export over the model, for any batch size where possible."""
 
-import io
 import logging
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, redirect_stderr
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -26,6 +24,7 @@ from pipecut.compiler.trace.watch.known_constants import KnownConstants
 from pipecut.compiler.trace.watch.module_state import ModuleState
 from pipecut.compiler.trace.watch.randomness import only_operators_draw
 from pipecut.errors import PipecutError, TraceError
+from pipecut.model.quiet_export import quiet
 from pipecut.model.unsplit import WithLoss
 
 log = logging.getLogger("pipecut")
@@ -212,18 +211,6 @@ def _traced(
 @contextmanager
 def _surroundings(model: WithLoss) -> Iterator[None]:
     """What holds while torch.export runs: refusals, and what is patched."""
-    with _quiet(), only_operators_draw(), without_checkpoints():
+    with quiet(), only_operators_draw(), without_checkpoints():
         with refused_backwards(model), inference_mode_as_no_grad():
             yield
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence torch.export, which logs and prints the whole graph when it fails."""
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(logging.NOTSET)

@@ -10,8 +10,9 @@ from onnxscript import optimizer
 from torch.export import ExportedProgram
 
 from pipecut.errors import PlanError
+from pipecut.model.quiet_export import quiet
 from pipecut.onnx.modules import Modules
-from pipecut.onnx.program import STAGE, StageCall, quiet
+from pipecut.onnx.program import STAGE, StageCall
 from pipecut.plan.schema import Tensor
 
 PREFIX = f"{STAGE}."

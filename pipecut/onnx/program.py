@@ -1,10 +1,5 @@
 """A stage in eval mode as an exported program, traced on fake tensors: it takes no memory."""
 
-import io
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +8,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import Dim, ExportedProgram
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
+from pipecut.model.quiet_export import quiet
 from pipecut.plan.schema import Plan, Stage, Tensor
 
 # The name under which a program holds its stage: what the exporter puts before each FQN.
@@ -120,15 +116,3 @@ def _make_parameters_fake(module: nn.Module) -> None:
                 empty = torch.empty(parameter.shape, dtype=parameter.dtype)
                 fakes[parameter] = nn.Parameter(empty, requires_grad=False)
             owner._parameters[name] = fakes[parameter]
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silence the exporters, which log, warn and print the whole graph when they fail."""
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(logging.NOTSET)
