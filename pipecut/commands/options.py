@@ -1,4 +1,4 @@
-"""Options and arguments of the commands, with their help; those of a run are in run_options.py."""
+"""Options of the commands, with their help; those of a run are in pipecut/run_options.py."""
 
 from pathlib import Path
 from typing import Annotated

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
+from pipecut.commands.options import PlanArgument
 from pipecut.console import console
-from pipecut.options import PlanArgument
 from pipecut.writable import writable_file
 
 app = typer.Typer(

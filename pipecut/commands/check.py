@@ -1,0 +1,42 @@
+"""`pipecut check` and `pipecut seal`: a plan proven, and accepted as it is now."""
+
+from pathlib import Path
+
+from pipecut.commands.options import (
+    PlanArgument,
+)
+from pipecut.console import console
+
+
+def check(plan: PlanArgument) -> None:
+    """Prove a plan sound: every operator is placed, no cycle, no deadlock, memory fits."""
+    from pipecut.plan.check.check import check as check_plan
+    from pipecut.plan.folder import read_plan
+
+    for line in check_plan(read_plan(plan)):
+        console.print(f"ok  {line}")
+
+
+def seal(plan: PlanArgument) -> None:
+    """Accept the files of a plan that you edited: prove it sound as it is now, then seal it.
+
+    Where schedule.yaml was edited, memory and the step's seconds are predicted anew.
+    """
+    from pipecut.plan.edit.sealing import proven
+    from pipecut.plan.folder import write_seal
+    from pipecut.plan.trust import code_outside, is_trusted, trust
+
+    folder, lines = proven(plan)
+    for line in lines:
+        console.print(f"ok  {line}")
+    # A stranger's plan need only come with a wrong seal to be sealed here by somebody who has
+    # seen none of its code: sealing it does not make it trusted.
+    trusted = is_trusted(folder.plan.seal) or not code_outside(folder, Path.cwd())
+    new_seal = write_seal(folder)
+    if trusted:
+        trust(new_seal)
+    else:
+        console.print(
+            "it was not compiled here: read its code; verify and run will ask for --trust once"
+        )
+    console.print(f"{plan} is sealed; next: pipecut verify {plan}")
