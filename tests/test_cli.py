@@ -24,11 +24,11 @@ from pipecut.compiler.profile.measured_costs import SOURCES
 from pipecut.console import show_warnings_plainly
 from pipecut.device.types import DEVICE_TYPES
 from pipecut.errors import InfeasibleError, PipecutError, UserFileError
+from pipecut.model.comparison import Comparison, Difference
 from pipecut.plan.folder import PlanFolder, read_plan
 from pipecut.run_options import RunOptions
 from pipecut.runtime.__main__ import app as rank_app
 from pipecut.runtime.checkpoint.export import Exported
-from pipecut.runtime.verify.comparison import Comparison, Difference
 from tests.models.golden import golden_job
 
 # Two nodes in a row, one second each, and a tensor between them.

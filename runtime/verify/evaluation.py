@@ -6,13 +6,14 @@ from contextlib import contextmanager
 import torch
 
 from pipecut.errors import RunError
+from pipecut.model.comparison import wide
 from pipecut.model.draws import Draws
 from pipecut.model.sample_batch import sample_batch
 from pipecut.model.unsplit import WithLoss
 from pipecut.plan.schema import HALF, Plan
 from pipecut.runtime.batches.microbatches import checked_batch, microbatches, samples_in
 from pipecut.runtime.pipeline import Pipeline
-from pipecut.runtime.verify.tensors import Tensors, kept, on_device, wide
+from pipecut.runtime.verify.tensors import Tensors, kept, on_device
 
 # The first of the batches that training does not use.
 FIRST = 50_000

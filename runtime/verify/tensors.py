@@ -1,4 +1,4 @@
-"""Tensors of a run as verify compares them: named `KIND/NAME`, copied, in double precision."""
+"""Tensors of a run as verify compares them: named `KIND/NAME`, copied."""
 
 from typing import Any
 
@@ -10,11 +10,6 @@ Tensors = dict[str, torch.Tensor]
 def kept(tensor: torch.Tensor) -> torch.Tensor:
     """A contiguous copy on the CPU."""
     return tensor.detach().cpu().contiguous().clone()
-
-
-def wide(tensor: torch.Tensor) -> torch.Tensor:
-    """In double precision, complex where it is."""
-    return tensor.to(torch.complex128 if tensor.is_complex() else torch.float64)
 
 
 def on_device(batch: dict[str, Any], device: str) -> dict[str, Any]:

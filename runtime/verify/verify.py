@@ -8,18 +8,15 @@ from safetensors.torch import load_file
 
 from pipecut.device.local import has_devices
 from pipecut.device.types import CPU, common_type
+from pipecut.model.comparison import TOLERANCE, Comparing, Comparison, Named
 from pipecut.plan.folder import plan_in
 from pipecut.plan.rows import divided, rows_of
 from pipecut.plan.schema import Plan
 from pipecut.runtime.launch.launch import launch
-from pipecut.runtime.verify.comparison import Comparing, Comparison, Named
 from pipecut.runtime.verify.evaluation import check_can_evaluate
 from pipecut.runtime.verify.rank import file_of
 from pipecut.runtime.verify.setting import RATE
 from pipecut.runtime.verify.unsplit import train_unsplit
-
-# Relative to the tensor's norm. bf16 keeps 8 bits: one rounding of a sum in another order is 2**-8.
-TOLERANCE = {"fp32": 1e-5, "bf16": 3e-2, "fp16": 4e-3}
 
 
 def verify(

@@ -2,8 +2,8 @@
 
 import torch
 
+from pipecut.model.comparison import Comparing
 from pipecut.plan.schema import StageTensor
-from pipecut.runtime.verify.comparison import Comparing
 from pipecut.runtime.verify.verify import compare_step
 from tests.plans import made_plan, made_stage
 

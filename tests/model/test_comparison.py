@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from pipecut.runtime.verify.comparison import FLOOR, Comparing, Comparison, Difference
+from pipecut.model.comparison import FLOOR, Comparing, Comparison, Difference
 
 
 def compared(
