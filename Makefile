@@ -14,7 +14,7 @@ docs: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.api_page
 	$(BIN)/python -m benchmarks.tables
 
-.PHONY: demo test test-all test-browser test-versions check golden figures bench gpu clean
+.PHONY: demo families test test-all test-browser test-versions check golden figures bench gpu clean
 
 demo: $(VENV)/.examples
 	$(BIN)/python -m examples.demo
@@ -46,6 +46,14 @@ check: $(VENV)/.dev
 # Rewrite the golden texts under tests/golden; read the difference before you commit it.
 golden: $(VENV)/.dev
 	PIPECUT_GOLDEN=write $(BIN)/python -m pytest -n auto $$(grep -rl check_golden tests --include='test_*.py')
+
+# The folder with models.txt and zoo.py; the benchmark says where it looked when it is not there.
+ZOO ?= ../shared/zoo
+# Three quarters of an hour on two cores; goes on where it was.
+families: $(VENV)/.examples
+	$(PIP) -c constraints.txt -e '.[examples,families]'
+	$(BIN)/python -m benchmarks.families --zoo $(ZOO)
+	$(BIN)/python -m benchmarks.tables
 
 # The figures that do not depend on the machine, and the tables made of them, are what they were.
 figures: $(VENV)/.examples

@@ -1,4 +1,4 @@
-"""The tables of README and of pages in docs/, from docs/figures.json and the schedules.
+"""The tables of README and of pages in docs/, from what was measured and the schedules.
 
 python -m benchmarks.tables            write them
 python -m benchmarks.tables --check    say what differs, and fail
@@ -10,11 +10,15 @@ from collections.abc import Callable
 
 from benchmarks import gpu_tables
 from benchmarks.compiles.zoo import CONFIGURATIONS
+from benchmarks.families import tables as family_tables
 from benchmarks.figures import ROOT, Figures, read_figures
 from benchmarks.onnx import tables as onnx_tables
 from pipecut.compiler.schedules.registry import SCHEDULES
 
-PAGES = (ROOT / "README.md", *(ROOT / "docs" / name for name in ("measurements.md", "onnx.md")))
+PAGES = (
+    ROOT / "README.md",
+    *(ROOT / "docs" / name for name in ("measurements.md", "onnx.md", "families.md")),
+)
 # The rows that README keeps.
 BEST = ("Llama-3-8B", "Llama-3-405B")
 # Two comments around each table, which name it.
@@ -79,6 +83,7 @@ TABLES: dict[str, Callable[[dict[str, Figures]], str]] = {
     "gpu_numbers": gpu_tables.numbers,
     "gpu_memory": gpu_tables.memory,
     "gpu_rates": gpu_tables.rates,
+    **family_tables.TABLES,
 }
 
 

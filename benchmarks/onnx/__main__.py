@@ -23,29 +23,12 @@ from rich.table import Table
 
 from benchmarks.figures import read_figures, write_figures
 from benchmarks.onnx.families import FAMILIES
+from benchmarks.slow_cores import DEVICES, SLOW_CORES
 from pipecut.compiler import Options, SizeOverrides, compile
 from pipecut.errors import PipecutError
 from pipecut.onnx.compare import TOLERANCE, differences
 from pipecut.onnx.export import export_onnx
 from pipecut.onnx.values import Weights
-
-STAGES = 3
-# So slow at computing that small models are cut evenly.
-CLUSTER = """name: slow-cores
-nodes:
-  - {devices: {slow-core: 3}, link: fast}
-devices:
-  slow-core:
-    memory: 4GiB
-    bandwidth: 1GB/s
-    flops: {fp32: 100MFLOP/s}
-    overhead: 0us
-    efficiency: 1
-    type: cpu
-    source: made up
-links:
-  fast: {bandwidth: 100GB/s, latency: 0us, source: made up}
-"""
 
 
 def measured(name: str) -> dict[str, Any]:
@@ -60,8 +43,8 @@ def measured(name: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         (folder / "job.yaml").write_text(yaml.safe_dump(job), encoding="utf-8")
-        (folder / "cluster.yaml").write_text(CLUSTER, encoding="utf-8")
-        options = Options(SizeOverrides(stages=STAGES), costs="roofline")
+        (folder / "cluster.yaml").write_text(SLOW_CORES, encoding="utf-8")
+        options = Options(SizeOverrides(stages=DEVICES), costs="roofline")
         try:
             plan = compile(
                 folder / "job.yaml", str(folder / "cluster.yaml"), folder / "plan", options

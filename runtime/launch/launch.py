@@ -48,7 +48,11 @@ def launch(
     with _signals() as received, LocalRanks() as started:
         meeting = {FOLDER: str(started.folder), STORE: str(started.folder / "store")}
         environments = [
-            {**_environment(ranks, rank, limit), **meeting, **(devices[rank] if devices else {})}
+            {
+                **environment_of_rank(ranks, rank, limit),
+                **meeting,
+                **(devices[rank] if devices else {}),
+            }
             for rank in range(ranks)
         ]
         started.start(command, environments)
@@ -63,7 +67,8 @@ def launch(
             watchdog.end()
 
 
-def _environment(ranks: int, rank: int, stall: float) -> dict[str, str]:
+def environment_of_rank(ranks: int, rank: int, stall: float) -> dict[str, str]:
+    """A rank's variables where all ranks run on this machine, without where they meet."""
     inherited = {n: v for n, v in os.environ.items() if not FOREIGN.fullmatch(n)}
     defaults = {
         "OMP_NUM_THREADS": "1",

@@ -41,12 +41,19 @@ def verify(
         arguments = [str(path.resolve()), folder, str(steps), device, str(int(evaluation))]
         arguments += [] if code is None else [str(code.resolve())]
         launch(plan.ranks, "pipecut.runtime.verify.rank", arguments, devices=devices)
-        # Adam moves each element by about the learning rate, however small its gradient.
-        comparing = Comparing(RATE if plan.optimizer in ("adam", "adamw") else 0.0)
-        for step, expected in enumerate(train_unsplit(plan, steps, device, evaluation)):
-            ranks = [load_file(f"{folder}/{file_of(r, step)}") for r in range(plan.ranks)]
-            compare_step(plan, comparing, ranks, expected)
-        return comparing.result(TOLERANCE[plan.model.precision])
+        return compare_run(plan, Path(folder), steps, device, evaluation)
+
+
+def compare_run(
+    plan: Plan, folder: Path, steps: int, device: str, evaluation: bool = False
+) -> Comparison:
+    """Train the unsplit model, and compare it with what the ranks wrote into a folder."""
+    # Adam moves each element by about the learning rate, however small its gradient.
+    comparing = Comparing(RATE if plan.optimizer in ("adam", "adamw") else 0.0)
+    for step, expected in enumerate(train_unsplit(plan, steps, device, evaluation)):
+        ranks = [load_file(folder / file_of(r, step)) for r in range(plan.ranks)]
+        compare_step(plan, comparing, ranks, expected)
+    return comparing.result(TOLERANCE[plan.model.precision])
 
 
 def compare_step(plan: Plan, comparing: Comparing, ranks: Sequence[Named], expected: Named) -> None:
