@@ -28,13 +28,13 @@ from pipecut.compiler.entry import compile
 from pipecut.compiler.request import Options
 from pipecut.compiler.search.sizes import SizeOverrides
 from pipecut.errors import PipecutError
+from pipecut.model.comparison import Comparison
 from pipecut.model.unsplit import WithLoss
 from pipecut.plan.folder import plan_in
 from pipecut.runtime.health.rank_errors import print_error
 from pipecut.runtime.health.status import FOLDER
 from pipecut.runtime.launch.launch import environment_of_rank
 from pipecut.runtime.ranks.environment import STORE
-from pipecut.runtime.verify.comparison import Comparison
 from pipecut.runtime.verify.rank import run_rank
 from pipecut.runtime.verify.verify import compare_run
 

@@ -86,8 +86,9 @@ def equal_layers(model: nn.Module) -> Iterator[EqualLayers]:
         if not isinstance(container, CONTAINERS):
             continue
         groups: dict[Any, list[Layer]] = defaultdict(list)
-        for name, module in container.named_children():
-            layer = Layer(f"{path}.{name}".removeprefix("."), int(name), module)
+        # A Sequential's names need not be numbers.
+        for number, (name, module) in enumerate(container.named_children()):
+            layer = Layer(f"{path}.{name}".removeprefix("."), number, module)
             structure = layer.structure()
             if structure is not None:
                 groups[structure, _ties(layer, names)].append(layer)

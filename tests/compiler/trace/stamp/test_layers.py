@@ -1,5 +1,6 @@
 """Which modules of a model may be equal layers."""
 
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -30,6 +31,12 @@ def test_layers_are_those_of_one_list() -> None:
     assert [layer.number for layer in equal.layers] == [0, 1, 2, 3, 4]
     assert equal.differing == {Place("", "number")}
     assert equal.class_name == "Layer"
+
+
+def test_layers_of_a_sequential_may_have_names() -> None:
+    named = {f"block{number}": Layer(number) for number in range(4)}
+    (equal,) = equal_layers(nn.Sequential(OrderedDict(first=nn.Linear(2, 2), **named)))
+    assert [layer.path for layer in equal.layers] == list(named)
 
 
 def shape(layers: Any) -> None:
