@@ -32,12 +32,23 @@ class Sym:
 
 @dataclass(frozen=True)
 class Literal:
-    """An argument written as code, such as a dtype; `device` stands for the stage's own device."""
+    """An argument written as code: a dtype, or a Python literal such as `{'rate': 0.1}`.
+
+    `device` stands for the stage's own device.
+    """
 
     code: str
 
     def __str__(self) -> str:
         return self.code
+
+
+class TupleOf(tuple[Any, ...]):
+    """An argument that stays a tuple: any other sequence is written as a list."""
+
+
+class SizeOf(TupleOf):
+    """An argument that is a torch.Size."""
 
 
 @dataclass(frozen=True)

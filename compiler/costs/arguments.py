@@ -1,13 +1,16 @@
 """Arguments of the graph's operators as torch takes them, for one microbatch."""
 
+import ast
 import math
 from typing import Any
 
 import torch
 
-from pipecut.compiler.graph import Literal, Ref, Sym, Value
+from pipecut.compiler.graph import Literal, Ref, SizeOf, Sym, TupleOf, Value
 
 CPU = torch.device("cpu")
+# What a sequence is given as that is no list.
+_KINDS: dict[type, type] = {TupleOf: tuple, SizeOf: torch.Size}
 # What an expression of a size may call.
 SIZE_NAMES: dict[str, Any] = {"__builtins__": {"min": min, "max": max, "abs": abs}, "math": math}
 
@@ -28,10 +31,13 @@ def concrete(
             return size_of(argument.expression, microbatch)
         case Literal("device"):
             return device
-        case Literal():
+        case Literal() if argument.code.startswith("torch."):
             return getattr(torch, argument.code.removeprefix("torch."))
+        case Literal():
+            return ast.literal_eval(argument.code)
         case tuple():
-            return [concrete(item, tensors, microbatch, device) for item in argument]
+            items = [concrete(item, tensors, microbatch, device) for item in argument]
+            return _KINDS.get(type(argument), list)(items)
     return argument
 
 

@@ -17,6 +17,7 @@ from pipecut.compiler.inputs.job import Job
 from pipecut.compiler.partition.coarsen.parameter_bytes import OptimizerSpec
 from pipecut.compiler.partition.placement import Certificate
 from pipecut.compiler.predict.step import Scheduled
+from pipecut.compiler.stages.imports import functions_called
 from pipecut.plan.schema import (
     VERSION,
     Batch,
@@ -80,7 +81,9 @@ def _model(job: Job, graph: Graph) -> ModelRef:
         seed=spec.seed,
         default_dtype=graph.default_dtype,
         weights=os.path.abspath(job.folder / spec.weights) if spec.weights else None,
-        sources=source_hashes((spec.model.factory, spec.loss), job.folders),
+        sources=source_hashes(
+            (spec.model.factory, spec.loss, *functions_called(graph)), job.folders
+        ),
     )
 
 

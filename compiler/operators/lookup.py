@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from pipecut.compiler.operators.autograd_functions import AutogradFunction
 from pipecut.compiler.operators.rule import OperatorRule
 from pipecut.compiler.operators.table import GETITEM, RULES
 
@@ -17,18 +18,24 @@ _WITHOUT_ENTRY = OperatorRule()
 def rule_of(target: str) -> OperatorRule:
     """The rule of a target such as aten.linear.default."""
     library, _, name = target.partition(".")
-    if target != GETITEM and library != ATEN:
+    if target != GETITEM and (library != ATEN or ":" in target):
         return _WITHOUT_ENTRY
     return RULES.get(name.split(".")[0] or target, _WITHOUT_ENTRY)
 
 
 def short_name(target: str) -> str:
-    """`linear` of aten.linear.default."""
+    """`linear` of aten.linear.default; `Name` of package.module:Name.apply."""
+    function = AutogradFunction.of_target(target)
+    if function is not None:
+        return function.name
     return target.split(".")[-2] if "." in target else target
 
 
 def resolve(target: str) -> Any:
-    """torch's function for a target such as aten.linear.default."""
+    """torch's function for a target such as aten.linear.default, or the user's own."""
+    users_own = AutogradFunction.of_target(target)
+    if users_own is not None:
+        return users_own.apply()
     function: Any = torch.ops
     for part in target.split("."):
         function = getattr(function, part)
@@ -39,7 +46,7 @@ def may_draw_random(target: str) -> bool:
     """Whether an operator draws random numbers, or is another library's and may do anything."""
     if target == GETITEM:
         return False
-    if target.split(".")[0] not in TORCH_LIBRARIES:
+    if target.split(".")[0] not in TORCH_LIBRARIES or ":" in target:
         return True
     return torch.Tag.nondeterministic_seeded in resolve(target).tags
 
@@ -49,7 +56,7 @@ def may_share_storage(target: str) -> bool:
     """Whether an operator's result may be its input under another name, as a view's is."""
     if target == GETITEM:
         return True
-    if target.split(".")[0] != ATEN:
+    if target.split(".")[0] != ATEN or ":" in target:
         return False
     results = resolve(target)._schema.returns
     aliased = any(r.alias_info is not None and not r.alias_info.is_write for r in results)

@@ -4,7 +4,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from pipecut.compiler.graph import Literal, Operator, Ref, Sym
+from pipecut.compiler.graph import Literal, Operator, Ref, SizeOf, Sym, TupleOf
+from pipecut.compiler.operators.autograd_functions import AutogradFunction
 from pipecut.compiler.operators.forms import WrittenCall
 from pipecut.compiler.operators.lookup import rule_of
 from pipecut.compiler.operators.table import GETITEM
@@ -20,6 +21,10 @@ def write_argument(value: Any, names: Names) -> str:
         return value.expression
     if isinstance(value, Literal):
         return value.code
+    if isinstance(value, SizeOf):
+        return f"torch.Size({write_argument(tuple(value), names)})"
+    if isinstance(value, TupleOf):
+        return "(" + "".join(f"{write_argument(item, names)}, " for item in value).rstrip() + ")"
     if isinstance(value, tuple):
         return "[" + ", ".join(write_argument(item, names) for item in value) + "]"
     if isinstance(value, float) and not math.isfinite(value):
@@ -48,6 +53,9 @@ def write_call(operator: Operator, names: Names) -> str:
         tensor_first=bool(operator.args) and isinstance(operator.args[0], Ref),
         by_mode=bool(operator.modes),
     )
+    function = AutogradFunction.of_target(operator.target)
+    if function is not None:
+        return f"{function.code}({call.arguments()})"
     form = rule_of(operator.target).code
     readable = form(call) if form is not None else None
     return readable or f"torch.ops.{operator.target}({call.arguments()})"

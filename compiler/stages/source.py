@@ -17,6 +17,7 @@ from pipecut.compiler.stages.blocks.scope import readable
 from pipecut.compiler.stages.blocks.tree import blocks
 from pipecut.compiler.stages.blocks.wrapping import wrapped
 from pipecut.compiler.stages.cut import Cut
+from pipecut.compiler.stages.imports import functions_of, with_imports
 from pipecut.compiler.stages.modules import modules_covered
 
 HEADER = '''"""Stage {index} of {stages}: {modules}
@@ -112,7 +113,8 @@ def write_stage(graph: Graph, cut: Cut, stages: int) -> str:
     parameter_dtypes = {parameter.dtype for parameter in cut.parameters}
     dtype = parameter_dtypes.pop() if len(parameter_dtypes) == 1 else ""
     classes = _classes(modules, dtype, f"Stage{cut.index}")
-    body = [*classes.lines, *_stage_class(cut, modules, classes, ties)]
+    lines = [*classes.lines, *_stage_class(cut, modules, classes, ties)]
+    body, users_imports = with_imports(lines, functions_of(graph, cut))
     covered = modules_covered([graph.operators[index] for index in cut.operators])
     header = HEADER.format(
         index=cut.index,
@@ -120,7 +122,7 @@ def write_stage(graph: Graph, cut: Cut, stages: int) -> str:
         modules=in_docstring(", ".join(covered)) or "no module of its own",
         takes=_described(modules, (*cut.receives, *cut.batch_inputs)),
         gives="the loss" if last else _described(modules, cut.sends),
-        imports=_imports("\n".join(body)),
+        imports="\n".join([_imports("\n".join(body)), *users_imports]),
     )
     tools = _tools("\n".join(body))
     rows = [row for line in body for row in wrapped(line)]

@@ -14,11 +14,12 @@ from pipecut.compiler.inputs.job import Job
 from pipecut.compiler.trace.batch import ExampleBatch, example_batch
 from pipecut.compiler.trace.batch_of_one import noting_choices
 from pipecut.compiler.trace.explain import explained, first_line
+from pipecut.compiler.trace.functions.calling import functions_as_operators
 from pipecut.compiler.trace.modes.mode_reads import ModeReads, watched_mode
 from pipecut.compiler.trace.prepare import check_names, model_to_trace
 from pipecut.compiler.trace.stamp.stamped import NOTHING_STAMPED, Stamped
 from pipecut.compiler.trace.stamp.stamping import Stamping
-from pipecut.compiler.trace.watch.beyond_graph import inference_mode_as_no_grad, refused_backwards
+from pipecut.compiler.trace.watch.beyond_graph import inference_mode_as_no_grad, refused_hooks
 from pipecut.compiler.trace.watch.eager_paths import eager_paths, without_checkpoints
 from pipecut.compiler.trace.watch.known_constants import KnownConstants
 from pipecut.compiler.trace.watch.module_state import ModuleState
@@ -212,5 +213,5 @@ def _traced(
 def _surroundings(model: WithLoss) -> Iterator[None]:
     """What holds while torch.export runs: refusals, and what is patched."""
     with quiet(), only_operators_draw(), without_checkpoints():
-        with refused_backwards(model), inference_mode_as_no_grad():
+        with refused_hooks(), functions_as_operators(model), inference_mode_as_no_grad():
             yield

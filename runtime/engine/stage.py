@@ -16,6 +16,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from pipecut.errors import RunError
 from pipecut.model.draws import StageDraws
+from pipecut.model.stage_imports import importing
 from pipecut.plan.folder import checked_bytes
 from pipecut.plan.schema import Plan, Stage
 from pipecut.runtime.engine import recompute
@@ -30,7 +31,9 @@ Root = torch.Tensor | GradientEdge | None
 
 
 def build_module(path: Path, plan: Plan, stage: Stage, device: torch.device) -> nn.Module:
-    """Build a stage of a plan folder, uninitialised, on its device. Raises PlanError.
+    """Build a stage of a plan folder, uninitialised, on its device.
+
+    Raises PlanError, and UserFileError where the user's code that it calls is not here.
 
     The very bytes whose hash was compared are compiled: an import would take a cached .pyc beside
     them.
@@ -38,7 +41,8 @@ def build_module(path: Path, plan: Plan, stage: Stage, device: torch.device) -> 
     source = checked_bytes(path, plan, stage.file)
     module = types.ModuleType(f"pipecut_stage_{stage.index}")
     module.__file__ = str(path / stage.file)
-    exec(compile(source, module.__file__, "exec"), module.__dict__)
+    with importing(source, module.__file__, plan.model):
+        exec(compile(source, module.__file__, "exec"), module.__dict__)
     built: nn.Module = getattr(module, f"Stage{stage.index}")(device=device)
     return built
 

@@ -59,5 +59,5 @@ def _argument(value: Any, same: Mapping[str, str]) -> Any:
     if isinstance(value, Ref):
         return Ref(same.get(value.name, value.name))
     if isinstance(value, tuple):
-        return tuple(_argument(item, same) for item in value)
+        return type(value)(_argument(item, same) for item in value)
     return value

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from pipecut.compiler.graph import Graph, ModuleCall, Operator
 from pipecut.compiler.names import identifier, is_number
+from pipecut.compiler.operators.lookup import short_name
 from pipecut.compiler.stages.blocks.block import Block
 from pipecut.compiler.stages.cut import Cut
 
@@ -191,6 +192,5 @@ def _plain_name(operator: Operator, within: Sequence[ModuleCall]) -> str:
     named = [part for call in within[:1] for part in call.module.split(".") if not is_number(part)]
     if named:
         return identifier(named[-1])
-    parts = operator.target.split(".")
-    name = parts[-2] if len(parts) > 1 else "part"
+    name = short_name(operator.target) if "." in operator.target else "part"
     return identifier(name.strip("_") or operator.name)

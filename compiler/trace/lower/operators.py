@@ -8,9 +8,12 @@ from typing import Any
 import torch
 from torch import fx
 
-from pipecut.compiler.graph import Operator, Value
+from pipecut.compiler.graph import Operator, Ref, Value
 from pipecut.compiler.operators.lookup import rule_of
 from pipecut.compiler.operators.table import GETITEM
+from pipecut.compiler.trace.functions.arguments import read_arguments
+from pipecut.compiler.trace.functions.calling import CALL, returns_single
+from pipecut.compiler.trace.functions.observing import Look, observe
 from pipecut.compiler.trace.lower.arguments import Arguments, references
 from pipecut.compiler.trace.lower.draws import count_draws
 from pipecut.compiler.trace.lower.gradients import DIFFERENTIABLE, Gradients
@@ -99,6 +102,9 @@ class OperatorReader:
         if inlined is not None:
             self.names.alias(prefix + node.name, inlined)
             return
+        if node.target is CALL:
+            self._function(node, contexts, prefix)
+            return
         operator, shared = self._operator(node, contexts, prefix)
         self.operators.append(operator)
         self.shared.append(shared)
@@ -151,8 +157,6 @@ class OperatorReader:
         }
         effects = self.storages.effects(name, node, args, kwargs)
         calls = module_calls(node)
-        first_draw = self.draws
-        self.draws += count_draws(node, self.values.dimensions)
         operator = Operator(
             name,
             target=_target(node),
@@ -165,10 +169,51 @@ class OperatorReader:
             contexts=contexts,
             writes=effects.writes,
             aliases=effects.aliases,
-            draws=tuple(range(first_draw, self.draws)),
+            draws=self._next_draws(count_draws(node, self.values.dimensions)),
             calls=calls,
         )
         return operator, effects.shared
+
+    def _next_draws(self, count: int) -> tuple[int, ...]:
+        first, self.draws = self.draws, self.draws + count
+        return tuple(range(first, self.draws))
+
+    def _function(self, node: fx.Node, contexts: Contexts, prefix: str) -> None:
+        """Read the call of an autograd.Function: its operator, and the values of its results."""
+        target, text, tensors, sizes = list[Any](node.args)
+        name, calls = prefix + node.name, module_calls(node)
+        taken = tuple(self.names.of(tensor, prefix) for tensor in tensors)
+        args = read_arguments(text, [Ref(v) for v in taken], self.arguments.of(sizes, prefix))
+        operator = Operator(
+            name,
+            target,
+            args,
+            kwargs=(),
+            inputs=tuple(dict.fromkeys(taken)),
+            module=calls[-1].module,
+            module_class=calls[-1].class_name,
+            source=where(node),
+            contexts=contexts,
+            calls=calls,
+        )
+        needed = self.gradients.needed_by(operator)
+        looks = [Look.of(self.by_name[value], needed) for value in taken]
+        numbers = [self.values.dimensions.of(size).number for size in map(_size, sizes)]
+        observed = observe(target, text, looks, numbers, operator.source)
+        shared = [tuple(taken[at] for at in positions) for positions in observed.shared]
+        effects = self.storages.of_function(name, shared)
+        draws = self._next_draws(observed.draws)
+        self.operators.append(replace(operator, aliases=effects.aliases, draws=draws))
+        self.shared.append(effects.shared)
+        single = returns_single(target, text)
+        for index, result in enumerate(node.meta["val"]):
+            part = name if single else part_name(name, index)
+            self.values.add(part, result, observed.needs_grad[index])
+            if shared[index]:
+                self.storage[part] = self.storage[shared[index][0]]
+        if single:
+            self.names.alias(part_name(name, 0), name)
+        self.gradients.follow(self.operators[-1], effects.shared, needed)
 
     def _add_values(self, name: str, result: Any, needed: bool) -> None:
         """The value of a result, or those of its tensors where it has several."""
@@ -180,6 +225,10 @@ class OperatorReader:
             if isinstance(part, torch.Tensor):
                 needs_grad = needed and part.is_floating_point()
                 self.values.add(part_name(name, index), part, needs_grad)
+
+
+def _size(size: Any) -> Any:
+    return size.meta["val"] if isinstance(size, fx.Node) else size
 
 
 def _autocast(device: Any, dtype: Any, enabled: Any, cache: Any) -> str:

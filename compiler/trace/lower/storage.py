@@ -1,7 +1,7 @@
 """Which inputs an operator writes to, and with which its result may share storage."""
 
 import operator as python_operator
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +49,14 @@ class Storages:
             return Effects(shared, tuple(dict.fromkeys((*shared, *inputs))), ())
         writes, aliases = _writes(node, args, kwargs), _aliases(node, args, kwargs)
         return Effects(shared, tuple(dict.fromkeys((*shared, *aliases))), tuple(writes))
+
+    def of_function(self, name: str, shared: Sequence[tuple[str, ...]]) -> Effects:
+        """Effects of a Function's call; `shared` are the inputs whose storage each result has."""
+        for index, inputs in enumerate(shared):
+            self._shared[part_name(name, index)] = inputs
+        together = tuple(dict.fromkeys(name for inputs in shared for name in inputs))
+        self._shared[name] = together
+        return Effects(together, together, ())
 
     def _shared_inputs(self, name: str, node: fx.Node, inputs: tuple[str, ...]) -> tuple[str, ...]:
         """Inputs whose storage the traced result has; einsum's schema, for one, names none."""

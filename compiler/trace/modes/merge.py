@@ -114,7 +114,9 @@ class _Merging:
     def _argument(self, argument: Any) -> Any:
         if isinstance(argument, Ref):
             return Ref(self._name(argument.name))
-        return tuple(map(self._argument, argument)) if isinstance(argument, tuple) else argument
+        if isinstance(argument, tuple):
+            return type(argument)(map(self._argument, argument))
+        return argument
 
 
 def _merged_operator(

@@ -308,7 +308,9 @@ class _Stamp:
     def _argument(self, argument: Any) -> Any:
         if isinstance(argument, Ref):
             return Ref(self.name(argument.name))
-        return tuple(map(self._argument, argument)) if isinstance(argument, tuple) else argument
+        if isinstance(argument, tuple):
+            return type(argument)(map(self._argument, argument))
+        return argument
 
     def _path(self, path: str) -> str:
         """The path of a module in the layer."""

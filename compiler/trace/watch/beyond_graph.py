@@ -1,8 +1,8 @@
-"""What a traced graph leaves out without a word: a model's own backwards and hooks."""
+"""What a traced graph leaves out without a word: hooks of gradients, and TorchScript."""
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -52,52 +52,17 @@ def refuse_hooks(model: nn.Module) -> None:
 
 
 @contextmanager
-def refused_backwards(model: nn.Module) -> Iterator[None]:
-    """Around a forward. Raises TraceError for gradients that the model computes or hooks itself.
-
-    That is when a forward in training mode calls an autograd.Function that is not torch's, or
-    when it registers a hook for a gradient or reads a gradient function.
-    """
-
-    def refuse_when_called(function: Any) -> None:
-        if not function.__module__.startswith("torch."):
-            # Its forward, not its apply, which a model may have kept under another name before.
-            forward = staticmethod(_refusing(function, model))
-            stack.enter_context(mock.patch.object(function, "forward", forward))
-
-    def init_subclass(function: Any, /, **_: Any) -> None:
-        refuse_when_called(function)
-
+def refused_hooks() -> Iterator[None]:
+    """Around a forward. Raises TraceError where it hooks a gradient, or reads its function."""
+    replaced = {
+        "grad_fn": property(_grad_fn),
+        "register_hook": _register_hook,
+        "register_post_accumulate_grad_hook": _register_hook,
+    }
     with ExitStack() as stack:
-        for function in _subclasses(torch.autograd.Function):
-            refuse_when_called(function)
-        # A forward may define a function too.
-        replaced = {
-            (torch.autograd.Function, "__init_subclass__"): classmethod(init_subclass),
-            (torch.Tensor, "grad_fn"): property(_grad_fn),
-            (torch.Tensor, "register_hook"): _register_hook,
-            (torch.Tensor, "register_post_accumulate_grad_hook"): _register_hook,
-        }
-        for (owner, name), value in replaced.items():
-            stack.enter_context(mock.patch.object(owner, name, value, create=True))
+        for name, value in replaced.items():
+            stack.enter_context(mock.patch.object(torch.Tensor, name, value, create=True))
         yield
-
-
-def _refusing(function: Any, model: nn.Module) -> Callable[..., Any]:
-    """In place of the forward of an autograd.Function; in eval mode no backward matters."""
-    original = function.forward
-
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        if model.training:
-            name = f"{function.__module__}.{function.__qualname__}"
-            raise TraceError(
-                f"the model calls {name}, a torch.autograd.Function, and a traced graph has only "
-                "its forward; write it with torch's operators, such as x + (f(x) - x).detach() "
-                "for a straight-through gradient"
-            )
-        return original(*args, **kwargs)
-
-    return forward
 
 
 def _register_hook(tensor: torch.Tensor, hook: Any) -> Any:
@@ -135,10 +100,3 @@ def inference_mode_as_no_grad() -> Iterator[None]:
 
     with mock.patch.multiple(torch.inference_mode, __enter__=enter, __exit__=leave):
         yield
-
-
-def _subclasses(base: Any) -> Iterator[Any]:
-    """All classes derived from a class."""
-    for subclass in base.__subclasses__():
-        yield subclass
-        yield from _subclasses(subclass)
