@@ -24,7 +24,8 @@ def write_argument(value: Any, names: Names) -> str:
     if isinstance(value, SizeOf):
         return f"torch.Size({write_argument(tuple(value), names)})"
     if isinstance(value, TupleOf):
-        return "(" + "".join(f"{write_argument(item, names)}, " for item in value).rstrip() + ")"
+        items = [write_argument(item, names) for item in value]
+        return f"({', '.join(items)}{',' if len(items) == 1 else ''})"
     if isinstance(value, tuple):
         return "[" + ", ".join(write_argument(item, names) for item in value) + "]"
     if isinstance(value, float) and not math.isfinite(value):

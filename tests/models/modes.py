@@ -386,17 +386,21 @@ def hidden(kind: str) -> nn.Module:
 
 
 class _Straight(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
-        return x.round()
+    """Rounds, as `how` says."""
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
-        return gradients[0]
+    def forward(ctx: Any, x: torch.Tensor, how: Any = None) -> Any:
+        ctx.how = how
+        if how == "writing":
+            ctx.mark_dirty(x.mul_(2))
+            return x
+        return (x.round(), 3) if how == "returning" else x.round()
 
-
-# As libraries keep it: under a name of their own, from before any trace.
-_straight = _Straight.apply
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        if ctx.how == "drawing":
+            return gradients[0] * torch.rand_like(gradients[0]), None
+        return gradients[0], None
 
 
 class Beyond(nn.Module):
@@ -415,10 +419,11 @@ class Beyond(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.inner(x)
-        if self.how == "function":
-            x = _Straight.apply(x)
-        if self.how == "kept function":
-            x = _straight(x)
+        if self.how in ("writing", "returning", "drawing"):
+            result = _Straight.apply(x, self.how)
+            x = result[0] if self.how == "returning" else result
+        if self.how == "given a module":
+            x = _Straight.apply(x, self.inner)
         if self.how == "local function":
 
             class Local(_Straight):

@@ -193,4 +193,6 @@ def _plain_name(operator: Operator, within: Sequence[ModuleCall]) -> str:
     if named:
         return identifier(named[-1])
     name = short_name(operator.target) if "." in operator.target else "part"
+    # A class's name stands for the class in stage code.
+    name = name.rpartition(".")[2].lower() if ":" in operator.target else name
     return identifier(name.strip("_") or operator.name)

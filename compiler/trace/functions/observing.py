@@ -43,7 +43,7 @@ class Look:
     def fake(self) -> torch.Tensor:
         """No leaf, as what a model computes is none."""
         tensor = torch.empty_strided(self.sizes, self.strides, dtype=self.dtype)
-        return tensor.requires_grad_().view_as(tensor) if self.needs_grad else tensor
+        return tensor.requires_grad_().clone() if self.needs_grad else tensor
 
 
 def observe(

@@ -14,9 +14,12 @@ inputs: "tests.models.modes:rows"
 batch: {{global: 8, microbatch: 2}}
 """
 REFUSED = {
-    "function": "calls tests.models.modes._Straight, a torch.autograd.Function.*detach",
-    "kept function": "calls tests.models.modes._Straight, a torch.autograd.Function.*detach",
-    "local function": "calls tests.models.modes.*Local, a torch.autograd.Function.*detach",
+    "local function": r"modes.*Local, a torch.autograd.Function, \(.*modes.py:\d+\) which.*"
+    "cannot import: it is defined within a function; define it at the top of a module",
+    "given a module": r"_Straight, .*modes.py:\d+\) with a Linear, and stage code can give it",
+    "writing": r"_Straight, a torch.autograd.Function, writes to what it is given \(.*\).*clone",
+    "returning": "_Straight, a torch.autograd.Function, returns a int, .*dense tensors only",
+    "drawing": r"draws random numbers in its backward \(.*modes.py:\d+\).*save_for_backward",
     "node hook": r"reads grad_fn \(.*modes.py:\d+\)",
     "scripted": "module 'between.1.inner' is TorchScript.*replace it with the plain module",
     "state": "seeds torch's random numbers, or sets their state",
