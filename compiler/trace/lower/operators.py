@@ -13,7 +13,7 @@ from pipecut.compiler.operators.lookup import rule_of
 from pipecut.compiler.operators.table import GETITEM
 from pipecut.compiler.trace.functions.arguments import read_arguments
 from pipecut.compiler.trace.functions.calling import CALL, returns_single
-from pipecut.compiler.trace.functions.observing import Look, observe
+from pipecut.compiler.trace.functions.observing import Look, Observed, observe
 from pipecut.compiler.trace.lower.arguments import Arguments, references
 from pipecut.compiler.trace.lower.draws import count_draws
 from pipecut.compiler.trace.lower.gradients import DIFFERENTIABLE, Gradients
@@ -205,7 +205,14 @@ class OperatorReader:
         draws = self._next_draws(observed.draws)
         self.operators.append(replace(operator, aliases=effects.aliases, draws=draws))
         self.shared.append(effects.shared)
-        single = returns_single(target, text)
+        self._add_results(node, name, observed, shared)
+        self.gradients.follow(self.operators[-1], effects.shared, needed)
+
+    def _add_results(
+        self, node: fx.Node, name: str, observed: Observed, shared: Sequence[tuple[str, ...]]
+    ) -> None:
+        """The values of a Function's results; of a single tensor that of the operator itself."""
+        single = returns_single(*map(str, node.args[:2]))
         for index, result in enumerate(node.meta["val"]):
             part = name if single else part_name(name, index)
             self.values.add(part, result, observed.needs_grad[index])
@@ -213,7 +220,6 @@ class OperatorReader:
                 self.storage[part] = self.storage[shared[index][0]]
         if single:
             self.names.alias(part_name(name, 0), name)
-        self.gradients.follow(self.operators[-1], effects.shared, needed)
 
     def _add_values(self, name: str, result: Any, needed: bool) -> None:
         """The value of a result, or those of its tensors where it has several."""
