@@ -14,6 +14,7 @@ from typing import Any
 from benchmarks.figures import ROOT
 from pipecut import errors
 from pipecut.compiler import Options, SizeOverrides, compile
+from pipecut.model.plan_optimizer import PlanOptimizer
 from pipecut.plan.folder import PlanFolder
 from pipecut.runtime import load
 from pipecut.runtime.pipeline import Pipeline
@@ -49,6 +50,8 @@ def sections() -> Iterator[str]:
     for name, method in vars(Pipeline).items():
         if not name.startswith("_") and callable(method):
             yield entry(f"Pipeline.{name}", method)
+    yield "## The job's optimizer\n"
+    yield entry("PlanOptimizer.step", PlanOptimizer.step)
     yield "## Errors\n"
     yield "| error | exit code | meaning |\n|---|---|---|"
     for name, error in vars(errors).items():

@@ -40,7 +40,6 @@ from pipecut.compiler import Options, SizeOverrides, compile
 from pipecut.compiler.schedules.registry import SCHEDULES
 from pipecut.device.memory import workspace_bytes
 from pipecut.errors import PipecutError
-from pipecut.model.optimizer import make_optimizer
 from pipecut.runtime.pipeline import load_pipeline
 from pipecut.runtime.training.data import batches
 from pipecut.runtime.verify.verify import verify
@@ -112,7 +111,7 @@ def memory_part(device: str, folder: Path, save: Save) -> None:
     for name in SHAPES:
         path = on_one_rank(name, folder, "fp32")
         pipe = load_pipeline(path, device)
-        optimizer = make_optimizer(pipe.plan.optimizer, pipe.parameters(), 1e-3)
+        optimizer = pipe.optimizer()
         source = batches(pipe, None, path)
         for step in range(2):
             batch = next(source)
@@ -120,7 +119,6 @@ def memory_part(device: str, folder: Path, save: Save) -> None:
                 torch.cuda.reset_peak_memory_stats()
             pipe.step(**batch)
             optimizer.step()
-            optimizer.zero_grad()
         peak, predicted = (
             torch.cuda.max_memory_allocated(),
             max(stage.peak_bytes for stage in pipe.plan.stages),

@@ -9,8 +9,9 @@ plan/rules.py, where the checker asks them. What does not fit into memory is no 
 spares the search a placement.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Protocol
 
 from safetensors import SafetensorError
@@ -20,6 +21,7 @@ from pipecut.compiler.graph import Graph, Operator
 from pipecut.compiler.graphs import Estimates
 from pipecut.compiler.inputs.auto import AUTO, Auto
 from pipecut.compiler.inputs.cluster import Cluster
+from pipecut.compiler.inputs.document.positions import location_of
 from pipecut.compiler.inputs.job import Job, JobSpec, location_in_job
 from pipecut.compiler.operators.lookup import rule_of, short_name
 from pipecut.compiler.partition.coarsen.parameter_bytes import OptimizerSpec, fixed_bytes
@@ -87,6 +89,8 @@ def plan_conflicts(asked: Proposal) -> Refusal | None:
             compiled=spec.compile == "inductor",
             split=_split(asked.schedule),
             draws=_named(drawing) if drawing else "",
+            sharded=spec.shard_optimizer,
+            whole="" if spec.optimizer.in_plan.kind.elementwise else spec.optimizer.name,
         )
     )
     if conflict is None:
@@ -163,7 +167,31 @@ def weights_match(asked: Proposal) -> Refusal | None:
     return None
 
 
-MODEL_RULES: tuple[Rule, ...] = (weights_match, recurrent_dropout_on_gpu)
+def optimizer_fits_parameters(asked: Proposal) -> Refusal | None:
+    """Patterns of `no_decay:` that match no parameter, and parameters that are no matrices."""
+    job, keys = asked.job, asked.job.spec.optimizer
+    names = [parameter.names[0] for parameter in asked.graph.parameters]
+    for index, pattern in enumerate(keys.no_decay):
+        if not any(fnmatchcase(name, pattern) for name in names):
+            why = f"no_decay: '{pattern}' matches no parameter; they are called {_some(names)}"
+            location = location_of(job.path, "optimizer", "no_decay", index)
+            return Refusal(why, UserFileError(f"{location}: optimizer.{why}"))
+    trained = [p for p in asked.graph.parameters if p.trainable]
+    other = next((p for p in trained if len(p.shape) != 2), None)
+    if keys.in_plan.kind.takes_matrices and other is not None:
+        why = f"{keys.name} steps matrices only, and {other.names[0]} is {list(other.shape)}"
+        remedy = "use another optimizer, or one for each kind in your own loop (docs/own-loop.md)"
+        location = location_of(job.path, "optimizer")
+        return Refusal(why, UserFileError(f"{location}: optimizer: {why}; {remedy}"))
+    return None
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first and last of some names, which show how they are made."""
+    return ", ".join(names) if len(names) <= 4 else f"{names[0]}, {names[1]}, ..., {names[-1]}"
+
+
+MODEL_RULES: tuple[Rule, ...] = (weights_match, recurrent_dropout_on_gpu, optimizer_fits_parameters)
 SIZE_RULES: tuple[Rule, ...] = (plan_conflicts, placement_patterns, unmeasured)
 
 

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from pipecut.model.plan_optimizer import PlanOptimizer, plan_optimizer
 from pipecut.plan.actions import Action, splits_backward
 from pipecut.plan.part.check import check_part
 from pipecut.plan.part.read import PlanPart, read_part
@@ -227,6 +228,26 @@ class Pipeline:
         trained = any(parameter.requires_grad for parameter in parameters)
         return iter(parameters if trained else [*parameters, self.placeholder])
 
+    def optimizer(self, rate: float | None = None, clip: float | None = None) -> PlanOptimizer:
+        """The job's optimizer over this rank's parameters.
+
+        Its `step()` clips gradients, steps, drops them and moves the learning rate as the job's
+        `clip` and `lr_schedule` say. `rate` and `clip` replace the job's. Raises PlanError.
+        """
+        return plan_optimizer(
+            self.plan.optimizer,
+            self.trained_parameters(),
+            self.clip_grad_norm_,
+            self.plan.clip if clip is None else clip,
+            self.plan.lr_schedule,
+            rate,
+        )
+
+    def trained_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """Those of `named_parameters` that are trained, or a placeholder without a name."""
+        trained = [(n, p) for n, p in self.named_parameters() if p.requires_grad]
+        return trained or [("", self.placeholder)]
+
     def named_buffers(self) -> Iterator[tuple[str, torch.Tensor]]:
         """This rank's buffers under their original names."""
         for module in self.model.modules.values():
@@ -250,7 +271,7 @@ class Pipeline:
     def save(
         self,
         folder: str | Path,
-        optimizer: torch.optim.Optimizer | None = None,
+        optimizer: torch.optim.Optimizer | PlanOptimizer | None = None,
         scheduler: Any = None,
         *,
         step: int = 0,
@@ -268,6 +289,8 @@ class Pipeline:
         `finish_saving`, waits for it. Raises CheckpointError, also where another run writes into
         the folder.
         """
+        if isinstance(optimizer, PlanOptimizer):
+            scheduler, optimizer = optimizer.scheduler, optimizer.optimizer
         return self.saving.save(
             SaveRequest(Path(folder), step, optimizer, scheduler, data, keep, wait)
         )
@@ -279,7 +302,7 @@ class Pipeline:
     def restore(
         self,
         folder: str | Path,
-        optimizer: torch.optim.Optimizer | None = None,
+        optimizer: torch.optim.Optimizer | PlanOptimizer | None = None,
         scheduler: Any = None,
         *,
         data: Any = None,
@@ -292,8 +315,11 @@ class Pipeline:
         must restore together. Raises CheckpointError.
         """
         recipe = self.saving.recipe
-        request = RestoreRequest(Path(folder), optimizer, scheduler, data, recipe)
+        steps = optimizer.optimizer if isinstance(optimizer, PlanOptimizer) else optimizer
+        request = RestoreRequest(Path(folder), steps, scheduler, data, recipe)
         manifest = restore(self.model, self.scale, request)
+        if isinstance(optimizer, PlanOptimizer):
+            optimizer.go_on(manifest.scheduled_steps)
         if "clip" in manifest.training.recipe:
             recipe.setdefault("clip", manifest.training.recipe["clip"])
         self.model.values_missing = False

@@ -12,9 +12,12 @@ from pipecut.compiler.inputs.document.positions import KEY, TOP, location_of, po
 from pipecut.compiler.inputs.document.read import read_document
 from pipecut.compiler.inputs.document.schema import FileSchema, FunctionName, OrAuto, Renamed
 from pipecut.compiler.inputs.layout import NO_LAYOUT, Layout, checked_layout, parse_layout
+from pipecut.compiler.inputs.optimizer import OptimizerByName, OptimizerKeys, check_arguments
+from pipecut.compiler.inputs.training import EvalKeys, LrScheduleKeys, Number
 from pipecut.compiler.schedules.registry import SCHEDULES, WITH_CHOSEN_STAGES_PER_RANK
 from pipecut.errors import UserFileError
 from pipecut.model.functions import find_function
+from pipecut.model.optimizer import learning_rate
 
 # More stages of a rank than any schedule has use for.
 MOST_STAGES_PER_RANK = 64
@@ -136,11 +139,27 @@ class JobSpec(FileSchema):
         "optimizer steps float32 masters.",
         examples=["bf16"],
     )
-    optimizer: Literal["adamw", "adam", "sgd", "momentum"] = Field(
-        default="adamw",
-        description="The optimizer whose states the memory is planned for, and which `pipecut run` "
-        "trains with.",
-        examples=["sgd"],
+    optimizer: OptimizerByName = Field(
+        default=OptimizerKeys(name="adamw"),
+        description="The optimizer of torch.optim whose states the memory is planned for, and "
+        "which `pipecut run` trains with.",
+        examples=["sgd", '{name: adamw, lr: 3e-4, weight_decay: 0.1, no_decay: ["*.bias"]}'],
+    )
+    lr_schedule: LrScheduleKeys | None = Field(
+        default=None,
+        description="How the learning rate changes over the steps. Without it the rate stays.",
+        examples=["{warmup: 100, decay: cosine, steps: 1000}"],
+    )
+    clip: Number = Field(
+        default=0.0,
+        description="The largest norm of all gradients together, to which `pipecut run` clips "
+        "them; 0 for no limit.",
+        examples=["1.0"],
+    )
+    eval: EvalKeys | None = Field(
+        default=None,
+        description="Batches whose loss `pipecut run` takes in eval mode.",
+        examples=['{data: "train:validation", every: 100}'],
     )
     shard_optimizer: bool = Field(
         default=False,
@@ -260,6 +279,17 @@ def location_in_job(path: Path, key: str) -> str:
     return f"{path}:{line}:{column}"
 
 
+def _check_minimum(job: Job) -> None:
+    """Raises UserFileError where the learning rate would fall to more than it is."""
+    schedule, full = job.spec.lr_schedule, learning_rate(job.spec.optimizer.in_plan)
+    if schedule is not None and schedule.minimum > full:
+        raise UserFileError(
+            f"{location_of(job.path, 'lr_schedule', 'minimum')}: lr_schedule.minimum: "
+            f"{schedule.minimum:g} is more than the learning rate, {full:g}; give less, or a "
+            "larger lr in optimizer:"
+        )
+
+
 def read_job(path: Path, layout: str | None = None) -> Job:
     """The job of a file, with a `layout` in place of its own. Raises UserFileError."""
     job = Job(path, read_document(path, JobSpec))
@@ -268,8 +298,11 @@ def read_job(path: Path, layout: str | None = None) -> Job:
         ("model", "factory"): job.spec.model.factory,
         ("inputs",): job.spec.inputs,
         ("loss",): job.spec.loss,
+        ("eval", "data"): job.spec.eval.data if job.spec.eval is not None else None,
     }
     for location, name in functions.items():
         if name is not None:
             find_function(name, job.folders, location_of(path, *location))
+    check_arguments(path, job.spec.optimizer)
+    _check_minimum(job)
     return job

@@ -114,12 +114,16 @@ def _default_of(field: FieldInfo) -> str:
     default = field.default
     if default is PydanticUndefined:
         return "required"
-    if default is None or default in ("", [], {}) or isinstance(default, BaseModel):
+    written = next((mark for mark in field.metadata if isinstance(mark, Written)), None)
+    if default is None or default in ("", [], {}) or (not written and _is_keys(default)):
         return "none"
     if isinstance(default, bool):
         return f"`{str(default).lower()}`"
-    written = next((mark for mark in field.metadata if isinstance(mark, Written)), None)
     return f"`{written.show(default) if written else default}`"
+
+
+def _is_keys(default: object) -> bool:
+    return isinstance(default, BaseModel)
 
 
 def _type_of(field: FieldInfo) -> str:

@@ -9,6 +9,9 @@ _SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 LARGEST = 1e24
 _NUMBER = re.compile(r"^\s*([-+]?[0-9]*\.?[0-9]+(?:[eE][-+]?[0-9]+)?)\s*([A-Za-z/]*)\s*$")
 
+# YAML 1.1 takes these for text unless they have a dot and a sign.
+_EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
+
 
 def _split(text: object, example: str) -> tuple[float, str]:
     match = _NUMBER.match(text) if isinstance(text, str) else None
@@ -28,6 +31,14 @@ def _scaled(text: object, units: dict[str, float], example: str, allow_zero: boo
     if value > LARGEST:
         raise ValueError(f"{text!r} is more than any machine has; write it like {example}")
     return value
+
+
+def number_in(value: object) -> object:
+    """`3e-4` as a number, which YAML 1.1 takes for text; any other value as it is."""
+    if isinstance(value, list):
+        return [number_in(part) for part in value]
+    written = isinstance(value, str) and _EXPONENT.fullmatch(value)
+    return float(written.group()) if written else value
 
 
 def parse_bytes(text: object) -> int:

@@ -13,7 +13,9 @@ class Combination:
     """What a rule looks at.
 
     `split` is the schedule that splits the backward of a stage, `draws` an operator that draws
-    random numbers; both are "" where there is none. `compiled` is whether stages are compiled.
+    random numbers, `whole` an optimizer whose step of an element depends on others; all are ""
+    where there is none. `compiled` is whether stages are compiled, `sharded` whether replicas
+    divide what the optimizer steps.
     """
 
     replicas: int = 1
@@ -21,6 +23,8 @@ class Combination:
     compiled: bool = False
     split: str = ""
     draws: str = ""
+    sharded: bool = False
+    whole: str = ""
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,24 @@ def compiled_draws_differ(asked: Combination) -> Conflict | None:
     )
 
 
-RULES: tuple[Rule, ...] = (replicas_drift, compiled_backward_is_whole, compiled_draws_differ)
+def rows_are_stepped_apart(asked: Combination) -> Conflict | None:
+    """A replica that has some rows of a matrix would step them otherwise than the whole."""
+    if asked.replicas == 1 or not asked.sharded or not asked.whole:
+        return None
+    return Conflict(
+        f"{asked.whole} steps each element by all elements of its parameter, and with "
+        "shard_optimizer a replica has some rows only",
+        "use shard_optimizer: false, or an elementwise optimizer such as adamw",
+        "shard_optimizer",
+    )
+
+
+RULES: tuple[Rule, ...] = (
+    replicas_drift,
+    compiled_backward_is_whole,
+    compiled_draws_differ,
+    rows_are_stepped_apart,
+)
 
 
 def conflict_of(asked: Combination) -> Conflict | None:

@@ -212,7 +212,7 @@ def _choices(plan: Plan) -> dict[str, str]:
         "batch": f"{plan.batch.global_size}, {plan.batch.microbatch} per microbatch",
         "replicas": str(plan.replicas),
         "precision": plan.model.precision,
-        "optimizer": plan.optimizer + (", sharded" if plan.shard_optimizer else ""),
+        "optimizer": str(plan.optimizer) + (", sharded" if plan.shard_optimizer else ""),
         "code": plan.compile,
         "proven": "optimal" if plan.certificate.proven else f"gap {plan.certificate.gap:.2%}",
         "costs": next((note for note in plan.notes if note.startswith("costs: ")), ""),

@@ -95,7 +95,7 @@ def _settings(plan: Plan) -> tuple[Setting, ...]:
         "arguments": ", ".join(f"{key}={value!r}" for key, value in model.args.items()) or "none",
         "parameters": f"{sum(map(prod, shapes.values())):,} in {len(shapes):,} tensors",
         "precision": model.precision,
-        "optimizer": plan.optimizer + (", sharded" if plan.shard_optimizer else ""),
+        "optimizer": str(plan.optimizer) + (", sharded" if plan.shard_optimizer else ""),
         "code": plan.compile,
         "batch": f"{batch.global_size} samples, {batch.microbatch} per microbatch",
         "schedule": plan.schedule,

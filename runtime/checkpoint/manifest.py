@@ -101,6 +101,13 @@ class Manifest:
         """The names of every tensor of the checkpoint, on whichever machine."""
         return {*self.tensors, *self.pieces, *self.elsewhere}
 
+    @property
+    def scheduled_steps(self) -> int:
+        """Optimizer steps that a schedule of the learning rate has seen; else the step."""
+        state = self.training.scheduler
+        steps = state.get("last_epoch") if isinstance(state, dict) else None
+        return steps if isinstance(steps, int) and 0 <= steps < LAST_STEP else self.step
+
 
 _MANIFEST = TypeAdapter(Manifest)
 

@@ -15,8 +15,21 @@ from pipecut.runtime.gradients.parameters import RankParameter
 
 # States without which an optimizer of torch.optim cannot do a second step, and those of any that
 # are as large as the parameter.
-STATES = {name: {"step", "exp_avg", "exp_avg_sq"} for name in ("Adam", "AdamW")}
-OF_EVERY_VALUE = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer")
+STATES = {
+    **{name: {"step", "exp_avg", "exp_avg_sq"} for name in ("Adam", "AdamW", "RAdam")},
+    "NAdam": {"step", "exp_avg", "exp_avg_sq", "mu_product"},
+    "Adamax": {"step", "exp_avg", "exp_inf"},
+    "Adagrad": {"step", "sum"},
+    "Adadelta": {"step", "square_avg", "acc_delta"},
+    "RMSprop": {"step", "square_avg"},
+    "Rprop": {"step", "prev", "step_size"},
+    "ASGD": {"step", "eta", "mu", "ax"},
+    "Adafactor": {"step"},
+}
+OF_EVERY_VALUE = (
+    *("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "exp_inf", "sum", "square_avg"),
+    *("grad_avg", "acc_delta", "prev", "step_size", "ax"),
+)
 # How a step is done on this device, which does not change its result.
 ON_THIS_DEVICE = ("foreach", "fused", "capturable", "differentiable")
 # What a scheduler changes, and `pipecut run` reports itself.
@@ -154,7 +167,7 @@ def _check_ranges(where: str, optimizer: torch.optim.Optimizer, saved: Group) ->
     options = {option: v for option, v in _taken(saved).items() if option in parameters}
     make: Any = kind
     try:
-        make([nn.Parameter(torch.zeros(1))], **options)
+        make([nn.Parameter(torch.zeros(1, 1))], **options)
     except (ValueError, TypeError, RuntimeError) as error:
         raise CheckpointError(
             f"{where}: {kind.__name__} refuses the options it has: {error}"

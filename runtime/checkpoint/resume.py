@@ -24,6 +24,7 @@ CHANGEABLE = {
     "terms": "what the loss is the mean over",
     "data": "--data",
     "clip": "--clip",
+    "lr_schedule": "lr_schedule",
 }
 
 
@@ -39,6 +40,7 @@ def recipe_of(
         "global_batch": plan.batch.global_size,
         "loss": plan.model.loss,
         "terms": terms.model_dump() if terms is not None else None,
+        "lr_schedule": plan.lr_schedule.model_dump() if plan.lr_schedule is not None else None,
         **beyond_plan,
     }
 

@@ -45,6 +45,25 @@ def batches_to_resume(
     return source
 
 
+def batches_once(pipe: Pipeline, data: str, option: str) -> Iterator[Batch]:
+    """The batches of `data` ("module:function"), which `option` asks for, from first to last.
+
+    Ranks compare how many there are, where that is known. Raises RunError, UserFileError.
+    """
+    function = find_function(data, places_of_data(pipe.plan.model), option)
+    where = f"rank {pipe.world.rank}: {option} {data}"
+    with calling(where, RunError):
+        iterable = _checked_iterable(function(), where)
+    pipe.same_batches.same_length(iterable)
+    count = 0
+    for batch in _once(iterable, where):
+        check_tensors(batch, where, pipe.plan.constants)
+        count += 1
+        yield batch
+    if not count:
+        raise RunError(f"{where} gave no batch")
+
+
 def _examples(pipe: Pipeline, plan: Path, index: int) -> Iterator[Batch]:
     model = pipe.plan.model
     inputs = function_of_plan(model.inputs, model)

@@ -10,7 +10,7 @@ import torch
 
 from pipecut.device.work import synchronize
 from pipecut.errors import CheckpointError, DivergedError, PeerLostError
-from pipecut.model.optimizer import make_optimizer
+from pipecut.model.plan_optimizer import PlanOptimizer
 from pipecut.runtime.checkpoint.folder import home_of, last_finite, refuse_earlier
 from pipecut.runtime.checkpoint.manifest import spoken
 from pipecut.runtime.checkpoint.rank_tensors import not_finite
@@ -20,11 +20,10 @@ from pipecut.runtime.engine.recorder import Measured
 from pipecut.runtime.health.status import State
 from pipecut.runtime.pipeline import Pipeline
 from pipecut.runtime.training.data import Batch, batches_to_resume
+from pipecut.runtime.training.evaluations import evaluated_loss, refuse_without_loss
 from pipecut.runtime.training.peak_memory import watching_memory
 from pipecut.runtime.training.progress import Progress, StepTimes
 
-# The learning rate where the user sets none.
-RATE = 1e-3
 # float16 leaves out a step whose gradients overflow; so many in a row are no accident.
 OVERFLOWS = 20
 
@@ -34,8 +33,8 @@ class TrainingOptions:
     """Steps in all; a folder for checkpoints, how often to write one (0: never), how many to keep.
 
     Learning rate and gradient norm to clip to (0: none) are None where the user sets none: then
-    those of the checkpoint go on. With `resume` there must be a checkpoint; one that was
-    `restarted` takes one where there is one.
+    those of the checkpoint go on, or those of the job. With `resume` there must be a checkpoint;
+    one that was `restarted` takes one where there is one.
     """
 
     steps: int
@@ -55,7 +54,6 @@ class Training:
     pipe: Pipeline
     options: TrainingOptions
     begun: int = 0
-    clip: float = 0.0
     overflows: int = 0
     stopped: bool = False
     home: Path = Path()
@@ -80,6 +78,7 @@ class Training:
         source = batches_to_resume(pipe, data, plan, self.begun, first_state)
         for step in range(self.begun, options.steps):
             self._step(step, next(source), optimizer)
+            self._evaluate(step)
             pipe.saving.raise_failed()
             self.stopped = stopping.after(step + 1) and step + 1 < options.steps
             if options.checkpoint_every and (
@@ -94,13 +93,12 @@ class Training:
             self.measured.step_seconds = self.progress.step_seconds
             self.progress.sum_up()
 
-    def _begin(self, data: str | None) -> torch.optim.Optimizer:
+    def _begin(self, data: str | None) -> PlanOptimizer:
         """The optimizer, at the first step or where the last checkpoint left it."""
         pipe, options, saving = self.pipe, self.options, self.pipe.saving
-        rate = RATE if options.rate is None else options.rate
-        optimizer = make_optimizer(pipe.plan.optimizer, pipe.parameters(), rate)
-        self.clip = options.clip or 0.0
-        saving.recipe = {"kind": pipe.plan.optimizer, "data": data}
+        refuse_without_loss(pipe.plan)
+        optimizer = pipe.optimizer(options.rate, options.clip)
+        saving.recipe = {"kind": pipe.plan.optimizer.name, "data": data}
         saving.recipe |= {"clip": options.clip} if options.clip is not None else {}
         restarts = options.restarted and find_checkpoint(pipe.world, options.folder) is not None
         if options.checkpoint_every and not (options.resume or options.restarted):
@@ -115,24 +113,35 @@ class Training:
                 f"rank {pipe.world.rank}: {options.folder} has checkpoints, but none that all "
                 "ranks see; move them elsewhere to begin anew"
             )
+        else:
+            self._say_what_options_replace()
         if options.checkpoint_every:
             saving.set_aside(self.home, self.begun)
-        saving.recipe["clip"] = self.clip
+        saving.recipe["clip"] = optimizer.clip
         return optimizer
 
-    def _resume(self, optimizer: torch.optim.Optimizer) -> None:
+    def _say_what_options_replace(self) -> None:
+        """Of what the job says itself."""
+        plan, options = self.pipe.plan, self.options
+        of_job = {"--lr": plan.optimizer.arguments.get("lr"), "--clip": plan.clip or None}
+        for option, given in (("--lr", options.rate), ("--clip", options.clip)):
+            job = of_job[option]
+            if self.progress.loud and given is not None and job is not None and given != job:
+                print(f"{option} {given:g} in place of the job's {job:g}", flush=True)
+
+    def _resume(self, optimizer: PlanOptimizer) -> None:
         pipe, options = self.pipe, self.options
         self.begun = pipe.restore(options.folder, optimizer)
-        saved_rate = float(optimizer.param_groups[0]["lr"])
-        for group in optimizer.param_groups if options.rate is not None else ():
-            group["lr"] = options.rate
+        saved_rate = optimizer.rate
+        if options.rate is not None:
+            optimizer.set_full_rate(options.rate, self.begun)
         if options.clip is None:
-            self.clip = float(pipe.saving.recipe.get("clip", 0.0))
+            optimizer.clip = float(pipe.saving.recipe.get("clip", optimizer.clip))
         if not self.progress.loud:
             return
-        rate = float(optimizer.param_groups[0]["lr"])
+        rate = optimizer.rate
         changed = f" as given, not {saved_rate:g}" if rate != saved_rate else ""
-        clipped = f", gradients clipped to {self.clip:g}" if self.clip else ""
+        clipped = f", gradients clipped to {optimizer.clip:g}" if optimizer.clip else ""
         print(
             f"going on after step {self.begun}, from {options.folder}, "
             f"with a learning rate of {rate:g}{changed}{clipped}",
@@ -143,11 +152,12 @@ class Training:
                 f"nothing to do: --steps {options.steps} counts the steps before, too", flush=True
             )
 
-    def _step(self, step: int, batch: Batch, optimizer: torch.optim.Optimizer) -> None:
+    def _step(self, step: int, batch: Batch, optimizer: PlanOptimizer) -> None:
         pipe, recorder = self.pipe, self.pipe.engine.recorder
         # The second step: optimizer states are there, and it is not among those that are timed.
         is_watched = recorder is not None and self.progress.done == 1
-        watching = watching_memory(pipe, optimizer, self.measured) if is_watched else nullcontext()
+        torchs = optimizer.optimizer
+        watching = watching_memory(pipe, torchs, self.measured) if is_watched else nullcontext()
         begin = time.perf_counter()
         with watching:
             loss = pipe.step(**batch)
@@ -156,12 +166,19 @@ class Training:
         if recorder is not None:
             self.measured.add(recorder.take())
         self._check_finite(step, float(loss))
-        if self.clip:
-            pipe.clip_grad_norm_(self.clip)
         optimizer.step()
-        optimizer.zero_grad()
         times = StepTimes(passes, time.perf_counter() - begin)
         self.progress.add(step, float(loss), times, batch)
+
+    def _evaluate(self, step: int) -> None:
+        """The loss in eval mode, after the steps that the job's `eval:` says, and the last one."""
+        evaluation = self.pipe.plan.eval
+        done = step + 1
+        if evaluation is None or (done % evaluation.every and done != self.options.steps):
+            return
+        loss = evaluated_loss(self.pipe, evaluation.data)
+        if self.progress.loud:
+            print(f"step {done:5d}/{self.options.steps}  eval loss {loss:8.4f}", flush=True)
 
     def _check_finite(self, step: int, loss: float) -> None:
         """Stop before the optimizer makes all parameters NaN or infinite. Raises DivergedError."""

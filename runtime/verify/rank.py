@@ -17,12 +17,13 @@ from safetensors.torch import save_file
 from pipecut.device.types import type_of
 from pipecut.errors import PipecutError
 from pipecut.model.optimizer import make_optimizer
+from pipecut.model.plan_optimizer import PlanOptimizer
 from pipecut.model.sample_batch import sample_batch
 from pipecut.runtime.health.rank_errors import end_with_parent, print_error
 from pipecut.runtime.pipeline import Pipeline, load_pipeline
 from pipecut.runtime.ranks.world import leave_world
 from pipecut.runtime.verify.evaluation import evaluated_by_plan
-from pipecut.runtime.verify.setting import EPS, RATE
+from pipecut.runtime.verify.setting import EPS
 from pipecut.runtime.verify.tensors import Tensors, kept
 
 
@@ -34,7 +35,8 @@ def run_rank(
         torch.set_num_threads(1)
     pipe = load_pipeline(path, device, code=code)
     torch.set_num_threads(1)
-    optimizer = make_optimizer(pipe.plan.optimizer, pipe.parameters(), RATE, EPS)
+    stepped = make_optimizer(pipe.plan.optimizer, pipe.trained_parameters(), least_eps=EPS)
+    optimizer = PlanOptimizer(stepped, pipe.clip_grad_norm_, pipe.plan.clip)
     for step in range(steps):
         tensors = _train_step(pipe, optimizer, step)
         tensors |= evaluated_by_plan(pipe, step) if evaluation else {}
@@ -42,14 +44,13 @@ def run_rank(
     leave_world(pipe.world)
 
 
-def _train_step(pipe: Pipeline, optimizer: torch.optim.Optimizer, step: int) -> Tensors:
+def _train_step(pipe: Pipeline, optimizer: PlanOptimizer, step: int) -> Tensors:
     loss = pipe.step(**sample_batch(pipe.plan.model, pipe.plan.batch.global_size, step))
     tensors = {"loss/loss": kept(loss.float())}
     for name, parameter in pipe.named_parameters():
         if parameter.grad is not None:
             tensors[f"gradient/{name}"] = kept(parameter.grad)
     optimizer.step()
-    optimizer.zero_grad()
     for name, parameter in pipe.named_parameters():
         tensors[f"parameter/{name}"] = kept(parameter)
     for name, buffer in pipe.named_buffers():

@@ -9,6 +9,7 @@ from torch import nn
 from pipecut.model.draws import Draws
 from pipecut.model.functions import function_of_plan
 from pipecut.model.optimizer import make_optimizer
+from pipecut.model.plan_optimizer import PlanOptimizer
 from pipecut.model.precision import as_summed, cast_model
 from pipecut.model.sample_batch import sample_batch
 from pipecut.model.unsplit import WithLoss
@@ -19,7 +20,7 @@ from pipecut.runtime.gradients.loss_scale import LossScale
 from pipecut.runtime.gradients.masters import Masters
 from pipecut.runtime.gradients.parameters import RankParameter, parameters_of
 from pipecut.runtime.verify.evaluation import evaluated_unsplit
-from pipecut.runtime.verify.setting import EPS, RATE
+from pipecut.runtime.verify.setting import EPS
 from pipecut.runtime.verify.tensors import Tensors, kept, on_device
 
 
@@ -51,7 +52,10 @@ class Unsplit:
         with torch.no_grad():
             for parameter in self.parameters:
                 parameter.master.copy_(first[parameter.name])
-        self.optimizer = make_optimizer(plan.optimizer, _masters(self.parameters), RATE, EPS)
+        trained = [(p.name, p.master) for p in self.parameters if p.trainable]
+        named = trained or [(p.name, p.master) for p in self.parameters]
+        stepped = make_optimizer(plan.optimizer, named, least_eps=EPS)
+        self.optimizer = PlanOptimizer(stepped, self._clip, plan.clip)
         self.draws = Draws(plan.model.seed)
 
     def step(self, step: int) -> Tensors:
@@ -65,12 +69,14 @@ class Unsplit:
             if parameter.master.grad is not None:
                 tensors[f"gradient/{parameter.name}"] = kept(parameter.master.grad)
         self.optimizer.step()
-        self.optimizer.zero_grad()
         for parameter in self.parameters:
             tensors[f"parameter/{parameter.name}"] = kept(parameter.master)
         for name, buffer in self.model.named_buffers():
             tensors[f"buffer/{name}"] = kept(buffer)
         return tensors
+
+    def _clip(self, norm: float) -> torch.Tensor:
+        return nn.utils.clip_grad_norm_(_masters(self.parameters), norm)
 
     def _accumulate(self, step: int) -> torch.Tensor:
         """Forward and backward of each microbatch. Returns the loss of the whole batch."""

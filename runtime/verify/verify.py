@@ -9,13 +9,13 @@ from safetensors.torch import load_file
 from pipecut.device.local import has_devices
 from pipecut.device.types import CPU, common_type
 from pipecut.model.comparison import TOLERANCE, Comparing, Comparison, Named
+from pipecut.model.optimizer import learning_rate
 from pipecut.plan.folder import plan_in
 from pipecut.plan.rows import divided, rows_of
 from pipecut.plan.schema import Plan
 from pipecut.runtime.launch.launch import launch
 from pipecut.runtime.verify.evaluation import check_can_evaluate
 from pipecut.runtime.verify.rank import file_of
-from pipecut.runtime.verify.setting import RATE
 from pipecut.runtime.verify.unsplit import train_unsplit
 
 
@@ -49,7 +49,8 @@ def compare_run(
 ) -> Comparison:
     """Train the unsplit model, and compare it with what the ranks wrote into a folder."""
     # Adam moves each element by about the learning rate, however small its gradient.
-    comparing = Comparing(RATE if plan.optimizer in ("adam", "adamw") else 0.0)
+    normalises = plan.optimizer.kind.normalises
+    comparing = Comparing(learning_rate(plan.optimizer) if normalises else 0.0)
     for step, expected in enumerate(train_unsplit(plan, steps, device, evaluation)):
         ranks = [load_file(folder / file_of(r, step)) for r in range(plan.ranks)]
         compare_step(plan, comparing, ranks, expected)

@@ -144,3 +144,34 @@ def test_parameters_that_cannot_fit_spare_the_search_a_placement() -> None:
     assert parameters_too_large(graph, cluster, spec, Candidate(3, 1, 2, 4, "1f1b")) is None
     why = parameters_too_large(graph, cluster, spec, Candidate(2, 2, 2, 2, "1f1b"))
     assert why == "memory: parameters by themselves need 1.0 KiB of 1000 B"
+
+
+def named_chain(*shapes: tuple[int, ...]) -> Graph:
+    """A chain whose parameters have these shapes."""
+    graph = chain(len(shapes))
+    parameters = zip(graph.parameters, shapes, strict=True)
+    return replace(graph, parameters=tuple(replace(p, shape=shape) for p, shape in parameters))
+
+
+def test_patterns_of_no_decay_match_a_parameter() -> None:
+    names = [parameter.names[0] for parameter in chain(2).parameters]
+    keys = {"name": "adamw", "no_decay": [names[0], "*.norm.*"]}
+    message = refused(proposal(chain(2), optimizer=keys))
+    assert "optimizer.no_decay: '*.norm.*' matches no parameter" in message and names[1] in message
+    refuse_impossible(proposal(chain(2), optimizer={**keys, "no_decay": names}))
+
+
+def test_an_optimizer_of_matrices_gets_nothing_else() -> None:
+    refuse_impossible(proposal(named_chain((2, 2), (2, 2)), optimizer={"name": "muon"}))
+    message = refused(proposal(named_chain((2, 2), (4,)), optimizer={"name": "muon"}))
+    assert "muon steps matrices only, and " in message and "is [4]; use another" in message
+
+
+def test_whole_parameters_are_not_divided_over_replicas() -> None:
+    keys = {"optimizer": {"name": "adafactor"}, "shard_optimizer": True}
+    refuse_impossible(proposal(chain(2), Candidate(2, 1, 2, 2, "1f1b"), **keys))
+    asked = proposal(chain(2), Candidate(2, 2, 2, 2, "1f1b"), **keys)
+    assert "adafactor steps each element by all elements" in refused(asked)
+    assert "use shard_optimizer: false" in refused(asked)
+    elementwise = {**keys, "optimizer": {"name": "rmsprop"}}
+    refuse_impossible(proposal(chain(2), Candidate(2, 2, 2, 2, "1f1b"), **elementwise))

@@ -16,6 +16,7 @@ from pipecut.plan.communicators import (
 )
 from pipecut.plan.folder import PlanFolder, read_plan
 from pipecut.plan.replay.memory import outside_bytes
+from pipecut.plan.schema import Optimizer
 from pipecut.runtime.health.timeouts import transfer_timeout
 from pipecut.runtime.ranks.communicator_options import options_for
 
@@ -81,5 +82,5 @@ def test_a_cpu_has_none_of_it(plan: PlanFolder) -> None:
 def test_a_cpus_optimizer_is_torchs_default(name: str) -> None:
     parameter = torch.nn.Parameter(torch.ones(3))
     assert not fusible(parameter)
-    group = make_optimizer(name, [parameter], 0.1).param_groups[0]
+    group = make_optimizer(Optimizer(name=name), [("w", parameter)], 0.1).param_groups[0]
     assert not group["fused"] and group["lr"] == 0.1

@@ -6,20 +6,20 @@ from functools import cache
 from pipecut.compiler.graph import Parameter
 from pipecut.compiler.inputs.job import JobSpec
 from pipecut.plan.replay.memory import kept_bytes
-from pipecut.plan.schema import StageTensor
+from pipecut.plan.schema import Optimizer, StageTensor
 
 
 @dataclass(frozen=True)
 class OptimizerSpec:
     """The optimizer, and how many replicas its states and the masters are divided over."""
 
-    optimizer: str
+    optimizer: Optimizer
     shards: int = 1
 
     @staticmethod
     def of(spec: JobSpec, replicas: int) -> "OptimizerSpec":
         """The job's optimizer, over a number of replicas."""
-        return OptimizerSpec(spec.optimizer, replicas if spec.shard_optimizer else 1)
+        return OptimizerSpec(spec.optimizer.in_plan, replicas if spec.shard_optimizer else 1)
 
 
 # A search asks for the same parameters with every candidate.

@@ -40,6 +40,8 @@ def _check_combination(plan: Plan, splits: bool) -> None:
         compiled=plan.compile == "inductor",
         split=plan.schedule if splits else "",
         draws="the model" if any(s.draws for s in (*plan.stages, *evaluated)) else "",
+        sharded=plan.shard_optimizer,
+        whole="" if plan.optimizer.kind.elementwise else plan.optimizer.name,
     )
     conflict = conflict_of(combination)
     if conflict is not None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pipecut.errors import PlanError
 from pipecut.plan.actions import Action, Compute
 from pipecut.plan.replay.deadlock import Rows
-from pipecut.plan.replay.memory import STATES, outside_bytes, peak_of
+from pipecut.plan.replay.memory import outside_bytes, peak_of
 from pipecut.plan.schema import HALF, Plan, Stage, StageTensor
 from pipecut.plan.schema.graph import PlanGraph
 
@@ -87,7 +87,7 @@ def _parameter_bytes(plan: Plan, tensor: StageTensor, size: int) -> int:
     half = tensor.dtype in HALF
     # The gradient that is summed, and all that is stepped, is float32.
     gradient = 2 * size if half else size
-    stepped = gradient * (STATES[plan.optimizer] + half)
+    stepped = plan.optimizer.state_bytes(tensor.shape, gradient) + gradient * half
     if plan.shard_optimizer and tensor.shape and tensor.shape[0] >= plan.replicas:
         # The rows of the replica that has most.
         rows = tensor.shape[0]

@@ -11,14 +11,11 @@ from pipecut.plan.folder import PlanFolder
 from pipecut.plan.layout import Place
 from pipecut.plan.replay.simulate import Timeline
 from pipecut.plan.rows import divided, padded_rows
-from pipecut.plan.schema import HALF, Plan, Stage, StageMemory, StageTensor
+from pipecut.plan.schema import HALF, Optimizer, Plan, Stage, StageMemory, StageTensor
 
 # Messages of a kind on their way at once: the other side posts its receive a compute ahead, so
 # the message before the last has left.
 MOST_LEAVING = 2
-
-# Values of a parameter's size that the optimizer keeps.
-STATES = {"adamw": 2, "adam": 2, "momentum": 1, "sgd": 0}
 
 
 @dataclass(frozen=True)
@@ -69,7 +66,7 @@ class MemoryCurve:
         return "\n".join(lines)
 
 
-def kept_bytes(tensor: StageTensor, optimizer: str, shards: int) -> int:
+def kept_bytes(tensor: StageTensor, optimizer: Optimizer, shards: int) -> int:
     """Bytes of a parameter or buffer with its master and optimizer states, on one replica.
 
     A parameter of half precision has a float32 master, and float32 states. Where master and states
@@ -78,7 +75,8 @@ def kept_bytes(tensor: StageTensor, optimizer: str, shards: int) -> int:
     stepped = tensor.gradient_bytes
     if divided(tensor.shape, shards):
         stepped = stepped // tensor.shape[0] * padded_rows(tensor.shape, shards)
-    return tensor.bytes + stepped * (STATES[optimizer] + (tensor.dtype in HALF))
+    states = optimizer.state_bytes(tensor.shape, stepped)
+    return tensor.bytes + states + stepped * (tensor.dtype in HALF)
 
 
 def padded_bytes(tensor: StageTensor, shards: int) -> int:

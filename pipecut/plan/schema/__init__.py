@@ -4,6 +4,7 @@ from pipecut.plan.schema.batch import Batch, Terms
 from pipecut.plan.schema.dimensions import Dimension, evaluate
 from pipecut.plan.schema.dtypes import HALF, ITEM_BYTES, Dtype
 from pipecut.plan.schema.numbers import Bytes, Constant, Count, Finite, Positive, Rate, Seconds
+from pipecut.plan.schema.optimizer import KINDS, Optimizer
 from pipecut.plan.schema.plan import (
     VERSION,
     CertificateRecord,
@@ -21,10 +22,12 @@ from pipecut.plan.schema.stage import (
     StageMemory,
 )
 from pipecut.plan.schema.tensors import HeldTensors, StageTensor, Tensor
+from pipecut.plan.schema.training import EvalData, LrSchedule
 
 __all__ = [
     "HALF",
     "ITEM_BYTES",
+    "KINDS",
     "VERSION",
     "Batch",
     "Boundary",
@@ -34,11 +37,14 @@ __all__ = [
     "Count",
     "Dimension",
     "Dtype",
+    "EvalData",
     "Evaluation",
     "EvaluationStage",
     "Finite",
     "HeldTensors",
+    "LrSchedule",
     "ModelRef",
+    "Optimizer",
     "Plan",
     "Positive",
     "Prediction",

@@ -7,13 +7,15 @@ from pipecut.plan.layout import RankLayout
 from pipecut.plan.schema.batch import Batch
 from pipecut.plan.schema.dtypes import Dtype
 from pipecut.plan.schema.numbers import Constant, Count, Finite, PlanModel, Positive, Seconds
+from pipecut.plan.schema.optimizer import Optimizer
 from pipecut.plan.schema.stage import Boundary, Evaluation, Stage
 from pipecut.plan.schema.tensors import Tensor
 from pipecut.plan.schema.text import columns_of
+from pipecut.plan.schema.training import EvalData, LrSchedule, Norm
 from pipecut.quantities import counted, show_seconds
 from pipecut.text_table import text_table
 
-VERSION = 7
+VERSION = 8
 
 
 class ModelRef(PlanModel):
@@ -96,8 +98,11 @@ class Plan(PlanModel):
     schedule: str
     replicas: Positive = 1
     batch: Batch
-    optimizer: str
+    optimizer: Optimizer
     shard_optimizer: bool = False
+    lr_schedule: LrSchedule | None = None
+    clip: Norm = 0.0
+    eval: EvalData | None = None
     compile: Literal["eager", "inductor"] = "eager"
     model: ModelRef
     certificate: CertificateRecord

@@ -37,7 +37,7 @@ BROKEN_JOBS = {
     "microbatch above global": JOB.replace("microbatch: 2", "microbatch: 9"),
     "unknown schedule": JOB + "schedule: 2f2b\n",
     "unknown precision": JOB + "precision: int3\n",
-    "unknown optimizer": JOB + "optimizer: adamax\n",
+    "unknown optimizer": JOB + "optimizer: lion\n",
     "duplicate key": JOB + "seed: 1\nseed: 2\n",
     "factory without colon": JOB.replace("tests.models.core:mlp", "tests.models.core.mlp"),
     "factory not found": JOB.replace("tests.models.core:mlp", "tests.models.core:nothing"),

@@ -63,7 +63,6 @@ def test_a_plan_made_by_hand_is_proven() -> None:
 
 
 def test_names_that_the_graph_has_not_are_refused() -> None:
-    refuse(with_plan(optimizer="lion"), "optimizer 'lion' is none of adamw")
     stray = StageTensor(names=["stray"], shape=[1], dtype="float32")
     refuse(with_stage(1, parameters=[stray]), "stage 1 has 'stray', which the graph does not")
     refuse(with_stage(0, sends=["hidden_7"]), "stage 0 has 'hidden_7'")

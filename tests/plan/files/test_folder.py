@@ -59,7 +59,7 @@ def test_the_seal_changes_with_any_value(tmp_path: Path) -> None:
 @pytest.mark.parametrize("version", [5, 6, 99])
 def test_a_plan_of_another_version_is_refused_with_the_remedy(tmp_path: Path, version: int) -> None:
     write_plan(tmp_path, made_plan(1, version=version))
-    message = f"plan version {version}, this pipecut reads version 7; compile again"
+    message = f"plan version {version}, this pipecut reads version 8; compile again"
     with pytest.raises(PlanError, match=message):
         read_plan(tmp_path)
 
@@ -166,9 +166,9 @@ NO_PLANS = {
     "without version": ("stages: []", "not a plan: it has no version"),
     "broken": ("version: [", "plan.yaml: not valid YAML: .*; compile the plan again"),
     "no text": ("\x00", "not valid YAML"),
-    "keys that are no words": ("version: 7\n1: 2\n", "its keys are no words"),
-    "aliases": ("version: 7\na: &a [1]\nb: *a\n", "has aliases"),
-    "edited": ("version: 7\nseal: none\n", "edited after .*pipecut seal makes it a plan again"),
+    "keys that are no words": ("version: 8\n1: 2\n", "its keys are no words"),
+    "aliases": ("version: 8\na: &a [1]\nb: *a\n", "has aliases"),
+    "edited": ("version: 8\nseal: none\n", "edited after .*pipecut seal makes it a plan again"),
 }
 
 
@@ -182,7 +182,7 @@ def test_what_is_no_plan_is_refused(name: str, tmp_path: Path) -> None:
 
 
 def test_an_unknown_key_and_a_missing_one_are_named(tmp_path: Path) -> None:
-    data = {"version": 7, "stages": [], "surprise": 1}
+    data = {"version": 8, "stages": [], "surprise": 1}
     (tmp_path / MANIFEST).write_text(yaml.safe_dump({**data, "seal": seal_of(data)}))
     (tmp_path / PARAMETERS).write_text('{"stages": []}')
     with pytest.raises(PlanError, match=r"plan.yaml: pipecut: Field required; compile again"):

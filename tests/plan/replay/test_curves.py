@@ -15,7 +15,7 @@ from pipecut.plan.replay.memory import (
     peak_of,
 )
 from pipecut.plan.replay.simulate import predicted
-from pipecut.plan.schema import Plan, StageTensor
+from pipecut.plan.schema import Optimizer, Plan, StageTensor
 from pipecut.plan.schema.plan import Tied
 from tests.golden import check_golden
 from tests.graphs import made_actions, made_folder
@@ -128,7 +128,7 @@ def test_states_and_masters_are_counted_with_the_weight(
     dtype: str, optimizer: str, shards: int, expected: int
 ) -> None:
     tensor = StageTensor(names=["w"], shape=[7, 3], dtype=dtype, trainable=True)
-    assert kept_bytes(tensor, optimizer, shards) == expected
+    assert kept_bytes(tensor, Optimizer(name=optimizer), shards) == expected
 
 
 def test_rows_are_padded_only_where_replicas_have_unequal_ones() -> None:

@@ -21,6 +21,7 @@ from pipecut.compiler import Options, SizeOverrides, compile
 from pipecut.errors import CheckpointError, DivergedError, PipecutError, RunError, UserFileError
 from pipecut.plan.folder import file_hash, seal_of
 from pipecut.plan.part.read import PlanPart, read_part
+from pipecut.plan.schema import Optimizer
 from pipecut.runtime.checkpoint import folder as checkpoint_folder
 from pipecut.runtime.checkpoint import hosts, writing
 from pipecut.runtime.checkpoint import lock as folder_lock
@@ -129,11 +130,17 @@ def test_another_optimizer_is_refused(
     plans: dict[int, PlanPart], trained: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(CheckpointError, match="with the optimizer AdamW, this one has Adam"):
-        train(plans[4], trained, 9, resume=True, changed={"optimizer": "adam"})
+        train(plans[4], trained, 9, resume=True, changed={"optimizer": Optimizer(name="adam")})
     # Both are torch's SGD.
-    train(plans[4], tmp_path / "sgd", 3, changed={"optimizer": "sgd"})
+    train(plans[4], tmp_path / "sgd", 3, changed={"optimizer": Optimizer(name="sgd")})
     with pytest.raises(CheckpointError, match="with the optimizer sgd, this one has momentum"):
-        train(plans[4], tmp_path / "sgd", 6, resume=True, changed={"optimizer": "momentum"})
+        train(
+            plans[4],
+            tmp_path / "sgd",
+            6,
+            resume=True,
+            changed={"optimizer": Optimizer(name="momentum")},
+        )
 
 
 def test_a_users_own_optimizer_takes_up_only_what_is_its_own(
@@ -177,10 +184,10 @@ def test_a_learning_rate_that_is_given_is_obeyed_and_one_that_is_not_goes_on(
     train(plans[4], tmp_path, 3, rate=0.01, clip=0.5)
     training = train(plans[4], tmp_path, 6, resume=True)
     assert "learning rate of 0.01, gradients clipped to 0.5" in capsys.readouterr().out
-    assert training.clip == 0.5
+    assert training.pipe.saving.recipe["clip"] == 0.5
     training = train(plans[4], tmp_path, 9, resume=True, rate=0.02, clip=0.0)
     assert "learning rate of 0.02 as given, not 0.01" in capsys.readouterr().out
-    assert training.clip == 0.0
+    assert training.pipe.saving.recipe["clip"] == 0.0
     groups = read_manifest(checkpoint_folder.latest(tmp_path) or tmp_path).groups
     assert groups[0].options["lr"] == 0.02
 

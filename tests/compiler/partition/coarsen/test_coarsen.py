@@ -16,13 +16,15 @@ from pipecut.compiler.partition.load import bottleneck
 from pipecut.compiler.partition.placement import Certificate, placement_of
 from pipecut.compiler.partition.problem import Duplicated, StageDevice
 from pipecut.compiler.trace.trace import trace
+from pipecut.plan.schema import Optimizer
 from tests.compiler.partition.coarsen.graphs import Sketch
 from tests.compiler.partition.problems import device
 from tests.golden import check_golden
 from tests.models.golden import NAMES, golden_job
 
 DEVICES = (device(in_flight=2), device())
-SGD = OptimizerSpec("sgd")
+SGD = OptimizerSpec(Optimizer(name="sgd"))
+ADAMW = Optimizer(name="adamw")
 
 
 def layers() -> Sketch:
@@ -76,9 +78,9 @@ def test_a_frozen_parameter_has_no_gradient_and_no_states() -> None:
     frozen = Parameter("w", ("w",), (4,), "float32", 16, trainable=False)
     assert fixed_bytes(frozen, SGD) == 16
     # Weight, gradient and the two moments of AdamW.
-    assert fixed_bytes(trained, OptimizerSpec("adamw")) == 4 * 16
+    assert fixed_bytes(trained, OptimizerSpec(ADAMW)) == 4 * 16
     # The moments over two replicas.
-    assert fixed_bytes(trained, OptimizerSpec("adamw", shards=2)) == 3 * 16
+    assert fixed_bytes(trained, OptimizerSpec(ADAMW, shards=2)) == 3 * 16
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -91,7 +93,7 @@ def test_the_blocks_of_the_golden_models(name: str, tmp_path: Path) -> None:
         StageDevice("slow-core", 2**30, in_flight, link.bandwidth, link.latency)
         for in_flight in (2, 1)
     )
-    problem = coarsen(costed, devices, OptimizerSpec("adamw"), Constraints())
+    problem = coarsen(costed, devices, OptimizerSpec(ADAMW), Constraints())
     check_golden(f"coarsen/{name}", str(problem))
     half = len(problem.blocks) // 2
     stages = [0] * half + [1] * (len(problem.blocks) - half)

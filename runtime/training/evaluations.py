@@ -1,0 +1,61 @@
+"""The loss of batches in eval mode, while a training goes on."""
+
+import random
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from pipecut.errors import UserFileError
+from pipecut.plan.schema import Plan
+from pipecut.runtime.batches.microbatches import samples_in
+from pipecut.runtime.pipeline import Pipeline
+from pipecut.runtime.training.data import Batch, batches_once
+
+OPTION = "eval: data:"
+
+
+def refuse_without_loss(plan: Plan) -> None:
+    """Raises UserFileError where the job asks for a loss in eval mode that the model has not."""
+    evaluation = plan.evaluation
+    if plan.eval is None or (evaluation.loss and not evaluation.refused):
+        return
+    why = evaluation.refused or "the model returns no loss in eval mode"
+    raise UserFileError(
+        f"the job's eval: cannot be: {why}; leave eval: out of the job file and compile again"
+    )
+
+
+def evaluated_loss(pipe: Pipeline, data: str) -> float:
+    """The mean loss over all batches of `data` ("module:function"), as one large batch has it.
+
+    Weighted by samples, or by counted labels where the job says `reduction: tokens`. The random
+    numbers of the training stay as they are. Raises RunError.
+    """
+    total, weights = 0.0, 0
+    with _own_random_numbers():
+        for batch in batches_once(pipe, data, OPTION):
+            weight = _weight(pipe.plan, batch)
+            total += float(pipe.eval_step(**batch)) * weight
+            weights += weight
+    return total / weights
+
+
+def _weight(plan: Plan, batch: Batch) -> int:
+    terms = plan.batch.terms
+    return samples_in(plan, batch) if terms is None else terms.count(batch[terms.input])
+
+
+@contextmanager
+def _own_random_numbers() -> Iterator[None]:
+    """The user's data may draw: put the generators of torch, Python and NumPy back."""
+    numpy = sys.modules.get("numpy")
+    of_python, of_numpy = random.getstate(), numpy.random.get_state() if numpy else None
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        random.setstate(of_python)
+        if numpy:
+            numpy.random.set_state(of_numpy)
