@@ -1,8 +1,11 @@
 """The passes, in order: each takes values and returns a value."""
 
 from collections.abc import Callable
+from pathlib import Path
 
-from pipecut.compiler.draft import draft_of
+from pipecut.compiler.compare.compare import compare
+from pipecut.compiler.costs.roofline import CostedGraph
+from pipecut.compiler.draft import Draft, draft_of
 from pipecut.compiler.emit.explanation import explanation_of
 from pipecut.compiler.emit.folder import emit
 from pipecut.compiler.emit.plan import plan_of
@@ -20,10 +23,11 @@ from pipecut.compiler.provenance import source_of
 from pipecut.compiler.refusals import Proposal, refuse_impossible
 from pipecut.compiler.request import Compiled, Request
 from pipecut.compiler.search.candidates import smallest_microbatch
-from pipecut.compiler.search.search import choose
+from pipecut.compiler.search.search import Choice, choose
 from pipecut.compiler.search.sizes import search_space
 from pipecut.compiler.search.trial import Setting
 from pipecut.plan.check.check import check
+from pipecut.plan.schema import Plan
 from pipecut.quantities import counted
 from pipecut.rare_collections import rare_collections
 
@@ -54,6 +58,7 @@ def compile_plan(request: Request, progress: Progress = silent) -> Compiled:
     sizes = choice.sizes
     job = job.with_microbatch(sizes.microbatch)
     graph = graphs[sizes.microbatch]  # trace
+    compared = compare(job, graph, options.trust_trace, progress)
     costed = costs[sizes.microbatch]
     blocks = coarsen_for(
         costed, cluster, job.spec, placement_rules(job, graph, sizes.stages), sizes
@@ -66,13 +71,21 @@ def compile_plan(request: Request, progress: Progress = silent) -> Compiled:
         scheduled = schedule(costed, placed.cluster, placed.placement, sizes)
         draft = draft_of(graph, sizes, placed, scheduled)
         notes = notes_of(job, cluster, costs, choice)
-        plan = plan_of(job, costed, draft, source_of(request, job.spec, machine, draft), notes)
+        source = source_of(request, job.spec, machine, draft)
+        plan = plan_of(job, costed, draft, source, notes, compared)
         progress("replaying its memory")
         plan = replay(plan, graph, draft.scheduled)
         fits, cluster = not any(shortage(plan)), cluster.leaving_free(shortage(plan))
     plan = with_price_of_layout(plan, job, costed, draft, options.solving)
     progress("writing and checking the plan")
-    with emit(plan, costed, draft, request.output, explanation_of(choice)) as folder:
+    return _written(plan, costed, draft, request.output, choice)
+
+
+def _written(
+    plan: Plan, costed: CostedGraph, draft: Draft, output: Path, choice: Choice
+) -> Compiled:
+    """The last passes: emit, check, publish."""
+    with emit(plan, costed, draft, output, explanation_of(choice)) as folder:
         check(folder)
-        published = publish(folder, request.output)
+        published = publish(folder, output)
     return Compiled(published, choice.trials, choice.sensitivities)

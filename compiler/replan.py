@@ -12,7 +12,7 @@ from pipecut.compiler.request import Options, Request
 from pipecut.compiler.search.sizes import SizeOverrides
 from pipecut.errors import InfeasibleError, UserFileError
 from pipecut.plan.folder import plan_in
-from pipecut.plan.schema import Plan
+from pipecut.plan.schema import TRUSTED, Plan
 
 # Between a plan's name and the devices that its successor does without.
 WITHOUT = "-without-"
@@ -41,7 +41,9 @@ def replan(path: Path, lost_rank: int, progress: Callable[[str], None] = silent)
     target = folder_without(path, lost)
     for note in _not_kept(plan):
         progress(f"not kept for the devices that remain: {note}")
-    options = Options(sizes_for(plan, remaining), lost=lost, layout=NO_LAYOUT)
+    trusted = plan.trace.how == TRUSTED
+    sizes = sizes_for(plan, remaining)
+    options = Options(sizes, lost=lost, layout=NO_LAYOUT, trust_trace=trusted)
     compile_plan(Request(Path(source.job), source.cluster, target, options), progress)
     return target
 

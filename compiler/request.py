@@ -24,7 +24,8 @@ class Options:
     search. `costs` are measured ones where the profile has them (auto), only estimates (roofline),
     only measured ones (profile), or those of a run's report (measured:FILE); `profile` is the file
     of measurements. `lost` devices, counted from 0 as in the cluster file, are left out. `layout`
-    stands over the job file's. Raises UserFileError for what is none of these.
+    stands over the job file's. `trust_trace` leaves out running the trace beside the model.
+    Raises UserFileError for what is none of these.
     """
 
     sizes: SizeOverrides = field(default_factory=SizeOverrides)
@@ -34,6 +35,7 @@ class Options:
     solving: SolverOptions = field(default_factory=SolverOptions)
     lost: tuple[int, ...] = ()
     layout: str | None = None
+    trust_trace: bool = False
 
     def __post_init__(self) -> None:
         refuse_unknown_source(self.costs)

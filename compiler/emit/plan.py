@@ -28,17 +28,23 @@ from pipecut.plan.schema import (
     Source,
     Tensor,
     Tied,
+    TraceComparison,
 )
 from pipecut.plan.sources import source_hashes
 from pipecut.version import __version__
 
 
 def plan_of(
-    job: Job, costed: CostedGraph, draft: Draft, source: Source, notes: Sequence[str]
+    job: Job,
+    costed: CostedGraph,
+    draft: Draft,
+    source: Source,
+    notes: Sequence[str],
+    compared: TraceComparison | None = None,
 ) -> Plan:
     """The plan of a draft, without what its replay finds.
 
-    `notes` stand before those of the cluster.
+    `notes` stand before those of the cluster; `compared` says whether the trace was.
     """
     spec, graph = job.spec, costed.graph
     candidate, cluster, scheduled = draft.candidate, draft.cluster, draft.scheduled
@@ -65,6 +71,7 @@ def plan_of(
         tied=_tied(scheduled),
         prediction=Prediction(step_seconds=scheduled.step_seconds, bubble=scheduled.bubble),
         certificate=_certificate(draft.placement.certificate),
+        trace=compared or TraceComparison(),
         notes=[*graph.notes, *notes, *_node_order(cluster, candidate.devices)],
         source=source,
     )

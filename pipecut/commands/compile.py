@@ -19,6 +19,7 @@ from pipecut.commands.options import (
     StagesOption,
     StagesPerRankOption,
     TimeLimitOption,
+    TrustTraceOption,
 )
 from pipecut.commands.view import write_plan_page
 from pipecut.console import console, number_or_auto, progress_line, refuse_other_than
@@ -44,6 +45,7 @@ def compile(
     profile_file: ProfileOption = None,
     solver: SolverOption = "highs",
     time_limit: TimeLimitOption = 30.0,
+    trust_trace: TrustTraceOption = False,
     html: HtmlOption = None,
 ) -> None:
     """Trace the model, cost it, cut it into stages, check the result and write a plan folder.
@@ -72,9 +74,8 @@ def compile(
         schedule,
         stages_per_rank,
     )
-    options = Options(
-        sizes, explain, costs, profile_file, SolverOptions(solver, time_limit), layout=layout
-    )
+    solving = SolverOptions(solver, time_limit)
+    options = Options(sizes, explain, costs, profile_file, solving, (), layout, trust_trace)
     if html is not None:
         writable_file(html, "--html")
     with progress_line("starting") as report:

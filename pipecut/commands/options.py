@@ -72,6 +72,14 @@ StagesPerRankOption = Annotated[
         help="Stages on each device of the interleaved schedule; default: the job's.",
     ),
 ]
+TrustTraceOption = Annotated[
+    bool,
+    typer.Option(
+        "--trust-trace",
+        help="Do not run the model beside its trace, which small models are refused by where they"
+        " differ.",
+    ),
+]
 LayoutOption = Annotated[
     str | None,
     typer.Option(

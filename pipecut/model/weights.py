@@ -86,6 +86,11 @@ def read_weights(path: Path, plan: Plan) -> dict[str, torch.Tensor]:
     return values
 
 
+def all_values(path: Path) -> dict[str, torch.Tensor]:
+    """All tensors of the files, by name. Raises RunError where there is no file."""
+    return {name: _tensor(file, name) for name, file in weight_files(path).items()}
+
+
 def _refuse_unlike(
     subject: str, planned: StageTensor, shape: list[int], dtype: torch.dtype | None
 ) -> None:

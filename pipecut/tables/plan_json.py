@@ -1,6 +1,6 @@
 """A plan as one JSON object for scripts: what the table of `pipecut show` says, as numbers."""
 
-from pipecut.plan.schema import CertificateRecord, Plan, Prediction, Stage, Tied
+from pipecut.plan.schema import CertificateRecord, Plan, Prediction, Stage, Tied, TraceComparison
 from pipecut.plan.schema.numbers import PlanModel
 
 # Grows when a key goes or means something else; new keys may come without.
@@ -42,6 +42,7 @@ class ShownPlan(PlanModel):
     microbatches: int
     microbatch: int
     certificate: CertificateRecord
+    trace: TraceComparison
     prediction: Prediction
     stages: list[ShownStage]
     tied: list[Tied]
@@ -62,6 +63,7 @@ def shown_plan(plan: Plan) -> ShownPlan:
         microbatches=plan.microbatches,
         microbatch=plan.batch.microbatch,
         certificate=plan.certificate,
+        trace=plan.trace,
         prediction=plan.prediction,
         stages=[_stage(stage) for stage in plan.stages],
         tied=plan.tied,

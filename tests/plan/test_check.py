@@ -33,7 +33,7 @@ def folder(tmp_path_factory: Any) -> PlanFolder:
 
 
 def test_a_compiled_plan_passes(folder: PlanFolder) -> None:
-    assert len(check(folder)) == 7
+    assert len(check(folder)) == 8
 
 
 def changed(folder: PlanFolder, rank: int, action: str, before: str) -> PlanFolder:

@@ -12,7 +12,10 @@ from pipecut.plan.folder import PlanFolder
 
 
 def check(folder: PlanFolder) -> list[str]:
-    """What was proven, a line each. Raises PlanError with the first thing that does not hold."""
+    """What was proven, a line each; the last says what is known of the trace.
+
+    Raises PlanError with the first thing that does not hold.
+    """
     plan, graph, actions = folder.plan, folder.graph, folder.actions
     names_known(plan, graph)
     return [
@@ -23,4 +26,5 @@ def check(folder: PlanFolder) -> list[str]:
         no_deadlock(plan, actions),
         memory_fits(plan, graph, actions),
         evaluates(plan, graph),
+        str(plan.trace),
     ]

@@ -6,6 +6,7 @@ from pipecut.plan.schema.dtypes import HALF, ITEM_BYTES, Dtype
 from pipecut.plan.schema.numbers import Bytes, Constant, Count, Finite, Positive, Rate, Seconds
 from pipecut.plan.schema.optimizer import KINDS, Optimizer
 from pipecut.plan.schema.plan import (
+    TRUSTED,
     VERSION,
     CertificateRecord,
     ModelRef,
@@ -13,6 +14,7 @@ from pipecut.plan.schema.plan import (
     Prediction,
     Source,
     Tied,
+    TraceComparison,
 )
 from pipecut.plan.schema.stage import (
     Boundary,
@@ -28,6 +30,7 @@ __all__ = [
     "HALF",
     "ITEM_BYTES",
     "KINDS",
+    "TRUSTED",
     "VERSION",
     "Batch",
     "Boundary",
@@ -57,5 +60,6 @@ __all__ = [
     "Tensor",
     "Terms",
     "Tied",
+    "TraceComparison",
     "evaluate",
 ]

@@ -68,6 +68,22 @@ class CertificateRecord(PlanModel):
     seconds: Seconds
 
 
+# Why a trace was not compared that the user trusts.
+TRUSTED = "left out by --trust-trace"
+
+
+class TraceComparison(PlanModel):
+    """Whether the traced graph was run beside the model itself; `how`, or why it was not."""
+
+    compared: bool = False
+    how: str = ""
+
+    def __str__(self) -> str:
+        """The line of tables and of the check."""
+        answer = "yes" if self.compared else "no"
+        return f"trace compared with the model: {answer}" + (f" ({self.how})" if self.how else "")
+
+
 class Source(PlanModel):
     """What a plan was compiled from: the job file, and the cluster file or name, likewise places.
 
@@ -106,6 +122,7 @@ class Plan(PlanModel):
     compile: Literal["eager", "inductor"] = "eager"
     model: ModelRef
     certificate: CertificateRecord
+    trace: TraceComparison = TraceComparison()
     prediction: Prediction
     notes: list[str]
     stages: list[Stage]
@@ -135,7 +152,7 @@ class Plan(PlanModel):
         )
 
     def summary(self) -> Iterator[str]:
-        """The bottleneck with what is proven of it, the predicted step, tied parameters, notes."""
+        """The bottleneck and the trace with what is proven of them, the step, ties, notes."""
         certificate = self.certificate
         verdict = "proven optimal" if certificate.proven else f"gap {certificate.gap:.2%}"
         yield (
@@ -143,6 +160,7 @@ class Plan(PlanModel):
             f"bound {show_seconds(certificate.bound)}, {verdict} "
             f"({certificate.solver}, {certificate.seconds:.1f} s)"
         )
+        yield str(self.trace)
         step = self.prediction.step_seconds
         yield f"predicted step {show_seconds(step)}, bubble {self.prediction.bubble:.0%}"
         for tied in self.tied:

@@ -1,0 +1,89 @@
+"""Job and traced graph -> what is known of whether they compute the same.
+
+The model itself, with the values that training begins with, runs beside its graph: loss, every
+gradient and every buffer of two batches, between which the parameters change. So what a trace does
+not see shows: Python state, values that became constants, gradients that are lost.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+
+import torch
+
+from pipecut.compiler.compare.graph_run import REMEDY
+from pipecut.compiler.compare.limits import why_too_large
+from pipecut.compiler.compare.model_run import CannotRun, running_model, training_terms
+from pipecut.compiler.compare.side_by_side import Difference, SideBySide
+from pipecut.compiler.graph import Graph
+from pipecut.compiler.inputs.job import Job
+from pipecut.compiler.trace.batch import ExampleBatch, example_batch
+from pipecut.errors import TraceError
+from pipecut.model.comparison import TOLERANCE
+from pipecut.plan.schema import TRUSTED, TraceComparison
+from pipecut.quantities import counted, show_seconds
+
+log = logging.getLogger("pipecut")
+
+Progress = Callable[[str], None]
+# Of the two batches; others than the job's own, which are small numbers.
+SEEDS = (10_001, 10_002)
+CALLS = ("first", "second")
+
+
+def compare(
+    job: Job, graph: Graph, trust: bool = False, progress: Progress = lambda _: None
+) -> TraceComparison:
+    """Run the model beside its graph where it is small enough; `trust` leaves it out.
+
+    `progress` is told what it came to and took.
+
+    Raises TraceError where they differ, with the operator and its line where that is known.
+    """
+    if trust:
+        return TraceComparison(how=TRUSTED)
+    too_large = why_too_large(graph)
+    if too_large:
+        return TraceComparison(how=f"too large to run while compiling: {too_large}")
+    begin = time.process_time()
+    with training_terms(getattr(torch, graph.default_dtype)):
+        try:
+            compared = _compared(job, graph)
+        except CannotRun as reason:
+            log.debug("not compared", exc_info=True)
+            compared = TraceComparison(how=str(reason))
+    progress(f"{compared}, in {show_seconds(time.process_time() - begin)}")
+    return compared
+
+
+def _compared(job: Job, graph: Graph) -> TraceComparison:
+    """Raises TraceError, and CannotRun where the model cannot run."""
+    both = SideBySide(job, graph)
+    for seed in SEEDS:
+        difference = both.step(_batch(job, seed))
+        if difference is not None:
+            place = both.first_difference()
+            raise TraceError(_text(difference, place, TOLERANCE[job.spec.precision]))
+    gradients = counted(sum(p.trainable for p in graph.parameters), "gradient")
+    buffers = counted(sum(1 for _ in both.model.model.buffers()), "buffer")
+    how = f"loss, {gradients} and {buffers} of {len(SEEDS)} batches"
+    return TraceComparison(compared=True, how=how)
+
+
+def _batch(job: Job, seed: int) -> ExampleBatch:
+    torch.manual_seed(seed)
+    with running_model():
+        return example_batch(job, job.microbatch)
+
+
+def _text(difference: Difference, place: str, tolerance: float) -> str:
+    where = (
+        f"in forward first at {place}"
+        if place
+        else "though forward does the same: something changes gradients on their way back"
+    )
+    return (
+        f"the traced graph computes something else than the model: at the "
+        f"{CALLS[difference.batch]} call {difference.tensor} differs by {difference.value:.1e} of "
+        f"its norm (tolerance {tolerance:g}), {where}; {REMEDY}"
+    )

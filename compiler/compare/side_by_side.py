@@ -1,0 +1,119 @@
+"""A model and its graph, run on the same batches, and where they differ."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from pipecut.compiler.compare.first_difference import first_difference
+from pipecut.compiler.compare.graph_run import GraphRun
+from pipecut.compiler.compare.model_run import ModelRun, Tensors, model_with_values, running_model
+from pipecut.compiler.graph import Graph
+from pipecut.compiler.inputs.job import Job
+from pipecut.compiler.trace.batch import ExampleBatch
+from pipecut.model.comparison import TOLERANCE, Comparing
+
+# What parameters are multiplied with between two batches, as an optimizer changes them.
+STEP_FACTOR = 1.01
+# The part of a number that its last bit is.
+LAST_BIT = {"fp32": 2.0**-23, "bf16": 2.0**-8, "fp16": 2.0**-11}
+# A difference is rounding up to so many times that which the last bits of parameters make.
+ROUNDINGS = 8.0
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The tensor that differs most: `KIND/NAME`, by how much of its norm, at which batch."""
+
+    tensor: str
+    value: float
+    batch: int = 0
+
+
+class SideBySide:
+    """Runs both, a batch after the other; parameters are changed before each but the first."""
+
+    def __init__(self, job: Job, graph: Graph) -> None:
+        self.job, self.source = job, graph
+        self.batches: list[ExampleBatch] = []
+        with_loss = model_with_values(job)
+        self.model = ModelRun(with_loss, job.spec.seed)
+        self.graph = GraphRun(graph, with_loss.model, job.spec.seed)
+
+    def step(self, batch: ExampleBatch) -> Difference | None:
+        """Forward and backward of both; what differs by more than rounding, if anything does.
+
+        Raises CannotRun where the model does not run, TraceError where only the graph does not.
+        """
+        self._begin(batch)
+        number, precision = len(self.batches) - 1, self.job.spec.precision
+        expected = self.model.step(batch, number)
+        before = [buffer.clone() for buffer in self.graph.module.buffers()]
+        tensors = self.graph.step(batch, number)
+        difference = largest_difference(tensors, expected)
+        if difference.value <= TOLERANCE[precision]:
+            return None
+        self._put_buffers(before)
+        rounded = self.graph.step_after_rounding(batch, number, LAST_BIT[precision])
+        if difference.value <= ROUNDINGS * largest_difference(rounded, tensors).value:
+            return None
+        return replace(difference, batch=number)
+
+    def first_difference(self) -> str:
+        """The first operator of the last batch's forward that the graph does not have; "" if all.
+
+        Both begin again from the first batch.
+        """
+        again = SideBySide(self.job, self.source)
+        for number, batch in enumerate(self.batches):
+            again._begin(batch)
+            if batch is not self.batches[-1]:
+                again.model.step(batch, number)
+                again.graph.step(batch, number)
+        last = len(self.batches) - 1
+
+        def forward_of_model() -> None:
+            with running_model(), again.model.draws.at(1, last):
+                again.model.forward(self.batches[-1])
+
+        def forward_of_graph() -> None:
+            with again.graph.draws.at(1, last):
+                again.graph.forward(self.batches[-1])
+
+        return first_difference(again.model.model, forward_of_model, forward_of_graph)
+
+    def _begin(self, batch: ExampleBatch) -> None:
+        if self.batches:
+            with torch.no_grad():
+                for parameter in self.model.model.parameters():
+                    if parameter.is_floating_point() or parameter.is_complex():
+                        parameter.mul_(STEP_FACTOR)
+            self.graph.take_values(self.model.model)
+        self.batches.append(batch)
+
+    def _put_buffers(self, values: Sequence[torch.Tensor]) -> None:
+        with torch.no_grad():
+            for buffer, value in zip(self.graph.module.buffers(), values, strict=True):
+                buffer.copy_(value)
+
+
+def largest_difference(tensors: Mapping[str, torch.Tensor], expected: Tensors) -> Difference:
+    """Between two runs; constants of a graph are no buffers of the model, and not compared."""
+    comparing = Comparing()
+    pairs = {n: t for n, t in tensors.items() if n in expected or not n.startswith("buffer/")}
+    comparing.add(
+        {name: _comparable(tensor, expected.get(name)) for name, tensor in pairs.items()},
+        {name: _comparable(tensor, tensors.get(name)) for name, tensor in expected.items()},
+    )
+    for name in expected.keys() - tensors.keys():
+        comparing.miss(name)
+    kind, worst = max(comparing.worst.items(), key=lambda item: item[1].value)
+    return Difference(f"{kind}/{worst.name}", worst.value)
+
+
+def _comparable(tensor: torch.Tensor, other: torch.Tensor | None) -> torch.Tensor:
+    """A tensor without what is no number, or infinite, in both alike."""
+    if other is None or not tensor.is_floating_point() or tensor.shape != other.shape:
+        return tensor
+    alike = (tensor.isnan() & other.isnan()) | (tensor.isinf() & (tensor == other))
+    return tensor.masked_fill(alike, 0.0) if bool(alike.any()) else tensor

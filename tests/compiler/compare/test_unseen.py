@@ -1,0 +1,84 @@
+"""What a trace does not see is compiled exactly, or refused by name: tests/models/unseen.py."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipecut.compiler.compare.compare import compare
+from pipecut.compiler.inputs.job import Job, read_job
+from pipecut.compiler.trace.trace import trace
+from pipecut.errors import TraceError
+from tests.models.unseen import KINDS
+
+JOB = """
+model: {{factory: "tests.models.unseen:unseen", args: {{name: {name}}}}}
+inputs: "tests.models.unseen:rows"
+batch: {{global: 8, microbatch: 2}}
+"""
+EXACT = {
+    "AssignedBuffer",
+    "AutocastInside",
+    "LoggedLoss",
+    "MethodOfInstance",
+    "OnlyIfGradient",
+    "OnlyIfLeaf",
+    "OnlyWhenEager",
+    "OnlyWithGradients",
+    "Straight",
+}
+# Those of which a fast run of the tests tries one of each sort.
+QUICK = {
+    "AssignedBuffer",
+    "ClosureGenerator",
+    "Clock",
+    "ForwardHook",
+    "GlobalCounter",
+    "ModuleReplaced",
+    "NestedContainer",
+    "OnlyIfGradient",
+    "OnlyIfPlainTensor",
+}
+# Not known to be either yet.
+OPEN = {
+    "CachedImpure",
+    "CachedTable",
+    "GlobalCacheByShape",
+    "GlobalCacheOfWeight",
+    "GlobalDeque",
+    "GlobalListOfBatch",
+    "GlobalTensorReplaced",
+    "GlobalWarmUp",
+}
+TRIED = sorted(KINDS.keys() - OPEN)
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Callable[[str], Job]:
+    def write(name: str) -> Job:
+        path = tmp_path / "job.yaml"
+        path.write_text(JOB.format(name=name))
+        return read_job(path)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[] if n in QUICK else [pytest.mark.slow]) for n in TRIED],
+)
+def test_it_is_exact_or_refused_with_its_line(name: str, job: Callable[[str], Job]) -> None:
+    if name in EXACT:
+        assert compare(job(name), trace(job(name))).compared
+        return
+    with pytest.raises(TraceError) as raised:
+        compare(job(name), trace(job(name)))
+    assert ";" in str(raised.value)
+
+
+def test_the_first_operator_that_differs_is_named_with_its_line(job: Callable[[str], Job]) -> None:
+    graph = trace(job("GlobalDict"))
+    with pytest.raises(TraceError, match=r"aten.div.Tensor.*unseen.py:\d+.*--trust-trace"):
+        compare(job("GlobalDict"), graph)
+    trusted = compare(job("GlobalDict"), graph, trust=True)
+    assert not trusted.compared and "--trust-trace" in str(trusted)
