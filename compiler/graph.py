@@ -1,5 +1,6 @@
 """The traced model as plain immutable values: operators, tensors, parameters, buffers."""
 
+import typing
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -89,6 +90,40 @@ class ModuleCall:
 
 
 @dataclass(frozen=True)
+class OpaqueWork:
+    """What one call of an opaque module took, seen with so many samples.
+
+    `saved_inputs` are positions of the operator's inputs that autograd keeps, `saved_bytes` what
+    it keeps beside them.
+    """
+
+    samples: int
+    forward_flops: float
+    backward_flops: float
+    saved_inputs: tuple[int, ...]
+    saved_bytes: int
+
+
+@dataclass(frozen=True)
+class OpaqueCall:
+    """A call of a module that is not traced: the user's own, which runs as it is on one stage.
+
+    `module` is its FQN. `arguments` is the call's code with a place for each of the operator's
+    arguments, as `{0}, mask={1}`; `imports` are modules of Python that it names. `results`: it
+    returns the operator's tensor itself, a tuple or list of all its tensors, or these nested.
+    `needs_grad` says of each tensor whether it needs a gradient where what it depends on does.
+    `work` was seen with two batch sizes.
+    """
+
+    module: str
+    arguments: str
+    imports: tuple[str, ...]
+    results: typing.Literal["tensor", "tensors", "nested"]
+    needs_grad: tuple[bool, ...]
+    work: tuple[OpaqueWork, OpaqueWork]
+
+
+@dataclass(frozen=True)
 class Operator:
     """One call of the traced graph.
 
@@ -99,6 +134,8 @@ class Operator:
     `writes` are inputs it writes to; `aliases` are inputs whose storage its result may share.
     `draws` numbers its random draws among all draws of the model, in program order.
     `calls` are the calls of modules around it, the model's own first, that of `module` last.
+    `opaque`: it stands for a call of a module that is not traced; its `inputs` are what the module
+    is given, and its parameters and buffers.
     """
 
     name: str
@@ -115,6 +152,7 @@ class Operator:
     draws: tuple[int, ...] = ()
     modes: tuple[tuple[int | str, Any], ...] = ()
     calls: tuple[ModuleCall, ...] = ()
+    opaque: OpaqueCall | None = None
 
     def __str__(self) -> str:
         """`aten.linear.default(x, weight, bias)`, with what else is known of the call."""
@@ -174,6 +212,16 @@ class Output:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """Where the model is from: `factory(**args)` with a seed, cast to a precision."""
+
+    factory: str
+    args: dict[str, Any]
+    seed: int
+    precision: str
+
+
+@dataclass(frozen=True)
 class Graph:
     """A traced model. Operators stand in program order; `values` has every tensor by name.
 
@@ -182,7 +230,8 @@ class Graph:
     `default_dtype` is the dtype of tensors whose operator names none.
     In eval mode the operators run as they stand; where `evaluation` is set, that runs instead;
     where `refused` is set, it is the reason why nothing can.
-    `stamped` says which layers were traced once for many, a line for each kind.
+    `stamped` says which layers were traced once for many, a line for each kind. `origin` tells
+    stages with opaque modules how to build these.
     """
 
     operators: tuple[Operator, ...]
@@ -200,6 +249,7 @@ class Graph:
     refused: str = ""
     default_dtype: str = "float32"
     stamped: tuple[str, ...] = ()
+    origin: Origin | None = None
 
     def __str__(self) -> str:
         """Inputs and operators as tables, then outputs and what is different in eval mode."""
@@ -243,6 +293,12 @@ class Graph:
     def batch_names(self) -> dict[str, str]:
         """The value of each tensor of a batch, to the user's name for it."""
         return {tensor.value: tensor.name for tensor in self.batch_inputs}
+
+    def results_of(self, operator: Operator) -> list[str]:
+        """The names of the tensors that an operator makes: one, or those in a list."""
+        if operator.name in self.values:
+            return [operator.name]
+        return [name for name in self.values if name.startswith(f"{operator.name}[")]
 
     def producers(self) -> dict[str, int]:
         """Value name to the index of the operator that makes it."""

@@ -27,6 +27,7 @@ from pipecut.compiler.operators.lookup import rule_of, short_name
 from pipecut.compiler.partition.coarsen.parameter_bytes import OptimizerSpec, fixed_bytes
 from pipecut.compiler.partition.constraints import placement_rules
 from pipecut.compiler.schedules.registry import SCHEDULES
+from pipecut.compiler.stages.cut import opaque_modules
 from pipecut.device.types import type_of
 from pipecut.errors import PipecutError, UserFileError
 from pipecut.model.weights import check_files
@@ -91,6 +92,7 @@ def plan_conflicts(asked: Proposal) -> Refusal | None:
             draws=_named(drawing) if drawing else "",
             sharded=spec.shard_optimizer,
             whole="" if spec.optimizer.in_plan.kind.elementwise else spec.optimizer.name,
+            opaque=next(iter(opaque_modules(asked.graph.operators)), ""),
         )
     )
     if conflict is None:

@@ -1,6 +1,6 @@
 """What an operator computes and keeps, found by running it on fake tensors: FLOPs and bytes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pipecut.compiler.costs.arguments import concrete, empty_tensor
 from pipecut.compiler.costs.attention import Attention, kernel_of
 from pipecut.compiler.costs.kernels import Kernels
-from pipecut.compiler.graph import Graph, Operator, Ref
+from pipecut.compiler.graph import Graph, OpaqueCall, OpaqueWork, Operator, Ref
 from pipecut.compiler.operators.lookup import resolve, rule_of
 from pipecut.compiler.operators.table import GETITEM
 
@@ -80,6 +80,8 @@ def identity(operator: Operator, graph: Graph) -> Any:
 
 
 def _measure(operator: Operator, graph: Graph, microbatch: int, device_type: str) -> Work:
+    if operator.opaque is not None:
+        return opaque_work(operator.opaque, microbatch)
     if operator.target == GETITEM or any(name not in graph.values for name in operator.inputs):
         return NOTHING
     counted_as = rule_of(operator.target).counted_as
@@ -96,6 +98,23 @@ def _measure(operator: Operator, graph: Graph, microbatch: int, device_type: str
     if counted_as == "attention":
         return _attention(run, Attention.of(tuple(args), kwargs), device_type)
     return run.work
+
+
+def opaque_work(call: OpaqueCall, microbatch: int) -> Work:
+    """What a module that runs as it is was seen to take, on a line through two batch sizes."""
+    first, second = call.work
+
+    def scaled(of: Callable[[OpaqueWork], float]) -> float:
+        rise = (of(second) - of(first)) / (second.samples - first.samples)
+        return max(0.0, of(first) + rise * (microbatch - first.samples))
+
+    return Work(
+        scaled(lambda work: work.forward_flops),
+        scaled(lambda work: work.backward_flops),
+        tuple(sorted({*first.saved_inputs, *second.saved_inputs})),
+        saves_output=False,
+        saved_own_bytes=round(scaled(lambda work: work.saved_bytes)),
+    )
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pipecut.compiler.costs.roofline import CostedGraph
 from pipecut.compiler.draft import Draft
 from pipecut.compiler.emit.tensors import buffer_of, output_of, parameter_of, tensor_of
-from pipecut.compiler.graph import Graph
+from pipecut.compiler.graph import Graph, Value
 from pipecut.compiler.partition.coarsen.parameter_bytes import OptimizerSpec, fixed_bytes
 from pipecut.compiler.partition.memory import StageBytes
 from pipecut.compiler.stages.cut import Cut
 from pipecut.compiler.stages.modules import modules_covered
-from pipecut.plan.schema import ITEM_BYTES, Boundary, Stage
+from pipecut.plan.schema import ITEM_BYTES, Boundary, OpaqueModule, OpaqueResult, Stage
 
 
 def stages_of(costed: CostedGraph, draft: Draft, optimizer: OptimizerSpec) -> list[Stage]:
@@ -47,8 +47,7 @@ def _stage(
     seconds, recompute = scheduled.seconds[index], placement.recompute[index]
     usage = _usage(costed, cut, optimizer)
     traffic = _Traffic.of(graph, cut)
-    written = _written(costed, cut)
-    name_of = graph.batch_names()
+    written, name_of = _written(costed, cut), graph.batch_names()
     return Stage(
         index=index,
         device=stage_device.kind,
@@ -74,10 +73,32 @@ def _stage(
         bytes_sent=traffic.sent + traffic.gradients_sent,
         pipeline_rank=pipeline_rank,
         draws=[number for operator in operators for number in operator.draws],
+        opaque=opaque_of(graph, cut),
         weight_seconds=seconds.weights,
         reduce_seconds=seconds.reduce,
         device_bytes=stage_device.capacity + cluster.reserve_of(pipeline_rank),
     )
+
+
+def opaque_of(graph: Graph, cut: Cut) -> list[OpaqueModule]:
+    """The modules that a stage runs as they are, with what they return in either mode."""
+    parts = [(graph, cut)]
+    if graph.evaluation is not None and cut.evaluation is not None:
+        parts.append((graph.evaluation, cut.evaluation))
+    results: dict[str, list[list[OpaqueResult]]] = {name: [] for name in cut.opaque}
+    for part, part_cut in parts:
+        for operator in (part.operators[index] for index in part_cut.operators):
+            if operator.opaque is None:
+                continue
+            of_module = results[operator.opaque.module]
+            made = [_result(part.values[name]) for name in part.results_of(operator)]
+            if made not in of_module:
+                of_module.append(made)
+    return [OpaqueModule(name=name, results=calls) for name, calls in results.items()]
+
+
+def _result(value: Value) -> OpaqueResult:
+    return OpaqueResult(shape=list(value.shape), dtype=value.dtype)
 
 
 @dataclass(frozen=True)

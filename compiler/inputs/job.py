@@ -37,6 +37,12 @@ class ModelSpec(FileSchema):
     args: dict[str, Any] = Field(
         default={}, description="Keyword arguments of the factory.", examples=["{layers: 12}"]
     )
+    opaque: list[str] | Literal["never"] = Field(
+        default=[],
+        description="Modules that are not traced, by patterns of their names: each stays whole on "
+        "one stage and runs there as it is. `never` forbids that.",
+        examples=['["layers.*.moe"]'],
+    )
 
 
 class BatchSpec(FileSchema):

@@ -10,6 +10,7 @@ from pipecut.compiler.costs.kernels import Kernels
 from pipecut.compiler.graph import Graph, Value
 from pipecut.compiler.predict.fake_allocations import FakeAllocations
 from pipecut.compiler.predict.known_calls import KnownCalls
+from pipecut.compiler.predict.opaque_modules import standing_in
 from pipecut.compiler.stages.build import build
 from pipecut.compiler.stages.cut import Cut
 from pipecut.plan.schema import Plan, StageMemory
@@ -32,7 +33,8 @@ def stage_memory(
     stage = plan.stages[cut.index]
     with FakeTensorMode() as mode:
         buffers = {buffer.names[0]: mode.from_tensor(buffer.data) for buffer in cut.buffers}
-        module = build(graph, cut, len(plan.stages), CPU, buffers)
+        own_modules = standing_in(graph, cut, plan.batch.microbatch)
+        module = build(graph, cut, len(plan.stages), CPU, buffers, own_modules)
         parameters = parameters_of(module)
         running = RunningStage(plan, stage, module, Masters(parameters), split_backward)
         held = [*module.parameters(), *(p.master for p in parameters), *module.buffers()]

@@ -28,6 +28,9 @@ def time_operator(
     operator: Operator, graph: Graph, microbatch: int, device: torch.device
 ) -> Timed | None:
     """Forward and backward; None where it cannot run by itself, or is no computation."""
+    if operator.opaque is not None:
+        # Part of the time of the layer that it is in.
+        return None
     if operator.target == GETITEM or any(name not in graph.values for name in operator.inputs):
         return None
     parameters = {parameter.value for parameter in graph.parameters}

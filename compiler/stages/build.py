@@ -1,7 +1,7 @@
 """A stage as a module from its source as it would be emitted, without a file."""
 
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import nn
@@ -12,16 +12,24 @@ from pipecut.compiler.stages.source import write_stage
 
 
 def build(
-    graph: Graph, cut: Cut, stages: int, device: torch.device, buffers: Mapping[str, torch.Tensor]
+    graph: Graph,
+    cut: Cut,
+    stages: int,
+    device: torch.device,
+    buffers: Mapping[str, torch.Tensor],
+    own_modules: Callable[..., None] | None = None,
 ) -> nn.Module:
     """The module of a cut, its parameters uninitialised.
 
-    `buffers`, by their first name, stand for the stage's safetensors.
+    `buffers`, by their first name, stand for the stage's safetensors; `own_modules` for the
+    function that puts the model's own modules into it.
     """
     name = f"stage_{cut.index}"
     code = types.ModuleType(name)
     code.__file__ = f"{name}.py"
     exec(compile(write_stage(graph, cut, stages), f"<{name}>", "exec"), code.__dict__)
+    if own_modules is not None:
+        code.__dict__["put_own_modules"] = own_modules
     code.__dict__["load_file"] = lambda *_, **__: buffers
     module: nn.Module = getattr(code, f"Stage{cut.index}")(device=device)
     return module

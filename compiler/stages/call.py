@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from pipecut.compiler.graph import Literal, Operator, Ref, SizeOf, Sym, TupleOf
+from pipecut.compiler.graph import Literal, OpaqueCall, Operator, Ref, SizeOf, Sym, TupleOf
 from pipecut.compiler.operators.autograd_functions import AutogradFunction
 from pipecut.compiler.operators.forms import WrittenCall
 from pipecut.compiler.operators.lookup import rule_of
@@ -39,6 +39,8 @@ def write_call(operator: Operator, names: Names) -> str:
     """The operator as an expression."""
     if operator.target == GETITEM:
         return f"{names(operator.inputs[0])}[{operator.args[1]}]"
+    if operator.opaque is not None:
+        return _opaque(operator, operator.opaque, names)
     modes = dict(operator.modes)
 
     def code(key: int | str, value: Any) -> str:
@@ -60,6 +62,20 @@ def write_call(operator: Operator, names: Names) -> str:
     form = rule_of(operator.target).code
     readable = form(call) if form is not None else None
     return readable or f"torch.ops.{operator.target}({call.arguments()})"
+
+
+def _opaque(operator: Operator, call: OpaqueCall, names: Names) -> str:
+    """The call of a module that runs as it is: `self.moe(x, mask=mask)`."""
+    arguments = [write_argument(argument, names) for argument in operator.args]
+    code = f"{names(opaque_value(call.module))}({call.arguments.format(*arguments)})"
+    if call.results == "nested":
+        return f"tensors_in({code})"
+    return code
+
+
+def opaque_value(module: str) -> str:
+    """What stands for a module that runs as it is where code asks for the name of a value."""
+    return f"module {module}"
 
 
 def _by_mode(training: str, evaluation: str) -> str:

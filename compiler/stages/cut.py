@@ -1,10 +1,10 @@
 """Placement -> what each stage holds, receives and sends."""
 
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from pipecut.compiler.graph import Buffer, Graph, Output, Parameter
+from pipecut.compiler.graph import Buffer, Graph, Operator, Output, Parameter
 from pipecut.text_table import ranges
 
 
@@ -13,7 +13,7 @@ class Cut:
     """One stage of a cut graph; operators are indices, `receives` and `sends` names of values.
 
     Both stand in the order in which the values are made. `evaluation` is the stage in eval mode,
-    where the graph has other operators for that.
+    where the graph has other operators for that. `opaque` are the modules that it runs as they are.
     """
 
     index: int
@@ -25,6 +25,7 @@ class Cut:
     buffers: tuple[Buffer, ...]
     outputs: tuple[Output, ...] = ()
     evaluation: "Cut | None" = None
+    opaque: tuple[str, ...] = ()
 
     @property
     def held(self) -> set[str]:
@@ -40,6 +41,7 @@ class Cut:
             "sends": self.sends,
             "parameters": [" = ".join(parameter.names) for parameter in self.parameters],
             "buffers": [" = ".join(buffer.names) for buffer in self.buffers],
+            "opaque": self.opaque,
             "outputs": [f"{output.name}: {output.value}" for output in self.outputs],
         }
         lines = [f"stage {self.index}"]
@@ -76,6 +78,9 @@ def cut(graph: Graph, stages_of: Sequence[Collection[int]], stages: int) -> tupl
                     for output in graph.outputs
                     if min(stages_of[producers[output.value]]) == stage
                 ),
+                opaque=opaque_modules(
+                    graph.operators[i] for i, placed in enumerate(stages_of) if stage in placed
+                ),
             )
         )
     return tuple(cuts)
@@ -108,6 +113,12 @@ def _crossing(
         for left in range(min(stages_of[index]), max(using[name])):
             crossing[left].append(name)
     return [tuple(names) for names in crossing]
+
+
+def opaque_modules(operators: Iterable[Operator]) -> tuple[str, ...]:
+    """The modules among some operators that run as they are, each once."""
+    calls = (operator.opaque for operator in operators if operator.opaque is not None)
+    return tuple(dict.fromkeys(call.module for call in calls))
 
 
 def batch_inputs_of(

@@ -71,11 +71,14 @@ def _joined(graph: Graph, evaluation: Graph, training_cut: Cut, evaluation_cut: 
 
     parameters = tuple(parameter for parameter in graph.parameters if holds(parameter.value))
     buffers = tuple(buffer for buffer in evaluation.buffers if holds(buffer.value))
+    opaque = tuple(dict.fromkeys((*training_cut.opaque, *evaluation_cut.opaque)))
+    evaluation_cut = replace(evaluation_cut, parameters=parameters, buffers=buffers, opaque=opaque)
     return replace(
         training_cut,
         parameters=parameters,
         buffers=buffers,
-        evaluation=replace(evaluation_cut, parameters=parameters, buffers=buffers),
+        opaque=opaque,
+        evaluation=evaluation_cut,
     )
 
 

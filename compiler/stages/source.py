@@ -1,18 +1,24 @@
 """A cut -> a stage's Python file: the model's own modules in plain torch, under their names.
 
-The file imports nothing of pipecut.
+The file imports nothing of pipecut, but where modules of the model run as they are.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipecut.compiler.graph import Graph
+from pipecut.compiler.graph import Graph, Origin
 from pipecut.compiler.names import in_docstring, quoted
 from pipecut.compiler.stages.blocks.body import EVALUATION, FORWARD, INDENT, Methods
 from pipecut.compiler.stages.blocks.classes import Classes
 from pipecut.compiler.stages.blocks.held import Held
 from pipecut.compiler.stages.blocks.hints import Hints
-from pipecut.compiler.stages.blocks.modules import Method, Modules, Tie, parameters_into
+from pipecut.compiler.stages.blocks.modules import (
+    Method,
+    Modules,
+    Tie,
+    is_within,
+    parameters_into,
+)
 from pipecut.compiler.stages.blocks.scope import readable
 from pipecut.compiler.stages.blocks.tree import blocks
 from pipecut.compiler.stages.blocks.wrapping import wrapped
@@ -113,7 +119,7 @@ def write_stage(graph: Graph, cut: Cut, stages: int) -> str:
     parameter_dtypes = {parameter.dtype for parameter in cut.parameters}
     dtype = parameter_dtypes.pop() if len(parameter_dtypes) == 1 else ""
     classes = _classes(modules, dtype, f"Stage{cut.index}")
-    lines = [*classes.lines, *_stage_class(cut, modules, classes, ties)]
+    lines = [*classes.lines, *_stage_class(cut, modules, classes, ties, graph.origin)]
     body, users_imports = with_imports(lines, functions_of(graph, cut))
     covered = modules_covered([graph.operators[index] for index in cut.operators])
     header = HEADER.format(
@@ -122,7 +128,7 @@ def write_stage(graph: Graph, cut: Cut, stages: int) -> str:
         modules=in_docstring(", ".join(covered)) or "no module of its own",
         takes=_described(modules, (*cut.receives, *cut.batch_inputs)),
         gives="the loss" if last else _described(modules, cut.sends),
-        imports="\n".join([_imports("\n".join(body)), *users_imports]),
+        imports="\n".join([_imports("\n".join(body), _named_by_calls(graph, cut)), *users_imports]),
     )
     tools = _tools("\n".join(body))
     rows = [row for line in body for row in wrapped(line)]
@@ -153,9 +159,13 @@ def _classes(modules: Modules, dtype: str, stage: str) -> Classes:
     return classes
 
 
-def _stage_class(cut: Cut, modules: Modules, classes: Classes, ties: Sequence[Tie]) -> list[str]:
+def _stage_class(
+    cut: Cut, modules: Modules, classes: Classes, ties: Sequence[Tie], origin: Origin | None
+) -> list[str]:
     """The stage itself: the model's own module, or what the stage has of it."""
     root = modules.root
+    names = {name for parameter in cut.parameters for name in parameter.names}
+    own = {name for name in names if is_within(name, cut.opaque)}
     lines = [
         "",
         "",
@@ -165,12 +175,13 @@ def _stage_class(cut: Cut, modules: Modules, classes: Classes, ties: Sequence[Ti
         "    def __init__(self, device=None):",
         f"{INDENT}super().__init__()",
     ]
-    for tie in ties:
-        made = modules.held.access(tie.name)
-        lines.append(f"{INDENT}put(self, {made}, {quoted(tie.other)})")
-    if cut.parameters:
+    within = [tie for tie in ties if {tie.name, tie.other} & own]
+    lines += [_tied(modules, tie) for tie in ties if tie not in within]
+    if any(name not in own for parameter in cut.parameters for name in parameter.names):
         dtype = f", torch.{classes.dtype}" if classes.dtype else ""
         lines.append(f"{INDENT}allocate(self, device{dtype})")
+    lines += _own_modules(cut, origin)
+    lines += [_tied(modules, tie) for tie in within]
     if cut.buffers:
         file, device = 'Path(__file__).with_suffix(".safetensors")', 'str(device or "cpu")'
         lines.append(f"{INDENT}buffers = load_file({file}, device={device})")
@@ -185,6 +196,23 @@ def _stage_class(cut: Cut, modules: Modules, classes: Classes, ties: Sequence[Ti
         lines += [""] if position else []
         lines += classes.method(name, method, _copies(method, modules.held))
     return lines
+
+
+def _tied(modules: Modules, tie: Tie) -> str:
+    return f"{INDENT}put(self, {modules.held.access(tie.name)}, {quoted(tie.other)})"
+
+
+def _own_modules(cut: Cut, origin: Origin | None) -> list[str]:
+    """The lines that put the model's own modules into the stage."""
+    if not cut.opaque:
+        return []
+    assert origin is not None
+    names = ", ".join(map(quoted, cut.opaque))
+    return [
+        f"{INDENT}# The model's own modules, called as they are: their code is the model's.",
+        f"{INDENT}put_own_modules(self, {quoted(origin.factory)}, {origin.args!r}, [{names}], "
+        f"seed={origin.seed}, precision={quoted(origin.precision)}, device=device)",
+    ]
 
 
 def _copies(method: Method, held: Held) -> list[str]:
@@ -207,13 +235,27 @@ def _copies(method: Method, held: Held) -> list[str]:
     ]
 
 
-def _imports(body: str) -> str:
-    lines = ["import torch"]
+def _named_by_calls(graph: Graph, cut: Cut) -> set[str]:
+    """Modules of Python that calls of opaque modules name."""
+    parts = [(graph, cut)]
+    if graph.evaluation is not None and cut.evaluation is not None:
+        parts.append((graph.evaluation, cut.evaluation))
+    operators = [part.operators[index] for part, of in parts for index in of.operators]
+    return {name for o in operators if o.opaque is not None for name in o.opaque.imports}
+
+
+def _imports(body: str, named: set[str]) -> str:
+    lines = ["import torch", *(f"import {name}" for name in sorted(named - {"torch"}))]
     if "F." in body:
         lines.append("import torch.nn.functional as F")
     if "load_file(" in body:
         lines = ["from pathlib import Path", "", *lines, "from safetensors.torch import load_file"]
-    return "\n".join([*lines, "from torch import nn"])
+    lines.append("from torch import nn")
+    if "tensors_in(" in body:
+        lines.append("from pipecut.model.opaque.nested import tensors_in")
+    if "put_own_modules(" in body:
+        lines.append("from pipecut.model.opaque.own_modules import put_own_modules")
+    return "\n".join(lines)
 
 
 def _tools(body: str) -> str:

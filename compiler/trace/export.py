@@ -150,7 +150,7 @@ def _attempt(
 ) -> _Attempt:
     """Trace the model; `reads` counts the dropouts of the last trace. Raises PipecutError."""
     model.names = {f"input_{number}": name for number, name in enumerate(batch.tensors)}
-    model.constants = dict(batch.constants)
+    model.constants, model.whole = dict(batch.constants), batch.whole
     state = ModuleState(model.model)
     model.inside = state.watched
     error: BaseException | None = None
@@ -214,4 +214,5 @@ def _surroundings(model: WithLoss) -> Iterator[None]:
     """What holds while torch.export runs: refusals, and what is patched."""
     with quiet(), only_operators_draw(), without_checkpoints():
         with refused_hooks(), functions_as_operators(model), inference_mode_as_no_grad():
-            yield
+            with model.opaque.in_place(model):
+                yield

@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from pipecut.compiler.graph import Graph
+from pipecut.compiler.graph import Graph, Origin
 from pipecut.compiler.inputs.job import Job
+from pipecut.compiler.stages.cut import opaque_modules
 from pipecut.compiler.trace.batch_of_one import alike_for_one
 from pipecut.compiler.trace.export import Exported, export, export_evaluation
 from pipecut.compiler.trace.lower.dimensions import NeedsFixedBatch
@@ -30,9 +31,25 @@ def trace(job: Job) -> Graph:
     surrounding = torch.get_default_dtype()
     try:
         graph = _both_modes(job)
-        return replace(graph, default_dtype=str(torch.get_default_dtype()).removeprefix("torch."))
+        default_dtype = str(torch.get_default_dtype()).removeprefix("torch.")
+        notes = (*graph.notes, *_opaque_notes(graph))
+        return replace(graph, default_dtype=default_dtype, origin=_origin(job), notes=notes)
     finally:
         torch.set_default_dtype(surrounding)
+
+
+def _opaque_notes(graph: Graph) -> list[str]:
+    """Which modules run as they are."""
+    modules = opaque_modules(graph.operators)
+    if not modules:
+        return []
+    more = f" and {len(modules) - 1} more run as they are" if len(modules) > 1 else " runs as it is"
+    return [f"{modules[0]}{more}: not traced, never cut"]
+
+
+def _origin(job: Job) -> Origin:
+    model = job.spec.model
+    return Origin(model.factory, model.args, job.spec.seed, job.spec.precision)
 
 
 @dataclass(frozen=True)
@@ -45,9 +62,9 @@ def _both_modes(job: Job) -> Graph:
     traced = _for_every_microbatch(job)
     exported, lowered = traced.exported, traced.lowered
     training = checked(lowered.training)
-    if not exported.reads.differs and only_dropout_differs(
-        lowered.operators, exported.reads.dropouts
-    ):
+    # What an opaque module does in eval mode, its trace does not tell.
+    same = not exported.model.opaque.paths and not exported.reads.differs
+    if same and only_dropout_differs(lowered.operators, exported.reads.dropouts):
         return with_evaluation(training, without_dropout(lowered.everything))
     refused = ""
     for dynamic in (True, False) if exported.dynamic else (False,):

@@ -77,8 +77,10 @@ class Draws(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.seed, self.numbers = seed, numbers
         self.step = self.microbatch = 0
-        # By seed of each draw so far: how many draws there were up to it.
-        self.after: dict[int, int] = {}
+        # By seed of each draw so far: how many draws there were up to it; None in an opaque module.
+        self.after: dict[int, int | None] = {}
+        # Draws before each opaque module that runs now.
+        self.around: list[int] = []
         self.states: list[tuple[torch.Generator, torch.Tensor]] = []
 
     def at(self, step: int, microbatch: int) -> "Draws":
@@ -90,6 +92,7 @@ class Draws(TorchDispatchMode):
         """Keep the generators' states, and begin with the first draw."""
         self.states = [(generator, generator.get_state()) for generator in generators()]
         self.after.clear()
+        self.around.clear()
         self._seed("begin", 0)
 
     def end(self) -> None:
@@ -113,10 +116,29 @@ class Draws(TorchDispatchMode):
     def before(self, func: Any, args: Any, kwargs: dict[str, Any]) -> None:
         """Seed the generators for the next operator, where it draws."""
         if draws(func, args, kwargs):
-            count = self.after.get(torch.default_generator.initial_seed(), 0)
-            self._seed(str(self.numbers[count] if count < len(self.numbers) else count), count + 1)
+            count = self._count()
+            if count is not None:
+                self._seed(self._number(count), count + 1)
 
-    def _seed(self, draw: str, count: int) -> None:
+    def begin_opaque(self) -> None:
+        """An opaque module begins: all that it draws, as often as it likes, is one draw here."""
+        count = self._count() or 0
+        self.around.append(count)
+        self._seed(self._number(count), None)
+
+    def end_opaque(self) -> None:
+        """It ends: what is drawn after it does not depend on how often it drew."""
+        count = self.around.pop()
+        self._seed(f"after {self._number(count)}", count + 1)
+
+    def _count(self) -> int | None:
+        return self.after.get(torch.default_generator.initial_seed(), 0)
+
+    def _number(self, count: int) -> str:
+        """The number in the model of this forward's next draw."""
+        return str(self.numbers[count] if count < len(self.numbers) else count)
+
+    def _seed(self, draw: str, count: int | None) -> None:
         text = f"{self.seed} {self.step} {self.microbatch} {draw}"
         # A hash, so that no two draws begin with one seed; manual_seed takes 63 bits.
         digest = hashlib.blake2b(text.encode(), digest_size=8).digest()

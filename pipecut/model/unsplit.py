@@ -37,6 +37,9 @@ class WithLoss(nn.Module):
         self.takes = names_taken(model) if loss is not None else None
         self.around: Callable[[], AbstractContextManager[Any]] = nullcontext
         self.inside: Callable[[], AbstractContextManager[Any]] = nullcontext
+        # Told the number of samples as a forward begins; what stands for opaque modules in a trace.
+        self.begin: Callable[[Any], None] = lambda _: None
+        self.opaque: Any = None
         self.traced = False
         # In eval mode a model may have no loss. `left_out`: why results are no outputs, in a trace.
         self.has_loss = True
@@ -44,6 +47,7 @@ class WithLoss(nn.Module):
         # In a trace: the user's name of each tensor, and what else is in a batch.
         self.names: dict[str, str] = {}
         self.constants: dict[str, Any] = {}
+        self.whole: frozenset[str] = frozenset()
         # Each two buffers that share memory, by name.
         self.sharing_buffers: tuple[tuple[str, str], ...] = ()
 
@@ -52,6 +56,7 @@ class WithLoss(nn.Module):
         batch = {
             self.names.get(name, name): value for name, value in batch.items()
         } | self.constants
+        self.begin(self._samples(batch))
         with self.around(), self.inside():
             takes = self.takes if self.takes is not None else batch
             output = self.model(**{name: batch[name] for name in batch if name in takes})
@@ -61,6 +66,12 @@ class WithLoss(nn.Module):
         outputs = outputs_of(output, loss)
         self.left_out.now = outputs.left_out
         return {"loss": [] if loss is None else [loss], "others": outputs.tensors}
+
+    def _samples(self, batch: dict[str, Any]) -> Any:
+        """The size of dimension 0 of the first tensor that is split."""
+        split = (name for name in batch if name not in self.whole)
+        tensors = (batch[name] for name in split if isinstance(batch[name], torch.Tensor))
+        return next((tensor.shape[0] for tensor in tensors), 1)
 
     def _loss(self, output: Any, batch: dict[str, Any]) -> torch.Tensor:
         loss = self.loss(output, batch) if self.loss is not None else _loss_in(output)

@@ -20,7 +20,7 @@ from pipecut.onnx.manifest import (
 )
 from pipecut.onnx.modules import Modules
 from pipecut.onnx.program import StageCall, call_of, export_stage
-from pipecut.onnx.refusals import refuse_training_only, why
+from pipecut.onnx.refusals import refuse_opaque, refuse_training_only, why
 from pipecut.onnx.values import Weights
 from pipecut.plan.folder import PlanFolder
 from pipecut.plan.schema import Plan
@@ -58,6 +58,7 @@ def export_onnx(folder: PlanFolder, output: Path, weights: Weights, progress: Pr
     """
     plan = folder.plan.in_evaluation()
     refuse_training_only(plan)
+    refuse_opaque(plan)
     exporter = _Exporter(folder, plan, weights)
     with Destination(output) as scratch:
         for stage in reversed(plan.stages):

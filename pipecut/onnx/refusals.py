@@ -22,6 +22,16 @@ def refuse_training_only(plan: Plan) -> None:
         )
 
 
+def refuse_opaque(plan: Plan) -> None:
+    """Raises PlanError where a stage has a module of the user's that runs as it is."""
+    for stage in plan.stages:
+        for module in stage.opaque:
+            raise PlanError(
+                f"stage {stage.index} runs '{module.name}' as it is, by the model's own code, "
+                "which ONNX cannot hold; write the module so that it can be traced"
+            )
+
+
 def why(stage: Stage, error: BaseException) -> str:
     """What of a stage the exporter cannot write, and what to do."""
     where = f"stage {stage.index} ({', '.join(stage.modules[:3]) or stage.file})"

@@ -13,9 +13,9 @@ class Combination:
     """What a rule looks at.
 
     `split` is the schedule that splits the backward of a stage, `draws` an operator that draws
-    random numbers, `whole` an optimizer whose step of an element depends on others; all are ""
-    where there is none. `compiled` is whether stages are compiled, `sharded` whether replicas
-    divide what the optimizer steps.
+    random numbers, `opaque` a module that runs as it is, `whole` an optimizer whose step of an
+    element depends on others; all are "" where there is none. `compiled` is whether stages are
+    compiled, `sharded` whether replicas divide what the optimizer steps.
     """
 
     replicas: int = 1
@@ -25,6 +25,7 @@ class Combination:
     draws: str = ""
     sharded: bool = False
     whole: str = ""
+    opaque: str = ""
 
 
 @dataclass(frozen=True)
@@ -86,9 +87,21 @@ def rows_are_stepped_apart(asked: Combination) -> Conflict | None:
     )
 
 
+def opaque_modules_are_eager(asked: Combination) -> Conflict | None:
+    """Compiled code would not be the user's own, called as it is."""
+    if not asked.compiled or not asked.opaque:
+        return None
+    return Conflict(
+        f"'{asked.opaque}' runs as it is, which compiled stages do not allow",
+        "use compile: eager, or write the module so that it can be traced",
+        "compile",
+    )
+
+
 RULES: tuple[Rule, ...] = (
     replicas_drift,
     compiled_backward_is_whole,
+    opaque_modules_are_eager,
     compiled_draws_differ,
     rows_are_stepped_apart,
 )

@@ -5,8 +5,8 @@ come.
 """
 
 import types
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from pipecut.plan.folder import checked_bytes
 from pipecut.plan.schema import Plan, Stage
 from pipecut.runtime.engine import recompute
 from pipecut.runtime.engine.batch_dimensions import batch_dimensions, mark
+from pipecut.runtime.engine.opaque_modules import OpaqueModules
 from pipecut.runtime.engine.weight_gradients import WeightGradStore
 from pipecut.runtime.gradients.masters import Masters
 
@@ -94,6 +95,7 @@ class RunningStage:
         )
         self.live: dict[int, InFlight] = {}
         self.draws = StageDraws(plan.model.seed, stage.draws) if stage.draws else None
+        self.opaque = OpaqueModules(plan, stage, module)
         self.dimensions = batch_dimensions(plan, stage)
         self.step = self.first = 0
 
@@ -121,7 +123,7 @@ class RunningStage:
             tensor.requires_grad_(needs_grad)
         if self.stage.recompute:
             return self._forward_to_recompute(microbatch, received, batch, weight)
-        with torch.enable_grad(), self._drawing(microbatch), self._putting_aside(microbatch):
+        with torch.enable_grad(), self._training(microbatch, [*received, *batch]):
             results = list(self.module(*received, *batch))
         roots = self._roots(results, weight)
         self.live[microbatch] = InFlight(received, batch, weight, roots, None)
@@ -131,7 +133,7 @@ class RunningStage:
         self, microbatch: int, inputs: Tensors, outputs: dict[str, torch.Tensor] | None
     ) -> Tensors:
         wanted = {"outputs": outputs} if outputs is not None and self.stage.outputs else {}
-        with torch.no_grad(), self._drawing(microbatch):
+        with torch.no_grad(), self._drawing(microbatch, inputs):
             return list(self.module(*inputs, **wanted))
 
     def _forward_to_recompute(
@@ -140,7 +142,7 @@ class RunningStage:
         inputs = [*received, *batch]
         versions = [tensor._version for tensor in inputs]
         captured = recompute.capture(self.module, self.device, self.written_names)
-        with torch.no_grad(), self._drawing(microbatch):
+        with torch.no_grad(), self._drawing(microbatch, inputs):
             results = list(self.module(*inputs))
         recompute.check_untouched(inputs, versions)
         self.live[microbatch] = InFlight(received, batch, weight, None, captured)
@@ -155,7 +157,7 @@ class RunningStage:
         else:
             with recompute.replaying(self.module, self.device, live.captured):
                 # No name holds the results, so that backward frees what it is done with.
-                with self._drawing(microbatch), self._putting_aside(microbatch):
+                with self._training(microbatch, [*live.received, *live.batch]):
                     roots = self._roots(list(self.module(*live.received, *live.batch)), live.weight)
                 self._backward(roots, gradients)
         return [
@@ -179,16 +181,28 @@ class RunningStage:
         buffers = dict(self.module.named_buffers(remove_duplicate=False))
         return [buffers[name] for name in self.written_names]
 
-    def _drawing(self, microbatch: int) -> AbstractContextManager[object]:
+    @contextmanager
+    def _drawing(
+        self, microbatch: int, inputs: Tensors, store: WeightGradStore | None = None
+    ) -> Iterator[None]:
+        """Around a forward on these inputs."""
         if self.draws is None:
-            return nullcontext()
-        return self.draws.at(self.step, self.first + microbatch)
+            with self.opaque.running(inputs, None, store):
+                yield
+            return
+        with self.draws.at(self.step, self.first + microbatch) as drawing:
+            with self.opaque.running(inputs, drawing.draws, store):
+                yield
 
-    def _putting_aside(self, microbatch: int) -> AbstractContextManager[object]:
-        if not self.split_backward:
-            return nullcontext()
-        store = WeightGradStore(self.masters.accumulate, self.gradient_ready, self.own_hooks)
-        return self.aside.setdefault(microbatch, store)
+    @contextmanager
+    def _training(self, microbatch: int, inputs: Tensors) -> Iterator[None]:
+        """Around a forward with gradients; those of weights are put aside where that is asked."""
+        store = None
+        if self.split_backward:
+            store = WeightGradStore(self.masters.accumulate, self.gradient_ready, self.own_hooks)
+            self.aside[microbatch] = store
+        with self._drawing(microbatch, inputs, store), store or nullcontext():
+            yield
 
     def _roots(self, results: Tensors, weight: float) -> list[Root]:
         """Where backward begins; the loss is kept itself, since it gets no gradient."""

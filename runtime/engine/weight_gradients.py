@@ -150,6 +150,8 @@ class WeightGradStore(TorchFunctionMode):
     ) -> None:
         super().__init__()
         self.tasks: deque[Task] = deque()
+        # Set while a module of the user's runs as it is: nothing of its backward comes later.
+        self.suspended = False
         # In place of the hooks of gradients that autograd makes: called each time a parameter's
         # gradient was added to, and once when it gets no more.
         self.gradient_added, self.gradient_ready = gradient_added, gradient_ready
@@ -182,7 +184,8 @@ class WeightGradStore(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         """Replace the products whose weight's gradient may come later."""
-        deferred = None if kwargs else self._deferred(func, args)
+        as_it_is = bool(kwargs) or self.suspended
+        deferred = None if as_it_is else self._deferred(func, args)
         return deferred() if deferred is not None else func(*args, **(kwargs or {}))
 
     def _deferred(self, func: Any, args: tuple[Any, ...]) -> Callable[[], Any] | None:

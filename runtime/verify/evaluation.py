@@ -1,13 +1,15 @@
 """Eval mode's part of verify: eval_step and predict beside the unsplit model's own results."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
+from torch import nn
 
 from pipecut.errors import RunError
 from pipecut.model.comparison import wide
 from pipecut.model.draws import Draws
+from pipecut.model.opaque.watching import watched
 from pipecut.model.sample_batch import sample_batch
 from pipecut.model.unsplit import WithLoss
 from pipecut.plan.schema import HALF, Plan
@@ -52,7 +54,7 @@ def evaluated_unsplit(plan: Plan, model: WithLoss, draws: Draws, step: int, devi
     drew = False
     with _in_eval_mode(model, plan.evaluation.loss):
         for number, (part, weight) in enumerate(zip(parts, weights, strict=True)):
-            with draws.at(step + 2, number):
+            with draws.at(step + 2, number), whole_draws(draws, model.model, plan):
                 result = model(on_device(part, device))
                 drew = drew or len(draws.after) > 1
             for part_of_loss in result["loss"]:
@@ -75,6 +77,12 @@ def _expected(at_once: torch.Tensor, joined: torch.Tensor) -> torch.Tensor:
         return at_once
     alike = torch.allclose(wide(at_once), wide(joined), rtol=RELATIVE, atol=ABSOLUTE)
     return at_once if alike else joined
+
+
+def whole_draws(draws: Draws, model: nn.Module, plan: Plan) -> AbstractContextManager[None]:
+    """Let the unsplit model's opaque modules draw as the plan's do."""
+    names = dict.fromkeys(opaque.name for stage in plan.stages for opaque in stage.opaque)
+    return watched(model, names, draws.begin_opaque, lambda *_: draws.end_opaque())
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from pipecut.runtime.batches.microbatches import microbatches, samples_in
 from pipecut.runtime.gradients.loss_scale import LossScale
 from pipecut.runtime.gradients.masters import Masters
 from pipecut.runtime.gradients.parameters import RankParameter, parameters_of
-from pipecut.runtime.verify.evaluation import evaluated_unsplit
+from pipecut.runtime.verify.evaluation import evaluated_unsplit, whole_draws
 from pipecut.runtime.verify.setting import EPS
 from pipecut.runtime.verify.tensors import Tensors, kept, on_device
 
@@ -87,7 +87,7 @@ class Unsplit:
         total = torch.zeros(())
         for number, (part, weight) in enumerate(zip(parts, weights, strict=True)):
             # Around the backward too, in which torch.utils.checkpoint draws again.
-            with self.draws.at(step + 1, number):
+            with self.draws.at(step + 1, number), whole_draws(self.draws, self.model, plan):
                 loss = self.with_loss(on_device(part, self.device))
                 (loss * (weight * self.scale.scale)).backward()
             total += (as_summed(loss.detach()) * weight).cpu()

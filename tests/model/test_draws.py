@@ -77,3 +77,25 @@ def test_seeding_a_draw_takes_microseconds() -> None:
         taken = (time.perf_counter() - begin) / 500
     # About 35 microseconds here; torch.manual_seed alone took 100 to 600.
     assert taken < 5e-4
+
+
+def test_all_that_an_opaque_module_draws_is_one_draw() -> None:
+    def run(inner: int, mode: Draws) -> list[torch.Tensor]:
+        drawn = [torch.rand(3)]
+        mode.begin_opaque()
+        drawn += [torch.rand(3) for _ in range(inner)]
+        mode.end_opaque()
+        return [*drawn, torch.rand(3)]
+
+    with Draws(0).at(1, 0) as mode:
+        thrice = run(3, mode)
+    with Draws(0).at(1, 0) as mode:
+        once = run(1, mode)
+    assert all(map(torch.equal, once, [*thrice[:2], thrice[-1]]))
+    # A stage that has the module alone: it is the model's second draw.
+    with StageDraws(0, [1, 2]).at(1, 0) as stage:
+        stage.draws.begin_opaque()
+        inner = [torch.rand(3), torch.rand(3)]
+        stage.draws.end_opaque()
+        assert torch.equal(torch.rand(3), thrice[-1])
+    assert all(map(torch.equal, inner, thrice[1:3]))

@@ -1,17 +1,19 @@
-"""Parameters and buffers as parts of the modules that hold them."""
+"""Parameters, buffers and opaque modules as parts of the modules that hold them."""
 
 from collections.abc import Iterable
 
 from pipecut.compiler.names import member
+from pipecut.compiler.stages.call import opaque_value
 from pipecut.compiler.stages.cut import Cut
 
 
 class Held:
-    """The FQNs of a stage's parameters and buffers, by their values."""
+    """The FQNs of a stage's parameters, buffers and opaque modules, by their values."""
 
     def __init__(self, cut: Cut) -> None:
         self.names = {p.value: p.names for p in cut.parameters}
         self.names |= {b.value: b.names for b in cut.buffers}
+        self.names |= {opaque_value(module): (module,) for module in cut.opaque}
 
     @staticmethod
     def access(name: str) -> str:

@@ -118,18 +118,30 @@ class Modules:
 def parameters_into(root: Module, cut: Cut) -> list[Tie]:
     """Put parameters where they are made: into modules that are called, or where they are named.
 
-    Returns what is tied afterwards. What holds a further name, or a buffer, is made, too.
+    Opaque modules hold theirs. Returns what is tied afterwards. What holds a further name, a buffer
+    or an opaque module is made, too.
     """
     called = {module.name for module in root.all() if module.methods}
     ties = []
     for parameter in cut.parameters:
-        inside = [name for name in parameter.names if name.rpartition(".")[0] in called]
-        made = inside or list(parameter.names[:1])
+        own = [name for name in parameter.names if is_within(name, cut.opaque)]
+        others = [name for name in parameter.names if name not in own]
+        inside = [name for name in others if name.rpartition(".")[0] in called]
+        made = inside or (own or others)[:1]
         for name in made:
-            owner, _, last = name.rpartition(".")
-            root.find(owner).parameters[last] = parameter
+            if name not in own:
+                owner, _, last = name.rpartition(".")
+                root.find(owner).parameters[last] = parameter
         ties += [Tie(made[0], name) for name in parameter.names if name != made[0]]
     names = [name for parameter in cut.parameters for name in parameter.names]
     for name in (*names, *(name for buffer in cut.buffers for name in buffer.names)):
+        if not is_within(name, cut.opaque):
+            root.find(name.rpartition(".")[0])
+    for name in cut.opaque:
         root.find(name.rpartition(".")[0])
     return ties
+
+
+def is_within(name: str, modules: Iterable[str]) -> bool:
+    """Whether a parameter, buffer or module is in one of some modules, by their FQNs."""
+    return any(name.startswith(f"{module}.") for module in modules)

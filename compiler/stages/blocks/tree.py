@@ -39,8 +39,12 @@ def _path(operator: Operator) -> tuple[ModuleCall, ...]:
         ModuleCall(operator.module, operator.module_class),
     )
     path = [calls[0]]
+    opaque = operator.opaque.module if operator.opaque is not None else None
     for call in calls[1:]:
         around = path[-1].module
+        # An opaque module is called in the body of one that holds it.
+        if opaque is not None and not opaque.startswith(f"{call.module}."):
+            break
         if call.module and (not around or call.module.startswith(f"{around}.")):
             path.append(call)
     return tuple(path)

@@ -8,11 +8,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map
 
 from pipecut.compiler.trace.lower.dimensions import Dimensions
+from pipecut.compiler.trace.opaque.operators import OPAQUE
 from pipecut.model.draws import CountDraws, may_draw
 
 
 def count_draws(node: fx.Node, dimensions: Dimensions) -> int:
-    """Draws of one call for one microbatch, counted on fake tensors."""
+    """Draws of one call for one microbatch, counted on fake tensors; an opaque module's are one."""
+    if node.target in OPAQUE:
+        return 1
     if not (isinstance(node.target, torch._ops.OpOverload) and may_draw(node.target)):
         return 0
     with FakeTensorMode():

@@ -45,6 +45,7 @@ def lower(exported: Exported, microbatch: int) -> Lowered:
     tensors = {fqn: held.value for held in signature.held for fqn in held.names}
     constants = [constant.value for constant in signature.constants]
     reader.stamps = Stamps(exported.stamped, reader, tensors, constants)
+    reader.opaque = exported.model.opaque
     reader.read(program.graph_module)
     reader.stamps.check()
     operators = tuple(reader.operators)

@@ -18,9 +18,12 @@ from pipecut.compiler.trace.lower.arguments import Arguments, references
 from pipecut.compiler.trace.lower.draws import count_draws
 from pipecut.compiler.trace.lower.gradients import DIFFERENTIABLE, Gradients
 from pipecut.compiler.trace.lower.names import Names, part_name
-from pipecut.compiler.trace.lower.source import module_calls, where
+from pipecut.compiler.trace.lower.source import module_calls, where, where_forward
 from pipecut.compiler.trace.lower.storage import Storages
 from pipecut.compiler.trace.lower.values import Values
+from pipecut.compiler.trace.opaque.operators import OPAQUE
+from pipecut.compiler.trace.opaque.reading import as_opaque
+from pipecut.compiler.trace.opaque.standing_in import StandingIn
 from pipecut.compiler.trace.stamp.expand import Marker, Stamps
 from pipecut.compiler.trace.stamp.markers import BEGIN, BODY, END, MARKERS, NODE, OUT
 from pipecut.device.types import is_traced_device
@@ -35,10 +38,11 @@ class OperatorReader:
     """Reads modules into `operators`, with the values of their results.
 
     `shared` has for each operator the inputs whose storage its result has; `stamps` reads the
-    layers that were stamped.
+    layers that were stamped; `opaque` has the modules that were not traced.
     """
 
     stamps: Stamps | None = None
+    opaque: StandingIn | None = None
 
     def __init__(self, values: Values, names: Names) -> None:
         self.values, self.names = values, names
@@ -49,6 +53,7 @@ class OperatorReader:
         self.shared: list[tuple[str, ...]] = []
         # Of the whole program, whether the loss needs them or not: the model makes them all.
         self.draws = 0
+        self.opaque_operators: dict[str, Operator] = {}
 
     def read(self, module: fx.GraphModule, contexts: Contexts = (), prefix: str = "") -> None:
         """Raises TraceError for a node that a stage cannot run."""
@@ -108,8 +113,8 @@ class OperatorReader:
         operator, shared = self._operator(node, contexts, prefix)
         self.operators.append(operator)
         self.shared.append(shared)
-        needed = self.gradients.needed_by(operator)
-        self._add_values(operator.name, result, needed)
+        needed = self._needed(operator)
+        self._add_values(operator, result, needed)
         self.gradients.follow(operator, shared, needed)
 
     def add(self, operator: Operator, shared: tuple[str, ...], values: Sequence[Value]) -> None:
@@ -172,7 +177,7 @@ class OperatorReader:
             draws=self._next_draws(count_draws(node, self.values.dimensions)),
             calls=calls,
         )
-        return operator, effects.shared
+        return self._as_called(operator, node), effects.shared
 
     def _next_draws(self, count: int) -> tuple[int, ...]:
         first, self.draws = self.draws, self.draws + count
@@ -221,15 +226,47 @@ class OperatorReader:
         if single:
             self.names.alias(part_name(name, 0), name)
 
-    def _add_values(self, name: str, result: Any, needed: bool) -> None:
+    def _as_called(self, operator: Operator, node: fx.Node) -> Operator:
+        """Of an opaque module, its call in the module around it, and the parts of its result."""
+        if node.target in OPAQUE:
+            assert self.opaque is not None
+            operator = as_opaque(operator, self.opaque)
+            source = where_forward(self.opaque.class_of(operator.module))
+            operator = replace(operator, source=source)
+            self.opaque_operators[operator.name] = operator
+            return operator
+        whole = self.opaque_operators.get(operator.inputs[0]) if operator.inputs else None
+        if whole is None or operator.target != GETITEM:
+            return operator
+        return replace(
+            operator,
+            module=whole.module,
+            module_class=whole.module_class,
+            source=whole.source,
+            calls=whole.calls,
+        )
+
+    def _needed(self, operator: Operator) -> bool:
+        """Whether what an operator makes needs a gradient, where its dtype can have one."""
+        whole = self.opaque_operators.get(operator.inputs[0]) if operator.inputs else None
+        if whole is not None and whole.opaque and operator.target == GETITEM:
+            needs = whole.opaque.needs_grad[operator.args[1]]
+            return needs and self.gradients.needed_by(operator)
+        return self.gradients.needed_by(operator)
+
+    def _add_values(self, operator: Operator, result: Any, needed: bool) -> None:
         """The value of a result, or those of its tensors where it has several."""
+        name = operator.name
+        parts_need = operator.opaque.needs_grad if operator.opaque is not None else None
         if isinstance(result, torch.Tensor):
             differentiable = result.is_floating_point() or result.is_complex()
+            needed = needed and (parts_need is None or parts_need[0])
             self.values.add(name, result, needed and differentiable)
             return
         for index, part in enumerate(result if isinstance(result, list | tuple) else ()):
             if isinstance(part, torch.Tensor):
                 needs_grad = needed and part.is_floating_point()
+                needs_grad = needs_grad and (parts_need is None or parts_need[index])
                 self.values.add(part_name(name, index), part, needs_grad)
 
 

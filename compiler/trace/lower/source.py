@@ -6,6 +6,7 @@ import sys
 from functools import cache
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 from torch import fx
 
@@ -83,6 +84,13 @@ def where(node: fx.Node) -> str:
     path, line = frames[-1].split(",")[:2]
     file = importable_path(path.removeprefix("File ").strip(chr(34)))
     return f" ({file}:{line.removeprefix(' line ')})"
+
+
+def where_forward(cls: type) -> str:
+    """` (file:line)` of the forward of a module's class; "" where it has no source."""
+    forward: Any = getattr(cls, "forward", None)
+    code = getattr(inspect.unwrap(forward), "__code__", None) if forward else None
+    return f" ({importable_path(code.co_filename)}:{code.co_firstlineno})" if code else ""
 
 
 @cache

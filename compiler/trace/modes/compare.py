@@ -36,7 +36,7 @@ def _calls(operators: tuple[Operator, ...]) -> list[tuple[str, str, str]]:
 
 def with_defaults(operator: Operator, count: int) -> Operator:
     """The operator with so many positional arguments: tracing leaves defaults out."""
-    if len(operator.args) == count:
+    if len(operator.args) == count or operator.opaque is not None:
         return operator
     named = {key for key, _ in operator.kwargs}
     defaults = resolve(operator.target)._schema.arguments[len(operator.args) : count]
@@ -50,6 +50,8 @@ def modes(training: Operator, evaluation: Operator) -> tuple[Mode, ...] | None:
     """Arguments that differ in eval mode; None where more differs than numbers and flags."""
     if (training.target, training.contexts) != (evaluation.target, evaluation.contexts):
         return None
+    if _opaque_code(training) != _opaque_code(evaluation):
+        return None
     first, second = _arguments(training), _arguments(evaluation)
     if list(first) != list(second):
         return None
@@ -57,6 +59,12 @@ def modes(training: Operator, evaluation: Operator) -> tuple[Mode, ...] | None:
     if any(_refers(first[key]) or _refers(second[key]) for key in differing):
         return None
     return tuple(differing.items())
+
+
+def _opaque_code(operator: Operator) -> tuple[str, ...]:
+    """How an opaque module is called; nothing for any other operator."""
+    call = operator.opaque
+    return () if call is None else (call.module, call.arguments, call.results, *call.imports)
 
 
 def _arguments(operator: Operator) -> dict[int | str, Any]:

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,8 +34,11 @@ def refuse_scripted(model: nn.Module) -> None:
             )
 
 
-def refuse_hooks(model: nn.Module) -> None:
-    """Raises TraceError where a parameter or module has a hook for its gradients."""
+def refuse_hooks(model: nn.Module, opaque: Sequence[str] = ()) -> None:
+    """Raises TraceError where a parameter or module has a hook for its gradients.
+
+    Modules that run as they are, at the paths in `opaque`, keep theirs.
+    """
     for name, parameter in model.named_parameters():
         if parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None):
             raise TraceError(
@@ -43,7 +46,8 @@ def refuse_hooks(model: nn.Module) -> None:
                 "change gradients between pipe.step and optimizer.step in a loop of your own"
             )
     for name, module in model.named_modules():
-        if module._backward_hooks or module._backward_pre_hooks:
+        as_it_is = any(f"{name}.".startswith(f"{path}.") for path in opaque)
+        if not as_it_is and (module._backward_hooks or module._backward_pre_hooks):
             raise TraceError(
                 f"the module '{name}' ({type(module).__name__}) has a backward hook, which no plan "
                 "would call; remove it, or watch gradients between pipe.step and optimizer.step in "

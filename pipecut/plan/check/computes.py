@@ -39,6 +39,7 @@ def _check_combination(plan: Plan, splits: bool) -> None:
         writes_buffers=any(tensor.written for s in plan.stages for tensor in s.buffers),
         compiled=plan.compile == "inductor",
         split=plan.schedule if splits else "",
+        opaque=next((opaque.name for s in plan.stages for opaque in s.opaque), ""),
         draws="the model" if any(s.draws for s in (*plan.stages, *evaluated)) else "",
         sharded=plan.shard_optimizer,
         whole="" if plan.optimizer.kind.elementwise else plan.optimizer.name,

@@ -20,6 +20,8 @@ from pipecut.plan.schema.stage import (
     Boundary,
     Evaluation,
     EvaluationStage,
+    OpaqueModule,
+    OpaqueResult,
     Stage,
     StageMemory,
 )
@@ -47,6 +49,8 @@ __all__ = [
     "HeldTensors",
     "LrSchedule",
     "ModelRef",
+    "OpaqueModule",
+    "OpaqueResult",
     "Optimizer",
     "Plan",
     "Positive",

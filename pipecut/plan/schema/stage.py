@@ -1,6 +1,7 @@
 """Stages, what a microbatch takes on them, and the boundaries between them."""
 
 from pipecut.device.types import TypeName
+from pipecut.plan.schema.dimensions import Dimension
 from pipecut.plan.schema.numbers import Bytes, Count, PlanModel, Rate, Seconds, Signed
 from pipecut.plan.schema.tensors import StageTensor, Tensor
 
@@ -27,6 +28,23 @@ class StageMemory(PlanModel):
     weights_gradients: Signed = 0
 
 
+class OpaqueResult(PlanModel):
+    """A tensor that an opaque module returns."""
+
+    shape: list[Dimension]
+    dtype: str
+
+
+class OpaqueModule(PlanModel):
+    """A module of the user's model that a stage runs as it is.
+
+    `results` has what its calls return: the tensors of each, in order, without repetition.
+    """
+
+    name: str
+    results: list[list[OpaqueResult]]
+
+
 class Stage(PlanModel):
     """One stage, on the ranks of `pipeline_rank`. Seconds and bytes are per microbatch.
 
@@ -37,6 +55,7 @@ class Stage(PlanModel):
       less the cluster's reserve, which `buffer_bytes` of tensors on their way come out of.
     - `draws`: which of the model's random draws (dropout's and others'), counted in the model's
       own order, are on the stage.
+    - `opaque`: modules of the user's model that it runs as they are.
     - `weight_seconds`: of `backward_seconds`, those for gradients of weights under a schedule that
       splits backward.
     - `reduce_seconds`: per step, to sum gradients over replicas.
@@ -71,6 +90,7 @@ class Stage(PlanModel):
     sends: list[str]
     draws: list[Count] = []
     outputs: list[Tensor] = []
+    opaque: list[OpaqueModule] = []
     parameters: list[StageTensor]
     buffers: list[StageTensor]
     passes: StageMemory | None = None

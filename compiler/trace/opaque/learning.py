@@ -1,0 +1,141 @@
+"""Opaque modules run for real, with two batch sizes and in both modes: what they return and take.
+
+The model is built with its first values and runs once for each batch and mode, so that every opaque
+module is given what it is given in training.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import nn
+
+from pipecut.compiler.inputs.job import Job
+from pipecut.compiler.trace.batch import ExampleBatch, example_batch
+from pipecut.compiler.trace.opaque.calls import CallKey, KnownCall, known_call
+from pipecut.compiler.trace.opaque.observed import SeenCall, observe
+from pipecut.compiler.trace.watch.attributes import MISSING, Copied, attributes_of
+from pipecut.compiler.trace.watch.randomness import only_operators_draw
+from pipecut.errors import TraceError, UserFileError
+from pipecut.model.functions import calling, find_function
+from pipecut.model.precision import cast_model
+from pipecut.model.unsplit import WithLoss
+from pipecut.quantities import show_bytes
+
+# Bytes of parameters up to which a model is built to see what its opaque modules are given.
+MOST_BYTES = 8 * 2**30
+
+
+def learnt_calls(job: Job, model: WithLoss, paths: Sequence[str]) -> dict[CallKey, KnownCall]:
+    """Every call of the modules at these paths. `model` is the job's, without values.
+
+    Raises TraceError for what no plan can carry, UserFileError where the model fails.
+    """
+    size = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    if size > MOST_BYTES:
+        raise TraceError(
+            f"'{paths[0]}' is to run as it is, and what it returns is learnt by running the model, "
+            f"whose parameters of {show_bytes(size)} are over {show_bytes(MOST_BYTES)}; compile "
+            "with fewer layers, or write the module so that it can be traced"
+        )
+    first, second = _batches(job)
+    real = _built(job, model)
+    seen: dict[CallKey, list[SeenCall]] = defaultdict(list)
+    for training in (True, False):
+        real.train(training)
+        for batch in (first, second):
+            for key, call in _run(job, real, paths, batch).items():
+                seen[key].append(call)
+    return {key: known_call(key, calls) for key, calls in seen.items()}
+
+
+def _batches(job: Job) -> tuple[ExampleBatch, ExampleBatch]:
+    samples = max(job.microbatch, 2)
+    first = example_batch(job, samples)
+    try:
+        return first, example_batch(job, samples + 1)
+    except UserFileError:
+        return first, example_batch(job, 2 * samples)
+
+
+def _built(job: Job, traced: WithLoss) -> WithLoss:
+    spec = job.spec.model
+    factory = find_function(spec.factory, job.folders, str(job.path))
+    with torch.random.fork_rng(devices=[]), calling(spec.factory):
+        torch.manual_seed(job.spec.seed)
+        model = factory(**spec.args)
+    return WithLoss(cast_model(model, job.spec.precision), traced.loss)
+
+
+def _run(
+    job: Job, real: WithLoss, paths: Sequence[str], batch: ExampleBatch
+) -> dict[CallKey, SeenCall]:
+    """One forward of the model, whose modules at these paths are watched."""
+    calls: dict[CallKey, SeenCall] = {}
+    modules = {path: real.model.get_submodule(path) for path in paths}
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices=[]))
+        torch.manual_seed(job.spec.seed)
+        stack.enter_context(only_operators_draw())
+        stack.enter_context(calling(f"{job.spec.model.factory}'s model, run on the example batch,"))
+        stack.enter_context(_unchanged(modules))
+        stack.enter_context(_watched(modules, real.training, batch.samples, calls))
+        with torch.no_grad():
+            real.has_loss = real.training
+            real({**batch.tensors, **batch.constants})
+    for path in paths:
+        if CallKey(path, 0, real.training) not in calls and real.training:
+            raise TraceError(
+                f"'{path}' ({type(modules[path]).__name__}) is never called, so it cannot run as "
+                "it is; name the module whose forward uses it in model.opaque"
+            )
+    return calls
+
+
+@contextmanager
+def _watched(
+    modules: dict[str, nn.Module], training: bool, samples: int, calls: dict[CallKey, SeenCall]
+) -> Iterator[None]:
+    """Note every call of these modules, but for those within another one."""
+    numbers: Counter[str] = Counter()
+
+    def instead(path: str, module: nn.Module) -> Any:
+        original = module.forward
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            key = CallKey(path, numbers[path], training)
+            numbers[path] += 1
+            calls[key], result = observe(path, module, original, samples, args, kwargs)
+            return result
+
+        return forward
+
+    with ExitStack() as stack:
+        for path, module in modules.items():
+            stack.enter_context(mock.patch.object(module, "forward", instead(path, module)))
+        yield
+
+
+@contextmanager
+def _unchanged(modules: dict[str, nn.Module]) -> Iterator[None]:
+    """Raises TraceError where a forward changes what a module within them keeps in Python."""
+    within = {
+        f"{path}.{name}".rstrip("."): inner
+        for path, module in modules.items()
+        for name, inner in module.named_modules()
+    }
+    before = {place: Copied.of(value) for place, value in attributes_of(within).items()}
+    yield
+    for place, value in attributes_of(within).items():
+        earlier = before.get(place, Copied(MISSING))
+        # What is filled once, as a cache, may stay.
+        filled = earlier.value is MISSING or earlier.value is None
+        if not filled and earlier.differs(value):
+            raise TraceError(
+                f"'{place}' changes from one forward to the next, and a plan runs forwards in an "
+                "order of its own; register it as a buffer, and write it in place with "
+                f"self.{place.name}.copy_(...)"
+            )

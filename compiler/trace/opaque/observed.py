@@ -1,0 +1,243 @@
+"""What is seen of a call of an opaque module when it runs for real."""
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from pipecut.compiler.graph import OpaqueWork
+from pipecut.compiler.trace.opaque.argument_code import ArgumentCode, argument_code
+from pipecut.errors import TraceError
+from pipecut.model.opaque.nested import Leaf, leaves_in, tensors_in, with_leaves
+
+
+@dataclass(frozen=True)
+class SeenTensor:
+    """A tensor of a result.
+
+    `order` lists its dimensions from the outermost in memory to the innermost; `shares` are the
+    positions of the operator's inputs whose memory it has.
+    """
+
+    sizes: tuple[int, ...]
+    order: tuple[int, ...]
+    dtype: torch.dtype
+    needs_grad: bool
+    shares: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class SeenCall:
+    """One call: its arguments as code, what it returned, what it wrote to, what it took.
+
+    `places` says of each place in the code whether it is a tensor's, `numbers` are the others.
+    `template` is the result with the position of each tensor, from 0, in place of it. `written`
+    are positions among what the module is given and what it holds.
+    """
+
+    samples: int
+    arguments: str
+    imports: tuple[str, ...]
+    places: tuple[bool, ...]
+    numbers: tuple[int, ...]
+    template: Any
+    tensors: tuple[SeenTensor, ...]
+    written: tuple[int, ...]
+    work: OpaqueWork
+
+
+@dataclass(frozen=True)
+class Position(Leaf):
+    """Where a tensor of a result stands among all of them."""
+
+    number: int
+
+
+def held_by(module: nn.Module) -> list[torch.Tensor]:
+    """All parameters and buffers of a module, each once."""
+    tensors = [*module.parameters(), *module.buffers()]
+    return list({id(tensor): tensor for tensor in tensors}.values())
+
+
+def observe(
+    name: str, module: nn.Module, forward: Callable[..., Any], samples: int, args: Any, kwargs: Any
+) -> tuple[SeenCall, Any]:
+    """Run a module, forward and, where it trains, backward. Returns its result without gradients.
+
+    `forward` is its own. Raises TraceError for what no plan can carry.
+    """
+    what = f"the module '{name}' ({type(module).__name__})"
+    code = argument_code(args, kwargs, what)
+    leaves, given = _copies(code, module.training)
+    originals = args, kwargs
+    args, kwargs = _with_copies(code, given, args, kwargs)
+    held = held_by(module)
+    inputs = [*given, *held]
+    versions = [tensor._version for tensor in inputs]
+    buffers = _buffers(module)
+    result, work = _run(lambda: forward(*args, **kwargs), inputs, leaves, samples, module.training)
+    for place, buffer in buffers.items():
+        if _buffers(module).get(place) is not buffer:
+            raise TraceError(
+                f"{what} assigns its buffer '{place}', and a plan's buffers stay where they are; "
+                f"write it in place with {place.rpartition('.')[2]}.copy_(...)"
+            )
+    written = [at for at, t in enumerate(inputs) if t._version != versions[at]]
+    _refuse_writes(what, written, len(given), held)
+    tensors = tensors_in(result)
+    for tensor in tensors:
+        if tensor.layout != torch.strided or tensor.is_nested:
+            raise TraceError(f"{what} returns a tensor that is not dense, which no plan can carry")
+    numbering = iter(range(len(tensors)))
+    template = with_leaves(
+        result, lambda leaf: Position(next(numbering)) if isinstance(leaf, torch.Tensor) else leaf
+    )
+    _refuse_other_sizes(what, forward, code, tensors, originals[0], originals[1])
+    seen = SeenCall(
+        samples,
+        code.code,
+        tuple(sorted(code.imports)),
+        tuple(isinstance(leaf, torch.Tensor) for leaf in code.leaves),
+        tuple(leaf for leaf in code.leaves if not isinstance(leaf, torch.Tensor)),
+        template,
+        tuple(_seen(tensor, inputs) for tensor in tensors),
+        tuple(written),
+        work,
+    )
+    detached = with_leaves(
+        result, lambda leaf: leaf.detach() if isinstance(leaf, torch.Tensor) else leaf
+    )
+    return seen, detached
+
+
+def _refuse_other_sizes(
+    what: str,
+    forward: Callable[..., Any],
+    code: ArgumentCode,
+    tensors: Sequence[torch.Tensor],
+    args: Any,
+    kwargs: Any,
+) -> None:
+    """Raises TraceError where other values of the same sizes make results of other sizes."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        others = [_other_values(t, generator) for t in code.leaves if isinstance(t, torch.Tensor)]
+        try:
+            other_args, other_kwargs = _with_copies(code, others, args, kwargs)
+            result = forward(*other_args, **other_kwargs)
+        except Exception:
+            # Such values cannot be: nothing is known.
+            return
+    for tensor, other in zip(tensors, tensors_in(result), strict=False):
+        if tensor.shape != other.shape:
+            raise TraceError(
+                f"{what} cannot run as it is within a plan: it returned {list(tensor.shape)} for "
+                f"some values and {list(other.shape)} for others; make the module around it "
+                "opaque, with model.opaque"
+            )
+
+
+def _other_values(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Values that the tensor has, in other places, floats with the opposite sign."""
+    flat = tensor.detach().flatten()
+    if not len(flat):
+        return tensor
+    drawn = flat[torch.randint(len(flat), flat.shape, generator=generator)].view(tensor.shape)
+    return -drawn if drawn.is_floating_point() or drawn.is_complex() else drawn
+
+
+def _copies(code: ArgumentCode, training: bool) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Leaves that need gradients, and what the module is given: copies that it may write to."""
+    leaves, given = [], []
+    for tensor in code.leaves:
+        if not isinstance(tensor, torch.Tensor):
+            continue
+        own = tensor.detach().clone()
+        if training and (own.is_floating_point() or own.is_complex()):
+            leaves.append(own.requires_grad_())
+            with torch.enable_grad():
+                own = own.clone()
+        given.append(own)
+    return leaves, given
+
+
+def _with_copies(code: ArgumentCode, given: Sequence[torch.Tensor], args: Any, kwargs: Any) -> Any:
+    tensors = [leaf for leaf in code.leaves if isinstance(leaf, torch.Tensor)]
+    copy_of = {id(tensor): copy for tensor, copy in zip(tensors, given, strict=True)}
+    return with_leaves((args, kwargs), lambda leaf: copy_of.get(id(leaf), leaf))
+
+
+def _buffers(module: nn.Module) -> dict[str, torch.Tensor]:
+    return dict(module.named_buffers(remove_duplicate=False))
+
+
+def _run(
+    call: Callable[[], Any],
+    inputs: Sequence[torch.Tensor],
+    leaves: Sequence[torch.Tensor],
+    samples: int,
+    training: bool,
+) -> tuple[Any, OpaqueWork]:
+    saved: list[torch.Tensor] = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        saved.append(tensor)
+        return tensor
+
+    forward, backward = FlopCounterMode(display=False), FlopCounterMode(display=False)
+    saving = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    with torch.set_grad_enabled(training), saving if training else nullcontext():
+        with forward:
+            result = call()
+        wanted = [t for t in tensors_in(result) if t.requires_grad]
+        parameters = [t for t in inputs if isinstance(t, nn.Parameter) and t.requires_grad]
+        if wanted:
+            with backward:
+                gradients = [torch.ones_like(tensor) for tensor in wanted]
+                torch.autograd.grad(wanted, [*leaves, *parameters], gradients, allow_unused=True)
+    storages = [tensor.untyped_storage()._cdata for tensor in inputs]
+    own = {
+        tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes()
+        for tensor in saved
+        if tensor.layout == torch.strided and tensor.untyped_storage()._cdata not in storages
+    }
+    kept = {t.untyped_storage()._cdata for t in saved if t.layout == torch.strided}
+    work = OpaqueWork(
+        samples,
+        float(forward.get_total_flops()),
+        float(backward.get_total_flops()),
+        tuple(at for at, storage in enumerate(storages) if storage in kept),
+        sum(own.values()),
+    )
+    return result, work
+
+
+def _seen(tensor: torch.Tensor, inputs: Sequence[torch.Tensor]) -> SeenTensor:
+    strides = tensor.stride()
+    # Of two dimensions with one stride, the later one is the inner one.
+    order = tuple(sorted(range(tensor.dim()), key=lambda d: (-strides[d], d)))
+    storage = tensor.untyped_storage()._cdata
+    shares = (at for at, t in enumerate(inputs) if t.untyped_storage()._cdata == storage)
+    return SeenTensor(tuple(tensor.shape), order, tensor.dtype, tensor.requires_grad, tuple(shares))
+
+
+def _refuse_writes(
+    what: str, written: Sequence[int], given: int, held: Sequence[torch.Tensor]
+) -> None:
+    for at in written:
+        if at < given:
+            continue
+        if isinstance(held[at - given], nn.Parameter):
+            raise TraceError(
+                f"{what} writes to a parameter, which a plan does not carry on; write to it "
+                "between steps in a loop of your own"
+            )
+
+
+def plain_leaves(template: Any) -> list[Any]:
+    """What a result has beside tensors."""
+    return [leaf for leaf in leaves_in(template) if not isinstance(leaf, Position)]

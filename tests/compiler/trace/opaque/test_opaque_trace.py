@@ -1,0 +1,76 @@
+"""Opaque modules in a graph: one operator each, with all that it holds, writes and draws."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipecut.compiler.graph import Graph
+from pipecut.compiler.inputs.job import read_job
+from pipecut.compiler.trace.trace import trace
+from pipecut.errors import PipecutError
+
+JOB = """
+model: {{factory: "tests.models.opaque:{name}", args: {args}, opaque: {opaque}}}
+inputs: "tests.models.opaque:{inputs}"
+batch: {{global: 8, microbatch: 2}}
+"""
+
+
+def traced(folder: Path, name: str, inputs: str, opaque: str, args: str = "{}") -> Graph:
+    path = folder / "job.yaml"
+    path.write_text(JOB.format(name=name, inputs=inputs, opaque=opaque, args=args))
+    return trace(read_job(path))
+
+
+@pytest.fixture(scope="module")
+def graph(tmp_path_factory: Any) -> Graph:
+    folder = tmp_path_factory.mktemp("opaque")
+    return traced(folder, "mixture", "tokens", '["layers.*.moe"]', "{layers: 2, tied: true}")
+
+
+def test_a_module_is_one_operator_with_all_that_it_holds(graph: Graph) -> None:
+    operators = [operator for operator in graph.operators if operator.opaque]
+    assert [operator.module for operator in operators] == ["layers.0.moe", "layers.1.moe"]
+    names = {p.value: p.names for p in graph.parameters} | {b.value: b.names for b in graph.buffers}
+    last = operators[1]
+    held = {name for value in last.inputs for name in names.get(value, ())}
+    assert "layers.1.moe.gate.bias" in held and "layers.1.moe.counts" in held
+    # Tied with the other layer's.
+    assert "layers.0.moe.experts.0.weight" in held
+    assert [names[value] for value in last.writes] == [("layers.1.moe.counts",)]
+    inside = [o.module for o in graph.operators if o.module.startswith("layers.1.moe.")]
+    assert not inside and re.search(r"opaque\.py:\d+", last.source)
+
+
+def test_its_results_follow_the_batch_and_gradients(graph: Graph) -> None:
+    operator = next(operator for operator in graph.operators if operator.opaque)
+    hidden, counts = (graph.values[name] for name in graph.results_of(operator))
+    assert (hidden.shape, hidden.needs_grad) == (("batch", 6, 16), True)
+    assert (counts.shape, counts.dtype, counts.needs_grad) == ((3,), "int64", False)
+
+
+def test_all_its_draws_are_one(graph: Graph) -> None:
+    draws = [draw for operator in graph.operators for draw in operator.draws]
+    assert draws == [0, 1, 2, 3]
+    assert [o.draws for o in graph.operators if o.opaque] == [(1,), (3,)]
+    assert graph.notes == ("layers.0.moe and 1 more run as they are: not traced, never cut",)
+
+
+REFUSED = {
+    "[nothing.*]": "job.yaml:2:69: model.opaque: 'nothing.*' matches no module; the model's begin",
+    "[chosen]": "cannot run as it is within a plan: it returned [2, 4] for some values and [0, 4]",
+}
+
+
+@pytest.mark.parametrize("opaque", REFUSED)
+def test_what_cannot_be_opaque_is_refused(opaque: str, tmp_path: Path) -> None:
+    with pytest.raises(PipecutError) as caught:
+        traced(tmp_path, "choosing", "rows", opaque)
+    assert REFUSED[opaque] in str(caught.value)
+
+
+def test_a_list_of_modules_is_never_called(tmp_path: Path) -> None:
+    with pytest.raises(PipecutError, match="is never called, so it cannot run as it is; name"):
+        traced(tmp_path, "mixture", "tokens", "[layers]", "{layers: 2}")

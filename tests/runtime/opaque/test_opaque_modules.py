@@ -1,0 +1,77 @@
+"""Opaque modules on ranks: exact under every schedule, and refused where they return otherwise."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from pipecut.compiler import Options, SizeOverrides, compile
+from pipecut.compiler.schedules.registry import SCHEDULES
+from pipecut.errors import RunError
+from pipecut.model.draws import Draws
+from pipecut.plan.schema import OpaqueModule, OpaqueResult
+from pipecut.runtime.engine.opaque_modules import OpaqueModules, check_result
+from pipecut.runtime.engine.weight_gradients import WeightGradStore
+from pipecut.runtime.verify.verify import verify
+from tests.plans import made_plan, made_stage
+
+JOB = """
+model: {{factory: "tests.models.opaque:mixture", args: {args}, opaque: ["layers.*.moe"]}}
+inputs: "tests.models.opaque:tokens"
+batch: {{global: 8, microbatch: 2}}
+optimizer: adamw
+"""
+ROWS = OpaqueModule(
+    name="rows", results=[[OpaqueResult(shape=["2*batch", 4], dtype="float32")], []]
+)
+
+
+def test_a_result_of_another_size_ends_the_run() -> None:
+    check_result(ROWS, [torch.zeros(6, 4)], samples=3)
+    check_result(ROWS, [], samples=3)
+    with pytest.raises(RunError, match=r"returned float32\[5, 4\], and .* float32\[6, 4\] or no t"):
+        check_result(ROWS, [torch.zeros(5, 4)], samples=3)
+
+
+def test_nothing_of_its_backward_comes_later() -> None:
+    stage = nn.ModuleDict({"rows": nn.Linear(4, 4)})
+    plan = made_plan(stages=[made_stage(opaque=[ROWS])])
+    modules, store = OpaqueModules(plan, plan.stages[0], stage), WeightGradStore()
+    x = torch.randn(6, 4, requires_grad=True)
+    with modules.running([torch.zeros(3, 4)], Draws(0), store), store:
+        stage["rows"](x).sum().backward()
+    assert not store.weights and stage["rows"].weight.grad is not None
+    assert not stage["rows"]._forward_hooks and not stage["rows"]._forward_pre_hooks
+
+
+CELLS = {
+    "1f1b": "",
+    "gpipe, recompute": "recompute: always\n",
+    "zb-h1, tied": "",
+    "interleaved, bf16": "precision: bf16\n",
+    "v-shaped": "",
+    "1f1b, last microbatch smaller": "",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_plan_computes_what_the_unsplit_model_does(
+    cell: str, slow_cores: str, tmp_path: Path
+) -> None:
+    schedule, _, extra = cell.partition(", ")
+    args: Any = {"layers": 4, "tied": extra == "tied"}
+    text = JOB.format(args=args).replace("True", "true").replace("False", "false") + CELLS[cell]
+    if "smaller" in extra:
+        text = text.replace("microbatch: 2", "microbatch: 3")
+    (tmp_path / "job.yaml").write_text(text)
+    stages_per_rank = SCHEDULES[schedule].stages_per_rank or 2
+    stages = 3 if stages_per_rank == 1 else 4
+    sizes = SizeOverrides(stages=stages, schedule=schedule, stages_per_rank=stages_per_rank)
+    plan = compile(tmp_path / "job.yaml", slow_cores, tmp_path / "plan", Options(sizes)).plan
+    assert sum(len(stage.opaque) for stage in plan.stages) == 4
+    assert all(stage.passes is not None for stage in plan.stages)
+    result = verify(tmp_path / "plan", steps=2, evaluation=True)
+    assert result.passed, result.worst
