@@ -176,12 +176,12 @@ def _stage_class(
         f"{INDENT}super().__init__()",
     ]
     within = [tie for tie in ties if {tie.name, tie.other} & own]
-    lines += [_tied(modules, tie) for tie in ties if tie not in within]
+    lines += [_tied(modules, tie, cut.opaque) for tie in ties if tie not in within]
     if any(name not in own for parameter in cut.parameters for name in parameter.names):
         dtype = f", torch.{classes.dtype}" if classes.dtype else ""
         lines.append(f"{INDENT}allocate(self, device{dtype})")
     lines += _own_modules(cut, origin)
-    lines += [_tied(modules, tie) for tie in within]
+    lines += [_tied(modules, tie, cut.opaque) for tie in within]
     if cut.buffers:
         file, device = 'Path(__file__).with_suffix(".safetensors")', 'str(device or "cpu")'
         lines.append(f"{INDENT}buffers = load_file({file}, device={device})")
@@ -198,8 +198,12 @@ def _stage_class(
     return lines
 
 
-def _tied(modules: Modules, tie: Tie) -> str:
-    return f"{INDENT}put(self, {modules.held.access(tie.name)}, {quoted(tie.other)})"
+def _tied(modules: Modules, tie: Tie, opaque: Sequence[str]) -> str:
+    made = modules.held.access(tie.name)
+    if is_within(tie.name, opaque):
+        # Whatever holds it in the user's own module.
+        made = f"self.get_parameter({quoted(tie.name)})"
+    return f"{INDENT}put(self, {made}, {quoted(tie.other)})"
 
 
 def _own_modules(cut: Cut, origin: Origin | None) -> list[str]:
