@@ -14,6 +14,9 @@ from pipecut.compiler.trace.opaque.argument_code import ArgumentCode, argument_c
 from pipecut.errors import TraceError
 from pipecut.model.opaque.nested import Leaf, leaves_in, tensors_in, with_leaves
 
+# How often other values are tried, whose sizes of results would show that they depend on data.
+TRIES = 3
+
 
 @dataclass(frozen=True)
 class SeenTensor:
@@ -124,21 +127,22 @@ def _refuse_other_sizes(
 ) -> None:
     """Raises TraceError where other values of the same sizes make results of other sizes."""
     generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
+    for _ in range(TRIES):
         others = [_other_values(t, generator) for t in code.leaves if isinstance(t, torch.Tensor)]
         try:
-            other_args, other_kwargs = _with_copies(code, others, args, kwargs)
-            result = forward(*other_args, **other_kwargs)
+            with torch.no_grad():
+                other_args, other_kwargs = _with_copies(code, others, args, kwargs)
+                result = forward(*other_args, **other_kwargs)
         except Exception:
             # Such values cannot be: nothing is known.
-            return
-    for tensor, other in zip(tensors, tensors_in(result), strict=False):
-        if tensor.shape != other.shape:
-            raise TraceError(
-                f"{what} cannot run as it is within a plan: it returned {list(tensor.shape)} for "
-                f"some values and {list(other.shape)} for others; make the module around it "
-                "opaque, with model.opaque"
-            )
+            continue
+        for tensor, other in zip(tensors, tensors_in(result), strict=False):
+            if tensor.shape != other.shape:
+                raise TraceError(
+                    f"{what} cannot run as it is within a plan: it returned {list(tensor.shape)} "
+                    f"for some values and {list(other.shape)} for others; make the module around "
+                    "it opaque, with model.opaque"
+                )
 
 
 def _other_values(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
