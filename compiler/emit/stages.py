@@ -38,15 +38,14 @@ def _stage(
     cut: Cut,
     optimizer: OptimizerSpec,
 ) -> Stage:
-    graph, index = costed.graph, cut.index
-    placement, scheduled, cluster = draft.placement, draft.scheduled, draft.cluster
+    graph, index, placement = costed.graph, cut.index, draft.placement
+    scheduled, cluster = draft.scheduled, draft.cluster
     operators = [graph.operators[position] for position in cut.operators]
     stage_device = placement.problem.stage_devices[index]
-    pipeline_rank = scheduled.pipeline_rank_of[index]
+    rank = scheduled.pipeline_rank_of[index]
     first_device = cluster.devices[draft.candidate.layout.rank_of(index)]
     seconds, recompute = scheduled.seconds[index], placement.recompute[index]
-    usage = _usage(costed, cut, optimizer)
-    traffic = _Traffic.of(graph, cut)
+    usage, traffic = _usage(costed, cut, optimizer), _Traffic.of(graph, cut)
     written, name_of = _written(costed, cut), graph.batch_names()
     return Stage(
         index=index,
@@ -71,12 +70,12 @@ def _stage(
         # Posted ahead: what the stage receives. Beside it what it sends, and the gradient of that.
         buffer_bytes=traffic.received + traffic.sent + traffic.gradients_received,
         bytes_sent=traffic.sent + traffic.gradients_sent,
-        pipeline_rank=pipeline_rank,
+        pipeline_rank=rank,
         draws=[number for operator in operators for number in operator.draws],
         opaque=opaque_of(graph, cut),
         weight_seconds=seconds.weights,
         reduce_seconds=seconds.reduce,
-        device_bytes=stage_device.capacity + cluster.reserve_of(pipeline_rank),
+        device_bytes=stage_device.capacity + cluster.reserve_of(rank),
     )
 
 

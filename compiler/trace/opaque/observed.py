@@ -83,12 +83,7 @@ def observe(
     versions = [tensor._version for tensor in inputs]
     buffers = _buffers(module)
     result, work = _run(lambda: forward(*args, **kwargs), inputs, leaves, samples, module.training)
-    for place, buffer in buffers.items():
-        if _buffers(module).get(place) is not buffer:
-            raise TraceError(
-                f"{what} assigns its buffer '{place}', and a plan's buffers stay where they are; "
-                f"write it in place with {place.rpartition('.')[2]}.copy_(...)"
-            )
+    _refuse_assigned(what, buffers, _buffers(module))
     written = [at for at, t in enumerate(inputs) if t._version != versions[at]]
     _refuse_writes(what, written, len(given), held)
     tensors = tensors_in(result)
@@ -227,6 +222,17 @@ def _seen(tensor: torch.Tensor, inputs: Sequence[torch.Tensor]) -> SeenTensor:
     storage = tensor.untyped_storage()._cdata
     shares = (at for at, t in enumerate(inputs) if t.untyped_storage()._cdata == storage)
     return SeenTensor(tuple(tensor.shape), order, tensor.dtype, tensor.requires_grad, tuple(shares))
+
+
+def _refuse_assigned(
+    what: str, before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]
+) -> None:
+    for place, buffer in before.items():
+        if after.get(place) is not buffer:
+            raise TraceError(
+                f"{what} assigns its buffer '{place}', and a plan's buffers stay where they are; "
+                f"write it in place with {place.rpartition('.')[2]}.copy_(...)"
+            )
 
 
 def _refuse_writes(
