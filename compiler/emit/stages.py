@@ -67,8 +67,7 @@ def _stage(
         recompute=recompute,
         memory_bytes=round(usage.peak(stage_device, recompute)),
         capacity_bytes=stage_device.capacity,
-        # Posted ahead: what the stage receives. Beside it what it sends, and the gradient of that.
-        buffer_bytes=traffic.received + traffic.sent + traffic.gradients_received,
+        buffer_bytes=traffic.on_their_way,
         bytes_sent=traffic.sent + traffic.gradients_sent,
         pipeline_rank=rank,
         draws=[number for operator in operators for number in operator.draws],
@@ -108,6 +107,11 @@ class _Traffic:
     sent: int
     gradients_received: int
     gradients_sent: int
+
+    @property
+    def on_their_way(self) -> int:
+        """What is posted ahead, to receive; beside it what is sent, and the gradient of that."""
+        return self.received + self.sent + self.gradients_received
 
     @classmethod
     def of(cls, graph: Graph, cut: Cut) -> "_Traffic":
