@@ -64,6 +64,14 @@ ResumeOption = Annotated[
     ),
 ]
 
+LogOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--log",
+        help="Folder for a log: a line of JSON per step, and TensorBoard's events where tensorboard"
+        " is installed.",
+    ),
+]
 CodeOption = Annotated[
     Path | None,
     typer.Option(
@@ -96,6 +104,7 @@ class RunOptions:
     keep: int = DEFAULT_KEEP
     resume: bool = False
     code: Path | None = None
+    log: Path | None = None
 
     def arguments(self) -> list[str]:
         """The options as the command line of a rank."""
@@ -112,6 +121,8 @@ class RunOptions:
         """Raises UserFileError where the run could not write at its end what it is to write."""
         if self.save is not None:
             writable_folder(self.save, "--save")
+        if self.log is not None:
+            writable_folder(self.log, "--log")
         for file, option in ((self.trace, "--trace"), (self.report, "--report")):
             if file is not None:
                 writable_file(file, option)

@@ -30,6 +30,7 @@ from pipecut.run_options import (
     DataOption,
     EveryOption,
     KeepOption,
+    LogOption,
     RateOption,
     ReportOption,
     ResumeOption,
@@ -61,6 +62,7 @@ def run(
     keep: KeepOption = DEFAULT_KEEP,
     resume: ResumeOption = False,
     code: CodeOption = None,
+    log: LogOption = None,
     restarted: Annotated[
         bool, typer.Option("--restarted", help="Go on from the last checkpoint, if there is one.")
     ] = False,
@@ -80,6 +82,7 @@ def run(
         keep=keep,
         resume=resume,
         code=code,
+        log=log,
     )
     run_rank(plan, options, restarted)
 

@@ -41,13 +41,14 @@ class CostedGraph:
     """A graph, the cost of each operator, and the storages autograd keeps.
 
     `saved` maps a storage, named by the value that made it, to its bytes; `storage` a value to its
-    storage.
+    storage. `flops` are those of a microbatch, forward and backward.
     """
 
     graph: Graph
     costs: tuple[OperatorCost, ...]
     saved: dict[str, int]
     storage: dict[str, str]
+    flops: float = 0.0
 
     def seconds(self, index: int, kind: str) -> float:
         """Forward plus backward seconds of one operator."""
@@ -93,7 +94,11 @@ def cost(
                 transient_bytes=_transient_bytes(operator, graph),
             )
         )
-    return CostedGraph(graph, tuple(costs), _saved(graph, works, storage), storage)
+    flops = sum(
+        work.forward_flops + (work.backward_flops if _differentiable(operator, graph) else 0)
+        for operator, work in zip(graph.operators, works, strict=True)
+    )
+    return CostedGraph(graph, tuple(costs), _saved(graph, works, storage), storage, float(flops))
 
 
 def device_type_of(cluster: Cluster) -> str:

@@ -18,6 +18,7 @@ from pipecut.compiler.partition.coarsen.parameter_bytes import OptimizerSpec
 from pipecut.compiler.partition.placement import Certificate
 from pipecut.compiler.predict.step import Scheduled
 from pipecut.compiler.stages.imports import functions_called
+from pipecut.device.types import type_of
 from pipecut.plan.schema import (
     VERSION,
     Batch,
@@ -69,7 +70,7 @@ def plan_of(
         stages=stages_of(costed, draft, optimizer),
         boundaries=boundaries_of(graph, draft),
         tied=_tied(scheduled),
-        prediction=Prediction(step_seconds=scheduled.step_seconds, bubble=scheduled.bubble),
+        prediction=_prediction(job, costed, draft),
         certificate=_certificate(draft.placement.certificate),
         trace=compared or TraceComparison(),
         notes=[*graph.notes, *notes, *_node_order(cluster, candidate.devices)],
@@ -77,6 +78,23 @@ def plan_of(
     )
     evaluation = evaluation_of(graph, scheduled.cuts, draft.evaluation_refused)
     return plan if evaluation is None else plan.model_copy(update={"evaluation": evaluation})
+
+
+def _prediction(job: Job, costed: CostedGraph, draft: Draft) -> Prediction:
+    """With FLOPs where all devices are accelerators, whose data sheets say what they reach."""
+    devices = draft.cluster.devices[: draft.candidate.devices]
+    scheduled = draft.scheduled
+    if any(type_of(device.type).of_host for device in devices):
+        return Prediction(step_seconds=scheduled.step_seconds, bubble=scheduled.bubble)
+    precision = job.spec.precision
+    return Prediction(
+        step_seconds=scheduled.step_seconds,
+        bubble=scheduled.bubble,
+        flops=costed.flops * job.spec.batch.global_ / job.microbatch,
+        peak_flops=sum(
+            rates.get(precision, rates["fp32"]) for rates in (dict(d.flops) for d in devices)
+        ),
+    )
 
 
 def _model(job: Job, graph: Graph) -> ModelRef:

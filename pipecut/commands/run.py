@@ -25,6 +25,7 @@ from pipecut.run_options import (
     DataOption,
     EveryOption,
     KeepOption,
+    LogOption,
     RateOption,
     ReportOption,
     ResumeOption,
@@ -58,6 +59,7 @@ def run(
     on_failure: OnFailureOption = None,
     stall: StallOption = None,
     code: CodeOption = None,
+    log: LogOption = None,
     trusted: TrustOption = False,
 ) -> None:
     """Train on this machine, with one process per rank.
@@ -82,6 +84,7 @@ def run(
         keep=keep,
         resume=resume,
         code=code,
+        log=log,
     )
     refuse_other_than("--on-failure", on_failure, ("restart", "replan"))
     most_restarts = (0 if on_failure is None else 1) if restarts is None else restarts
@@ -95,6 +98,7 @@ def _refuse_impossible_run(asked: RunOptions, restarts: int) -> None:
     """Raises UserFileError for options that would end the run after its start, or lose its work."""
     from pipecut.runtime.checkpoint.folder import home_of, refuse_earlier, refuse_none
     from pipecut.runtime.checkpoint.lock import refuse_locked
+    from pipecut.runtime.training.log import refuse_other_log
 
     if asked.resume:
         refuse_none(asked.checkpoints)
@@ -108,6 +112,8 @@ def _refuse_impossible_run(asked: RunOptions, restarts: int) -> None:
         home = home_of(asked.checkpoints)
         writable_folder(home, "--checkpoints")
         refuse_locked(home)
+    if asked.log is not None:
+        refuse_other_log(asked.log, asked.resume)
     asked.refuse_unwritable()
     refuse_other_than("--device", asked.device, tuple(DEVICE_TYPES))
     asked.refuse_bad_numbers()
@@ -117,8 +123,10 @@ def _refuse_plan_that_cannot_run(folder: "PlanFolder", asked: RunOptions) -> Non
     """Raises UserFileError where a device, code or --data is missing: once, not once per rank."""
     from pipecut.model.functions import find_function, places_of_data, refuse_missing_code
     from pipecut.runtime.ranks.devices import refuse_without_gpu
+    from pipecut.runtime.training.requirements import refuse_without_loss
 
     refuse_without_gpu(folder.plan, asked.device)
+    refuse_without_loss(folder.plan)
     model = folder.plan.model
     if asked.data is not None:
         find_function(asked.data, places_of_data(model), "--data")

@@ -3,6 +3,7 @@
 import ctypes
 import gc
 import os
+import resource
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -72,6 +73,14 @@ def hold_workspaces(device: torch.device) -> None:
 def workspace_bytes(device: torch.device) -> int:
     """Bytes that libraries hold in the allocator; the caller holds no tensor on the device."""
     return int(torch.accelerator.memory_allocated(device))
+
+
+def peak_so_far(device: torch.device) -> int:
+    """Bytes at the peak: of the tensors on a device of its own memory, else of the process."""
+    if type_of(device).own_memory:
+        return int(torch.accelerator.max_memory_allocated(device))
+    # Linux counts in KiB.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
 
 
 @contextmanager

@@ -7,24 +7,12 @@ from contextlib import contextmanager
 
 import torch
 
-from pipecut.errors import UserFileError
 from pipecut.plan.schema import Plan
 from pipecut.runtime.batches.microbatches import samples_in
 from pipecut.runtime.pipeline import Pipeline
 from pipecut.runtime.training.data import Batch, batches_once
 
 OPTION = "eval: data:"
-
-
-def refuse_without_loss(plan: Plan) -> None:
-    """Raises UserFileError where the job asks for a loss in eval mode that the model has not."""
-    evaluation = plan.evaluation
-    if plan.eval is None or (evaluation.loss and not evaluation.refused):
-        return
-    why = evaluation.refused or "the model returns no loss in eval mode"
-    raise UserFileError(
-        f"the job's eval: cannot be: {why}; leave eval: out of the job file and compile again"
-    )
 
 
 def evaluated_loss(pipe: Pipeline, data: str) -> float:

@@ -4,12 +4,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+import torch.distributed as dist
 
-from pipecut.device.memory import watch_peak
+from pipecut.device.memory import peak_so_far, watch_peak
 from pipecut.device.types import type_of
 from pipecut.runtime.engine.recorder import Measured
+from pipecut.runtime.health.rank_errors import naming_errors
 from pipecut.runtime.observe.allocations import Allocations
 from pipecut.runtime.pipeline import Pipeline
+from pipecut.runtime.ranks.world import World
+
+
+def most_bytes(world: World) -> int:
+    """The peak so far of the rank that took most: of its device, or of its process on a CPU.
+
+    All ranks must call it together.
+    """
+    peak = torch.tensor(peak_so_far(world.device), device=world.device)
+    if world.size > 1:
+        with naming_errors(f"rank {world.rank}, comparing memory"):
+            dist.all_reduce(peak, op=dist.ReduceOp.MAX)
+    return int(peak)
 
 
 @contextmanager

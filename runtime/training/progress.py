@@ -1,17 +1,25 @@
-"""How a training goes, for people: losses and seconds of its steps, printed by rank 0."""
+"""How a training goes, for people: a bar in a terminal, lines elsewhere, printed by rank 0."""
 
+import sys
+import time
 from collections import deque
 from dataclasses import dataclass, field
 from statistics import median
 
 import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
 
 from pipecut.plan.schema import Plan
+from pipecut.runtime.training.step_record import StepRecord
 
 # Steps that warm up, and steps whose seconds are kept for the medians.
 WARM, TIMED = 3, 1000
 # Lines that a training prints, about.
 LINES = 20
+# Seconds between two pictures of the bar.
+REDRAWN = 0.1
 
 
 @dataclass(frozen=True)
@@ -20,6 +28,44 @@ class StepTimes:
 
     passes: float
     total: float
+
+
+class TrainingBar:
+    """Steps done, the time left, loss and speed, in one line that is drawn anew.
+
+    A context: what is printed meanwhile stands above it. It draws only when a step is added, so
+    that no thread of its own disturbs the step.
+    """
+
+    def __init__(self, steps: int, begun: int) -> None:
+        columns = (
+            TextColumn("step"),
+            MofNCompleteColumn(),
+            BarColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.description}"),
+        )
+        self.console = Console()
+        self.bar = Bar(*columns, console=self.console, auto_refresh=False)
+        self.task = self.bar.add_task("", total=steps, completed=begun)
+        self.drawn = 0.0
+        self.bar.start()
+        # A rank that is killed could not show it again.
+        self.console.show_cursor(True)
+
+    def add(self, record: StepRecord) -> None:
+        """Show a step."""
+        used = f"  MFU {record.mfu:.0%}" if record.mfu is not None else ""
+        text = f"loss {record.loss:.4f}  {record.speed}{used}"
+        self.bar.update(self.task, completed=record.step, description=text)
+        if time.monotonic() - self.drawn > REDRAWN:
+            self.drawn = time.monotonic()
+            self.bar.refresh()
+
+    def close(self) -> None:
+        """Draw it for the last time."""
+        self.bar.refresh()
+        self.bar.stop()
 
 
 @dataclass
@@ -33,19 +79,34 @@ class Progress:
     first_loss: float = 0.0
     last_loss: float = 0.0
     times: deque[StepTimes] = field(default_factory=lambda: deque(maxlen=TIMED))
+    bar: TrainingBar | None = None
 
-    def add(self, step: int, loss: float, times: StepTimes, batch: dict[str, torch.Tensor]) -> None:
-        """Note a step, counted from 0 over all runs; print a line now and then."""
-        self.first_loss = loss if not self.done else self.first_loss
-        self.last_loss = loss
+    def begin(self, begun: int) -> None:
+        """In a terminal, show a bar from now on."""
+        if self.loud and sys.stdout.isatty() and begun < self.steps:
+            self.bar = TrainingBar(self.steps, begun)
+
+    def add(self, record: StepRecord, times: StepTimes) -> None:
+        """Note a step; show it on the bar, or print a line now and then."""
+        self.first_loss = record.loss if not self.done else self.first_loss
+        self.last_loss = record.loss
         self.done += 1
         if self.done <= WARM + 1:
             # The first steps warm up; where there are no others, the last of them has to do.
             self.times.clear()
         self.times.append(times)
-        if self.loud and (step % max(1, self.steps // LINES) == 0 or step == self.steps - 1):
-            speed = self._speed(times.total, batch)
-            print(f"step {step + 1:5d}/{self.steps}  loss {loss:8.4f}  {speed}", flush=True)
+        if self.bar is not None:
+            self.bar.add(record)
+            return
+        last = record.step == self.steps
+        if self.loud and ((record.step - 1) % max(1, self.steps // LINES) == 0 or last):
+            print(self._line(record), flush=True)
+
+    def end(self) -> None:
+        """Leave the bar as it is now."""
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
 
     @property
     def step_seconds(self) -> float:
@@ -65,14 +126,13 @@ class Progress:
             flush=True,
         )
 
-    def _speed(self, seconds: float, batch: dict[str, torch.Tensor]) -> str:
-        tokens = count_tokens(batch)
-        rate = (
-            f"{tokens / seconds:9,.0f} tokens/s"
-            if tokens
-            else f"{self.plan.batch.global_size / seconds:9.1f} samples/s"
+    def _line(self, record: StepRecord) -> str:
+        number, _, unit = record.speed.partition(" ")
+        used = f"  MFU {record.mfu:.0%}" if record.mfu is not None else ""
+        return (
+            f"step {record.step:5d}/{self.steps}  loss {record.loss:8.4f}  "
+            f"{record.seconds * 1e3:8.1f} ms  {number:>9s} {unit}{used}"
         )
-        return f"{seconds * 1e3:8.1f} ms  {rate}"
 
 
 def count_tokens(batch: dict[str, torch.Tensor]) -> int:

@@ -17,6 +17,7 @@ from pipecut.runtime.health.last_words import LastWords
 from pipecut.runtime.health.status import State
 from pipecut.runtime.pipeline import Pipeline, load_pipeline
 from pipecut.runtime.ranks.world import leave_world
+from pipecut.runtime.training.log import refuse_other_log
 from pipecut.runtime.training.recorded import show_recorded
 from pipecut.runtime.training.training import Training, TrainingOptions
 from pipecut.writable import writable_file, writable_folder
@@ -27,10 +28,10 @@ def run_rank(plan: Path, options: RunOptions, restarted: bool) -> None:
 
     A `restarted` rank goes on from the last checkpoint, if there is one.
     """
-    _refuse_unwritable(options)
     # Under torchrun a host that joins again counts its own restarts anew, so that their number says
     # nothing.
     restarted = restarted or os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0"
+    _refuse_unwritable(options, restarted)
     restoring = options.resume or (restarted and latest(options.checkpoints) is not None)
     pipe = load_pipeline(
         plan, options.device, restoring=restoring, alike=_alike(options), code=options.code
@@ -88,11 +89,14 @@ def _end_stopped(training: Training, save: Path | None) -> None:
     os._exit(INTERRUPTED)
 
 
-def _refuse_unwritable(options: RunOptions) -> None:
+def _refuse_unwritable(options: RunOptions, restarted: bool) -> None:
     if options.save is not None:
         writable_folder(options.save, "--save")
     # Only rank 0 writes these.
     if os.environ.get("RANK", "0") == "0":
+        if options.log is not None:
+            writable_folder(options.log, "--log")
+            refuse_other_log(options.log, options.resume or restarted)
         for file, option in ((options.trace, "--trace"), (options.report, "--report")):
             if file is not None:
                 writable_file(file, option)
@@ -106,6 +110,7 @@ def _alike(options: RunOptions) -> dict[str, str]:
         "--lr": str(options.rate),
         "--clip": str(options.clip),
         "--checkpoint-every": str(options.checkpoint_every),
+        "--log": "given" if options.log is not None else "none",
     }
 
 
@@ -119,4 +124,5 @@ def _training_options(options: RunOptions, restarted: bool) -> TrainingOptions:
         keep=options.keep,
         resume=options.resume,
         restarted=restarted,
+        log=options.log,
     )

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,9 +21,12 @@ from pipecut.runtime.engine.recorder import Measured
 from pipecut.runtime.health.status import State
 from pipecut.runtime.pipeline import Pipeline
 from pipecut.runtime.training.data import Batch, batches_to_resume
-from pipecut.runtime.training.evaluations import evaluated_loss, refuse_without_loss
-from pipecut.runtime.training.peak_memory import watching_memory
-from pipecut.runtime.training.progress import Progress, StepTimes
+from pipecut.runtime.training.evaluations import evaluated_loss
+from pipecut.runtime.training.log import TrainingLog
+from pipecut.runtime.training.peak_memory import most_bytes, watching_memory
+from pipecut.runtime.training.progress import Progress, StepTimes, count_tokens
+from pipecut.runtime.training.requirements import refuse_without_loss
+from pipecut.runtime.training.step_record import StepRecord
 
 # float16 leaves out a step whose gradients overflow; so many in a row are no accident.
 OVERFLOWS = 20
@@ -34,7 +38,7 @@ class TrainingOptions:
 
     Learning rate and gradient norm to clip to (0: none) are None where the user sets none: then
     those of the checkpoint go on, or those of the job. With `resume` there must be a checkpoint;
-    one that was `restarted` takes one where there is one.
+    one that was `restarted` takes one where there is one. `log` is a folder for the log, if any.
     """
 
     steps: int
@@ -45,6 +49,7 @@ class TrainingOptions:
     keep: int
     resume: bool
     restarted: bool = False
+    log: Path | None = None
 
 
 @dataclass
@@ -57,6 +62,7 @@ class Training:
     overflows: int = 0
     stopped: bool = False
     home: Path = Path()
+    log: TrainingLog | None = None
     measured: Measured = field(default_factory=Measured)
 
     def __post_init__(self) -> None:
@@ -72,10 +78,28 @@ class Training:
         pipe, options = self.pipe, self.options
         first_state = torch.get_rng_state()
         optimizer = self._begin(data)
+        if options.log is not None and pipe.world.rank == 0:
+            self.log = TrainingLog(options.log, self.begun)
         stopping = stopping or Stopping(pipe.world.rank, pipe.world.size)
         pipe.world.status.step = self.begun + 1
         pipe.world.status.note(State.BETWEEN)
         source = batches_to_resume(pipe, data, plan, self.begun, first_state)
+        try:
+            self.progress.begin(self.begun)
+            self._steps(source, optimizer, stopping)
+        finally:
+            self.progress.end()
+            if self.log is not None:
+                self.log.close()
+        pipe.finish_saving()
+        self._check_parameters()
+        if not self.stopped and self.progress.times:
+            self.measured.step_seconds = self.progress.step_seconds
+            self.progress.sum_up()
+
+    def _steps(self, source: Iterator[Batch], optimizer: PlanOptimizer, stopping: Stopping) -> None:
+        """All steps that are left, with their evaluations and checkpoints, until stopped."""
+        pipe, options = self.pipe, self.options
         for step in range(self.begun, options.steps):
             self._step(step, next(source), optimizer)
             self._evaluate(step)
@@ -87,11 +111,6 @@ class Training:
                 pipe.save(self.home, optimizer, step=step + 1, keep=options.keep, wait=False)
             if self.stopped:
                 break
-        pipe.finish_saving()
-        self._check_parameters()
-        if not self.stopped and self.progress.times:
-            self.measured.step_seconds = self.progress.step_seconds
-            self.progress.sum_up()
 
     def _begin(self, data: str | None) -> PlanOptimizer:
         """The optimizer, at the first step or where the last checkpoint left it."""
@@ -153,7 +172,7 @@ class Training:
             )
 
     def _step(self, step: int, batch: Batch, optimizer: PlanOptimizer) -> None:
-        pipe, recorder = self.pipe, self.pipe.engine.recorder
+        pipe, options, recorder = self.pipe, self.options, self.pipe.engine.recorder
         # The second step: optimizer states are there, and it is not among those that are timed.
         is_watched = recorder is not None and self.progress.done == 1
         torchs = optimizer.optimizer
@@ -166,9 +185,24 @@ class Training:
         if recorder is not None:
             self.measured.add(recorder.take())
         self._check_finite(step, float(loss))
-        optimizer.step()
+        rate, norm = optimizer.rate, optimizer.step()
         times = StepTimes(passes, time.perf_counter() - begin)
-        self.progress.add(step, float(loss), times, batch)
+        prediction = pipe.plan.prediction
+        peak_flops = prediction.peak_flops * times.total
+        record = StepRecord(
+            step=step + 1,
+            loss=float(loss),
+            rate=rate,
+            norm=None if norm is None else float(norm),
+            seconds=times.total,
+            samples=pipe.plan.batch.global_size,
+            tokens=count_tokens(batch),
+            mfu=prediction.flops / peak_flops if peak_flops else None,
+            peak_bytes=None if options.log is None else most_bytes(pipe.world),
+        )
+        self.progress.add(record, times)
+        if self.log is not None:
+            self.log.add(record)
 
     def _evaluate(self, step: int) -> None:
         """The loss in eval mode, after the steps that the job's `eval:` says, and the last one."""
@@ -179,6 +213,8 @@ class Training:
         loss = evaluated_loss(self.pipe, evaluation.data)
         if self.progress.loud:
             print(f"step {done:5d}/{self.options.steps}  eval loss {loss:8.4f}", flush=True)
+        if self.log is not None:
+            self.log.add_evaluation(done, loss)
 
     def _check_finite(self, step: int, loss: float) -> None:
         """Stop before the optimizer makes all parameters NaN or infinite. Raises DivergedError."""

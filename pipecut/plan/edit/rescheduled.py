@@ -8,7 +8,7 @@ from pipecut.plan.check.memory import bytes_of_stage
 from pipecut.plan.folder import PlanFolder
 from pipecut.plan.replay.memory import peak_of
 from pipecut.plan.replay.simulate import predicted
-from pipecut.plan.schema import Plan, Prediction
+from pipecut.plan.schema import Plan
 
 
 def costed_for_split_backward(plan: Plan) -> bool:
@@ -61,5 +61,6 @@ def with_actions(folder: PlanFolder, actions: ActionTable) -> PlanFolder:
     ]
     plan = plan.model_copy(update={"stages": stages})
     timeline = predicted(replace(folder, plan=plan, actions=actions))
-    prediction = Prediction(step_seconds=timeline.step_seconds, bubble=timeline.bubble)
+    new_times = {"step_seconds": timeline.step_seconds, "bubble": timeline.bubble}
+    prediction = plan.prediction.model_copy(update=new_times)
     return replace(folder, plan=plan.model_copy(update={"prediction": prediction}), actions=actions)

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 # The limits are far above what any machine has: an edited plan may say anything.
 Seconds = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
 Rate = Annotated[float, Field(gt=0, le=1e18, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, le=1e30, allow_inf_nan=False)]
 Bytes = Annotated[int, Field(ge=0, le=2**60)]
 Signed = Annotated[int, Field(ge=-(2**60), le=2**60)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]

@@ -6,7 +6,15 @@ from typing import Any, Literal
 from pipecut.plan.layout import RankLayout
 from pipecut.plan.schema.batch import Batch
 from pipecut.plan.schema.dtypes import Dtype
-from pipecut.plan.schema.numbers import Constant, Count, Finite, PlanModel, Positive, Seconds
+from pipecut.plan.schema.numbers import (
+    Constant,
+    Count,
+    Finite,
+    NonNegative,
+    PlanModel,
+    Positive,
+    Seconds,
+)
 from pipecut.plan.schema.optimizer import Optimizer
 from pipecut.plan.schema.stage import Boundary, Evaluation, Stage
 from pipecut.plan.schema.tensors import Tensor
@@ -51,10 +59,16 @@ class Tied(PlanModel):
 
 
 class Prediction(PlanModel):
-    """Seconds of a step, and the fraction of it that ranks wait, over all ranks."""
+    """Seconds of a step, and the fraction of it that ranks wait, over all ranks.
+
+    `flops` are the model's own in a step, without those of a second forward; `peak_flops` is what
+    all devices compute in a second at the most, 0 where a data sheet does not say it.
+    """
 
     step_seconds: Seconds
     bubble: Finite
+    flops: NonNegative = 0.0
+    peak_flops: NonNegative = 0.0
 
 
 class CertificateRecord(PlanModel):

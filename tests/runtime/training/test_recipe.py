@@ -1,5 +1,6 @@
 """A training as the job says: its optimizer, learning rate, clipping and evaluations, resumed."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -70,12 +71,13 @@ def test_a_plan_says_how_it_trains(part: PlanPart) -> None:
 def test_six_steps_are_three_and_three_more(
     part: PlanPart, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    whole = train(part, tmp_path / "whole", 6)
+    whole = train(part, tmp_path / "whole", 6, log=tmp_path / "log")
     evaluated = [line for line in capsys.readouterr().out.splitlines() if "eval loss" in line]
     assert [line.split()[1] for line in evaluated] == ["2/6", "4/6", "6/6"]
-    train(part, tmp_path / "parts", 3)
+    # The fourth step was not saved.
+    train(part, tmp_path / "parts", 4, log=tmp_path / "parts.log")
     capsys.readouterr()
-    resumed = train(part, tmp_path / "parts", 6, resume=True)
+    resumed = train(part, tmp_path / "parts", 6, resume=True, log=tmp_path / "parts.log")
     out = capsys.readouterr().out
     # At step 3 of 6, after two steps of warm-up.
     assert "with a learning rate of 0.0086819" in out and "clipped to 0.1" in out
@@ -83,6 +85,21 @@ def test_six_steps_are_three_and_three_more(
     assert whole.progress.last_loss == resumed.progress.last_loss
     for name, value in values(whole).items():
         assert torch.equal(value, values(resumed)[name])
+    lines = logged(tmp_path / "log")
+    assert logged(tmp_path / "parts.log") == lines
+    assert [line["step"] for line in lines] == [1, 2, 2, 3, 4, 4, 5, 6, 6]
+    assert lines[0]["lr"] == 0.005 and lines[0]["grad_norm"] > 0.1
+    assert lines[0]["memory_peak_bytes"] > 1 << 20 and "eval_loss" in lines[2]
+
+
+def logged(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a log, the same but for what is measured."""
+    lines = [json.loads(line) for line in (folder / "steps.jsonl").read_text().splitlines()]
+    for line in lines:
+        for measured in ("seconds", "samples_per_second", "memory_peak_bytes"):
+            if measured in line:
+                line[measured] = 1 << 30 if line[measured] > 0 else 0
+    return lines
 
 
 def test_each_part_of_the_recipe_changes_the_training(part: PlanPart, tmp_path: Path) -> None:

@@ -32,11 +32,16 @@ def test_places_that_cannot_be_written_are_refused_before_ranks_meet(
 ) -> None:
     (tmp_path / "file").touch()
     wrong = tmp_path / "file" / "below"
-    for options in (RunOptions(save=wrong), RunOptions(trace=wrong), RunOptions(report=wrong)):
+    for options in (
+        RunOptions(save=wrong),
+        RunOptions(log=wrong),
+        RunOptions(trace=wrong),
+        RunOptions(report=wrong),
+    ):
         with pytest.raises(UserFileError, match="cannot be written"):
             run.run_rank(tmp_path / "no plan", options, restarted=False)
     monkeypatch.setenv("RANK", "1")
-    run._refuse_unwritable(RunOptions(trace=wrong, report=wrong))
+    run._refuse_unwritable(RunOptions(trace=wrong, report=wrong), restarted=False)
 
 
 def test_every_option_that_changes_a_step_must_be_alike() -> None:
@@ -47,6 +52,7 @@ def test_every_option_that_changes_a_step_must_be_alike() -> None:
         RunOptions(rate=0.1),
         RunOptions(clip=1.0),
         RunOptions(checkpoint_every=2),
+        RunOptions(log=Path("log")),
     ):
         assert len(set(run._alike(options).items()) ^ set(usual.items())) == 2
     assert run._alike(RunOptions(device="cpu", save=Path("w"))) == usual
