@@ -75,7 +75,12 @@ def test_the_object_for_scripts_says_what_the_table_says() -> None:
     title = f"{shown['model']} on {shown['cluster']}: {shown['schedule']}, {shown['microbatches']}"
     assert plan.title.startswith(title) and shown["ranks"] == 4
     assert shown["certificate"] == plan.certificate.model_dump()
-    assert shown["prediction"] == {"step_seconds": 15.0, "bubble": 0.2}
+    assert shown["prediction"] == {
+        "step_seconds": 15.0,
+        "bubble": 0.2,
+        "flops": 0.0,
+        "peak_flops": 0.0,
+    }
 
 
 def test_every_key_for_scripts_is_documented() -> None:
