@@ -57,6 +57,7 @@ class Value:
     """A tensor.
 
     `shape` holds ints and expressions in `batch`; `sizes` and `strides` are for one microbatch.
+    `gradient_ends`: it is computed from what is trained, and no gradient comes back to it.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Value:
     dtype: str
     bytes: int
     needs_grad: bool = False
+    gradient_ends: bool = False
 
     def __str__(self) -> str:
         """`float32[batch, 8] grad`."""
@@ -136,6 +138,7 @@ class Operator:
     `calls` are the calls of modules around it, the model's own first, that of `module` last.
     `opaque`: it stands for a call of a module that is not traced; its `inputs` are what the module
     is given, and its parameters and buffers.
+    `gives_none` are inputs to which its backward gives no gradient, though they need one.
     """
 
     name: str
@@ -153,6 +156,7 @@ class Operator:
     modes: tuple[tuple[int | str, Any], ...] = ()
     calls: tuple[ModuleCall, ...] = ()
     opaque: OpaqueCall | None = None
+    gives_none: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """`aten.linear.default(x, weight, bias)`, with what else is known of the call."""

@@ -162,6 +162,15 @@ RULES: dict[str, OperatorRule] = {
     "detach": OperatorRule(method, stops_gradients=True),
     "detach_": OperatorRule(stops_gradients=True, writes_nothing=True),
     "detach_copy": OperatorRule(stops_gradients=True),
+    # Made in the shape of another tensor, of whose numbers they have nothing.
+    **dict.fromkeys(
+        (
+            *("zeros_like", "ones_like", "full_like", "empty_like"),
+            *("rand_like", "randn_like", "randint_like"),
+            *("new_zeros", "new_ones", "new_full", "new_empty", "new_empty_strided"),
+        ),
+        OperatorRule(stops_gradients=True),
+    ),
     # Parts of a storage or of a result.
     GETITEM: OperatorRule(part_of_input=True),
     "as_strided": OperatorRule(part_of_input=True),

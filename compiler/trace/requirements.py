@@ -90,11 +90,9 @@ def _where_gradients_end(graph: Graph) -> Operator | None:
 
 
 def _without_gradient(graph: Graph) -> list[str]:
-    """Trained parameters from which no operator's gradient comes."""
-    used = {
-        name
-        for operator in graph.operators
-        if operator.name not in graph.values or graph.values[operator.name].needs_grad
-        for name in operator.inputs
-    }
-    return [p.names[0] for p in graph.parameters if p.trainable and p.value not in used]
+    """Trained parameters to which no gradient comes."""
+    return [
+        parameter.names[0]
+        for parameter in graph.parameters
+        if parameter.trainable and not graph.values[parameter.value].needs_grad
+    ]

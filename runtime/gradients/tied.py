@@ -36,11 +36,16 @@ class TiedGradients:
         # A rank meets its parameters in the order of its own stages, which is not that of another
         # rank's stages: by name, all ranks sum them in one order.
         self.parameters = sorted(tied, key=lambda parameter: parameter.name)
+        # Those that had a gradient on some stage: they have one in each step.
+        self.with_gradient: set[RankParameter] = set()
 
     def reduce(self) -> None:
         """Sum over the stages, the last first: the order in which autograd meets the uses."""
         for parameter in self.parameters:
             master, group = parameter.master, self.world.tied[parameter.tied_ranks]
+            if not self._has_gradient(parameter, group):
+                # No stage made one: an optimizer passes over the parameter, as unsplit.
+                continue
             gradient = master.grad if master.grad is not None else _zeros_like(master)
             if len(parameter.tied_ranks) == 2:
                 # Of two summands any order is the same.
@@ -49,6 +54,16 @@ class TiedGradients:
                 master.grad = total
             else:
                 master.grad = _sum_from_the_last(gradient, len(parameter.tied_ranks), group)
+
+    def _has_gradient(self, parameter: RankParameter, group: dist.ProcessGroup) -> bool:
+        """Whether any of its stages made a gradient."""
+        if parameter not in self.with_gradient:
+            here = parameter.master.grad is not None
+            flag = torch.tensor(float(here), device=parameter.master.device)
+            dist.all_reduce(flag, group=group)
+            if flag.item():
+                self.with_gradient.add(parameter)
+        return parameter in self.with_gradient
 
 
 def _sum_from_the_last(

@@ -30,7 +30,8 @@ class Block:
     parameters nor its buffers, in order of first use; `results` what is used outside.
     `needs` of `batch`, `device` and `outputs` are given by its caller. `contexts` are `with`
     statements around the whole call, `drops` values to let go after each item of the body. `part`
-    says which part of a divided call it is: Start, Middle or End.
+    says which part of a divided call it is: Start, Middle or End. `detached` are results of a
+    stage to which no other stage gives a gradient.
     """
 
     path: tuple[ModuleCall, ...]
@@ -44,6 +45,7 @@ class Block:
     sized_by: SizedBy | None = None
     device_of: str = ""
     refers_to: frozenset[str] = field(default_factory=frozenset)
+    detached: frozenset[str] = frozenset()
 
     @property
     def module(self) -> str:

@@ -66,6 +66,7 @@ def structure(block: Block, scope: Scope, methods: Mapping[int, str]) -> str:
         contexts = item.contexts[len(block.contexts) :]
         lines.append(f"{contexts} {made} = {code} {[scope[name] for name in drops]}")
     lines.append(f"return {[scope[name] for name in block.results]}")
+    lines += [f"detached {scope[name]}" for name in block.results if name in block.detached]
     return "\n".join(lines)
 
 
@@ -223,17 +224,23 @@ class Body:
         self._write("if outputs is not None:")
         self.lines.append(f"{INDENT}    outputs |= {{{items}}}")
 
+    def _returned(self, value: str) -> str:
+        code = self.waiting.token(value) or self.scope[value]
+        return f"{code}.detach()" if value in self.block.detached else code
+
     def _return(self) -> None:
         results = self.block.results
 
         def code() -> str:
-            values = [self.waiting.token(name) or self.scope[name] for name in results]
+            values = [self._returned(name) for name in results]
             whole = not self.block.module
             return ", ".join(values) if len(values) != 1 or not whole else f"{values[0]},"
 
         if not results and self.block.module:
             self._flush()
             return
+        if self.block.detached:
+            self._flush()
         returned = self._nested(lambda: f"({code()})" if not self.block.module else code(), ())
         self._flush()
         self._write(f"return {returned}")

@@ -51,6 +51,7 @@ def _renamed(operator: Operator, same: Mapping[str, str]) -> Operator:
         kwargs=_argument(operator.kwargs, same),
         inputs=tuple(dict.fromkeys(same.get(name, name) for name in operator.inputs)),
         writes=tuple(same.get(name, name) for name in operator.writes),
+        gives_none=tuple(same.get(name, name) for name in operator.gives_none),
         aliases=tuple(dict.fromkeys(same.get(name, name) for name in operator.aliases)),
     )
 

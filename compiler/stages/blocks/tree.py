@@ -89,6 +89,7 @@ class _Builder:
             inputs,
             self.returned,
             needs=("outputs",) if self.names_of else (),
+            detached=frozenset(n for n in self.returned if self.graph.values[n].gradient_ends),
             drops=dropped(
                 self.graph, body, self.returned, self.roots, self._made(0, len(self.placed))
             ),

@@ -17,12 +17,14 @@ from pipecut.model.draws import CountDraws
 @dataclass(frozen=True)
 class Observed:
     """By result: whether a gradient reaches it, and the positions of the tensors it shares
-    storage with. `draws` counts the random draws of a call.
+    storage with. `draws` counts the random draws of a call; `gives_none` has the positions of
+    tensors that need a gradient and get none.
     """
 
     needs_grad: tuple[bool, ...]
     shared: tuple[tuple[int, ...], ...]
     draws: int
+    gives_none: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def observe(
         )
         wanted = [result for result in results if result.requires_grad]
         with CountDraws() as backward:
-            _go_back(wanted)
+            gives_none = _without_gradient(wanted, tensors)
     if backward.count:
         raise TraceError(
             f"{function}, a torch.autograd.Function, draws random numbers in its backward{where}, "
@@ -77,17 +79,25 @@ def observe(
             "with ctx.save_for_backward"
         )
     needs_grad = tuple(result.requires_grad for result in results)
-    return Observed(needs_grad, shared, forward.count)
+    return Observed(needs_grad, shared, forward.count, gives_none)
 
 
 def _storage(tensor: torch.Tensor) -> Any:
     return tensor.untyped_storage()._cdata
 
 
-def _go_back(results: Sequence[torch.Tensor]) -> None:
-    """Run backward; one that only takes real tensors is left to run on those."""
+def _without_gradient(
+    results: Sequence[torch.Tensor], tensors: Sequence[torch.Tensor]
+) -> tuple[int, ...]:
+    """Positions of tensors that backward gives None; a backward may take real tensors only."""
+    needing = [at for at, tensor in enumerate(tensors) if tensor.requires_grad]
+    if not results or not needing:
+        return tuple(needing)
+    given = [torch.ones_like(result) for result in results]
     try:
-        if results:
-            torch.autograd.backward(list(results), [torch.ones_like(r) for r in results])
+        gradients = torch.autograd.grad(
+            list(results), [tensors[at] for at in needing], given, allow_unused=True
+        )
     except Exception:
-        return
+        return ()
+    return tuple(at for at, gradient in zip(needing, gradients, strict=True) if gradient is None)

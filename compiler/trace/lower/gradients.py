@@ -21,7 +21,7 @@ class Gradients:
 
     def needed_by(self, operator: Operator) -> bool:
         """Whether an operator's result needs a gradient, where its dtype can have one."""
-        return not _past_autograd(operator) and any(map(self._needs, operator.inputs))
+        return not past_autograd(operator) and any(map(self._needs, operator.inputs))
 
     def _needs(self, name: str) -> bool:
         value = self.values.by_name.get(name)
@@ -34,7 +34,7 @@ class Gradients:
             self._results[name] = needed
         candidates = (*shared, *operator.writes)
         source = next((c for c in candidates if c in operator.aliases), name)
-        if not _past_autograd(operator):
+        if not past_autograd(operator):
             self._roots[name] = self._roots.get(source, source)
         for written in operator.writes:
             # Running statistics are written past autograd: they alias no result.
@@ -52,5 +52,5 @@ class Gradients:
                 self.values.needs_grad_from_here(name)
 
 
-def _past_autograd(operator: Operator) -> bool:
+def past_autograd(operator: Operator) -> bool:
     return rule_of(operator.target).stops_gradients or NO_GRAD in operator.contexts[-1:]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from pipecut.compiler.graph import Graph, Operator
 from pipecut.compiler.trace.export import Exported
+from pipecut.compiler.trace.gradient_ends import with_gradient_ends
 from pipecut.compiler.trace.lower.dead_code import without_dead_code
 from pipecut.compiler.trace.lower.dimensions import Dimensions
 from pipecut.compiler.trace.lower.names import Names
@@ -70,9 +71,10 @@ def _graph(
     needed: Collection[str],
 ) -> Graph:
     written = {buffer.value for buffer in signature.buffers}
+    kept = without_dead_code(operators, needed, written)
     return Graph(
-        without_dead_code(operators, needed, written),
-        values=values.by_name,
+        kept,
+        values=with_gradient_ends(values.by_name, kept, results.loss),
         parameters=signature.parameters,
         buffers=signature.buffers,
         batch_inputs=signature.batch_inputs,

@@ -208,7 +208,10 @@ class OperatorReader:
         shared = [tuple(taken[at] for at in positions) for positions in observed.shared]
         effects = self.storages.of_function(name, shared)
         draws = self._next_draws(observed.draws)
-        self.operators.append(replace(operator, aliases=effects.aliases, draws=draws))
+        gives_none = {taken[at] for at in observed.gives_none}
+        gives_none -= {v for at, v in enumerate(taken) if at not in observed.gives_none}
+        operator = replace(operator, aliases=effects.aliases, draws=draws)
+        self.operators.append(replace(operator, gives_none=tuple(sorted(gives_none))))
         self.shared.append(effects.shared)
         self._add_results(node, name, observed, shared)
         self.gradients.follow(self.operators[-1], effects.shared, needed)

@@ -109,6 +109,7 @@ class _Merging:
             inputs=tuple(dict.fromkeys(map(self._name, operator.inputs))),
             aliases=tuple(map(self._name, operator.aliases)),
             writes=tuple(map(self._name, operator.writes)),
+            gives_none=tuple(map(self._name, operator.gives_none)),
         )
 
     def _argument(self, argument: Any) -> Any:

@@ -294,6 +294,7 @@ class _Stamp:
             module=self._path(operator.module),
             writes=self.names_of(operator.writes),
             aliases=self.names_of(operator.aliases),
+            gives_none=self.names_of(operator.gives_none),
             draws=tuple(draw + offset for draw in operator.draws),
             calls=(
                 *self.marker.calls[: around - 1],
