@@ -1,7 +1,7 @@
 """The traced model as plain immutable values: operators, tensors, parameters, buffers."""
 
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -226,6 +226,25 @@ class Origin:
 
 
 @dataclass(frozen=True)
+class Check:
+    """A choice by a tensor's value: `value` is a boolean, which is `answer` or the graph is wrong.
+
+    `words` are the condition as the model's source has it, at file:line `source`. `only_raises`
+    says that the model raises an error for the other answer.
+    """
+
+    value: str
+    answer: bool
+    words: str
+    source: str
+    only_raises: bool = False
+
+    def __str__(self) -> str:
+        """`labels.max() >= 10 is False (model.py:7): ge_1`."""
+        return f"{self.words} is {self.answer} ({self.source}): {self.value}"
+
+
+@dataclass(frozen=True)
 class Graph:
     """A traced model. Operators stand in program order; `values` has every tensor by name.
 
@@ -236,6 +255,7 @@ class Graph:
     where `refused` is set, it is the reason why nothing can.
     `stamped` says which layers were traced once for many, a line for each kind. `origin` tells
     stages with opaque modules how to build these.
+    `checks` must hold in every microbatch, or what the model does is not what the graph does.
     """
 
     operators: tuple[Operator, ...]
@@ -254,6 +274,7 @@ class Graph:
     default_dtype: str = "float32"
     stamped: tuple[str, ...] = ()
     origin: Origin | None = None
+    checks: tuple[Check, ...] = ()
 
     def __str__(self) -> str:
         """Inputs and operators as tables, then outputs and what is different in eval mode."""
@@ -265,6 +286,7 @@ class Graph:
         parts += [f"returns {output.name}: {output.value}" for output in self.outputs]
         parts += [f"leaves out {name}: {reason}" for name, reason in self.left_out.items()]
         parts += [f"note: {note}" for note in self.notes]
+        parts += [f"checks that {check}" for check in self.checks]
         parts += list(self.stamped)
         parts += [f"eval mode is refused: {self.refused}"] if self.refused else []
         parts += [f"in eval mode: {self.evaluation}"] if self.evaluation else []
@@ -340,3 +362,12 @@ def storage_roots(operators: Iterable[Operator]) -> dict[str, str]:
         if operator.aliases:
             roots[operator.name] = roots.get(operator.aliases[0], operator.aliases[0])
     return roots
+
+
+def values_behind(operators: Sequence[Operator], value: str) -> set[str]:
+    """A value and all that it is computed from, the graph's own inputs included."""
+    needed = {value}
+    for operator in reversed(operators):
+        if operator.name in needed or not needed.isdisjoint(operator.writes):
+            needed.update(operator.inputs)
+    return needed

@@ -65,6 +65,13 @@ class DisagreementError(RunError):
     """Ranks differ in what must be equal. Every rank raises it, with the same message."""
 
 
+class OtherWayError(RunError):
+    """A batch makes the model choose otherwise than the plan does, by a tensor's value.
+
+    Every rank raises it, with the same message.
+    """
+
+
 class RankLostError(RunError):
     """A rank ended, and the others with it. `exit_code_of_rank` is None where a signal ended it."""
 

@@ -23,6 +23,7 @@ from pipecut.runtime.health.status import State
 from pipecut.runtime.health.timeouts import start_timeout
 from pipecut.runtime.rank_model import RankModel
 from pipecut.runtime.ranks.agree.same_batches import SameBatches
+from pipecut.runtime.ranks.agree.value_checks import refuse_other_way
 from pipecut.runtime.ranks.world import World
 
 
@@ -55,6 +56,7 @@ class Evaluation:
         work = self.splitter.for_evaluation(batch)
         self.same_batches.compare(batch, "eval_step")
         loss = self._run(work)
+        refuse_other_way(self.evaluated, world, self.engine.checks, "an evaluated batch")
         if loss is None and world.pipeline_rank == self.plan.stages[-1].pipeline_rank:
             # A replica that got no microbatch.
             loss = torch.zeros((), device=world.device)
@@ -78,6 +80,9 @@ class Evaluation:
         self.same_batches.compare(required, "predict")
         parts: list[Tensors] = [{} for _ in work.samples]
         self._run(replace(work, outputs=parts))
+        missing = {tensor.name for tensor in self.plan.inputs} - batch.keys()
+        subject = "a batch to predict"
+        refuse_other_way(self.evaluated, world, self.engine.checks, subject, missing)
         tensors = _joined(parts, outputs)
         if everywhere:
             tensors = gather_outputs(self.evaluated, world, tensors, count)

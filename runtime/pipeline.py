@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from pipecut.errors import OtherWayError
 from pipecut.model.plan_optimizer import PlanOptimizer, plan_optimizer
 from pipecut.plan.actions import Action, splits_backward
 from pipecut.plan.part.check import check_part
@@ -37,6 +38,7 @@ from pipecut.runtime.rank_model import RankModel
 from pipecut.runtime.ranks.agree.agreement import agree_to_start
 from pipecut.runtime.ranks.agree.meeting import meet
 from pipecut.runtime.ranks.agree.same_batches import SameBatches, seed_alike
+from pipecut.runtime.ranks.agree.value_checks import refuse_other_way
 from pipecut.runtime.ranks.channels import open_channels
 from pipecut.runtime.ranks.first_values import warn_of_changes
 from pipecut.runtime.ranks.messages import Messages
@@ -145,7 +147,8 @@ class Pipeline:
 
         Gradients are added to `.grad`. The loss is the mean over microbatches, weighted by their
         samples, or by their counted labels where the job says `reduction: tokens`. Raises
-        RunError.
+        RunError; OtherWayError on every rank, without any gradients, where the batch makes the
+        model choose otherwise than the plan does.
         """
         check_tensors(batch, f"rank {self.world.rank}", self.plan.constants)
         work = self.splitter.for_step(batch, self.scale.scale)
@@ -154,6 +157,7 @@ class Pipeline:
         earlier = self._take_earlier_gradients()
         with self.same_batches.ended_early():
             loss = self.engine.run(work)
+        self._refuse_other_way()
         if self.scale.used:
             self._unscale()
         for parameter, gradient in earlier:
@@ -166,6 +170,16 @@ class Pipeline:
         self.world.status.step += 1
         self.world.status.note(State.BETWEEN)
         return shared
+
+    def _refuse_other_way(self) -> None:
+        """Drops the gradients, and raises OtherWayError, where the plan is not for the batch."""
+        try:
+            subject = f"step {self.world.status.step}"
+            refuse_other_way(self.plan, self.world, self.engine.checks, subject)
+        except OtherWayError:
+            for parameter in self.parameters():
+                parameter.grad = None
+            raise
 
     def _take_earlier_gradients(self) -> list[tuple[nn.Parameter, torch.Tensor]]:
         """Take away the gradients of earlier steps, which are summed and unscaled already."""

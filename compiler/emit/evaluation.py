@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from pipecut.compiler.emit.tensors import output_of, tensor_of
+from pipecut.compiler.emit.tensors import checks_of, output_of, tensor_of
 from pipecut.compiler.graph import Graph
 from pipecut.compiler.stages.cut import Cut
 from pipecut.plan.schema import Evaluation, EvaluationStage, Tensor
@@ -36,6 +36,7 @@ def _stage(graph: Graph, cut: Cut) -> EvaluationStage:
         batch_inputs=[name_of[value] for value in cut.batch_inputs],
         sends=list(cut.sends),
         outputs=[output_of(graph, output) for output in cut.outputs],
+        checks=checks_of(graph, cut.checks),
         draws=[number for index in cut.operators for number in graph.operators[index].draws],
     )
 

@@ -1,10 +1,17 @@
 """Cuts -> the stages and boundaries of the plan."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipecut.compiler.costs.roofline import CostedGraph
 from pipecut.compiler.draft import Draft
-from pipecut.compiler.emit.tensors import buffer_of, output_of, parameter_of, tensor_of
+from pipecut.compiler.emit.tensors import (
+    buffer_of,
+    checks_of,
+    output_of,
+    parameter_of,
+    tensor_of,
+)
 from pipecut.compiler.graph import Graph, Value
 from pipecut.compiler.partition.coarsen.parameter_bytes import OptimizerSpec, fixed_bytes
 from pipecut.compiler.partition.memory import StageBytes
@@ -46,7 +53,7 @@ def _stage(
     first_device = cluster.devices[draft.candidate.layout.rank_of(index)]
     seconds, recompute = scheduled.seconds[index], placement.recompute[index]
     usage, traffic = _usage(costed, cut, optimizer), _Traffic.of(graph, cut)
-    written, name_of = _written(costed, cut), graph.batch_names()
+    written = _written(costed, cut)
     return Stage(
         index=index,
         device=stage_device.kind,
@@ -55,9 +62,10 @@ def _stage(
         modules=modules_covered(operators),
         operators=len(operators),
         receives=list(cut.receives),
-        batch_inputs=[name_of[value] for value in cut.batch_inputs],
+        batch_inputs=_users_names(graph, cut.batch_inputs),
         sends=list(cut.sends),
         outputs=[output_of(graph, output) for output in cut.outputs],
+        checks=checks_of(graph, cut.checks),
         parameters=[parameter_of(parameter) for parameter in cut.parameters],
         buffers=[buffer_of(buffer, written) for buffer in cut.buffers],
         parameter_count=_parameter_count(cut),
@@ -97,6 +105,11 @@ def opaque_of(graph: Graph, cut: Cut) -> list[OpaqueModule]:
 
 def _result(value: Value) -> OpaqueResult:
     return OpaqueResult(shape=list(value.shape), dtype=value.dtype)
+
+
+def _users_names(graph: Graph, values: Sequence[str]) -> list[str]:
+    name_of = graph.batch_names()
+    return [name_of[value] for value in values]
 
 
 @dataclass(frozen=True)

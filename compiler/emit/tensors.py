@@ -1,9 +1,9 @@
 """Values of the graph -> tensors of the plan."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
-from pipecut.compiler.graph import Buffer, Graph, Output, Parameter, Value
-from pipecut.plan.schema import StageTensor, Tensor
+from pipecut.compiler.graph import Buffer, Check, Graph, Output, Parameter, Value, values_behind
+from pipecut.plan.schema import StageTensor, Tensor, ValueCheck
 
 
 def tensor_of(graph: Graph, name: str) -> Tensor:
@@ -40,6 +40,23 @@ def parameter_of(parameter: Parameter) -> StageTensor:
         shape=list(parameter.shape),
         dtype=parameter.dtype,
         trainable=parameter.trainable,
+    )
+
+
+def checks_of(graph: Graph, checks: Iterable[Check]) -> list[ValueCheck]:
+    """Choices by a value, with the batch's tensors that each depends on."""
+    return [_check_of(graph, check) for check in checks]
+
+
+def _check_of(graph: Graph, check: Check) -> ValueCheck:
+    used, names = values_behind(graph.operators, check.value), graph.batch_names()
+    return ValueCheck(
+        value=check.value,
+        condition=check.words,
+        answer=check.answer,
+        source=check.source,
+        inputs=[name for value, name in names.items() if value in used],
+        only_raises=check.only_raises,
     )
 
 

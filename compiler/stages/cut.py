@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from pipecut.compiler.graph import Buffer, Graph, Operator, Output, Parameter
+from pipecut.compiler.graph import Buffer, Check, Graph, Operator, Output, Parameter
 from pipecut.text_table import ranges
 
 
@@ -24,6 +24,7 @@ class Cut:
     parameters: tuple[Parameter, ...]
     buffers: tuple[Buffer, ...]
     outputs: tuple[Output, ...] = ()
+    checks: tuple[Check, ...] = ()
     evaluation: "Cut | None" = None
     opaque: tuple[str, ...] = ()
 
@@ -43,6 +44,7 @@ class Cut:
             "buffers": [" = ".join(buffer.names) for buffer in self.buffers],
             "opaque": self.opaque,
             "outputs": [f"{output.name}: {output.value}" for output in self.outputs],
+            "checks": list(map(str, self.checks)),
         }
         lines = [f"stage {self.index}"]
         lines += [f"  {name:<12}{', '.join(texts)}" for name, texts in rows.items() if any(texts)]
@@ -80,6 +82,11 @@ def cut(graph: Graph, stages_of: Sequence[Collection[int]], stages: int) -> tupl
                 ),
                 opaque=opaque_modules(
                     graph.operators[i] for i, placed in enumerate(stages_of) if stage in placed
+                ),
+                checks=tuple(
+                    check
+                    for check in graph.checks
+                    if min(stages_of[producers[check.value]]) == stage
                 ),
             )
         )

@@ -80,7 +80,7 @@ def allocate(module, device, dtype=None):
 BY_MODE = [
     "    def forward(self, *given, **wanted):",
     "        if self.training:",
-    "            return self.forward_in_training(*given)",
+    "            return self.forward_in_training(*given, **wanted)",
     "        return self.forward_in_evaluation(*given, **wanted)",
     "",
 ]

@@ -14,25 +14,27 @@ def explained(error: BaseException, model: WithLoss) -> TraceError:
     at = f" (at {frame})" if frame else ""
     explanation = TraceError(f"torch.export cannot trace the model: {first_line(error)}{at}")
     if isinstance(error, GuardOnDataDependentSymNode):
-        name = _cumulative_batch_norm(model)
-        explanation = TraceError(
-            f"'{name}' ({type(model.model.get_submodule(name)).__name__}) has momentum=None, "
-            f"which weights each batch by the number of batches so far{at}, "
-            "and a plan holds numbers only; give it a momentum, such as 0.1"
-            if name is not None
-            else f"the model chooses what to do by a tensor's value{at}, and a plan holds one way "
+        explanation = cumulative_batch_norm(model, at) or TraceError(
+            f"the model chooses what to do by a tensor's value{at}, and a plan holds one way "
             "only; write the choice with torch.where, or take it out of forward"
         )
     explanation.__cause__ = error
     return explanation
 
 
-def _cumulative_batch_norm(model: WithLoss) -> str | None:
-    """A batch norm whose running statistics are means over all batches so far."""
+def cumulative_batch_norm(model: WithLoss, at: str) -> TraceError | None:
+    """The error of a batch norm whose running statistics are means over all batches so far.
+
+    None where the model has no such one. `at` says where it was asked for their number.
+    """
     for name, module in model.model.named_modules():
         if isinstance(module, _BatchNorm) and module.training and module.track_running_stats:
             if module.momentum is None:
-                return str(name)
+                return TraceError(
+                    f"'{name}' ({type(module).__name__}) has momentum=None, "
+                    f"which weights each batch by the number of batches so far{at}, "
+                    "and a plan holds numbers only; give it a momentum, such as 0.1"
+                )
     return None
 
 

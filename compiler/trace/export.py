@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -20,18 +20,16 @@ from pipecut.compiler.trace.prepare import check_names, model_to_trace
 from pipecut.compiler.trace.stamp.stamped import NOTHING_STAMPED, Stamped
 from pipecut.compiler.trace.stamp.stamping import Stamping
 from pipecut.compiler.trace.watch.beyond_graph import inference_mode_as_no_grad, refused_hooks
-from pipecut.compiler.trace.watch.eager_paths import eager_paths, without_checkpoints
-from pipecut.compiler.trace.watch.known_constants import KnownConstants
+from pipecut.compiler.trace.watch.choices import Choice
+from pipecut.compiler.trace.watch.eager_paths import without_checkpoints
 from pipecut.compiler.trace.watch.module_state import ModuleState
 from pipecut.compiler.trace.watch.randomness import only_operators_draw
+from pipecut.compiler.trace.ways import ways
 from pipecut.errors import PipecutError, TraceError
 from pipecut.model.quiet_export import quiet
 from pipecut.model.unsplit import WithLoss
 
 log = logging.getLogger("pipecut")
-
-# Ways to run the model while it is traced, the one closest to training first.
-WAYS = (eager_paths, KnownConstants, nullcontext)
 
 
 @dataclass(frozen=True)
@@ -44,6 +42,7 @@ class Exported:
     `reads` says who read the model's mode.
     `choices` are places where the model does something else with a batch of one sample.
     `stamped` says which layers were not traced, being equal to others.
+    `by_value` has the answers that the trace took where the model chooses by a tensor's value.
     """
 
     program: ExportedProgram
@@ -55,59 +54,82 @@ class Exported:
     reads: ModeReads = field(default_factory=lambda: ModeReads(differs=True))
     choices: tuple[str, ...] = ()
     stamped: Stamped = NOTHING_STAMPED
+    by_value: tuple[Choice, ...] = ()
 
 
 @dataclass(frozen=True)
 class _Attempt:
-    """The program, or the first error of all ways to trace it."""
+    """The program, or the error of the way to trace it that came furthest: after most `calls`."""
 
     program: ExportedProgram | None
     error: BaseException | None = None
+    calls: int = 0
     stamped: Stamped = NOTHING_STAMPED
+    by_value: tuple[Choice, ...] = ()
+
+    def or_further(self, other: "_Attempt") -> "_Attempt":
+        """The one of two failed attempts that came further."""
+        return other if other.calls > self.calls else self
 
 
 def export(
-    job: Job, fixed_because: str = "", whole: bool = False, model: WithLoss | None = None
+    job: Job,
+    fixed_because: str = "",
+    whole: bool = False,
+    model: WithLoss | None = None,
+    by_example: bool = False,
 ) -> Exported:
     """Trace for a batch of any size, or where that fails, for the job's microbatch.
 
     `fixed_because` says why only the latter is tried. `whole`: no layer is stamped. `model` is the
-    job's where it was built for a trace before. Raises TraceError or UserFileError.
+    job's where it was built for a trace before. `by_example`: the example batch tells values.
+    Raises TraceError or UserFileError.
     """
     model = model_to_trace(job) if model is None else model
-    error: BaseException | None = None
+    failed: _Attempt | None = None
     if not fixed_because:
         # A batch of one is indistinguishable from a broadcast dimension while tracing.
         batch = example_batch(job, max(job.microbatch, 2))
         check_names(model, batch, job.spec.inputs)
         with watched_mode(model) as reads, noting_choices() as choices:
-            attempt = _attempt(model, batch, True, reads, whole)
+            attempt = _attempt(model, batch, True, reads, whole, by_example)
         if attempt.program is not None:
-            left_out, places = dict(model.left_out.now), tuple(choices)
-            return Exported(
-                attempt.program, model, batch, True, (), left_out, reads, places, attempt.stamped
-            )
+            exported = _exported(attempt, model, batch, reads)
+            return replace(exported, dynamic=True, choices=tuple(choices))
         assert attempt.error is not None
-        error = attempt.error
-        fixed_because = first_line(error)
+        failed, fixed_because = attempt, first_line(attempt.error)
     batch = example_batch(job, job.microbatch)
     with watched_mode(model) as reads:
-        attempt = _attempt(model, batch, False, reads, whole)
+        attempt = _attempt(model, batch, False, reads, whole, by_example)
     if attempt.program is None:
-        error = error or attempt.error
+        error = (failed.or_further(attempt) if failed is not None else attempt).error
         assert error is not None
         raise explained(error, model)
     note = (
         f"the model fixes its batch size, so this plan takes that microbatch only ({fixed_because})"
     )
-    left_out = dict(model.left_out.now)
+    return replace(_exported(attempt, model, batch, reads), notes=(note,))
+
+
+def _exported(
+    attempt: _Attempt, model: WithLoss, batch: ExampleBatch, reads: ModeReads
+) -> Exported:
+    """What a successful attempt for a fixed batch size traced."""
+    assert attempt.program is not None
     return Exported(
-        attempt.program, model, batch, False, (note,), left_out, reads, stamped=attempt.stamped
+        attempt.program,
+        model,
+        batch,
+        dynamic=False,
+        left_out=dict(model.left_out.now),
+        reads=reads,
+        stamped=attempt.stamped,
+        by_value=attempt.by_value,
     )
 
 
 def export_evaluation(
-    job: Job, exported: Exported, dynamic: bool, whole: bool = False
+    job: Job, exported: Exported, dynamic: bool, whole: bool = False, by_example: bool = False
 ) -> Exported | str:
     """The model in eval mode, where it may have no loss; the reason where it cannot be traced."""
     model, batch = exported.model, exported.batch
@@ -117,7 +139,7 @@ def export_evaluation(
     error: BaseException | None = None
     try:
         for model.has_loss in (True, False):
-            attempt = _attempt_evaluation(model, batch, dynamic, whole)
+            attempt = _attempt_evaluation(model, batch, dynamic, whole, by_example)
             if attempt.program is not None:
                 return replace(
                     exported,
@@ -127,6 +149,7 @@ def export_evaluation(
                     notes=(),
                     left_out=dict(model.left_out.now),
                     stamped=attempt.stamped,
+                    by_value=attempt.by_value,
                 )
             error = error or attempt.error
     finally:
@@ -137,33 +160,43 @@ def export_evaluation(
 
 
 def _attempt_evaluation(
-    model: WithLoss, batch: ExampleBatch, dynamic: bool, whole: bool
+    model: WithLoss, batch: ExampleBatch, dynamic: bool, whole: bool, by_example: bool
 ) -> _Attempt:
     try:
-        return _attempt(model, batch, dynamic, ModeReads(), whole)
+        return _attempt(model, batch, dynamic, ModeReads(), whole, by_example)
     except TraceError as error:
         return _Attempt(None, error)
 
 
 def _attempt(
-    model: WithLoss, batch: ExampleBatch, dynamic: bool, reads: ModeReads, whole: bool
+    model: WithLoss,
+    batch: ExampleBatch,
+    dynamic: bool,
+    reads: ModeReads,
+    whole: bool,
+    by_example: bool,
 ) -> _Attempt:
     """Trace the model; `reads` counts the dropouts of the last trace. Raises PipecutError."""
     model.names = {f"input_{number}": name for number, name in enumerate(batch.tensors)}
     model.constants, model.whole = dict(batch.constants), batch.whole
     state = ModuleState(model.model)
     model.inside = state.watched
-    error: BaseException | None = None
-    for model.around in WAYS:
+    furthest: _Attempt | None = None
+    for way in ways(model, batch, by_example):
+        model.around = way.around
         try:
             with _surroundings(model):
-                return _traced(model, batch, dynamic, reads, state, whole)
+                attempt = _traced(model, batch, dynamic, reads, state, whole)
+            return replace(attempt, by_value=tuple(way.choices.made))
         except PipecutError:
             raise
         except (Exception, SystemExit) as failure:
             log.debug("export failed", exc_info=True)
-            error = error or failure
-    return _Attempt(None, error)
+            way.error = failure
+            attempt = _Attempt(None, failure, way.choices.calls)
+            furthest = attempt if furthest is None else furthest.or_further(attempt)
+    assert furthest is not None
+    return furthest
 
 
 def _traced(

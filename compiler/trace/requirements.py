@@ -3,6 +3,7 @@
 It needs a loss that trains something, and tensors that a plan can carry.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from pipecut.compiler.graph import Graph, Operator
@@ -16,19 +17,34 @@ SHOWN = 3
 
 
 def checked(graph: Graph) -> Graph:
-    """The graph, with a note on trained parameters that get no gradient.
+    """The graph, with notes on choices by a value and on trained parameters without a gradient.
 
     Raises TraceError, by name, for what no plan can carry.
     """
     _refuse_dtypes(graph)
     _refuse_no_gradient(graph)
+    notes = (*_of_checks(graph), *_of_idle(graph))
+    return replace(graph, notes=(*graph.notes, *notes)) if notes else graph
+
+
+def _of_checks(graph: Graph) -> Iterator[str]:
+    """A note on choices by a value."""
+    if graph.checks:
+        checks = [f"{check.words} is {check.answer} ({check.source})" for check in graph.checks]
+        yield f"this plan is for batches where {_listed(checks)}; each microbatch is checked"
+
+
+def _of_idle(graph: Graph) -> Iterator[str]:
+    """A note on trained parameters that get no gradient."""
     idle = _without_gradient(graph)
-    if not idle:
-        return graph
-    more = f" and {len(idle) - SHOWN} more" if len(idle) > SHOWN else ""
-    names = ", ".join(idle[:SHOWN]) + more
-    note = f"no gradient reaches these trained parameters, as in the unsplit model: {names}"
-    return replace(graph, notes=(*graph.notes, note))
+    if idle:
+        names = _listed(idle)
+        yield f"no gradient reaches these trained parameters, as in the unsplit model: {names}"
+
+
+def _listed(texts: Sequence[str]) -> str:
+    more = f" and {len(texts) - SHOWN} more" if len(texts) > SHOWN else ""
+    return ", ".join(texts[:SHOWN]) + more
 
 
 def _refuse_dtypes(graph: Graph) -> None:

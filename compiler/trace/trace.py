@@ -10,7 +10,7 @@ from pipecut.compiler.inputs.job import Job
 from pipecut.compiler.stages.cut import opaque_modules
 from pipecut.compiler.trace.batch_of_one import alike_for_one
 from pipecut.compiler.trace.export import Exported, export, export_evaluation
-from pipecut.compiler.trace.lower.dimensions import NeedsFixedBatch
+from pipecut.compiler.trace.lower.dimensions import DependsOnData, NeedsFixedBatch
 from pipecut.compiler.trace.lower.lowering import Lowered, lower
 from pipecut.compiler.trace.modes.evaluation import (
     only_dropout_differs,
@@ -79,16 +79,22 @@ def _both_modes(job: Job) -> Graph:
     return replace(training, outputs=(), refused=why)
 
 
-def _evaluation(job: Job, exported: Exported, dynamic: bool, whole: bool = False) -> Graph | str:
+def _evaluation(
+    job: Job, exported: Exported, dynamic: bool, whole: bool = False, by_example: bool = False
+) -> Graph | str:
     """The graph of eval mode; the reason where there is none. Raises TraceError."""
-    evaluated = export_evaluation(job, exported, dynamic, whole)
+    evaluated = export_evaluation(job, exported, dynamic, whole, by_example)
     if not isinstance(evaluated, Exported):
         return evaluated
     try:
         return lower(evaluated, job.microbatch).everything
     except NotEqualAfterAll as difference:
         log.debug("tracing every layer: %s", difference)
-        return _evaluation(job, exported, dynamic, whole=True)
+        return _evaluation(job, exported, dynamic, True, by_example)
+    except DependsOnData:
+        if by_example:
+            raise
+        return _evaluation(job, exported, dynamic, whole, by_example=True)
 
 
 def _for_every_microbatch(job: Job) -> _Traced:
@@ -120,12 +126,24 @@ def _for_any_size(job: Job) -> _Traced:
 
 
 def _trace(
-    job: Job, fixed_because: str = "", whole: bool = False, model: WithLoss | None = None
+    job: Job,
+    fixed_because: str = "",
+    whole: bool = False,
+    model: WithLoss | None = None,
+    by_example: bool = False,
 ) -> _Traced:
-    """`whole`: every layer is traced, since some cannot be proven equal to others."""
-    exported = export(job, fixed_because, whole, model)
+    """`whole`: every layer is traced, since some cannot be proven equal to others.
+
+    `by_example`: the example batch tells values that the plan must have.
+    """
+    exported = export(job, fixed_because, whole, model, by_example)
     try:
         return _Traced(exported, lower(exported, job.microbatch))
     except NotEqualAfterAll as difference:
         log.debug("tracing every layer: %s", difference)
-        return _trace(job, fixed_because, whole=True, model=exported.model)
+        return _trace(job, fixed_because, True, exported.model, by_example)
+    except DependsOnData as error:
+        if by_example:
+            raise
+        log.debug("taking values of the example batch: %s", error)
+        return _trace(job, fixed_because, whole, exported.model, by_example=True)

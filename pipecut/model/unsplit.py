@@ -35,7 +35,8 @@ class WithLoss(nn.Module):
         self.model = model
         self.loss = loss
         self.takes = names_taken(model) if loss is not None else None
-        self.around: Callable[[], AbstractContextManager[Any]] = nullcontext
+        # Around a call with its batch, and within that.
+        self.around: Callable[[dict[str, Any]], AbstractContextManager[Any]] = nullcontext
         self.inside: Callable[[], AbstractContextManager[Any]] = nullcontext
         # Told the number of samples as a forward begins; what stands for opaque modules in a trace.
         self.begin: Callable[[Any], None] = lambda _: None
@@ -57,7 +58,7 @@ class WithLoss(nn.Module):
             self.names.get(name, name): value for name, value in batch.items()
         } | self.constants
         self.begin(self._samples(batch))
-        with self.around(), self.inside():
+        with self.around(batch), self.inside():
             takes = self.takes if self.takes is not None else batch
             output = self.model(**{name: batch[name] for name in batch if name in takes})
             loss = self._loss(output, batch) if self.has_loss else None

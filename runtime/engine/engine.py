@@ -16,6 +16,7 @@ from pipecut.runtime.gradients.replicas import ReplicaGradients
 from pipecut.runtime.gradients.tied import TiedGradients
 from pipecut.runtime.health.rank_errors import naming_errors
 from pipecut.runtime.health.status import State, Status
+from pipecut.runtime.ranks.agree.value_checks import StageChecks
 
 # What a rank does once its actions are done: it waits for the others.
 END = Reduce()
@@ -80,6 +81,11 @@ class Engine:
         for buffer, value in before:
             buffer.copy_(value)
         return loss
+
+    @property
+    def checks(self) -> list[StageChecks]:
+        """How the last batch went through this rank's stages."""
+        return [stage.checks for stage in self.stages.values()]
 
     def _run(self, actions: Sequence[Action], work: Work) -> torch.Tensor | None:
         losses: list[torch.Tensor] = []

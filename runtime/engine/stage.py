@@ -24,6 +24,7 @@ from pipecut.runtime.engine.batch_dimensions import batch_dimensions, mark
 from pipecut.runtime.engine.opaque_modules import OpaqueModules
 from pipecut.runtime.engine.weight_gradients import WeightGradStore
 from pipecut.runtime.gradients.masters import Masters
+from pipecut.runtime.ranks.agree.value_checks import StageChecks, other_way
 
 Tensors = list[torch.Tensor]
 # Where a gradient enters: a loss itself, the edge of a tensor that was sent, or None where none
@@ -94,6 +95,7 @@ class RunningStage:
             (t.device for t in (*module.parameters(), *module.buffers())), torch.device("cpu")
         )
         self.live: dict[int, InFlight] = {}
+        self.checks = StageChecks(stage)
         self.draws = StageDraws(plan.model.seed, stage.draws) if stage.draws else None
         self.opaque = OpaqueModules(plan, stage, module)
         self.dimensions = batch_dimensions(plan, stage)
@@ -102,6 +104,7 @@ class RunningStage:
     def begin(self, step: int, first: int) -> None:
         """Begin a step: its number, and the number of this replica's first microbatch among all."""
         self.step, self.first = step, first
+        self.checks.answers.clear()
 
     def forward(
         self,
@@ -124,7 +127,7 @@ class RunningStage:
         if self.stage.recompute:
             return self._forward_to_recompute(microbatch, received, batch, weight)
         with torch.enable_grad(), self._training(microbatch, [*received, *batch]):
-            results = list(self.module(*received, *batch))
+            results = self._called(microbatch, [*received, *batch])
         roots = self._roots(results, weight)
         self.live[microbatch] = InFlight(received, batch, weight, roots, None)
         return results
@@ -134,7 +137,24 @@ class RunningStage:
     ) -> Tensors:
         wanted = {"outputs": outputs} if outputs is not None and self.stage.outputs else {}
         with torch.no_grad(), self._drawing(microbatch, inputs):
+            return self._called(microbatch, inputs, **wanted)
+
+    def _called(
+        self, microbatch: int, inputs: Tensors, **wanted: dict[str, torch.Tensor]
+    ) -> Tensors:
+        """What the module returns, where it also answers the stage's checks.
+
+        A wrong answer is likely to be why it fails.
+        """
+        number = self.first + microbatch
+        wanted |= self.checks.wanted(number)
+        try:
             return list(self.module(*inputs, **wanted))
+        except (IndexError, RuntimeError, ValueError) as error:
+            failing = self.checks.already_wrong(number)
+            if failing is None:
+                raise
+            raise RunError(other_way(failing)) from error
 
     def _forward_to_recompute(
         self, microbatch: int, received: Tensors, batch: Tensors, weight: float
@@ -143,7 +163,7 @@ class RunningStage:
         versions = [tensor._version for tensor in inputs]
         captured = recompute.capture(self.module, self.device, self.written_names)
         with torch.no_grad(), self._drawing(microbatch, inputs):
-            results = list(self.module(*inputs))
+            results = self._called(microbatch, inputs)
         recompute.check_untouched(inputs, versions)
         self.live[microbatch] = InFlight(received, batch, weight, None, captured)
         return results

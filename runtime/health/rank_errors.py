@@ -8,7 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipecut.errors import DisagreementError, PeerLostError, PipecutError, RunError
+from pipecut.errors import (
+    DisagreementError,
+    OtherWayError,
+    PeerLostError,
+    PipecutError,
+    RunError,
+)
 from pipecut.runtime.health.status import FOLDER
 
 # How gloo and NCCL say that the other side of a transfer is gone.
@@ -46,7 +52,7 @@ def print_error(error: PipecutError) -> None:
     the same on all ranks.
     """
     printed_elsewhere = isinstance(error, PeerLostError) and FOLDER in os.environ
-    if isinstance(error, DisagreementError):
+    if isinstance(error, DisagreementError | OtherWayError):
         printed_elsewhere = os.environ.get("LOCAL_RANK", "0") != "0"
     if not printed_elsewhere:
         print(f"pipecut: {error}\n", end="", file=sys.stderr, flush=True)

@@ -80,8 +80,9 @@ def _independent(graph: Graph, pinned: set[int], written: dict[str, list[int]]) 
 
 
 def _without(graph: Graph, inputs: set[str], barred: set[int]) -> set[int]:
-    """Operators that need neither an input nor a barred one, make no output and draw nothing."""
+    """Operators that need no input or barred one, make nothing handed out and draw nothing."""
     outputs = {graph.loss, *(output.value for output in graph.outputs)}
+    outputs |= {check.value for check in graph.checks}
     dependent = set(inputs)
     independent: set[int] = set()
     for index, operator in enumerate(graph.operators):

@@ -5,13 +5,18 @@ from dataclasses import dataclass, field
 
 from pipecut.compiler.graph import ModuleCall, Operator
 
+# What a caller may ask for: the model's results beside its loss, and the checks of its choices.
+OUTPUTS, CHECKS = "outputs", "checks"
+ASKED_FOR = (OUTPUTS, CHECKS)
+
 
 @dataclass(frozen=True)
 class HandOut:
-    """A value that the model returns beside its loss, under its names there."""
+    """A value for who asks for it, under its names, in the dictionary `into`."""
 
     value: str
     names: tuple[str, ...]
+    into: str = OUTPUTS
 
 
 @dataclass(frozen=True)
@@ -28,10 +33,10 @@ class Block:
 
     `path` are the calls around it and itself, `inputs` values from outside that are neither its
     parameters nor its buffers, in order of first use; `results` what is used outside.
-    `needs` of `batch`, `device` and `outputs` are given by its caller. `contexts` are `with`
-    statements around the whole call, `drops` values to let go after each item of the body. `part`
-    says which part of a divided call it is: Start, Middle or End. `detached` are results of a
-    stage to which no other stage gives a gradient.
+    `needs` of `batch`, `device`, `outputs` and `checks` are given by its caller. `contexts` are
+    `with` statements around the whole call, `drops` values to let go after each item of the body.
+    `part` says which part of a divided call it is: Start, Middle or End. `detached` are results of
+    a stage to which no other stage gives a gradient.
     """
 
     path: tuple[ModuleCall, ...]
@@ -79,7 +84,7 @@ class Block:
         ]
         for item in self.body:
             if isinstance(item, HandOut):
-                lines.append(f"  returns {', '.join(item.names)}: {item.value}")
+                lines.append(f"  {item.into} {', '.join(item.names)}: {item.value}")
             else:
                 text = str(item) if isinstance(item, Block) else f"{item.name} = {item}"
                 lines += [f"  {line}" for line in text.splitlines()]

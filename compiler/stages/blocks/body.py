@@ -56,7 +56,7 @@ def structure(block: Block, scope: Scope, methods: Mapping[int, str]) -> str:
     )
     for item, drops in zip(block.body, block.drops, strict=True):
         if isinstance(item, HandOut):
-            lines.append(f"out {scope[item.value]} {item.names}")
+            lines.append(f"{item.into} {scope[item.value]} {item.names}")
             continue
         if isinstance(item, Block):
             code = called(block, item, methods[id(item)], scope.__getitem__)
@@ -218,11 +218,11 @@ class Body:
         return name
 
     def _hand_out(self, item: HandOut) -> None:
-        """Keep what the model returns beside its loss, where the caller asks for it."""
+        """Keep a value where the caller asks for it."""
         self._flush()
         items = ", ".join(f"{name!r}: {self.scope[item.value]}" for name in item.names)
-        self._write("if outputs is not None:")
-        self.lines.append(f"{INDENT}    outputs |= {{{items}}}")
+        self._write(f"if {item.into} is not None:")
+        self.lines.append(f"{INDENT}    {item.into} |= {{{items}}}")
 
     def _returned(self, value: str) -> str:
         code = self.waiting.token(value) or self.scope[value]

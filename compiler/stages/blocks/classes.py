@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from pipecut.compiler.graph import Operator, Parameter
 from pipecut.compiler.names import identifier, in_comment, is_number, quoted
-from pipecut.compiler.stages.blocks.block import Block
+from pipecut.compiler.stages.blocks.block import ASKED_FOR, Block
 from pipecut.compiler.stages.blocks.body import INDENT, Body, Methods
 from pipecut.compiler.stages.blocks.held import Held, is_plain
 from pipecut.compiler.stages.blocks.modules import Method, Module
@@ -111,7 +111,7 @@ class Classes:
         """A method: its head, the sizes that it reads off its inputs, and its lines."""
         block = method.block
         scope = readable(block, self.held, method.hints)
-        needs = [f"{need}=None" if need == "outputs" else need for need in block.needs]
+        needs = [f"{need}=None" if need in ASKED_FOR else need for need in block.needs]
         arguments = ", ".join(["self", *(scope[value] for value in block.inputs), *needs])
         lines = [f"    def {name}({arguments}):"]
         source = _source(block)

@@ -1,13 +1,21 @@
 """A cut graph -> its calls of modules: operators in order, grouped as the model makes them."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
 from pipecut.compiler.graph import Graph, Literal, ModuleCall, Operator, Sym, storage_roots
 from pipecut.compiler.operators.lookup import rule_of
-from pipecut.compiler.stages.blocks.block import Block, HandOut, Item, SizedBy
+from pipecut.compiler.stages.blocks.block import (
+    ASKED_FOR,
+    CHECKS,
+    OUTPUTS,
+    Block,
+    HandOut,
+    Item,
+    SizedBy,
+)
 from pipecut.compiler.stages.blocks.casts import changes_nothing, without_casts
 from pipecut.compiler.stages.blocks.drops import dropped
 from pipecut.compiler.stages.blocks.held import Held
@@ -70,11 +78,15 @@ class _Builder:
         self.made_at = {p.operator.name: p.position for p in self.placed}
         self.last_use = {name: p.position for p in self.placed for name in p.operator.inputs}
         self.last_use |= dict.fromkeys(self.returned, len(self.placed))
-        self.names_of = _output_names(cut, whole.same) if outputs else {}
+        # By what a caller may ask for: values to their names.
+        self.handed_out = {
+            OUTPUTS: _output_names(cut, whole.same) if outputs else {},
+            CHECKS: {whole.same.get(c.value, c.value): [c.value] for c in cut.checks},
+        }
         self.hand_out_depth = {
             p.operator.name: _hand_out_depth(p.path)
             for p in self.placed
-            if p.operator.name in self.names_of
+            if any(p.operator.name in names for names in self.handed_out.values())
         }
 
     def root(self) -> Block:
@@ -88,7 +100,7 @@ class _Builder:
             body,
             inputs,
             self.returned,
-            needs=("outputs",) if self.names_of else (),
+            needs=tuple(into for into, names in self.handed_out.items() if names),
             detached=frozenset(n for n in self.returned if self.graph.values[n].gradient_ends),
             drops=dropped(
                 self.graph, body, self.returned, self.roots, self._made(0, len(self.placed))
@@ -115,9 +127,15 @@ class _Builder:
                 items.append(self._block(run, depth + 1))
             for p in run:
                 if self.hand_out_depth.get(p.operator.name) == depth:
-                    names = tuple(self.names_of[p.operator.name])
-                    items.append(HandOut(p.operator.name, names))
+                    items += self._hand_outs(p.operator.name)
         return tuple(items)
+
+    def _hand_outs(self, value: str) -> list[HandOut]:
+        return [
+            HandOut(value, tuple(names_of[value]), into)
+            for into, names_of in self.handed_out.items()
+            if value in names_of
+        ]
 
     def _is_function(self, run: Sequence[_Placed]) -> bool:
         """Whether a call is one operator on what it is given: `F.silu(x)`, but not dropout."""
@@ -159,7 +177,7 @@ class _Builder:
             body,
             inputs,
             results,
-            needs=tuple(sorted(name for name in refers_to if not known.get(name, False))),
+            needs=_in_order(name for name in refers_to if not known.get(name, False)),
             contexts=contexts,
             drops=dropped(self.graph, body, results, self.roots, self._made(start, end)),
             part=self._part(start, end, depth, path),
@@ -203,6 +221,11 @@ class _Builder:
         return "Part" if between else ""
 
 
+def _in_order(needs: Iterable[str]) -> tuple[str, ...]:
+    """What a caller gives, then what it may ask for, which has a default."""
+    return tuple(sorted(needs, key=lambda need: (need in ASKED_FOR, need)))
+
+
 def _output_names(cut: Cut, same: Mapping[str, str]) -> Mapping[str, Sequence[str]]:
     """Values that the model returns, to its names for each."""
     names: dict[str, list[str]] = defaultdict(list)
@@ -229,11 +252,11 @@ def _common_prefix(contexts: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
 
 
 def _refers_to(body: Sequence[Item], contexts: tuple[str, ...]) -> frozenset[str]:
-    """Which of `batch`, `device` and `outputs` a body's own code names."""
+    """Which of `batch`, `device`, `outputs` and `checks` a body's own code names."""
     names = set()
     for item in body:
         if isinstance(item, HandOut):
-            names.add("outputs")
+            names.add(item.into)
             continue
         inner = item.contexts[len(contexts) :]
         codes = list(inner)

@@ -8,7 +8,12 @@ import torch
 from torch import fx
 
 from pipecut.compiler.graph import Literal, Ref, Sym
-from pipecut.compiler.trace.lower.dimensions import Dimensions, NeedsFixedBatch
+from pipecut.compiler.trace.lower.dimensions import (
+    DependsOnData,
+    Dimensions,
+    NeedsFixedBatch,
+    follows_data,
+)
 from pipecut.compiler.trace.lower.names import Names
 from pipecut.compiler.trace.lower.source import where
 from pipecut.errors import TraceError
@@ -47,6 +52,11 @@ class Arguments:
             case bool() | int() | float() as number:
                 return number
             case (torch.SymFloat() | torch.SymBool()) as number:
+                if any(map(follows_data, number.node.expr.free_symbols)):
+                    raise DependsOnData(
+                        f"a number depends on data ({number}){where(node)}; "
+                        "pipecut needs numbers that stay the same"
+                    )
                 raise NeedsFixedBatch(
                     "a number depends on the batch size in a way that stage code cannot write "
                     f"({number}){where(node)}"

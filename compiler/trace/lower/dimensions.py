@@ -10,8 +10,12 @@ from torch.utils._sympy.printers import PythonPrinter
 from pipecut.errors import TraceError
 
 BATCH = sympy.Symbol("batch", integer=True, positive=True)
-# torch names a symbol u0, u1, ... where its value depends on data, not on the batch's size.
-UNBACKED = "u"
+# torch names a symbol u0 or zuf0 where its value depends on data, not on the batch's size.
+UNBACKED = ("u", "zuf")
+
+
+class DependsOnData(TraceError):
+    """A program has a size or a number that only the batch's values tell."""
 
 
 class NeedsFixedBatch(TraceError):
@@ -44,9 +48,8 @@ class Dimensions:
 
     def _written(self, expression: Any) -> Dimension:
         symbols = expression.free_symbols
-        follows_data = any(str(symbol).startswith(UNBACKED) for symbol in symbols)
-        if follows_data or (len(symbols) > 1 and not self.dynamic):
-            raise TraceError(
+        if any(map(follows_data, symbols)) or (len(symbols) > 1 and not self.dynamic):
+            raise DependsOnData(
                 f"a tensor's size depends on data ({expression}); "
                 "pipecut needs sizes that follow the batch"
             )
@@ -56,3 +59,8 @@ class Dimensions:
         number = int(in_batch.subs(BATCH, self.microbatch))
         code = PythonPrinter().doprint(in_batch) if in_batch.free_symbols else number
         return Dimension(code, number)
+
+
+def follows_data(symbol: Any) -> bool:
+    """Whether a symbol of torch's stands for what only a tensor's values tell."""
+    return str(symbol).startswith(UNBACKED)

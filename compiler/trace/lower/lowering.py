@@ -1,7 +1,7 @@
 """Exported program to graph. This folder is the only reader of fx."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipecut.compiler.graph import Graph, Operator
 from pipecut.compiler.trace.export import Exported
@@ -15,6 +15,7 @@ from pipecut.compiler.trace.lower.results import Results, read_results
 from pipecut.compiler.trace.lower.signature import PREFIX, Signature, read_signature
 from pipecut.compiler.trace.lower.values import Values
 from pipecut.compiler.trace.stamp.expand import Stamps
+from pipecut.compiler.trace.value_checks import needed_checks
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def lower(exported: Exported, microbatch: int) -> Lowered:
     given_names = {str(s.arg.name): str(s.target).removeprefix(PREFIX) for s in specs}
     values = Values(Dimensions(microbatch, exported.dynamic), given_names)
     signature = read_signature(exported, values, names)
-    reader = OperatorReader(values, names)
+    reader = OperatorReader(values, names, exported.by_value)
     tensors = {fqn: held.value for held in signature.held for fqn in held.names}
     constants = [constant.value for constant in signature.constants]
     reader.stamps = Stamps(exported.stamped, reader, tensors, constants)
@@ -53,12 +54,15 @@ def lower(exported: Exported, microbatch: int) -> Lowered:
     refuse_writes(operators, signature.parameters, signature.constants)
     results = read_results(exported, values, names, {operator.name for operator in operators})
     refuse_shared_writes(operators, signature.buffers, exported.model.sharing_buffers)
-    loss = {results.loss} - {""}
+    checks = needed_checks(operators, reader.checks, signature.buffers, exported.model)
+    loss = {results.loss} - {""} | {check.value for check in checks}
     outputs = {output.value for output in results.outputs}
     return Lowered(
         operators,
-        _graph(exported, values, signature, results, operators, loss),
-        _graph(exported, values, signature, results, operators, loss | outputs),
+        replace(_graph(exported, values, signature, results, operators, loss), checks=checks),
+        replace(
+            _graph(exported, values, signature, results, operators, loss | outputs), checks=checks
+        ),
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from pipecut.compiler.graph import Operator, Ref, Value
+from pipecut.compiler.graph import Check, Operator, Ref, Value
 from pipecut.compiler.operators.lookup import rule_of
 from pipecut.compiler.operators.table import GETITEM
 from pipecut.compiler.trace.functions.arguments import read_arguments
@@ -26,6 +26,7 @@ from pipecut.compiler.trace.opaque.reading import as_opaque
 from pipecut.compiler.trace.opaque.standing_in import StandingIn
 from pipecut.compiler.trace.stamp.expand import Marker, Stamps
 from pipecut.compiler.trace.stamp.markers import BEGIN, BODY, END, MARKERS, NODE, OUT
+from pipecut.compiler.trace.watch.choices import CHOSEN, Choice
 from pipecut.device.types import is_traced_device
 from pipecut.errors import TraceError
 
@@ -38,19 +39,21 @@ class OperatorReader:
     """Reads modules into `operators`, with the values of their results.
 
     `shared` has for each operator the inputs whose storage its result has; `stamps` reads the
-    layers that were stamped; `opaque` has the modules that were not traced.
+    layers that were stamped; `opaque` has the modules that were not traced. `checks` are those of
+    `choices`, by number, that the program has.
     """
 
     stamps: Stamps | None = None
     opaque: StandingIn | None = None
 
-    def __init__(self, values: Values, names: Names) -> None:
-        self.values, self.names = values, names
+    def __init__(self, values: Values, names: Names, choices: Sequence[Choice] = ()) -> None:
+        self.values, self.names, self.choices = values, names, choices
         self.by_name, self.storage, self.alias = values.by_name, values.storage, names.alias
         self.arguments = Arguments(names, values.dimensions)
         self.storages, self.gradients = Storages(values), Gradients(values)
         self.operators: list[Operator] = []
         self.shared: list[tuple[str, ...]] = []
+        self.checks: list[Check] = []
         # Of the whole program, whether the loss needs them or not: the model makes them all.
         self.draws = 0
         self.opaque_operators: dict[str, Operator] = {}
@@ -63,6 +66,8 @@ class OperatorReader:
                 continue
             if node.target in MARKERS:
                 self._mark(node, contexts, prefix)
+            elif node.target is CHOSEN:
+                self._check(node, prefix)
             elif "wrap_with_set_grad_enabled" in target:
                 enabled, body, *arguments = node.args
                 inner = (*contexts, f"torch.set_grad_enabled({bool(enabled)})")
@@ -142,6 +147,25 @@ class OperatorReader:
             marker = Marker(prefix, contexts, tensors, calls=module_calls(node), call=args[1])
             read = {BEGIN: self.stamps.begin, END: self.stamps.end, BODY: self.stamps.body}
             read[node.target](marker)
+
+    def _check(self, node: fx.Node, prefix: str) -> None:
+        """A marker of a choice by a value."""
+        if self.stamps is not None:
+            self.stamps.node(prefix + node.name)
+        condition, number = list[Any](node.args)
+        choice, value = self.choices[number], self.names.of(condition, prefix)
+        if all(operator.name != value for operator in self.operators):
+            value = self._copied(value, prefix + node.name)
+        self.checks.append(
+            Check(value, choice.answer, choice.words, choice.source, choice.only_raises)
+        )
+
+    def _copied(self, value: str, name: str) -> str:
+        """An operator's result that is what the model was given, or holds."""
+        copied = replace(self.by_name[value], name=name)
+        operator = Operator(name, "aten.clone.default", (Ref(value),), (), (value,), "", "", "")
+        self.add(operator, (), [copied])
+        return name
 
     def _part_of_inlined(self, node: fx.Node, prefix: str) -> str | None:
         """The value that a node takes out of an inlined body's results."""

@@ -70,6 +70,8 @@ def _serves(training: Graph, evaluation: Graph) -> bool:
     """Whether the training graph, run in eval mode, computes what the other graph does."""
     if (training.loss, training.dynamic) != (evaluation.loss, evaluation.dynamic):
         return False
+    if set(training.checks) != set(evaluation.checks):
+        return False
     return _in_order(training, evaluation) and not _writes_what_is_read(training, evaluation)
 
 

@@ -47,6 +47,7 @@ class _Merging:
                 for batch_input in graph.batch_inputs
             ),
             loss=self._name(graph.loss),
+            checks=tuple(replace(check, value=self._name(check.value)) for check in graph.checks),
             outputs=tuple(
                 replace(output, value=self._name(output.value)) for output in graph.outputs
             ),

@@ -9,7 +9,7 @@ from torch.overrides import _get_current_function_mode_stack
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from pipecut.compiler.trace.stamp.same_value import BY_VALUE, PLAIN
-from pipecut.compiler.trace.watch.known_constants import KnownConstants
+from pipecut.compiler.trace.watch.value_reads import ValueReads
 
 
 class NoForm(Exception):
@@ -181,7 +181,7 @@ def _plain(leaf: Any) -> Plain:
 def _is_known(tensor: torch.Tensor) -> bool:
     """Whether the model may ask for the tensor's values while it is traced."""
     return any(
-        isinstance(mode, KnownConstants) and id(tensor) in mode.known
+        isinstance(mode, ValueReads) and id(tensor) in mode.values.known
         for mode in _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
     )
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from itertools import count, islice
 from typing import Any, Protocol
 
-from pipecut.compiler.graph import ModuleCall, Operator, Ref, Value, storage_roots
+from pipecut.compiler.graph import Check, ModuleCall, Operator, Ref, Value, storage_roots
 from pipecut.compiler.trace.stamp.stamped import NotEqualAfterAll, Stamped
 
 
@@ -32,6 +32,7 @@ class Program(Protocol):
 
     operators: list[Operator]
     shared: list[tuple[str, ...]]
+    checks: list[Check]
     draws: int
 
     @property
@@ -61,6 +62,7 @@ class _Region:
     values: tuple[Value, ...]
     storages: Mapping[str, int]
     made: tuple[str, ...]
+    checks: tuple[Check, ...]
     first_draw: int
     draws: int
 
@@ -77,6 +79,7 @@ class _Begun:
     marker: Marker
     operators: int
     values: int
+    checks: int
     draws: int
 
 
@@ -115,7 +118,13 @@ class Stamps:
         """A layer begins."""
         program = self._program
         self._nodes = []
-        self._begun = _Begun(marker, len(program.operators), len(program.by_name), program.draws)
+        self._begun = _Begun(
+            marker,
+            len(program.operators),
+            len(program.by_name),
+            len(program.checks),
+            program.draws,
+        )
 
     def node(self, name: str) -> None:
         """A node of a layer, or one that stands for it."""
@@ -135,6 +144,7 @@ class Stamps:
             values,
             {value.name: program.storage[value.name] for value in values},
             marker.tensors,
+            tuple(program.checks[begun.checks :]),
             begun.draws,
             program.draws - begun.draws,
         )
@@ -172,6 +182,7 @@ class Stamps:
                 if storage not in storages:
                     storages[storage] = next(self._unused_storages)
                 self._program.storage[stamp.name(value.name)] = storages[storage]
+        self._program.checks += map(stamp.check, template.checks)
         self._program.draws += template.draws
         self._made[marker.call] = stamp.names_of(template.made)
 
@@ -198,6 +209,8 @@ class Stamps:
                     raise NotEqualAfterAll(f"'{path}' has {theirs} where {ours} is expected")
             if _looks(map(stamp.value, template.values)) != _looks(region.values):
                 raise NotEqualAfterAll(f"'{path}' makes other tensors than '{template.path}'")
+            if tuple(map(stamp.check, template.checks)) != region.checks:
+                raise NotEqualAfterAll(f"'{path}' chooses otherwise than '{template.path}'")
             if stamp.names_of(template.made) != region.made or template.draws != region.draws:
                 raise NotEqualAfterAll(f"'{path}' returns or draws otherwise")
         self._check_other_calls()
@@ -301,6 +314,10 @@ class _Stamp:
                 *(replace(c, module=self._path(c.module)) for c in operator.calls[around - 1 :]),
             ),
         )
+
+    def check(self, check: Check) -> Check:
+        """A check of a choice by a value."""
+        return replace(check, value=self.name(check.value))
 
     def value(self, value: Value) -> Value:
         """A value, for which it must be found out whether it needs a gradient."""

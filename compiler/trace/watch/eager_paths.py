@@ -14,7 +14,7 @@ from unittest import mock
 
 import torch
 
-from pipecut.compiler.trace.watch.known_constants import KnownConstants
+from pipecut.compiler.trace.watch.value_reads import ValueReads
 
 # transformers asks these two: is torch exporting, and is this tensor a fake one.
 FAKE_CHECK = "transformers.utils.import_utils"
@@ -39,12 +39,12 @@ def without_checkpoints() -> Iterator[None]:
 
 
 @contextmanager
-def eager_paths() -> Iterator[None]:
-    """Hide from the model that it is traced."""
+def eager_paths(reads: ValueReads) -> Iterator[None]:
+    """Hide from the model that it is traced; `reads` answers it instead."""
     compiler: Any = torch.compiler
     with (
         mock.patch.multiple(compiler, _is_compiling_flag=False, _is_exporting_flag=False),
-        KnownConstants(),
+        reads,
     ):
         library = sys.modules.get(FAKE_CHECK)
         if not hasattr(library, "is_fake_tensor"):

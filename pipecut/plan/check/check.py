@@ -8,6 +8,7 @@ from pipecut.plan.check.evaluation import evaluates
 from pipecut.plan.check.memory import memory_fits
 from pipecut.plan.check.messages import in_order, no_deadlock
 from pipecut.plan.check.placement import all_placed, flows_forward, names_known
+from pipecut.plan.check.value_checks import values_checked
 from pipecut.plan.folder import PlanFolder
 
 
@@ -27,4 +28,5 @@ def check(folder: PlanFolder) -> list[str]:
         memory_fits(plan, graph, actions),
         evaluates(plan, graph),
         str(plan.trace),
+        *values_checked(plan, graph),
     ]

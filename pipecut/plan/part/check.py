@@ -14,6 +14,7 @@ from pipecut.plan.check.evaluation import evaluates
 from pipecut.plan.check.memory import rank_fits
 from pipecut.plan.check.messages import channels_open, in_order, no_deadlock
 from pipecut.plan.check.placement import all_placed, flows_forward, names_known
+from pipecut.plan.check.value_checks import values_checked
 from pipecut.plan.forward_only import forward_only
 from pipecut.plan.part.read import PlanPart
 from pipecut.plan.replay.deadlock import check_ranks
@@ -44,6 +45,7 @@ def check_part(part: PlanPart) -> None:
         no_deadlock(plan, rows)
     rank_fits(plan, graph, mine, row)
     evaluates(plan, graph)
+    list(values_checked(plan, graph))
 
 
 def _messages_meet(part: PlanPart) -> None:

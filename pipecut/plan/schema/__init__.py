@@ -24,6 +24,7 @@ from pipecut.plan.schema.stage import (
     OpaqueResult,
     Stage,
     StageMemory,
+    ValueCheck,
 )
 from pipecut.plan.schema.tensors import HeldTensors, StageTensor, Tensor
 from pipecut.plan.schema.training import EvalData, LrSchedule
@@ -65,5 +66,6 @@ __all__ = [
     "Terms",
     "Tied",
     "TraceComparison",
+    "ValueCheck",
     "evaluate",
 ]

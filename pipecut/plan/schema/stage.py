@@ -6,6 +6,26 @@ from pipecut.plan.schema.numbers import Bytes, Count, PlanModel, Rate, Seconds, 
 from pipecut.plan.schema.tensors import StageTensor, Tensor
 
 
+class ValueCheck(PlanModel):
+    """A choice by a tensor's value, which the stages are right for while `value` is `answer`.
+
+    `value` is a boolean of the graph, `condition` the model's source at file:line `source`, and
+    `inputs` are the batch's tensors that it depends on. `only_raises`: for the other answer the
+    model raises an error.
+    """
+
+    value: str
+    condition: str
+    answer: bool
+    source: str
+    inputs: list[str] = []
+    only_raises: bool = False
+
+    def __str__(self) -> str:
+        """`labels.max() >= 10 is False (model.py:7)`."""
+        return f"{self.condition} is {self.answer} ({self.source})"
+
+
 class StageMemory(PlanModel):
     """Bytes that a microbatch takes, above parameters, buffers, what it receives and the batch.
 
@@ -49,6 +69,7 @@ class Stage(PlanModel):
     """One stage, on the ranks of `pipeline_rank`. Seconds and bytes are per microbatch.
 
     - `outputs`: what the model returns beside its loss, by its own names; can be asked for.
+    - `checks`: choices by a value that is made on the stage, compared in every microbatch.
     - `load_seconds`: forward, backward and transfers; with the second forward where it recomputes.
     - `recompute`: keeps only what it receives, and runs forward again before each backward.
     - `memory_bytes`: what the partitioner counts, at most `capacity_bytes`: the device's memory
@@ -91,6 +112,7 @@ class Stage(PlanModel):
     draws: list[Count] = []
     outputs: list[Tensor] = []
     opaque: list[OpaqueModule] = []
+    checks: list[ValueCheck] = []
     parameters: list[StageTensor]
     buffers: list[StageTensor]
     passes: StageMemory | None = None
@@ -121,13 +143,14 @@ class Boundary(PlanModel):
 
 
 class EvaluationStage(PlanModel):
-    """What a stage takes, returns and draws in eval mode; names and order as in `Stage`."""
+    """What a stage takes, returns, checks and draws in eval mode; names and order as in `Stage`."""
 
     operators: int
     receives: list[str]
     batch_inputs: list[str]
     sends: list[str]
     outputs: list[Tensor] = []
+    checks: list[ValueCheck] = []
     draws: list[int] = []
 
 

@@ -69,6 +69,19 @@ class Meeting:
         """Wait for every rank. Raises PeerLostError when one failed, RunError after the limit."""
         self.agree(subject, {}, {}, limit)
 
+    def first_text(self, subject: str, text: str) -> str:
+        """The text of the first rank that has one. All ranks must call it together.
+
+        Raises as `come_together`.
+        """
+        if self.store is None:
+            return text
+        self.meetings += 1
+        key = f"agree/{self.meetings}/"
+        texts = self._exchange(key, text, subject, start_timeout())
+        self._linger(key)
+        return next(theirs for theirs in texts if theirs)
+
     def leave(self, steps: int) -> None:
         """Record that this rank makes no more steps."""
         self._record(LEFT, f"rank {self.rank} ended after {steps} steps")

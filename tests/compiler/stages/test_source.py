@@ -183,7 +183,7 @@ def test_a_stage_that_does_something_else_in_eval_mode_has_two_forwards() -> Non
     (other,) = cut(evaluation, [(0,), (0,)], 1)
     both = replace(training, evaluation=other)
     code = write_stage(replace(graph, evaluation=evaluation), both, 1)
-    assert "return self.forward_in_training(*given)" in code
+    assert "return self.forward_in_training(*given, **wanted)" in code
     assert "def forward_in_evaluation(self, features):" in code
     same = write_stage(replace(graph, evaluation=graph), replace(training, evaluation=training), 1)
     assert "forward_in_training" not in same

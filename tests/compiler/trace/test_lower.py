@@ -9,7 +9,7 @@ from torch import nn
 
 from pipecut.compiler.inputs.job import read_job
 from pipecut.compiler.trace.trace import trace
-from pipecut.compiler.trace.watch.known_constants import KnownConstants
+from pipecut.compiler.trace.watch.value_reads import ValueReads
 from pipecut.errors import TraceError
 
 
@@ -35,7 +35,7 @@ def test_a_choice_by_a_value_is_told_with_its_line(
         "class Choosy(torch.nn.Linear):\n"
         "    def forward(self, x):\n"
         "        y = super().forward(x)\n"
-        "        return y.sum() if x.sum() > 0 else y.mean()\n"
+        "        return y.sum() if y.sum() > 0 else y.mean()\n"
         "def build(): return Choosy(4, 4)\n"
         "def inputs(n): return {'x': torch.randn(n, 4)}\n"
     )
@@ -54,7 +54,8 @@ def test_a_choice_by_a_value_is_told_with_its_line(
 
 def test_a_constant_is_known_only_while_nothing_given_goes_into_it() -> None:
     given = nn.Parameter(torch.ones(3))
-    with KnownConstants() as constants:
+    with ValueReads() as reads:
+        constants = reads.values
         mask = torch.full((3,), -1.0)
         assert id(mask) in constants.known
         assert id(mask * given) not in constants.known

@@ -24,7 +24,7 @@ from pipecut.plan.folder import (
     write_seal,
 )
 from pipecut.plan.manifest import HeldPerStage, read_manifest
-from pipecut.plan.schema import Evaluation, EvaluationStage, StageTensor
+from pipecut.plan.schema import VERSION, Evaluation, EvaluationStage, StageTensor
 from tests.plans import made_plan, made_stage, made_tensor, write_made_plan
 
 
@@ -182,7 +182,7 @@ def test_what_is_no_plan_is_refused(name: str, tmp_path: Path) -> None:
 
 
 def test_an_unknown_key_and_a_missing_one_are_named(tmp_path: Path) -> None:
-    data = {"version": 8, "stages": [], "surprise": 1}
+    data = {"version": VERSION, "stages": [], "surprise": 1}
     (tmp_path / MANIFEST).write_text(yaml.safe_dump({**data, "seal": seal_of(data)}))
     (tmp_path / PARAMETERS).write_text('{"stages": []}')
     with pytest.raises(PlanError, match=r"plan.yaml: pipecut: Field required; compile again"):

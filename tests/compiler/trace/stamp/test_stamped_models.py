@@ -66,9 +66,11 @@ def both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Graph
         stamped = trace(job)
         export, evaluation = tracing.export, tracing.export_evaluation
         with monkeypatch.context() as patch:
-            patch.setattr(tracing, "export", lambda j, why, _, model: export(j, why, True, model))
+            patch.setattr(tracing, "export", lambda j, why, _, *more: export(j, why, True, *more))
             patch.setattr(
-                tracing, "export_evaluation", lambda j, e, d, whole=False: evaluation(j, e, d, True)
+                tracing,
+                "export_evaluation",
+                lambda j, e, d, whole=False, *more: evaluation(j, e, d, True, *more),
             )
             whole = trace(job)
         assert not whole.stamped
@@ -116,6 +118,10 @@ STAMPED = {
     "layers that differ in nothing": ("", 3),
     "one by one, by index": (
         model("for i in range(len(self.layers)): x = self.layers[i](x)\n    return x.mean()"),
+        3,
+    ),
+    "a choice by a value in each": (
+        layer("y = self.b(x)\n        return x + y if torch.isfinite(y).all() else x"),
         3,
     ),
     "a number that no forward reads": (layer("return x + self.b(x)"), 3),
