@@ -20,7 +20,9 @@ def wrapped(line: str) -> list[str]:
     parts = [part for part in _at_commas(inner) if part]
     if len(parts) == 1 and " for " in inner:
         return [line]
-    rows = [f"{indent}    {parts[0]},"]
+    # A comma behind a single part would make a tuple of a group or an index.
+    comma = "," if len(parts) > 1 or inner.endswith(",") or _takes_comma(line, begin) else ""
+    rows = [f"{indent}    {parts[0]}{comma}"]
     for part in parts[1:]:
         if len(rows[-1]) + len(part) + 2 <= WIDTH:
             rows[-1] += f" {part},"
@@ -42,6 +44,12 @@ def _outer_brackets(line: str) -> tuple[int, int] | None:
             if not depth:
                 pairs.append((begin, at))
     return max(pairs, key=lambda pair: pair[1] - pair[0], default=None)
+
+
+def _takes_comma(line: str, begin: int) -> bool:
+    """Whether a bracket is that of a call, or of a list or dictionary."""
+    follows_value = begin > 0 and (line[begin - 1].isalnum() or line[begin - 1] in "_)]")
+    return follows_value == (line[begin] == "(")
 
 
 def _at_commas(inner: str) -> list[str]:

@@ -1,12 +1,15 @@
 """A stage's code is plain torch that a person can read, in the model's own modules."""
 
+import ast
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 
 from pipecut.compiler.graph import Graph, Literal, Output, Ref, Sym
 from pipecut.compiler.inputs.job import read_job
+from pipecut.compiler.stages.blocks.wrapping import wrapped
 from pipecut.compiler.stages.build import build
 from pipecut.compiler.stages.cut import cut
 from pipecut.compiler.stages.source import write_stage
@@ -202,3 +205,26 @@ def test_a_built_stage_computes_what_its_operators_say() -> None:
     assert torch.equal(hidden, torch.full((2, 4), 2.0)) and loss.item() == 8 * 4.0
     assert list(first.state_dict()) == ["layers.0.weight"]
     assert list(second.state_dict()) == ["layers.1.weight"]
+
+
+LONG = "a" * 60
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f'put(self, buffers["{LONG}.{LONG}"], "{LONG}")',
+        f"x = table[{LONG} + {LONG}]",
+        f"x = table[{LONG}, {LONG}]",
+        f"x = ({LONG} + {LONG}) * 2",
+        f"x = ({LONG}{LONG},)",
+        f"x = [{LONG}{LONG}]",
+        f"x = call({LONG} + {LONG})",
+        f"x = call({LONG}, [{LONG}, {LONG}], name={LONG})",
+        f"x = {{1: call({LONG} + {LONG})}}",
+    ],
+)
+def test_a_long_line_means_the_same_on_several(line: str) -> None:
+    lines = wrapped(line)
+    assert len(lines) > 1
+    assert ast.dump(ast.parse("\n".join(lines))) == ast.dump(ast.parse(line))
