@@ -22,6 +22,7 @@ from pipecut.compiler.trace.stamp.stamping import Stamping
 from pipecut.compiler.trace.watch.beyond_graph import inference_mode_as_no_grad, refused_hooks
 from pipecut.compiler.trace.watch.choices import Choice
 from pipecut.compiler.trace.watch.eager_paths import without_checkpoints
+from pipecut.compiler.trace.watch.forward_hooks import forward_hooks_kept
 from pipecut.compiler.trace.watch.module_state import ModuleState
 from pipecut.compiler.trace.watch.randomness import only_operators_draw
 from pipecut.compiler.trace.ways import ways
@@ -219,7 +220,7 @@ def _traced(
         reads.dropouts = 0
         shapes = (sizes,) if dynamic else None
         # Code of the graphs that torch makes on the way is not run, so it is not written.
-        with _use_lazy_graph_module(True):
+        with _use_lazy_graph_module(True), forward_hooks_kept(model):
             return torch.export.export(model, (tensors,), dynamic_shapes=shapes, strict=False)
 
     if not whole:
