@@ -23,6 +23,7 @@ from pipecut.commands.view import timeline, view
 from pipecut.console import show_warnings_plainly
 from pipecut.end_at_signal import AskedToEnd, listen, say_stopped
 from pipecut.errors import PipecutError
+from pipecut.rare_collections import collect_no_more, collect_rarely
 from pipecut.version import __version__
 
 COMMANDS = (
@@ -71,6 +72,7 @@ def main() -> None:
     """Run a command. Known errors end with their message and exit code; only a bug of pipecut's
     shows a traceback."""
     listen()
+    collect_rarely()
     show_warnings_plainly()
     try:
         code = app(standalone_mode=False)
@@ -92,4 +94,6 @@ def main() -> None:
             raise
         print(f"pipecut: {error.format_message()} (see --help)", file=sys.stderr)
         sys.exit(2)
+    finally:
+        collect_no_more()
     sys.exit(code or 0)

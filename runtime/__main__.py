@@ -1,11 +1,13 @@
 """One rank of a run: `torchrun ... -m pipecut.runtime PLAN/ --data module:function --steps N`."""
 
 # ruff: noqa: E402
+from pipecut.rare_collections import collect_rarely, collect_usually
 from pipecut.runtime.health.interrupt import INTERRUPTED, end_at_interrupt, raise_at_interrupt
 
 if __name__ == "__main__":
     # Before imports that take seconds, in which a user may press Ctrl-C.
     end_at_interrupt()
+    collect_rarely()
 
 from pipecut.runtime.health.rank_errors import end_with_parent
 
@@ -91,6 +93,7 @@ def main() -> None:
     """Exit with the error's own code, and no traceback for any error."""
     words = LastWords(int(rank) if (rank := os.environ.get("RANK", "0")).isdigit() else 0)
     words.listen()
+    collect_usually()
     raise_at_interrupt()
     try:
         app(standalone_mode=False)

@@ -5,11 +5,23 @@ from pathlib import Path
 
 import pytest
 
+from pipecut.rare_collections import collect_no_more, collect_rarely
+
 JOB = """
 model: {{factory: "tests.models.core:{name}"}}
 inputs: "tests.models.core:{inputs}"
 batch: {{global: 8, microbatch: 2}}
 """
+
+
+def pytest_configure() -> None:
+    """Collect garbage rarely, as a compile does."""
+    collect_rarely()
+
+
+def pytest_unconfigure() -> None:
+    """End at once."""
+    collect_no_more()
 
 
 @pytest.fixture(autouse=True, scope="session")

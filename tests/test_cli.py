@@ -1,5 +1,6 @@
 """Every command of the command line: what it passes on, prints and refuses, and its exit code."""
 
+import gc
 import json
 import re
 import shutil
@@ -26,6 +27,7 @@ from pipecut.device.types import DEVICE_TYPES
 from pipecut.errors import InfeasibleError, PipecutError, UserFileError
 from pipecut.model.comparison import Comparison, Difference
 from pipecut.plan.folder import PlanFolder, read_plan
+from pipecut.rare_collections import USUAL, collect_rarely, collect_usually
 from pipecut.run_options import RunOptions
 from pipecut.runtime.__main__ import app as rank_app
 from pipecut.runtime.checkpoint.export import Exported
@@ -403,6 +405,25 @@ def test_an_error_ends_with_one_line_and_its_code(
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert (ended.value.code, capsys.readouterr().err) == (code, message)
+
+
+def test_a_command_ends_without_looking_for_garbage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "app", lambda **_: 0)
+    monkeypatch.setattr(cli, "listen", lambda: None)
+    gc.unfreeze()
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert gc.get_freeze_count() > 10_000
+    gc.unfreeze()
+
+
+def test_a_rank_collects_garbage_as_usual_but_for_what_it_imported() -> None:
+    try:
+        collect_usually()
+        assert gc.get_threshold() == USUAL and gc.get_freeze_count() > 10_000
+    finally:
+        gc.unfreeze()
+        collect_rarely()
 
 
 def test_a_bug_of_pipecuts_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

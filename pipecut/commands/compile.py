@@ -24,11 +24,9 @@ from pipecut.commands.options import (
 from pipecut.commands.view import write_plan_page
 from pipecut.console import console, number_or_auto, progress_line, refuse_other_than
 from pipecut.errors import UserFileError
-from pipecut.rare_collections import rare_collections
 from pipecut.writable import writable_file
 
 
-@rare_collections()
 def compile(
     job: JobArgument,
     cluster: ClusterOption = "auto",

@@ -1,11 +1,13 @@
 """One rank of `pipecut verify`, which writes its tensors of each step."""
 
 # ruff: noqa: E402
+from pipecut.rare_collections import collect_rarely, collect_usually
 from pipecut.runtime.health.interrupt import end_at_interrupt
 
 if __name__ == "__main__":
     # Before imports that take seconds; whoever started this rank says that it was stopped.
     end_at_interrupt()
+    collect_rarely()
 
 import os
 import sys
@@ -69,6 +71,7 @@ def main() -> None:
     """Run a rank: PLAN FOLDER STEPS DEVICE EVALUATION [CODE]."""
     path, folder, steps, device, evaluation, *code = sys.argv[1:]
     end_with_parent()
+    collect_usually()
     try:
         where = Path(code[0]) if code else None
         run_rank(Path(path), Path(folder), int(steps), device, evaluation == "1", where)
