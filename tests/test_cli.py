@@ -309,6 +309,7 @@ def test_ranks_take_the_options_that_run_passes_on() -> None:
             3,
             True,
             Path("d"),
+            Path("l"),
         )
     )
     passed_on = {argument for argument in full.arguments() if argument.startswith("--")}
