@@ -14,6 +14,7 @@ from pipecut.commands.check import check, seal
 from pipecut.commands.compile import compile
 from pipecut.commands.export import export, export_onnx
 from pipecut.commands.measure import calibrate, profile
+from pipecut.commands.predict import predict
 from pipecut.commands.run import run
 from pipecut.commands.schedule import app as schedule_app
 from pipecut.commands.show import layout, show, specs
@@ -37,6 +38,7 @@ COMMANDS = (
     seal,
     verify,
     run,
+    predict,
     view,
     timeline,
     export,

@@ -1,8 +1,9 @@
 """Only forward, in eval mode: the loss and other outputs, leaving the training as it is."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -89,6 +90,18 @@ class Evaluation:
         world.status.note(State.BETWEEN)
         return Outputs(tensors, self.plan.evaluation.left_out)
 
+    def predict_all(self, batches: Iterable[Mapping[str, Any]], everywhere: bool) -> Outputs:
+        """As `predict`, of batch after batch, concatenated on the CPU. Raises RunError."""
+        parts: list[Tensors] = [
+            {name: tensor.cpu() for name, tensor in self.predict(dict(batch), everywhere).items()}
+            for batch in batches
+        ]
+        if not parts:
+            raise RunError(f"rank {self.world.rank}: there is no batch to predict")
+        outputs = {tensor.name: tensor for s in self.evaluated.stages for tensor in s.outputs}
+        with naming_errors(f"rank {self.world.rank}, concatenating outputs of batches"):
+            return Outputs(_joined(parts, outputs), self.plan.evaluation.left_out)
+
     def _completed(self, batch: Tensors, count: int) -> Tensors:
         """The batch with zeros for missing inputs, such as labels, that only the loss needs."""
         missing = [t for t in self.plan.inputs if t.optional and t.name not in batch]
@@ -149,8 +162,9 @@ class Evaluation:
 
 
 def _joined(parts: list[Tensors], outputs: dict[str, Tensor]) -> Tensors:
-    """Outputs of the whole share of this replica; none where another rank makes them."""
+    """Outputs of all parts; none where another rank makes them, or a replica got no sample."""
+    made = [part for part in parts if part]
     return {
-        name: torch.cat([part[name] for part in parts], outputs[name].samples_at)
-        for name in (parts[0] if parts else {})
+        name: torch.cat([part[name] for part in made], outputs[name].samples_at)
+        for name in (made[0] if made else {})
     }

@@ -1,6 +1,6 @@
 """What `pipecut.load` returns: this rank's stages behind the face of a module, with `step`."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -212,14 +212,24 @@ class Pipeline:
 
     @on_own_terms
     @torch.no_grad()
-    def predict(self, everywhere: bool = False, **batch: torch.Tensor) -> dict[str, torch.Tensor]:
+    def predict(
+        self,
+        batches: Iterable[Mapping[str, Any]] | None = None,
+        /,
+        *,
+        everywhere: bool = False,
+        **batch: torch.Tensor,
+    ) -> dict[str, torch.Tensor]:
         """The model's outputs beside its loss, in eval mode, for a batch of any size, by name.
 
-        On the ranks that make them, of their replica's samples; with `everywhere` of all samples
-        on every rank. What only the loss needs, such as labels, may be left out. Raises RunError,
-        also where the model returns nothing else.
+        Or of many `batches`, one after the other: then on the CPU, their samples concatenated. On
+        the ranks that make them, of their replica's samples; with `everywhere` of all samples on
+        every rank. What only the loss needs, such as labels, may be left out. Raises RunError, also
+        where the model returns nothing else.
         """
-        return self.evaluation.predict(batch, everywhere)
+        if batches is None:
+            return self.evaluation.predict(batch, everywhere)
+        return self.evaluation.predict_all(batches, everywhere)
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """What an optimizer has of this rank's parameters, under their original names, each once.

@@ -131,3 +131,16 @@ def test_left_out_outputs_say_why_where_they_are_asked_for() -> None:
         outputs = evaluation.predict({"x": torch.rand(2, 4)}, everywhere=False)
     with pytest.raises(Exception, match="it is no tensor"):
         outputs["cache"]
+
+
+def test_outputs_of_many_batches_are_concatenated() -> None:
+    plan = plan_of()
+    evaluation, _ = evaluation_of(plan)
+    batches = [batch_of(count) for count in (8, 8, 3)]
+    outputs = evaluation.predict_all(({"x": batch["x"]} for batch in batches), everywhere=True)
+    alone = [evaluation.predict({"x": batch["x"]}, everywhere=True) for batch in batches]
+    together = torch.cat([output["hidden"] for output in alone])
+    assert torch.equal(outputs["hidden"], together)
+    assert outputs["hidden"].shape == (19, 4)
+    with pytest.raises(RunError, match="there is no batch to predict"):
+        evaluation.predict_all([], everywhere=True)
