@@ -19,7 +19,7 @@ from pipecut.compiler.trace.modes.mode_reads import ModeReads, watched_mode
 from pipecut.compiler.trace.prepare import check_names, model_to_trace
 from pipecut.compiler.trace.stamp.stamped import NOTHING_STAMPED, Stamped
 from pipecut.compiler.trace.stamp.stamping import Stamping
-from pipecut.compiler.trace.watch.beyond_graph import inference_mode_as_no_grad, refused_hooks
+from pipecut.compiler.trace.watch.beyond_graph import inference_mode_as_no_grad, past_autograd_seen
 from pipecut.compiler.trace.watch.choices import Choice
 from pipecut.compiler.trace.watch.eager_paths import without_checkpoints
 from pipecut.compiler.trace.watch.forward_hooks import forward_hooks_kept
@@ -247,6 +247,6 @@ def _traced(
 def _surroundings(model: WithLoss) -> Iterator[None]:
     """What holds while torch.export runs: refusals, and what is patched."""
     with quiet(), only_operators_draw(), without_checkpoints():
-        with refused_hooks(), functions_as_operators(model), inference_mode_as_no_grad():
+        with past_autograd_seen(), functions_as_operators(model), inference_mode_as_no_grad():
             with model.opaque.in_place(model):
                 yield

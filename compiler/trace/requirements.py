@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from pipecut.compiler.graph import Graph, Operator
+from pipecut.compiler.operators.lookup import resolve, rule_of
 from pipecut.errors import TraceError
 from pipecut.plan.schema import ITEM_BYTES
 
@@ -22,6 +23,7 @@ def checked(graph: Graph) -> Graph:
     Raises TraceError, by name, for what no plan can carry.
     """
     _refuse_dtypes(graph)
+    _refuse_sparse_gradients(graph)
     _refuse_no_gradient(graph)
     notes = (*_of_checks(graph), *_of_idle(graph))
     return replace(graph, notes=(*graph.notes, *notes)) if notes else graph
@@ -64,6 +66,21 @@ def _refuse_dtypes(graph: Graph) -> None:
             module = operator.module or "the model"
             result = f"the result of {operator.target} in {module}{operator.source}"
             _refuse_dtype(result, value.dtype)
+
+
+def _refuse_sparse_gradients(graph: Graph) -> None:
+    """No rank could sum a sparse gradient with another stage's, another replica's or a master's."""
+    for operator in graph.operators:
+        if not rule_of(operator.target).gathers:
+            continue
+        names = [argument.name for argument in resolve(operator.target)._schema.arguments]
+        given = dict(zip(names, operator.args, strict=False)) | dict(operator.kwargs)
+        if given.get("sparse") and graph.values[operator.inputs[0]].needs_grad:
+            raise TraceError(
+                f"{operator.module_class} '{operator.module}'{operator.source} makes sparse "
+                "gradients, which cannot be summed over stages, replicas and microbatches as dense "
+                "ones are; build it with sparse=False"
+            )
 
 
 def _refuse_dtype(tensor: str, dtype: str) -> None:

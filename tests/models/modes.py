@@ -391,6 +391,8 @@ class _Straight(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, how: Any = None) -> Any:
         ctx.how = how
+        if how == "counting":
+            return x * int(x.sum() > 0)
         if how == "writing":
             ctx.mark_dirty(x.mul_(2))
             return x
@@ -412,6 +414,8 @@ class Beyond(nn.Module):
         self.table = nn.Embedding(4, WIDTH, max_norm=1.0)
         if how == "parameter hook":
             self.inner.weight.register_hook(lambda gradient: gradient * 2)
+        if how == "sparse":
+            self.table = nn.Embedding(4, WIDTH, sparse=True)
         if how == "scripted":
             self.inner = torch.jit.script(self.inner)
         if how == "module hook":
@@ -419,7 +423,7 @@ class Beyond(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.inner(x)
-        if self.how in ("writing", "returning", "drawing"):
+        if self.how in ("writing", "returning", "drawing", "counting"):
             result = _Straight.apply(x, self.how)
             x = result[0] if self.how == "returning" else result
         if self.how == "given a module":
@@ -439,6 +443,15 @@ class Beyond(nn.Module):
         if self.how == "fork":
             with torch.random.fork_rng(devices=[]):
                 x = x + torch.rand(WIDTH)
+        if self.how == "data":
+            self.inner.bias.data.clamp_(-1, 1)
+        if self.how == "assigned data":
+            self.inner.bias.data = self.inner.bias.data * 2
+        if self.how == "packed":
+            with torch.autograd.graph.saved_tensors_hooks(lambda t: t.half(), lambda t: t.float()):
+                x = x * x
+        if self.how == "read data":
+            x = x + self.inner.bias.data
         if self.how == "late hook":
             x.register_post_accumulate_grad_hook(lambda tensor: None)
         if self.how == "hook":
@@ -446,7 +459,7 @@ class Beyond(nn.Module):
         if self.how == "average":
             with torch.no_grad():
                 self.inner.bias.mul_(0.9)
-        if self.how == "norm":
+        if self.how in ("norm", "sparse"):
             x = x + self.table(torch.zeros(x.shape[0], dtype=torch.int64))
         return x
 

@@ -16,14 +16,18 @@ from torch.autograd.function import _SingleLevelFunction
 
 from pipecut.compiler.operators.autograd_functions import AutogradFunction, NotImportable
 from pipecut.compiler.trace.functions.arguments import NoLiteral, Written, read_values
+from pipecut.compiler.trace.lower.dimensions import NeedsFixedBatch
 from pipecut.errors import TraceError
-from pipecut.model.functions import is_machinery
+from pipecut.model.functions import is_machinery, user_frame
 
 # Functions of torch's own machinery, which a trace goes through or does not see.
 MACHINERY = tuple(
     f"torch.{part}" for part in ("_", "utils.", "fx.", "export.", "nested.", "autograd.")
 )
 MACHINERY = (*MACHINERY, "torch.distributed.", "pipecut.")
+
+# A remedy for each Function that cannot be an operator.
+OPAQUE = "name the module that calls it under model.opaque, so that it runs as it is"
 
 _LIBRARY: Any = torch.library.Library("pipecut_function", "DEF")  # type: ignore[no-untyped-call]
 _LIBRARY.define("call(str target, str arguments, Tensor[] tensors, SymInt[] sizes) -> Tensor[]")
@@ -39,12 +43,22 @@ def run(
 ) -> list[torch.Tensor]:
     """Call a Function; its results as a list, with an empty tensor for each None.
 
-    Raises what its code does, and TraceError for other results than tensors and None.
+    Raises NeedsFixedBatch where its code fails, TraceError for results of other kinds.
     """
     function = AutogradFunction.of_target(target)
     assert function is not None
-    with plainly():
-        result = function.apply()(*read_values(arguments, tensors, sizes))
+    try:
+        with plainly():
+            result = function.apply()(*read_values(arguments, tensors, sizes))
+    except TraceError:
+        raise
+    except Exception as error:
+        # With a batch size that is a number it may run.
+        raise NeedsFixedBatch(
+            f"{function}, a torch.autograd.Function, cannot run on tensors without values: "
+            f"{type(error).__name__} at {user_frame(error)}: {_first_line(error)}; write it with "
+            f"operators of torch or of torch.library, or {OPAQUE}"
+        ) from error
     results = result if isinstance(result, tuple) else (result,)
     for part in results:
         if not (part is None or (isinstance(part, torch.Tensor) and _is_dense(part))):
@@ -61,6 +75,10 @@ def run(
 def returns_single(target: str, arguments: str) -> bool:
     """Whether a call that was run returns a tensor, not a tuple."""
     return _returned[target, arguments] is None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
 
 
 def _is_dense(tensor: torch.Tensor) -> bool:
@@ -132,13 +150,14 @@ def _call(function: Any, args: Sequence[Any], kwargs: Any) -> Any:
         raise _refusal(
             function,
             f"which stage code cannot import: {why}; define it at the top of a module that the "
-            "model's code imports",
+            f"model's code imports, or {OPAQUE}",
         ) from None
     except NoLiteral as kind:
         raise _refusal(
             function,
             f"with a {kind}, and stage code can give it tensors, numbers, text and lists, tuples "
-            "and dictionaries of these only; give it what it needs of that by itself",
+            "and dictionaries of these only; give it what it needs of that by itself, or "
+            f"{OPAQUE}",
         ) from None
     results: list[torch.Tensor] = CALL(known.target, written.text, written.tensors, written.sizes)
     is_tensor = _returned[known.target, written.text]

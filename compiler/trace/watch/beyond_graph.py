@@ -1,8 +1,9 @@
-"""What a traced graph leaves out without a word: hooks of gradients, and TorchScript."""
+"""What a traced graph leaves out without a word: hooks of gradients, TorchScript, `.data`."""
 
+import functools
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from unittest import mock
 
 import torch
 from torch import nn
+from torch.nn.modules import module as of_modules
 
 from pipecut.errors import TraceError
 
@@ -40,55 +42,129 @@ def refuse_hooks(model: nn.Module, opaque: Sequence[str] = ()) -> None:
     Modules that run as they are, at the paths in `opaque`, keep theirs.
     """
     for name, parameter in model.named_parameters():
-        if parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None):
+        for hook in (
+            *(parameter._backward_hooks or {}).values(),
+            *(getattr(parameter, "_post_accumulate_grad_hooks", None) or {}).values(),
+        ):
             raise TraceError(
-                f"the parameter '{name}' has a gradient hook, which no plan would call; "
-                "change gradients between pipe.step and optimizer.step in a loop of your own"
+                f"the parameter '{name}' has a gradient hook, {_named(hook)}, which no plan would "
+                "call; change gradients between pipe.step and optimizer.step in a loop of your own"
             )
+    for hook in (
+        *of_modules._global_backward_hooks.values(),
+        *of_modules._global_backward_pre_hooks.values(),
+    ):
+        raise TraceError(
+            f"{_named(hook)} is a backward hook of all modules, which no plan would call; remove "
+            "it, or watch gradients between pipe.step and optimizer.step in a loop of your own"
+        )
     for name, module in model.named_modules():
-        as_it_is = any(f"{name}.".startswith(f"{path}.") for path in opaque)
-        if not as_it_is and (module._backward_hooks or module._backward_pre_hooks):
+        if any(f"{name}.".startswith(f"{path}.") for path in opaque):
+            continue
+        for hook in (*module._backward_hooks.values(), *module._backward_pre_hooks.values()):
             raise TraceError(
-                f"the module '{name}' ({type(module).__name__}) has a backward hook, which no plan "
-                "would call; remove it, or watch gradients between pipe.step and optimizer.step in "
-                "a loop of your own"
+                f"the module '{name}' ({type(module).__name__}) has a backward hook, "
+                f"{_named(hook)}, which no plan would call; remove it, watch gradients between "
+                "pipe.step and optimizer.step in a loop of your own, or let the module run as it "
+                f'is, with model.opaque: ["{name}"]'
             )
+
+
+def _named(hook: Any) -> str:
+    """A hook's name, and where its code is."""
+    while isinstance(hook, functools.partial):
+        hook = hook.func
+    code = getattr(hook, "__code__", None) or getattr(type(hook).__call__, "__code__", None)
+    line = f" ({code.co_filename}:{code.co_firstlineno})" if code is not None else ""
+    return f"{getattr(hook, '__qualname__', type(hook).__name__)}{line}"
 
 
 @contextmanager
-def refused_hooks() -> Iterator[None]:
-    """Around a forward. Raises TraceError where it hooks a gradient, or reads its function."""
+def past_autograd_seen() -> Iterator[None]:
+    """Around a forward. Raises TraceError where it hooks a gradient, or reads its function.
+
+    What it does to the `.data` of a tensor it does to the tensor, detached: a trace loses `.data`.
+    """
     replaced = {
         "grad_fn": property(_grad_fn),
+        "data": property(_data, _set_data),
         "register_hook": _register_hook,
         "register_post_accumulate_grad_hook": _register_hook,
     }
     with ExitStack() as stack:
         for name, value in replaced.items():
             stack.enter_context(mock.patch.object(torch.Tensor, name, value, create=True))
+        saving: Any = torch.autograd.graph.saved_tensors_hooks
+        enter = _enter_saving(saving.__enter__)
+        stack.enter_context(mock.patch.object(saving, "__enter__", enter))
         yield
+
+
+def _enter_saving(original: Callable[[Any], None]) -> Callable[[Any], None]:
+    """In place of the entry of torch.autograd.graph.saved_tensors_hooks. Raises TraceError."""
+    saving = torch.autograd.graph.saved_tensors_hooks
+
+    def enter(context: Any) -> None:
+        line = _line_of_others()
+        # Torch's own kinds, as save_on_cpu, give back what they were given.
+        own = type(context) is saving or not type(context).__module__.startswith("torch.")
+        if line and own:
+            raise TraceError(
+                f"the model's forward packs what backward needs with {_named(context.pack_hook)} "
+                f"({line}), which a traced graph leaves out; remove the saved_tensors_hooks, and "
+                "let stages recompute instead (recompute: in the job file)"
+            )
+        original(context)
+
+    return enter
 
 
 def _register_hook(tensor: torch.Tensor, hook: Any) -> Any:
     """In place of Tensor.register_hook."""
     raise TraceError(
-        f"the model's forward registers {getattr(hook, '__qualname__', hook)} as a hook for a "
-        "gradient, which a traced graph leaves out; remove it, or do the same to the value with "
-        "torch's operators"
+        f"the model's forward registers {_named(hook)} as a hook for a gradient, which a traced "
+        "graph leaves out; remove it, or do the same to the value with torch's operators or in a "
+        "torch.autograd.Function"
     )
 
 
 def _grad_fn(tensor: torch.Tensor) -> Any:
     """In place of Tensor.grad_fn. Raises TraceError where other code than torch's reads it."""
-    frame = sys._getframe(1)
-    if not frame.f_code.co_filename.startswith(MAY_READ_GRAD_FN):
-        line = f"{frame.f_code.co_filename}:{frame.f_lineno}"
+    line = _line_of_others()
+    if line:
         raise TraceError(
             f"the model's forward reads grad_fn ({line}), and a plan has other gradient functions, "
             "without hooks; remove the read, and ask self.training for the mode"
         )
     original: Any = torch._C.TensorBase.grad_fn
     return original.__get__(tensor)
+
+
+def _data(tensor: torch.Tensor) -> torch.Tensor:
+    """In place of Tensor.data."""
+    original: Any = torch._C.TensorBase.data
+    data: torch.Tensor = tensor.detach() if _line_of_others() else original.__get__(tensor)
+    return data
+
+
+def _set_data(tensor: torch.Tensor, value: torch.Tensor) -> None:
+    """In place of an assignment. Raises TraceError where other code than torch's makes it."""
+    line = _line_of_others()
+    if line:
+        raise TraceError(
+            f"the model's forward assigns to the .data of a tensor ({line}), which a plan does not "
+            "carry on; compute another tensor, or write to parameters between steps in a loop of "
+            "your own"
+        )
+    original: Any = torch._C.TensorBase.data
+    original.__set__(tensor, value)
+
+
+def _line_of_others() -> str:
+    """`file:line` of the code that asks for an attribute; "" where that is torch's."""
+    frame = sys._getframe(2)
+    file = frame.f_code.co_filename
+    return "" if file.startswith(MAY_READ_GRAD_FN) else f"{file}:{frame.f_lineno}"
 
 
 @contextmanager
