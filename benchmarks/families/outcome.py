@@ -40,7 +40,7 @@ class Outcome:
     """One model's: `code` is a digest of pipecut's, `seconds` are CPU seconds of the compile.
 
     `difference` is the largest relative one of all tensors, 0 where all are bitwise equal;
-    `reason` the message of an error, or which tensor differs.
+    `reason` the message of an error, or which tensor differs, or does by rounding.
     """
 
     name: str
@@ -54,7 +54,8 @@ class Outcome:
 
     def __str__(self) -> str:
         if self.kind is Kind.EXACT:
-            return "bitwise" if self.difference == 0 else f"within {self.difference:.1e}"
+            exactly = "bitwise" if self.difference == 0 else f"within {self.difference:.1e}"
+            return f"{exactly}, {self.reason}" if self.reason else exactly
         return f"{self.kind}: {self.reason}" if self.reason else str(self.kind)
 
 

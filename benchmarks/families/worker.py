@@ -137,6 +137,8 @@ def compare(folder: Path, written: Path) -> int:
 def _judged(comparison: Comparison) -> Row:
     kind, worst = max(comparison.worst.items(), key=lambda item: item[1].value)
     reason = "" if comparison.passed else f"{kind} {worst.name}"
+    for kind, rounded in comparison.rounded.items() if comparison.passed else ():
+        reason = f"but {rounded.value:.1e} by rounding ({kind} {rounded.name})"
     exact = Kind.EXACT if comparison.passed else Kind.INEXACT
     return {"kind": exact, "difference": worst.value, "reason": reason}
 

@@ -16,6 +16,9 @@ TOLERANCE = {"fp32": 1e-5, "bf16": 3e-2, "fp16": 4e-3}
 # this floor. With the tolerance of 1e-5 that asks for 1e-8 of the largest norm, where float32 has
 # 6e-8.
 FLOOR = 1e-3
+# The largest difference that may be rounding, whatever rounding does: a wrong gradient is wrong by
+# more of its norm.
+MOST_ROUNDING = 1e-3
 
 Named = Mapping[str, torch.Tensor]
 
@@ -35,11 +38,15 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The largest difference of each kind, among so many `compared` tensors."""
+    """The largest difference of each kind, among so many `compared` tensors.
+
+    `rounded` has, of each kind, the largest beyond tolerance that rounding makes as well.
+    """
 
     worst: Mapping[str, Difference]
     tolerance: float
     compared: int
+    rounded: Mapping[str, Difference] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:
@@ -53,6 +60,11 @@ class Comparison:
         for kind, difference in sorted(self.worst.items()):
             verdict = "ok  " if difference.value <= self.tolerance else "FAIL"
             lines.append(f"{verdict} {kind:10s} {difference.value:.2e}  ({difference.name})")
+        for kind, difference in sorted(self.rounded.items()):
+            lines.append(
+                f"ok   {kind:10s} {difference.value:.2e}  ({difference.name}): rounding, since the "
+                "unsplit model changes by as much when the last bits of its parameters do"
+            )
         return "\n".join(lines)
 
 
@@ -61,15 +73,21 @@ class Comparing:
     """Collects the largest difference of each kind.
 
     `stride` is how far one step of the optimizer may move an element whatever its gradient; 0 where
-    that has no limit.
+    that has no limit. `tolerance` is that beyond which a difference may be rounding.
     """
 
     stride: float = 0.0
+    tolerance: float = math.inf
     worst: dict[str, Difference] = field(default_factory=dict)
+    rounded: dict[str, Difference] = field(default_factory=dict)
     compared: int = 0
 
-    def add(self, tensors: Named, expected: Named) -> None:
-        """Compare tensors with those that are expected, of which there may be more."""
+    def add(self, tensors: Named, expected: Named, nudged: Named | None = None) -> None:
+        """Compare tensors with those that are expected, of which there may be more.
+
+        `nudged` are what is expected where each parameter's last bit is another: a tensor that
+        differs by less than that does is noted as rounded.
+        """
         largest = _largest_norms(expected)
         for key, tensor in tensors.items():
             kind, name = key.split("/", 1)
@@ -79,7 +97,11 @@ class Comparing:
             else:
                 scale_floor = FLOOR * largest[kind]
                 value = self._difference(kind, tensor, expected[key], scale_floor)
-                self._note(kind, Difference(value, name))
+                rounded = False
+                if nudged and key in nudged and self.tolerance < value <= MOST_ROUNDING:
+                    rounding = self._difference(kind, nudged[key], expected[key], scale_floor)
+                    rounded = value <= rounding
+                self._note(kind, Difference(value, name), rounded)
 
     def miss(self, key: str) -> None:
         """Note that an expected tensor is on no rank."""
@@ -88,7 +110,7 @@ class Comparing:
 
     def result(self, tolerance: float) -> Comparison:
         """What was compared so far."""
-        return Comparison(dict(self.worst), tolerance, self.compared)
+        return Comparison(dict(self.worst), tolerance, self.compared, dict(self.rounded))
 
     def _difference(
         self, kind: str, tensor: torch.Tensor, expected: torch.Tensor, scale_floor: float
@@ -102,9 +124,10 @@ class Comparing:
         value = distance / scale if scale else distance
         return math.inf if math.isnan(value) else value
 
-    def _note(self, kind: str, difference: Difference) -> None:
-        if kind not in self.worst or difference.value > self.worst[kind].value:
-            self.worst[kind] = difference
+    def _note(self, kind: str, difference: Difference, rounded: bool = False) -> None:
+        noted = self.rounded if rounded else self.worst
+        if kind not in noted or difference.value > noted[kind].value:
+            noted[kind] = difference
 
 
 def _largest_norms(tensors: Named) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """The unsplit model, trained with gradient accumulation over the pipeline's microbatches."""
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from pipecut.model.precision import as_summed, cast_model
 from pipecut.model.sample_batch import sample_batch
 from pipecut.model.unsplit import WithLoss
 from pipecut.model.weights import read_weights
-from pipecut.plan.schema import Plan
+from pipecut.plan.schema import ModelRef, Plan
 from pipecut.runtime.batches.microbatches import microbatches, samples_in
 from pipecut.runtime.gradients.loss_scale import LossScale
 from pipecut.runtime.gradients.masters import Masters
@@ -24,11 +25,16 @@ from pipecut.runtime.verify.setting import EPS
 from pipecut.runtime.verify.tensors import Tensors, kept, on_device
 
 
-def train_unsplit(plan: Plan, steps: int, device: str, evaluation: bool) -> Iterator[Tensors]:
-    """Loss, gradients, and parameters and buffers after it, of each step: `gradient/FQN`."""
+def train_unsplit(
+    plan: Plan, steps: int, device: str, evaluation: bool, nudged: bool = False
+) -> Iterator[Tensors]:
+    """Loss, gradients, and parameters and buffers after it, of each step: `gradient/FQN`.
+
+    `nudged`: the last bit of each parameter is another, to see what rounding does.
+    """
     torch.manual_seed(plan.model.seed)
     torch.set_num_threads(1)
-    unsplit = Unsplit(plan, device)
+    unsplit = Unsplit(plan, device, nudged)
     for step in range(steps):
         tensors = unsplit.step(step)
         if evaluation:
@@ -40,9 +46,11 @@ def train_unsplit(plan: Plan, steps: int, device: str, evaluation: bool) -> Iter
 class Unsplit:
     """The model, its masters and its optimizer."""
 
-    def __init__(self, plan: Plan, device: str) -> None:
+    def __init__(self, plan: Plan, device: str, nudged: bool = False) -> None:
         self.plan, self.device = plan, device
         self.model = initial_model(plan)
+        if nudged:
+            nudge(self.model, plan.model)
         first = {name: p.detach().clone() for name, p in self.model.named_parameters()}
         loss = function_of_plan(plan.model.loss, plan.model) if plan.model.loss else None
         in_precision = cast_model(self.model, plan.model.precision)
@@ -102,6 +110,22 @@ def initial_model(plan: Plan) -> nn.Module:
         # Strict about unknown names; a tied name may be absent from the file.
         model.load_state_dict(read_weights(Path(plan.model.weights), plan), strict=False)
     return model
+
+
+def nudge(model: nn.Module, reference: ModelRef) -> None:
+    """Move each element of each parameter to one of the numbers next to it in the precision."""
+    generator = torch.Generator().manual_seed(reference.seed)
+    precision = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(reference.precision)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.is_floating_point():
+                parameter.copy_(_neighbour(parameter.to(precision or parameter.dtype), generator))
+
+
+def _neighbour(numbers: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    up = torch.randint(0, 2, numbers.shape, generator=generator, dtype=torch.bool)
+    limits = torch.where(up, math.inf, -math.inf).to(numbers)
+    return torch.nextafter(numbers, limits)
 
 
 def _masters(parameters: Sequence[RankParameter]) -> list[nn.Parameter]:

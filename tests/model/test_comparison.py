@@ -76,3 +76,32 @@ def test_a_comparison_prints_a_line_for_each_kind() -> None:
         "FAIL gradient   5.00e-01  (layers.0.weight)\n"
         "ok   loss       2.00e-07  (loss)"
     )
+
+
+@pytest.mark.parametrize(
+    ("differs", "rounding", "passed"),
+    [(3e-5, 4e-5, True), (3e-5, 2e-5, False), (2e-3, 1.0, False)],
+    ids=["rounding makes more", "rounding makes less", "rounding makes anything"],
+)
+def test_what_rounding_makes_as_well_passes(differs: float, rounding: float, passed: bool) -> None:
+    expected = {"parameter/b": torch.ones(1), "parameter/w": torch.ones(1)}
+    comparing = Comparing(tolerance=1e-5)
+    comparing.add(
+        {**expected, "parameter/b": torch.full((1,), 1 + differs)},
+        expected,
+        {**expected, "parameter/b": torch.full((1,), 1 - rounding)},
+    )
+    result = comparing.result(1e-5)
+    assert result.passed == passed and ("b" in str(result.rounded)) == passed
+    assert ("rounding" in str(result)) == passed
+
+
+def test_a_wrong_tensor_is_not_excused_by_the_rounding_of_another() -> None:
+    expected = {"gradient/a": torch.ones(1), "gradient/b": torch.ones(1)}
+    comparing = Comparing(tolerance=1e-5)
+    comparing.add(
+        {**expected, "gradient/a": torch.full((1,), 1.0001)},
+        expected,
+        {**expected, "gradient/b": torch.full((1,), 2.0)},
+    )
+    assert comparing.result(1e-5).worst["gradient"].name == "a"
