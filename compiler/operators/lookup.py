@@ -5,6 +5,8 @@ from typing import Any
 
 import torch
 
+# Registers what fake tensors need.
+import pipecut.compiler.operators.fake_kernels  # noqa: F401
 from pipecut.compiler.operators.autograd_functions import AutogradFunction
 from pipecut.compiler.operators.rule import OperatorRule
 from pipecut.compiler.operators.table import GETITEM, RULES

@@ -13,6 +13,8 @@ from pipecut.compiler.operators.rule import Indices, LossArguments, OperatorRule
 
 # Python's own operator.getitem: one part of a result that has several.
 GETITEM = "getitem"
+# What makes a result of what is given or held.
+COPY = "aten.clone.default"
 
 # torch.nn._reduction's number for a mean, and F.cross_entropy's default for labels to ignore.
 _CROSS_ENTROPY = LossArguments(weight=2, reduction=3, ignore_index=4, mean=1, ignored=-100)

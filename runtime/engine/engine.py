@@ -16,7 +16,7 @@ from pipecut.runtime.gradients.replicas import ReplicaGradients
 from pipecut.runtime.gradients.tied import TiedGradients
 from pipecut.runtime.health.rank_errors import naming_errors
 from pipecut.runtime.health.status import State, Status
-from pipecut.runtime.ranks.agree.value_checks import StageChecks
+from pipecut.runtime.ranks.agree.value_checks import StageChecks, telling_other_way
 
 # What a rank does once its actions are done: it waits for the others.
 END = Reduce()
@@ -92,13 +92,15 @@ class Engine:
         outgoing: Outgoing = {}
         for stage in self.stages.values():
             stage.begin(self.status.step, work.first)
-        for action in actions:
-            with naming_errors(f"rank {self.rank}, action '{action}'"):
-                self.replicas.last_backward_of(stage_of(action) if action in self.last else None)
-                self._do(action, work, losses, outgoing)
-        self.status.note(State.WAITING, END)
-        with naming_errors(f"rank {self.rank}, waiting for the last sends"):
-            self.transport.finish()
+        with telling_other_way(self.rank, self.checks):
+            for action in actions:
+                with naming_errors(f"rank {self.rank}, action '{action}'"):
+                    last = stage_of(action) if action in self.last else None
+                    self.replicas.last_backward_of(last)
+                    self._do(action, work, losses, outgoing)
+            self.status.note(State.WAITING, END)
+            with naming_errors(f"rank {self.rank}, waiting for the last sends"):
+                self.transport.finish()
         return torch.stack(losses).sum() if losses else None
 
     def _do(

@@ -24,7 +24,7 @@ from pipecut.runtime.engine.batch_dimensions import batch_dimensions, mark
 from pipecut.runtime.engine.opaque_modules import OpaqueModules
 from pipecut.runtime.engine.weight_gradients import WeightGradStore
 from pipecut.runtime.gradients.masters import Masters
-from pipecut.runtime.ranks.agree.value_checks import StageChecks, other_way
+from pipecut.runtime.ranks.agree.value_checks import StageChecks
 
 Tensors = list[torch.Tensor]
 # Where a gradient enters: a loss itself, the edge of a tensor that was sent, or None where none
@@ -142,19 +142,9 @@ class RunningStage:
     def _called(
         self, microbatch: int, inputs: Tensors, **wanted: dict[str, torch.Tensor]
     ) -> Tensors:
-        """What the module returns, where it also answers the stage's checks.
-
-        A wrong answer is likely to be why it fails.
-        """
-        number = self.first + microbatch
-        wanted |= self.checks.wanted(number)
-        try:
-            return list(self.module(*inputs, **wanted))
-        except (IndexError, RuntimeError, ValueError) as error:
-            failing = self.checks.already_wrong(number)
-            if failing is None:
-                raise
-            raise RunError(other_way(failing)) from error
+        """What the module returns, where it also answers the stage's checks."""
+        wanted |= self.checks.wanted(self.first + microbatch)
+        return list(self.module(*inputs, **wanted))
 
     def _forward_to_recompute(
         self, microbatch: int, received: Tensors, batch: Tensors, weight: float

@@ -1,16 +1,15 @@
 """Answers of a step are compared with the plan's once, and what differs is told on every rank."""
 
-from typing import Any
-
 import pytest
 import torch
-from torch import nn
 
 from pipecut.errors import OtherWayError, RunError
 from pipecut.plan.schema import Plan, ValueCheck
-from pipecut.runtime.engine.stage import RunningStage
-from pipecut.runtime.gradients.masters import Masters
-from pipecut.runtime.ranks.agree.value_checks import StageChecks, refuse_other_way
+from pipecut.runtime.ranks.agree.value_checks import (
+    StageChecks,
+    refuse_other_way,
+    telling_other_way,
+)
 from tests.chain import chain_worlds
 from tests.plans import made_plan, made_stage
 
@@ -68,21 +67,15 @@ def test_what_depends_on_a_missing_input_is_not_asked() -> None:
     refuse_other_way(plan, world, [answered(plan, {0: (True, True)})], "a batch", {"labels"})
 
 
-class Failing(nn.Module):
-    """Answers, and fails as an index out of range does."""
-
-    def forward(self, x: torch.Tensor, checks: Any = None) -> Any:
-        checks |= {"ge": x.max() >= 6}
-        raise IndexError("out of range")
-
-
-@pytest.mark.parametrize(("largest", "error"), [(7.0, RunError), (5.0, IndexError)])
-def test_a_wrong_answer_is_why_a_stage_fails(largest: float, error: type[Exception]) -> None:
+@pytest.mark.parametrize(
+    ("answer", "told"), [(True, r"rank 2 on \S+, stage 0: the plan was made.*max"), (False, "gone")]
+)
+def test_a_wrong_answer_is_why_a_step_fails(answer: bool, told: str) -> None:
     plan = plan_of(LABELS)
-    stage = RunningStage(plan, plan.stages[0], Failing(), Masters(()))
-    stage.begin(1, 0)
-    with pytest.raises(error, match="labels.max|out of range"):
-        stage.forward(0, [], [torch.tensor([largest])], 1.0, grad=True)
+    checks = StageChecks(plan.stages[0])
+    with pytest.raises(RunError, match=told), telling_other_way(2, [checks]):
+        checks.wanted(0)["checks"] |= {"ge": torch.tensor(answer)}
+        raise RunError("gone")
 
 
 def test_stage_code_that_hands_out_no_answer_is_refused() -> None:

@@ -10,11 +10,12 @@ from torch import fx
 
 from pipecut.compiler.graph import Check, Operator, Ref, Value
 from pipecut.compiler.operators.lookup import rule_of
-from pipecut.compiler.operators.table import GETITEM
+from pipecut.compiler.operators.table import COPY, GETITEM
 from pipecut.compiler.trace.functions.arguments import read_arguments
 from pipecut.compiler.trace.functions.calling import CALL, returns_single
 from pipecut.compiler.trace.functions.observing import Look, Observed, observe
 from pipecut.compiler.trace.lower.arguments import Arguments, references
+from pipecut.compiler.trace.lower.dimensions import follows_data
 from pipecut.compiler.trace.lower.draws import count_draws
 from pipecut.compiler.trace.lower.gradients import DIFFERENTIABLE, Gradients
 from pipecut.compiler.trace.lower.names import Names, part_name
@@ -33,6 +34,7 @@ from pipecut.errors import TraceError
 # A module that torch.export adds to check its inputs.
 GUARDS_MODULE = "_guards_fn"
 Contexts = tuple[str, ...]
+NUMBERS = (torch.SymInt, torch.SymBool, torch.SymFloat, int, float, bool)
 
 
 class OperatorReader:
@@ -103,8 +105,11 @@ class OperatorReader:
 
     def _call(self, node: fx.Node, contexts: Contexts, prefix: str) -> None:
         result = node.meta.get("val")
-        if isinstance(result, torch.SymInt | int | float | bool | torch.SymBool | torch.SymFloat):
+        if isinstance(result, NUMBERS):
             # A number: where it is used, arguments have its expression.
+            return
+        if _size_follows_data(result) and all(_asks_for_a_number(user) for user in node.users):
+            # Something else was traced in its place.
             return
         if self.stamps is not None:
             self.stamps.node(prefix + node.name)
@@ -163,7 +168,7 @@ class OperatorReader:
     def _copied(self, value: str, name: str) -> str:
         """An operator's result that is what the model was given, or holds."""
         copied = replace(self.by_name[value], name=name)
-        operator = Operator(name, "aten.clone.default", (Ref(value),), (), (value,), "", "", "")
+        operator = Operator(name, COPY, (Ref(value),), (), (value,), "", "", "")
         self.add(operator, (), [copied])
         return name
 
@@ -299,6 +304,18 @@ class OperatorReader:
 
 def _size(size: Any) -> Any:
     return size.meta["val"] if isinstance(size, fx.Node) else size
+
+
+def _size_follows_data(result: Any) -> bool:
+    sizes = result.shape if isinstance(result, torch.Tensor) else ()
+    return any(
+        isinstance(size, torch.SymInt) and any(map(follows_data, size.node.expr.free_symbols))
+        for size in sizes
+    )
+
+
+def _asks_for_a_number(node: fx.Node) -> bool:
+    return isinstance(node.meta.get("val"), NUMBERS) or _is_guard(node)
 
 
 def _autocast(device: Any, dtype: Any, enabled: Any, cache: Any) -> str:

@@ -22,6 +22,12 @@ def reading_frame() -> FrameType:
     return frame
 
 
+def within(frame: FrameType) -> str:
+    """` in torch/distributions/distribution.py:76` where a frame is of a library's own code."""
+    file = frame.f_code.co_filename
+    return f" in {importable_path(file)}:{frame.f_lineno}" if is_machinery(file) else ""
+
+
 def place_of(frame: FrameType) -> str:
     """file:line of the model's own code around a frame, or of the frame where there is none."""
     outer: FrameType | None = frame

@@ -19,10 +19,11 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_any, tree_leaves, tree_map
 
 from pipecut.compiler.trace.watch.choices import Choice, Choices
+from pipecut.compiler.trace.watch.ctc_targets import CtcTargets
 from pipecut.compiler.trace.watch.known_values import Given, KnownValues
 from pipecut.compiler.trace.watch.raising import condition_at
 from pipecut.compiler.trace.watch.read_number import ReadNumber
-from pipecut.compiler.trace.watch.reading_frame import place_of, reading_frame
+from pipecut.compiler.trace.watch.reading_frame import place_of, reading_frame, within
 
 Tensor = torch.Tensor
 NUMBERS = {Tensor.__int__, Tensor.__float__, Tensor.__index__, Tensor.item}
@@ -67,6 +68,7 @@ class ValueReads(TorchFunctionMode):
         self.choices = choices if choices is not None else Choices()
         self.plain = plain
         self.values = KnownValues(given)
+        self.targets = CtcTargets(self._check_lengths)
         self.marking = False
         self.patches = ExitStack()
 
@@ -101,7 +103,9 @@ class ValueReads(TorchFunctionMode):
             if answer is not NOTHING:
                 return answer
         args, kwargs = self._plain(func, args, kwargs)
+        args, kwargs = self.targets.in_rows(func, args, kwargs)
         result = func(*args, **kwargs)
+        self.targets.follow(func, args, result)
         self.values.follow(func, args, kwargs, result)
         return result
 
@@ -151,7 +155,7 @@ class ValueReads(TorchFunctionMode):
         """Mark a condition that the code of a frame asks for."""
         asked = condition_at(frame)
         raises = asked.goes_on == answer
-        words = asked.words or "a tensor's value"
+        words = f"{asked.words or 'a value'}{within(frame)}"
         self.mark(condition, Choice(words, place_of(frame), answer, raises))
 
     def mark(self, condition: Callable[[], Tensor], choice: Choice) -> None:
@@ -162,6 +166,10 @@ class ValueReads(TorchFunctionMode):
             self.choices.mark(asked.reshape(()) if asked.dim() else asked, choice)
 
         self.unwatched(traced)
+
+    def _check_lengths(self, condition: Tensor) -> None:
+        words = "each target of ctc_loss is as long as what was selected"
+        self.mark(lambda: condition, Choice(words, place_of(reading_frame()), True))
 
     def unwatched(self, traced: Callable[[], Any]) -> Any:
         """What is traced past this mode."""

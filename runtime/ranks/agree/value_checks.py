@@ -5,13 +5,14 @@ once for all microbatches of a step, before anything is done with its gradients.
 """
 
 import socket
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
 
-from pipecut.errors import OtherWayError, RunError
+from pipecut.errors import OtherWayError, PipecutError, RunError
 from pipecut.plan.schema import Plan, Stage, ValueCheck
 from pipecut.runtime.health.rank_errors import naming_errors
 from pipecut.runtime.ranks.world import World
@@ -56,13 +57,13 @@ class StageChecks:
         check, at = wrong.nonzero()[0].tolist()
         return list(self.answers)[at], self._checks(ignored)[check]
 
-    def already_wrong(self, microbatch: int) -> ValueCheck | None:
-        """The first check that fails among those that a forward has answered so far."""
-        answers = self.answers.get(microbatch, {})
+    def already_wrong(self) -> ValueCheck | None:
+        """A check that fails, in a step that did not come to its end."""
         try:
             return next(
                 (
                     check
+                    for answers in self.answers.values()
                     for check in self.stage.checks
                     if check.value in answers and bool(answers[check.value]) != check.answer
                 ),
@@ -74,6 +75,21 @@ class StageChecks:
 
     def _checks(self, ignored: Collection[str]) -> list[ValueCheck]:
         return [c for c in self.stage.checks if set(c.inputs).isdisjoint(ignored)]
+
+
+@contextmanager
+def telling_other_way(rank: int, stages: Sequence[StageChecks]) -> Iterator[None]:
+    """Around a step. Where it fails after a wrong answer on this rank, that is likely to be why."""
+    try:
+        yield
+    except PipecutError as error:
+        for checks in stages:
+            failing = checks.already_wrong()
+            if failing is not None:
+                stage = checks.stage.index
+                text = f"rank {rank} on {socket.gethostname()}, stage {stage}: {other_way(failing)}"
+                raise RunError(text) from error
+        raise
 
 
 def refuse_other_way(
