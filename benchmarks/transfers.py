@@ -33,7 +33,7 @@ def main() -> None:
         cluster, scratch = Path(folder) / "cluster.yaml", Path(folder) / "found.json"
         job = Path(__file__).parents[1] / "examples" / "demo.yaml"
         plan = compile(job, "auto", Path(folder) / "plan", Options(SizeOverrides(stages=2))).plan
-        size = sum(t.bytes_for(plan.batch.microbatch) for t in plan.boundaries[0].tensors)
+        size = sum(t.bytes_for(plan.batch.largest) for t in plan.boundaries[0].tensors)
         errors = []
         for turn in range(TURNS):
             link = calibrate(2, "cpu", cluster)

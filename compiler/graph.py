@@ -1,8 +1,10 @@
 """The traced model as plain immutable values: operators, tensors, parameters, buffers."""
 
+import ast
 import typing
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import networkx as nx
@@ -21,14 +23,29 @@ class Ref:
         return self.name
 
 
+@lru_cache(maxsize=4096)
+def _sizes_in(expression: str) -> frozenset[str]:
+    """The names in an expression, but not those of functions and modules."""
+    nodes = list(ast.walk(ast.parse(expression, mode="eval")))
+    called = {id(node.func) for node in nodes if isinstance(node, ast.Call)}
+    modules = {id(node.value) for node in nodes if isinstance(node, ast.Attribute)}
+    names = (n for n in nodes if isinstance(n, ast.Name) and id(n) not in called | modules)
+    return frozenset(name.id for name in names)
+
+
 @dataclass(frozen=True)
 class Sym:
-    """An integer argument that depends on the batch: a Python expression in `batch`."""
+    """An integer argument that depends on the batch: a Python expression in its sizes."""
 
     expression: str
 
     def __str__(self) -> str:
         return self.expression
+
+    @property
+    def symbols(self) -> frozenset[str]:
+        """The names of sizes in it."""
+        return _sizes_in(self.expression)
 
 
 @dataclass(frozen=True)
@@ -56,7 +73,8 @@ class SizeOf(TupleOf):
 class Value:
     """A tensor.
 
-    `shape` holds ints and expressions in `batch`; `sizes` and `strides` are for one microbatch.
+    `shape` holds ints and expressions in `batch` and the graph's lengths; `sizes` and `strides` are
+    for one microbatch.
     `gradient_ends`: it is computed from what is trained, and no gradient comes back to it.
     """
 
@@ -256,6 +274,8 @@ class Graph:
     `stamped` says which layers were traced once for many, a line for each kind. `origin` tells
     stages with opaque modules how to build these.
     `checks` must hold in every microbatch, or what the model does is not what the graph does.
+    `lengths` are the sizes, beside `batch`, that dimensions follow, as `values` has them;
+    `shortest` are the least that the graph holds for, where it was traced for the most.
     """
 
     operators: tuple[Operator, ...]
@@ -275,10 +295,13 @@ class Graph:
     stamped: tuple[str, ...] = ()
     origin: Origin | None = None
     checks: tuple[Check, ...] = ()
+    lengths: dict[str, int] = field(default_factory=dict)
+    shortest: dict[str, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
         """Inputs and operators as tables, then outputs and what is different in eval mode."""
         size = "any batch size" if self.dynamic else "a fixed batch size"
+        size += "".join(f", any {name} up to {most}" for name, most in self.lengths.items())
         loss = f"loss {self.loss}" if self.loss else "no loss"
         parts = [f"graph of {len(self.operators)} operators for {size}, {loss}"]
         parts += [text_table(("input", "tensor", "name"), self._input_rows())]
@@ -315,6 +338,15 @@ class Graph:
             )
             for operator in self.operators
         ]
+
+    def sizes(self, microbatch: int) -> dict[str, int]:
+        """What dimensions are evaluated for: so many samples, of the graph's lengths."""
+        return {"batch": microbatch, **self.lengths}
+
+    @property
+    def symbols(self) -> tuple[str, ...]:
+        """Names in its dimensions: `batch` where it is dynamic, and the lengths."""
+        return (*(("batch",) if self.dynamic else ()), *self.lengths)
 
     def batch_names(self) -> dict[str, str]:
         """The value of each tensor of a batch, to the user's name for it."""

@@ -13,8 +13,14 @@ def identifier(text: str) -> str:
     """The closest Python identifier in ASCII that means nothing else in a stage file."""
     name = re.sub(r"\W", "_", text, flags=re.ASCII) or "_"
     name = f"_{name}" if name[0].isdigit() else name
-    illegal = keyword.iskeyword(name) or name in RESERVED or hasattr(builtins, name)
+    taken = name in RESERVED or is_length(name)
+    illegal = keyword.iskeyword(name) or taken or hasattr(builtins, name)
     return f"{name}_" if illegal else name
+
+
+def is_length(name: str) -> bool:
+    """Whether an inputs function may call a length so: `length`, `target_length`."""
+    return name == "length" or (name.endswith("_length") and name.isidentifier())
 
 
 def quoted(text: str) -> str:

@@ -11,10 +11,10 @@ from pipecut.device.work import fork_rng
 from pipecut.errors import RunError
 from pipecut.model.outputs import Outputs
 from pipecut.plan.forward_only import forward_only
-from pipecut.plan.schema import Plan, Tensor
+from pipecut.plan.schema import Plan, Sizes, Tensor
 from pipecut.runtime.batches.check_tensors import check_tensors
-from pipecut.runtime.batches.microbatches import samples_in, shape_in_batch
-from pipecut.runtime.batches.splitter import BatchSplitter, Tensors
+from pipecut.runtime.batches.microbatches import shape_in_batch, sizes_in
+from pipecut.runtime.batches.splitter import BatchSplitter, Given, Tensors
 from pipecut.runtime.engine.engine import Engine, Work
 from pipecut.runtime.engine.gather_outputs import gather_outputs
 from pipecut.runtime.engine.share_loss import share_loss
@@ -44,7 +44,7 @@ class Evaluation:
         self.splitter = BatchSplitter(self.evaluated, self.world)
         self.warmed = False
 
-    def loss(self, batch: Tensors) -> torch.Tensor:
+    def loss(self, batch: Given) -> torch.Tensor:
         """The loss of a batch, on every rank. Raises RunError where eval mode has none."""
         world = self.world
         self._check_possible()
@@ -74,8 +74,8 @@ class Evaluation:
             raise RunError(self._nothing_to_predict())
         check_tensors(batch, f"rank {world.rank}", self.plan.constants)
         with naming_errors(f"rank {world.rank}"):
-            count = samples_in(self.plan, batch)
-        work = self.splitter.for_evaluation(self._completed(batch, count), by_samples=True)
+            sizes = sizes_in(self.evaluated, batch)
+        work = self.splitter.for_evaluation(self._completed(batch, sizes), by_samples=True)
         # Only some ranks may have labels, since no output depends on them.
         required = {t.name: batch[t.name] for t in self.plan.inputs if not t.optional}
         self.same_batches.compare(required, "predict")
@@ -86,7 +86,7 @@ class Evaluation:
         refuse_other_way(self.evaluated, world, self.engine.checks, subject, missing)
         tensors = _joined(parts, outputs)
         if everywhere:
-            tensors = gather_outputs(self.evaluated, world, tensors, count)
+            tensors = gather_outputs(self.evaluated, world, tensors, sizes)
         world.status.note(State.BETWEEN)
         return Outputs(tensors, self.plan.evaluation.left_out)
 
@@ -102,12 +102,12 @@ class Evaluation:
         with naming_errors(f"rank {self.world.rank}, concatenating outputs of batches"):
             return Outputs(_joined(parts, outputs), self.plan.evaluation.left_out)
 
-    def _completed(self, batch: Tensors, count: int) -> Tensors:
+    def _completed(self, batch: Tensors, sizes: Sizes) -> Tensors:
         """The batch with zeros for missing inputs, such as labels, that only the loss needs."""
-        missing = [t for t in self.plan.inputs if t.optional and t.name not in batch]
+        missing = [t for t in self.evaluated.inputs if t.optional and t.name not in batch]
         zeros = {
             tensor.name: torch.zeros(
-                shape_in_batch(tensor, count), dtype=getattr(torch, tensor.dtype)
+                shape_in_batch(tensor, sizes), dtype=getattr(torch, tensor.dtype)
             )
             for tensor in missing
         }

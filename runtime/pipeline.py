@@ -1,6 +1,6 @@
 """What `pipecut.load` returns: this rank's stages behind the face of a module, with `step`."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -142,8 +142,11 @@ class Pipeline:
         return Engine(world.rank, (), stages, transport, self.tied, self.replicas, world.status)
 
     @on_own_terms
-    def step(self, **batch: torch.Tensor) -> torch.Tensor:
+    def step(self, **batch: torch.Tensor | Sequence[torch.Tensor]) -> torch.Tensor:
         """Forward and backward of a global batch. Returns the loss, on every rank.
+
+        Each input is a tensor that is split into microbatches, or a list of a tensor for each
+        microbatch: where the plan has `lengths`, each may have a length of its own.
 
         Gradients are added to `.grad`. The loss is the mean over microbatches, weighted by their
         samples, or by their counted labels where the job says `reduction: tokens`. Raises
@@ -203,7 +206,7 @@ class Pipeline:
 
     @on_own_terms
     @torch.no_grad()
-    def eval_step(self, **batch: torch.Tensor) -> torch.Tensor:
+    def eval_step(self, **batch: torch.Tensor | Sequence[torch.Tensor]) -> torch.Tensor:
         """Only forward, in eval mode, of a batch of any size. Returns the loss as `step` does.
 
         Gradients, buffers and random numbers of the training stay as they are. Raises RunError.

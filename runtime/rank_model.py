@@ -46,7 +46,7 @@ class RankModel:
             self._fill(parameters)
         if self.plan.compile == "inductor":
             for module in self.modules.values():
-                compile_regions(module, self.plan.batch.dynamic)
+                compile_regions(module, self.plan.batch.dynamic, bool(self.plan.batch.lengths))
         shard(parameters, self.plan.shards, world.replica)
         self.parameters = tuple(parameters)
         self.masters = Masters(self.parameters)

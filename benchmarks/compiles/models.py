@@ -56,7 +56,7 @@ def compiled(name: str) -> dict[str, Any]:
         "stages": len(plan.stages),
         "replicas": plan.replicas,
         "boundary_bytes": sum(
-            t.bytes_for(plan.batch.microbatch) for b in plan.boundaries for t in b.tensors
+            t.bytes_for(plan.batch.largest) for b in plan.boundaries for t in b.tensors
         ),
         "recomputing": sum(stage.recompute for stage in plan.stages),
         "proven": certificate.proven,

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from pipecut.compiler.graph import Literal, Ref, SizeOf, Sym, TupleOf, Value
+from pipecut.plan.schema import Sizes
 
 CPU = torch.device("cpu")
 # What a sequence is given as that is no list.
@@ -15,20 +16,20 @@ _KINDS: dict[type, type] = {TupleOf: tuple, SizeOf: torch.Size}
 SIZE_NAMES: dict[str, Any] = {"__builtins__": {"min": min, "max": max, "abs": abs}, "math": math}
 
 
-def size_of(expression: str, microbatch: int) -> int:
-    """The number that an expression in `batch` is for one microbatch."""
-    return int(eval(expression, SIZE_NAMES, {"batch": microbatch}))
+def size_of(expression: str, sizes: Sizes) -> int:
+    """The number that an expression is for a microbatch of such sizes."""
+    return int(eval(expression, SIZE_NAMES, dict(sizes)))
 
 
 def concrete(
-    argument: Any, tensors: dict[str, torch.Tensor], microbatch: int, device: torch.device = CPU
+    argument: Any, tensors: dict[str, torch.Tensor], sizes: Sizes, device: torch.device = CPU
 ) -> Any:
     """An argument as the operator takes it; `tensors` has what it may refer to."""
     match argument:
         case Ref():
             return tensors[argument.name]
         case Sym():
-            return size_of(argument.expression, microbatch)
+            return size_of(argument.expression, sizes)
         case Literal("device"):
             return device
         case Literal() if argument.code.startswith("torch."):
@@ -36,7 +37,7 @@ def concrete(
         case Literal():
             return ast.literal_eval(argument.code)
         case tuple():
-            items = [concrete(item, tensors, microbatch, device) for item in argument]
+            items = [concrete(item, tensors, sizes, device) for item in argument]
             return _KINDS.get(type(argument), list)(items)
     return argument
 

@@ -10,7 +10,7 @@ from pipecut.compiler.costs.arguments import concrete
 from pipecut.compiler.graph import BatchInput, Graph, Operator
 from pipecut.compiler.operators.lookup import resolve, rule_of
 from pipecut.errors import TraceError
-from pipecut.plan.schema import Terms
+from pipecut.plan.schema import Sizes, Terms
 
 # How many random tensors of labels are tried, and how likely each label is to be ignored.
 TRIALS, IGNORED_SHARE = 8, 0.5
@@ -33,7 +33,7 @@ def terms_of(graph: Graph, microbatch: int) -> Terms:
     if path.labels.whole:
         raise _refusal(f"every microbatch has all of the labels '{path.labels.value}'")
     shape = graph.values[path.labels.value].sizes
-    trials = list(_trials(path, shape, ignored, microbatch))
+    trials = list(_trials(path, shape, ignored, graph.sizes(microbatch)))
     # A language model predicts from its second label on.
     for skipped in (0, 1):
         terms = Terms(input=path.labels.name, ignored=ignored, skipped=skipped)
@@ -59,13 +59,13 @@ class _LabelPath:
     labels: BatchInput
     operators: tuple[Operator, ...]
 
-    def target_of(self, labels: torch.Tensor, microbatch: int) -> torch.Tensor:
+    def target_of(self, labels: torch.Tensor, sizes: Sizes) -> torch.Tensor:
         """What the loss is compared with, for some labels."""
         values = {self.labels.value: labels}
         target = labels
         for operator in self.operators:
-            args = concrete(operator.args, values, microbatch)
-            kwargs = {name: concrete(value, values, microbatch) for name, value in operator.kwargs}
+            args = concrete(operator.args, values, sizes)
+            kwargs = {name: concrete(value, values, sizes) for name, value in operator.kwargs}
             target = values[operator.name] = resolve(operator.target)(*args, **kwargs)
         return target
 
@@ -91,11 +91,11 @@ class _Trial:
 
 
 def _trials(
-    path: _LabelPath, shape: tuple[int, ...], ignored: int, microbatch: int
+    path: _LabelPath, shape: tuple[int, ...], ignored: int, sizes: Sizes
 ) -> Iterator[_Trial]:
     generator = torch.Generator().manual_seed(0)
     for _ in range(TRIALS):
         labels = torch.randint(0, 2, shape, generator=generator)
         labels[torch.rand(shape, generator=generator) < IGNORED_SHARE] = ignored
-        counted = int((path.target_of(labels, microbatch) != ignored).sum())
+        counted = int((path.target_of(labels, sizes) != ignored).sum())
         yield _Trial(labels, counted)

@@ -1,20 +1,31 @@
-"""The same graph for another microbatch, to cost it; what is compiled is traced again."""
+"""The same graph for other sizes, to cost it; what is compiled is traced again."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from math import prod
 
 from pipecut.compiler.graph import Graph, Value
-from pipecut.plan.schema import evaluate
+from pipecut.plan.schema import Sizes, evaluate
 
 
 def with_batch(graph: Graph, microbatch: int) -> Graph:
     """The graph with sizes, strides and bytes for a microbatch; its batch must be dynamic."""
-    values = {name: _resized(value, microbatch) for name, value in graph.values.items()}
+    return _with_sizes(graph, graph.sizes(microbatch))
+
+
+def with_lengths(graph: Graph, microbatch: int, lengths: Mapping[str, int]) -> Graph:
+    """The graph of a microbatch, traced for so many samples, at other lengths."""
+    resized = _with_sizes(graph, {"batch": microbatch, **lengths})
+    return replace(resized, lengths=dict(lengths))
+
+
+def _with_sizes(graph: Graph, sizes: Sizes) -> Graph:
+    values = {name: _resized(value, sizes) for name, value in graph.values.items()}
     return replace(graph, values=values)
 
 
-def _resized(value: Value, microbatch: int) -> Value:
-    sizes = tuple(evaluate(dimension, microbatch) for dimension in value.shape)
+def _resized(value: Value, of: Sizes) -> Value:
+    sizes = tuple(evaluate(dimension, of) for dimension in value.shape)
     if sizes == value.sizes:
         return value
     elements = prod(value.sizes)

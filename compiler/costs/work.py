@@ -88,8 +88,9 @@ def _measure(operator: Operator, graph: Graph, microbatch: int, device_type: str
     if counted_as == "experts" and len(operator.inputs) == 3:
         return _grouped_product(operator, graph)
     tensors = {name: empty_tensor(graph.values[name]) for name in operator.inputs}
-    args = concrete(operator.args, tensors, microbatch)
-    kwargs = {name: concrete(value, tensors, microbatch) for name, value in operator.kwargs}
+    sizes = graph.sizes(microbatch)
+    args = concrete(operator.args, tensors, sizes)
+    kwargs = {name: concrete(value, tensors, sizes) for name, value in operator.kwargs}
     try:
         run = _run(operator, tensors, args, kwargs)
     except Exception:

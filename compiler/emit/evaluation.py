@@ -21,6 +21,7 @@ def evaluation_of(graph: Graph, cuts: Sequence[Cut], refused: str) -> Evaluation
             update={
                 "loss": bool(graph.evaluation.loss),
                 "dynamic": graph.evaluation.dynamic,
+                "longest_only": bool(graph.lengths) and not graph.evaluation.lengths,
                 "stages": [_stage(graph.evaluation, cut) for cut in cuts_in_evaluation],
                 "boundaries": [_sent(graph.evaluation, cut) for cut in cuts_in_evaluation[:-1]],
             }

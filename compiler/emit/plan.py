@@ -23,6 +23,7 @@ from pipecut.plan.schema import (
     VERSION,
     Batch,
     CertificateRecord,
+    LengthRange,
     ModelRef,
     Plan,
     Prediction,
@@ -122,6 +123,10 @@ def _batch(job: Job, graph: Graph) -> Batch:
         microbatch=job.microbatch,
         dynamic=graph.dynamic,
         terms=terms_of(graph, job.microbatch) if job.spec.reduction == "tokens" else None,
+        lengths={
+            name: LengthRange(shortest=graph.shortest[name], longest=longest)
+            for name, longest in graph.lengths.items()
+        },
     )
 
 

@@ -127,6 +127,15 @@ class JobSpec(FileSchema):
     batch: BatchSpec = Field(
         description="Samples per step and per microbatch.", examples=["{global: 64, microbatch: 4}"]
     )
+    lengths: Literal["dynamic", "fixed"] | None = Field(
+        default=None,
+        description="Whether microbatches may have lengths of their own. The inputs function shows "
+        "which dimensions follow a length: it takes it as a second parameter, `length`, whose "
+        "default is the longest, as `def batch(samples, length=512)`. Where the model needs one "
+        "length, `dynamic` refuses it; without the key the plan takes the longest only, and a note "
+        "says why.",
+        examples=["dynamic"],
+    )
     loss: FunctionName | None = Field(
         default=None,
         description="A function of the model's result and the batch that returns the loss. Without "

@@ -14,6 +14,7 @@ from pipecut.compiler.operators.table import GETITEM
 from pipecut.compiler.profile.inputs import random_inputs
 from pipecut.compiler.profile.store import key_of
 from pipecut.compiler.profile.timing import Timed, time_passes
+from pipecut.plan.schema import Sizes
 
 # Weights are cold in a step: copies of so many bytes, and at most so many, are used in turn.
 COLD_BYTES, MOST_COPIES = 64 * 2**20, 8
@@ -21,7 +22,8 @@ COLD_BYTES, MOST_COPIES = 64 * 2**20, 8
 
 def operator_key(operator: Operator, graph: Graph, microbatch: int) -> str:
     """What a measurement depends on: target, sizes, strides, dtypes, arguments."""
-    return key_of(("operator", microbatch, identity(operator, graph)))
+    lengths = (tuple(graph.lengths.items()),) if graph.lengths else ()
+    return key_of(("operator", microbatch, identity(operator, graph), *lengths))
 
 
 def time_operator(
@@ -37,7 +39,7 @@ def time_operator(
     copies = range(_copies(operator, graph, parameters))
     try:
         inputs = [random_inputs(operator, graph, device, seed) for seed in copies]
-        calls = [_call(operator, tensors, microbatch) for tensors in inputs]
+        calls = [_call(operator, tensors, graph.sizes(microbatch)) for tensors in inputs]
         return _time(calls, inputs, parameters, _differentiable(operator, inputs[0]), device)
     except (RuntimeError, IndexError, TypeError, ValueError, NotImplementedError):
         return None
@@ -84,11 +86,9 @@ def _copies(operator: Operator, graph: Graph, parameters: set[str]) -> int:
     return min(MOST_COPIES, 1 + COLD_BYTES // size) if size else 1
 
 
-def _call(
-    operator: Operator, tensors: dict[str, torch.Tensor], microbatch: int
-) -> Callable[[], Any]:
+def _call(operator: Operator, tensors: dict[str, torch.Tensor], sizes: Sizes) -> Callable[[], Any]:
     function = resolve(operator.target)
     device = next((t.device for t in tensors.values()), torch.device("cpu"))
-    args = concrete(operator.args, tensors, microbatch, device)
-    kwargs = {name: concrete(value, tensors, microbatch, device) for name, value in operator.kwargs}
+    args = concrete(operator.args, tensors, sizes, device)
+    kwargs = {name: concrete(value, tensors, sizes, device) for name, value in operator.kwargs}
     return lambda: function(*args, **kwargs)

@@ -133,13 +133,13 @@ def batch_inputs_of(
 ) -> tuple[str, ...]:
     """Batch inputs of a part of the graph: those it uses.
 
-    Where none of them and nothing received has the batch size, an input to read it off is added.
+    For each size, such as that of the batch, that none of them and nothing received has as a
+    dimension, an input to read it off is added.
     """
     inputs = tuple(name for name in graph.batch_names() if name in used)
 
-    def has_batch(name: str) -> bool:
-        return "batch" in graph.values[name].shape
-
-    if graph.dynamic and not any(map(has_batch, (*receives, *inputs))):
-        inputs += tuple(filter(has_batch, graph.batch_names()))[:1]
+    for symbol in graph.symbols:
+        if not any(symbol in graph.values[name].shape for name in (*receives, *inputs)):
+            having = [name for name in graph.batch_names() if symbol in graph.values[name].shape]
+            inputs += tuple(having[:1])
     return inputs

@@ -5,13 +5,15 @@ does not follow it (a table, a mask over positions) goes whole to every microbat
 that stays the same is a constant of the plan.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 
 from pipecut.compiler.inputs.job import Job
+from pipecut.compiler.trace.lengths import NO_LENGTHS, Lengths, learn_lengths, refuse_fixed
 from pipecut.errors import TraceError, UserFileError
 from pipecut.model.functions import calling, find_function
 from pipecut.model.precision import cast_inputs
@@ -26,6 +28,11 @@ class ExampleBatch:
     tensors: dict[str, torch.Tensor]
     whole: frozenset[str]
     constants: dict[str, Constant]
+    lengths: Lengths = NO_LENGTHS
+
+    def followed(self, name: str) -> dict[int, str]:
+        """The sizes that a tensor's dimensions follow: `batch`, or a length's name."""
+        return {**({} if name in self.whole else {0: "batch"}), **self.lengths.of(name)}
 
 
 @dataclass(frozen=True)
@@ -57,8 +64,11 @@ class _Entry:
         return f"{first} for {self.samples} samples, {second} for {self.other_samples}"
 
 
-def example_batch(job: Job, samples: int) -> ExampleBatch:
-    """The job's inputs for so many samples. Raises TraceError for what no batch can hold."""
+def example_batch(job: Job, samples: int, at: Mapping[str, int] | None = None) -> ExampleBatch:
+    """The job's inputs for so many samples, of the longest lengths, or of the lengths `at`.
+
+    Raises TraceError for what no batch can hold.
+    """
     inputs = job.spec.inputs
     function = find_function(inputs, job.folders, str(job.path))
     first = _Call(samples, _called(inputs, function, samples))
@@ -80,7 +90,16 @@ def example_batch(job: Job, samples: int) -> ExampleBatch:
             "put the samples in dimension 0"
         )
     cast = cast_inputs(tensors, job.spec.precision)
-    return ExampleBatch(samples, cast, frozenset(whole), constants)
+    lengths = NO_LENGTHS
+    if job.spec.lengths != "fixed":
+        call = partial(_called, inputs, function, samples)
+        lengths = learn_lengths(inputs, function, first.batch, call)
+        if job.spec.lengths == "dynamic":
+            refuse_fixed(inputs, lengths)
+    if at:
+        other = _called(inputs, function, samples, **at)
+        cast = cast_inputs({name: other[name] for name in tensors}, job.spec.precision)
+    return ExampleBatch(samples, cast, frozenset(whole), constants, lengths)
 
 
 def _entries(inputs: str, first: _Call, second: _Call) -> list[_Entry]:
@@ -104,9 +123,12 @@ def _another_size(inputs: str, function: Callable[..., Any], samples: int) -> _C
         return _Call(2 * samples, _called(inputs, function, 2 * samples))
 
 
-def _called(inputs: str, function: Callable[..., Any], samples: int) -> dict[str, Any]:
-    with torch.random.fork_rng(devices=[]), calling(f"{inputs}({samples})"):
-        batch = function(samples)
+def _called(
+    inputs: str, function: Callable[..., Any], samples: int, **lengths: int
+) -> dict[str, Any]:
+    given = ", ".join([str(samples), *(f"{name}={size}" for name, size in lengths.items())])
+    with torch.random.fork_rng(devices=[]), calling(f"{inputs}({given})"):
+        batch = function(samples, **lengths)
     if not isinstance(batch, dict) or not any(
         isinstance(value, torch.Tensor) for value in batch.values()
     ):

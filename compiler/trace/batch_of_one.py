@@ -20,10 +20,11 @@ from pipecut.model.functions import is_machinery
 
 
 @contextmanager
-def noting_choices() -> Iterator[list[str]]:
-    """Places (file:line) outside torch that compare the batch size.
+def noting_choices(samples: int) -> Iterator[list[str]]:
+    """Places (file:line) outside torch that compare the batch size, in a trace of `samples`.
 
-    Noted are those whose answer would be another one for a batch of one sample.
+    Noted are those whose answer would be another one for a batch of one sample. A length that is
+    as many as the samples counts as they do.
     """
     places: list[str] = []
     answer_of: Callable[[torch.SymBool], bool] = torch.SymBool.__bool__
@@ -34,7 +35,9 @@ def noting_choices() -> Iterator[list[str]]:
         symbols = getattr(expression, "free_symbols", ())
         caller = sys._getframe(1)
         if symbols and not is_machinery(caller.f_code.co_filename):
-            if bool(expression.subs(dict.fromkeys(symbols, 1))) != answered:
+            traced = self.node.shape_env.backed_var_to_val
+            sizes = {s: 1 if traced.get(s) == samples else traced.get(s) for s in symbols}
+            if bool(expression.subs(sizes)) != answered:
                 places.append(f"{caller.f_code.co_filename}:{caller.f_lineno}")
         return answered
 
@@ -75,7 +78,7 @@ def _steps(graph: Graph) -> list[Any]:
         if isinstance(argument, Ref):
             return "tensor", number(argument.name)
         if isinstance(argument, Sym):
-            return repr(size_of(argument.expression, 1))
+            return repr(size_of(argument.expression, graph.sizes(1)))
         if isinstance(argument, tuple):
             return tuple(map(written, argument))
         return repr(argument)

@@ -1,20 +1,31 @@
-"""Job to exported program: torch.export over the model, for any batch size where possible."""
+"""Job to exported program: torch.export over the model, for batches of any size where possible."""
 
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
-from torch.export import Dim, ExportedProgram
+from torch.export import ExportedProgram
 from torch.fx._lazy_graph_module import _use_lazy_graph_module
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from pipecut.compiler.inputs.job import Job
 from pipecut.compiler.trace.batch import ExampleBatch, example_batch
 from pipecut.compiler.trace.batch_of_one import noting_choices
-from pipecut.compiler.trace.explain import explained, first_line
+from pipecut.compiler.trace.explain import explained
+from pipecut.compiler.trace.following import (
+    ANY,
+    FIXED,
+    Open,
+    check_choices,
+    named_symbols,
+    noting_fixed,
+    why,
+)
 from pipecut.compiler.trace.functions.calling import functions_as_operators
+from pipecut.compiler.trace.lengths import SHORTEST
 from pipecut.compiler.trace.modes.mode_reads import ModeReads, watched_mode
 from pipecut.compiler.trace.prepare import check_names, model_to_trace
 from pipecut.compiler.trace.stamp.stamped import NOTHING_STAMPED, Stamped
@@ -49,24 +60,64 @@ class Exported:
     program: ExportedProgram
     model: WithLoss
     batch: ExampleBatch
-    dynamic: bool
     notes: tuple[str, ...] = ()
     left_out: dict[str, str] = field(default_factory=dict)
     reads: ModeReads = field(default_factory=lambda: ModeReads(differs=True))
     choices: tuple[str, ...] = ()
     stamped: Stamped = NOTHING_STAMPED
     by_value: tuple[Choice, ...] = ()
+    open: Open = FIXED
+
+    @property
+    def dynamic(self) -> bool:
+        """Whether a batch may have any number of samples."""
+        return self.open.batch
+
+    @property
+    def lengths(self) -> dict[str, int]:
+        """The longest of each length that is left open."""
+        return dict(self.batch.lengths.longest) if self.open.lengths else {}
+
+    @property
+    def shortest(self) -> dict[str, int]:
+        """The least of each length that is left open."""
+        return {**dict.fromkeys(self.lengths, SHORTEST), **dict(self.open.shortest)}
+
+    def length_names(self) -> dict[Any, str]:
+        """The lengths that symbols of the program stand for."""
+        return named_symbols(self.program, self.batch, self.lengths)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is tried in turn, and why no more than that, for the notes."""
+
+    open: tuple[Open, ...] = ANY
+    fixed_because: str = ""
+
+    def after(self, failed: Open, because: str) -> "Asked":
+        """What is left to try once a program that left so much open turned out to be no use."""
+        behind = [(o.batch, o.lengths) for o in self.open].index((failed.batch, failed.lengths))
+        return Asked(self.open[behind + 1 :], because)
+
+
+EVERYTHING = Asked()
 
 
 @dataclass(frozen=True)
 class _Attempt:
-    """The program, or the error of the way to trace it that came furthest: after most `calls`."""
+    """The program with what it leaves open, or the error of the way that came furthest.
+
+    That is the one after most `calls`. `why` says in a line why no more is left open.
+    """
 
     program: ExportedProgram | None
     error: BaseException | None = None
     calls: int = 0
     stamped: Stamped = NOTHING_STAMPED
     by_value: tuple[Choice, ...] = ()
+    open: Open = FIXED
+    why: str = ""
 
     def or_further(self, other: "_Attempt") -> "_Attempt":
         """The one of two failed attempts that came further."""
@@ -75,78 +126,105 @@ class _Attempt:
 
 def export(
     job: Job,
-    fixed_because: str = "",
+    asked: Asked = EVERYTHING,
     whole: bool = False,
     model: WithLoss | None = None,
     by_example: bool = False,
 ) -> Exported:
-    """Trace for a batch of any size, or where that fails, for the job's microbatch.
+    """Trace for batches of any size, or where that fails, with fewer sizes left open.
 
-    `fixed_because` says why only the latter is tried. `whole`: no layer is stamped. `model` is the
-    job's where it was built for a trace before. `by_example`: the example batch tells values.
-    Raises TraceError or UserFileError.
+    `whole`: no layer is stamped. `model` is the job's where it was built for a trace before.
+    `by_example`: the example batch tells values. Raises TraceError or UserFileError.
     """
     model = model_to_trace(job) if model is None else model
     failed: _Attempt | None = None
-    if not fixed_because:
+    because = {"batch": asked.fixed_because, "lengths": asked.fixed_because}
+    for sizes in asked.open:
         # A batch of one is indistinguishable from a broadcast dimension while tracing.
-        batch = example_batch(job, max(job.microbatch, 2))
+        batch = example_batch(job, max(job.microbatch, 2) if sizes.batch else job.microbatch)
+        if sizes.lengths and not batch.lengths.longest:
+            because["lengths"] = because["lengths"] or batch.lengths.refused
+            continue
+        _refuse_fixed_lengths(job, sizes, batch, failed, because["lengths"])
         check_names(model, batch, job.spec.inputs)
-        with watched_mode(model) as reads, noting_choices() as choices:
-            attempt = _attempt(model, batch, True, reads, whole, by_example)
+        with watched_mode(model) as reads, noting_choices(batch.samples) as choices:
+            attempt = _attempt(model, batch, sizes, reads, whole, by_example)
         if attempt.program is not None:
             exported = _exported(attempt, model, batch, reads)
-            return replace(exported, dynamic=True, choices=tuple(choices))
-        assert attempt.error is not None
-        failed, fixed_because = attempt, first_line(attempt.error)
-    batch = example_batch(job, job.microbatch)
-    with watched_mode(model) as reads:
-        attempt = _attempt(model, batch, False, reads, whole, by_example)
-    if attempt.program is None:
-        error = (failed.or_further(attempt) if failed is not None else attempt).error
-        assert error is not None
-        raise explained(error, model)
-    note = (
-        f"the model fixes its batch size, so this plan takes that microbatch only ({fixed_because})"
-    )
-    return replace(_exported(attempt, model, batch, reads), notes=(note,))
+            notes = _notes(attempt.open, batch, because)
+            return replace(exported, notes=notes, choices=tuple(choices) if sizes.batch else ())
+        failed = attempt if failed is None else failed.or_further(attempt)
+        # With fewer sizes open the reason is that of what was tried last with more.
+        because = {size: attempt.why if getattr(sizes, size) else because[size] for size in because}
+    assert failed is not None and failed.error is not None
+    raise explained(failed.error, model)
 
 
 def _exported(
     attempt: _Attempt, model: WithLoss, batch: ExampleBatch, reads: ModeReads
 ) -> Exported:
-    """What a successful attempt for a fixed batch size traced."""
+    """What a successful attempt traced."""
     assert attempt.program is not None
     return Exported(
         attempt.program,
         model,
         batch,
-        dynamic=False,
         left_out=dict(model.left_out.now),
         reads=reads,
         stamped=attempt.stamped,
         by_value=attempt.by_value,
+        open=attempt.open,
     )
 
 
+def _refuse_fixed_lengths(
+    job: Job, sizes: Open, batch: ExampleBatch, failed: _Attempt | None, because: str
+) -> None:
+    """Raises TraceError where lengths are to be dynamic, and the model fixes them."""
+    if job.spec.lengths == "dynamic" and not sizes.lengths and batch.lengths.longest:
+        raise TraceError(
+            f"lengths: dynamic: the model fixes its length ({because}); write lengths: fixed for "
+            "batches of the longest only, or let the model follow its inputs' length"
+        ) from (failed.error if failed is not None else None)
+
+
+def _notes(sizes: Open, batch: ExampleBatch, because: dict[str, str]) -> tuple[str, ...]:
+    """What is fixed that need not be, and why."""
+    notes = [
+        f"this plan takes a {length} of {least} or more: with less the model does something else"
+        for length, least in sizes.shortest
+    ]
+    if not sizes.batch:
+        notes.append(
+            "the model fixes its batch size, so this plan takes that microbatch only "
+            f"({because['batch']})"
+        )
+    longest = ", ".join(f"{name} {most}" for name, most in batch.lengths.longest.items())
+    if not sizes.lengths and (longest or batch.lengths.refused):
+        notes.append(
+            f"this plan takes batches of {longest or 'one length'} only ({because['lengths']})"
+        )
+    return tuple(notes)
+
+
 def export_evaluation(
-    job: Job, exported: Exported, dynamic: bool, whole: bool = False, by_example: bool = False
+    job: Job, exported: Exported, sizes: Open, whole: bool = False, by_example: bool = False
 ) -> Exported | str:
     """The model in eval mode, where it may have no loss; the reason where it cannot be traced."""
     model, batch = exported.model, exported.batch
-    if exported.dynamic and not dynamic:
+    if exported.dynamic and not sizes.batch:
         batch = example_batch(job, job.microbatch)
     model.eval()
     error: BaseException | None = None
     try:
         for model.has_loss in (True, False):
-            attempt = _attempt_evaluation(model, batch, dynamic, whole, by_example)
+            attempt = _attempt_evaluation(model, batch, sizes, whole, by_example)
             if attempt.program is not None:
                 return replace(
                     exported,
                     program=attempt.program,
                     batch=batch,
-                    dynamic=dynamic,
+                    open=attempt.open,
                     notes=(),
                     left_out=dict(model.left_out.now),
                     stamped=attempt.stamped,
@@ -161,10 +239,10 @@ def export_evaluation(
 
 
 def _attempt_evaluation(
-    model: WithLoss, batch: ExampleBatch, dynamic: bool, whole: bool, by_example: bool
+    model: WithLoss, batch: ExampleBatch, sizes: Open, whole: bool, by_example: bool
 ) -> _Attempt:
     try:
-        return _attempt(model, batch, dynamic, ModeReads(), whole, by_example)
+        return _attempt(model, batch, sizes, ModeReads(), whole, by_example)
     except TraceError as error:
         return _Attempt(None, error)
 
@@ -172,7 +250,7 @@ def _attempt_evaluation(
 def _attempt(
     model: WithLoss,
     batch: ExampleBatch,
-    dynamic: bool,
+    sizes: Open,
     reads: ModeReads,
     whole: bool,
     by_example: bool,
@@ -185,43 +263,50 @@ def _attempt(
     furthest: _Attempt | None = None
     for way in ways(model, batch, by_example):
         model.around = way.around
-        try:
-            with _surroundings(model):
-                attempt = _traced(model, batch, dynamic, reads, state, whole)
-            return replace(attempt, by_value=tuple(way.choices.made))
-        except PipecutError:
-            raise
-        except (Exception, SystemExit) as failure:
-            log.debug("export failed", exc_info=True)
-            way.error = failure
-            attempt = _Attempt(None, failure, way.choices.calls)
-            furthest = attempt if furthest is None else furthest.or_further(attempt)
-    assert furthest is not None
+        with noting_fixed() as fixed:
+            try:
+                with _surroundings(model):
+                    attempt = _traced(model, batch, sizes, reads, state, whole)
+                return replace(attempt, by_value=tuple(way.choices.made))
+            except PipecutError:
+                raise
+            except (Exception, SystemExit) as failure:
+                log.debug("export failed", exc_info=True)
+                way.error = failure
+                attempt = _Attempt(None, failure, way.choices.calls, why=why(failure, fixed))
+                furthest = attempt if furthest is None else furthest.or_further(attempt)
+    assert furthest is not None and furthest.error is not None
+    longer = sizes.longer(furthest.error)
+    if longer is not None:
+        return _attempt(model, batch, longer, reads, whole, by_example)
     return furthest
 
 
 def _traced(
     model: WithLoss,
     batch: ExampleBatch,
-    dynamic: bool,
+    sizes: Open,
     reads: ModeReads,
     state: ModuleState,
     whole: bool,
 ) -> _Attempt:
     """The program, its equal layers stamped where that may be. Raises what torch.export does."""
     tensors = {placeholder: batch.tensors[name] for placeholder, name in model.names.items()}
-    any_size = {0: Dim("batch", min=1)}
-    sizes = {
-        placeholder: None if name in batch.whole else any_size
-        for placeholder, name in model.names.items()
-    }
+    by_name = sizes.shapes(batch)
+    shapes = (
+        None
+        if by_name is None
+        else ({placeholder: by_name[name] or None for placeholder, name in model.names.items()},)
+    )
 
     def run_export() -> ExportedProgram:
         reads.dropouts = 0
-        shapes = (sizes,) if dynamic else None
         # Code of the graphs that torch makes on the way is not run, so it is not written.
         with _use_lazy_graph_module(True), forward_hooks_kept(model):
-            return torch.export.export(model, (tensors,), dynamic_shapes=shapes, strict=False)
+            program = torch.export.export(model, (tensors,), dynamic_shapes=shapes, strict=False)
+        if sizes.lengths:
+            check_choices(program, batch)
+        return program
 
     if not whole:
         stamping = Stamping(model.model, reads)
@@ -236,11 +321,11 @@ def _traced(
             log.debug("tracing every layer", exc_info=True)
         else:
             if not state.needs_another_trace:
-                return _Attempt(program, stamped=stamped)
+                return _Attempt(program, stamped=stamped, open=sizes)
     program = run_export()
     while state.needs_another_trace:
         program = run_export()
-    return _Attempt(program)
+    return _Attempt(program, open=sizes)
 
 
 @contextmanager

@@ -9,7 +9,8 @@ from pipecut.compiler.graph import Graph, Origin
 from pipecut.compiler.inputs.job import Job
 from pipecut.compiler.stages.cut import opaque_modules
 from pipecut.compiler.trace.batch_of_one import alike_for_one
-from pipecut.compiler.trace.export import Exported, export, export_evaluation
+from pipecut.compiler.trace.export import EVERYTHING, Asked, Exported, export, export_evaluation
+from pipecut.compiler.trace.following import FIXED, OF_ONE_SIZE, Open
 from pipecut.compiler.trace.lower.dimensions import DependsOnData, NeedsFixedBatch
 from pipecut.compiler.trace.lower.lowering import Lowered, lower
 from pipecut.compiler.trace.modes.evaluation import (
@@ -67,9 +68,9 @@ def _both_modes(job: Job) -> Graph:
     if same and only_dropout_differs(lowered.operators, exported.reads.dropouts):
         return with_evaluation(training, without_dropout(lowered.everything))
     refused = ""
-    for dynamic in (True, False) if exported.dynamic else (False,):
+    for sizes in dict.fromkeys((exported.open, Open(exported.open.batch, False), FIXED)):
         try:
-            evaluation = _evaluation(job, exported, dynamic)
+            evaluation = _evaluation(job, exported, sizes)
             if isinstance(evaluation, Graph):
                 return with_evaluation(training, evaluation)
             refused = refused or evaluation
@@ -80,21 +81,21 @@ def _both_modes(job: Job) -> Graph:
 
 
 def _evaluation(
-    job: Job, exported: Exported, dynamic: bool, whole: bool = False, by_example: bool = False
+    job: Job, exported: Exported, sizes: Open, whole: bool = False, by_example: bool = False
 ) -> Graph | str:
     """The graph of eval mode; the reason where there is none. Raises TraceError."""
-    evaluated = export_evaluation(job, exported, dynamic, whole, by_example)
+    evaluated = export_evaluation(job, exported, sizes, whole, by_example)
     if not isinstance(evaluated, Exported):
         return evaluated
     try:
         return lower(evaluated, job.microbatch).everything
     except NotEqualAfterAll as difference:
         log.debug("tracing every layer: %s", difference)
-        return _evaluation(job, exported, dynamic, True, by_example)
+        return _evaluation(job, exported, sizes, True, by_example)
     except DependsOnData:
         if by_example:
             raise
-        return _evaluation(job, exported, dynamic, whole, by_example=True)
+        return _evaluation(job, exported, sizes, whole, by_example=True)
 
 
 def _for_every_microbatch(job: Job) -> _Traced:
@@ -105,7 +106,8 @@ def _for_every_microbatch(job: Job) -> _Traced:
     if not (exported.dynamic and exported.choices and 1 in (size, total % size)):
         return traced
     difference = f"with one sample the model does something else (at {exported.choices[0]})"
-    of_one = _trace(job.with_microbatch(1), difference, model=exported.model)
+    asked = Asked(OF_ONE_SIZE, difference)
+    of_one = _trace(job.with_microbatch(1), asked, model=exported.model)
     any_size = traced.lowered if size == 1 else lower(exported, 1)
     if alike_for_one(any_size.training, of_one.lowered.training):
         return traced
@@ -118,16 +120,13 @@ def _for_every_microbatch(job: Job) -> _Traced:
 
 
 def _for_any_size(job: Job) -> _Traced:
-    """For any batch size, where the model and stage code allow that."""
-    try:
-        return _trace(job)
-    except NeedsFixedBatch as error:
-        return _trace(job, fixed_because=str(error))
+    """For batches of any size, where the model and stage code allow that."""
+    return _trace(job)
 
 
 def _trace(
     job: Job,
-    fixed_because: str = "",
+    asked: Asked = EVERYTHING,
     whole: bool = False,
     model: WithLoss | None = None,
     by_example: bool = False,
@@ -136,14 +135,18 @@ def _trace(
 
     `by_example`: the example batch tells values that the plan must have.
     """
-    exported = export(job, fixed_because, whole, model, by_example)
+    exported = export(job, asked, whole, model, by_example)
     try:
         return _Traced(exported, lower(exported, job.microbatch))
     except NotEqualAfterAll as difference:
         log.debug("tracing every layer: %s", difference)
-        return _trace(job, fixed_because, True, exported.model, by_example)
+        return _trace(job, asked, True, exported.model, by_example)
     except DependsOnData as error:
         if by_example:
             raise
         log.debug("taking values of the example batch: %s", error)
-        return _trace(job, fixed_because, whole, exported.model, by_example=True)
+        return _trace(job, asked, whole, exported.model, by_example=True)
+    except NeedsFixedBatch as error:
+        if exported.open == FIXED:
+            raise
+        return _trace(job, asked.after(exported.open, str(error)), by_example=by_example)

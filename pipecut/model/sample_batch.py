@@ -1,15 +1,22 @@
 """An example batch, the same wherever it is made."""
 
+from collections.abc import Mapping
+
 import torch
 
 from pipecut.model.functions import function_of_plan
 from pipecut.plan.schema import ModelRef
 
 
-def sample_batch(model: ModelRef, size: int, step: int) -> dict[str, torch.Tensor]:
-    """The batch of a step, which is the same for every rank and the unsplit model."""
+def sample_batch(
+    model: ModelRef, size: int, step: int, lengths: Mapping[str, int] | None = None
+) -> dict[str, torch.Tensor]:
+    """The batch of a step, which is the same for every rank and the unsplit model.
+
+    Without `lengths` it has the longest.
+    """
     inputs = function_of_plan(model.inputs, model)
     # Other seeds than the job's own, which are small numbers.
     torch.manual_seed(10_000 + step)
-    batch: dict[str, torch.Tensor] = inputs(size)
+    batch: dict[str, torch.Tensor] = inputs(size, **(lengths or {}))
     return batch

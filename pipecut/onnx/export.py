@@ -87,8 +87,7 @@ class _Exporter:
             return
         values = self.source.of(stage)
         try:
-            samples = plan.batch.microbatch
-            program = export_stage(values.module, call, samples, plan.batch.dynamic)
+            program = export_stage(values.module, call, plan.batch)
             model = graph_of(program, call, self.modules)
         except PipecutError:
             raise

@@ -9,7 +9,7 @@ from torch.export import Dim, ExportedProgram
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from pipecut.model.quiet_export import quiet
-from pipecut.plan.schema import Plan, Stage, Tensor
+from pipecut.plan.schema import Batch, Plan, Stage, Tensor
 
 # The name under which a program holds its stage: what the exporter puts before each FQN.
 STAGE = "stage"
@@ -78,29 +78,27 @@ class _Stage(nn.Module):
         return (*sent, *(outputs[tensor.name] for tensor in call.outputs))
 
 
-def export_stage(
-    module: nn.Module, call: StageCall, samples: int, dynamic: bool
-) -> ExportedProgram:
-    """Trace a stage for a batch of any size, or of `samples`. Its parameters become fake tensors.
+def export_stage(module: nn.Module, call: StageCall, batch: Batch) -> ExportedProgram:
+    """Trace a stage for every batch that a plan takes. Its parameters become fake tensors.
 
     Raises what torch.export raises.
     """
     mode = FakeTensorMode(shape_env=ShapeEnv(tracked_fakes=[]), allow_non_fake_inputs=True)
-    size = max(2, samples) if dynamic else samples
+    sizes = batch.sizes(max(2, batch.microbatch) if batch.dynamic else batch.microbatch)
     with mode:
         _make_parameters_fake(module)
         arguments = tuple(
-            torch.empty(tensor.sizes(size), dtype=getattr(torch, tensor.dtype))
+            torch.empty(tensor.sizes(sizes), dtype=getattr(torch, tensor.dtype))
             for tensor in call.takes
         )
-    shapes = (tuple(map(_dynamic, call.takes)),) if dynamic else None
+    shapes = (tuple(map(_dynamic, call.takes)),) if batch.dynamic or batch.lengths else None
     with quiet(), torch.no_grad():
         wrapped = _Stage(module.eval(), call).eval()
         return torch.export.export(wrapped, arguments, dynamic_shapes=shapes, strict=False)
 
 
 def _dynamic(tensor: Tensor) -> dict[int, object]:
-    """The dimensions that follow the batch; how they hang together, the trace finds out."""
+    """The dimensions that are not fixed; how they hang together, the trace finds out."""
     sizes = enumerate(tensor.shape)
     return {dimension: Dim.AUTO for dimension, size in sizes if isinstance(size, str)}
 

@@ -48,7 +48,7 @@ def check_dimensions(plan: Plan) -> None:
     """Raises PlanError where a tensor's dimension cannot be evaluated for the microbatch."""
     for tensor in _tensors(plan):
         for dimension in tensor.shape:
-            evaluate(dimension, plan.batch.microbatch)
+            evaluate(dimension, plan.batch.largest)
 
 
 def _tensors(plan: Plan) -> Iterator[Tensor]:

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
-from pipecut.plan.schema import Plan, Stage, Tensor
+from pipecut.plan.schema import Plan, Sizes, Stage, Tensor
 from pipecut.plan.schema.graph import PlacedOperator, PlanGraph
 from pipecut.view.layers import layer_of
 from pipecut.view.sources import RunReport, Sources
@@ -169,7 +169,7 @@ def _layer(
 
 
 def _crossings(plan: Plan, left: int) -> Crossings:
-    boundary, size = plan.boundaries[left], plan.batch.microbatch
+    boundary, size = plan.boundaries[left], plan.batch.largest
     before = {t.name for t in plan.boundaries[left - 1].tensors} if left else set()
     forward = sum(tensor.bytes_for(size) for tensor in boundary.tensors)
     backward = sum(tensor.bytes_for(size) for tensor in boundary.tensors if tensor.needs_grad)
@@ -183,7 +183,7 @@ def _crossings(plan: Plan, left: int) -> Crossings:
     )
 
 
-def _crossing(tensor: Tensor, size: int, relayed: bool) -> Crossing:
+def _crossing(tensor: Tensor, size: Sizes, relayed: bool) -> Crossing:
     return Crossing(
         name=tensor.name,
         shape=tuple(map(str, tensor.shape)),

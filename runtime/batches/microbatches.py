@@ -1,32 +1,74 @@
 """A global batch as microbatches: what is split along its samples, and what each gets whole."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from pipecut.errors import RunError
 from pipecut.model.precision import cast_inputs
-from pipecut.plan.schema import Plan, Tensor
+from pipecut.plan.schema import Plan, Sizes, Tensor
+from pipecut.runtime.batches.listed import listed_microbatches
+from pipecut.runtime.health.rank_errors import naming_errors
 
 
-def checked_batch(plan: Plan, batch: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], int]:
-    """The batch's tensors in the plan's precision, and its number of samples.
+@dataclass(frozen=True)
+class Microbatch:
+    """A microbatch's tensors by name, and its sizes: `batch`, its samples, and lengths by name."""
+
+    tensors: dict[str, torch.Tensor]
+    sizes: dict[str, int]
+
+
+def divided(plan: Plan, batch: Mapping[str, Any]) -> list[Microbatch]:
+    """The microbatches of a global batch, in the plan's precision. Raises RunError."""
+    if any(isinstance(value, list | tuple) for value in batch.values()):
+        return [
+            _checked_microbatch(plan, number, part)
+            for number, part in enumerate(listed_microbatches(plan, batch))
+        ]
+    tensors, sizes = checked_batch(plan, batch)
+    counts = samples_per_microbatch(plan, sizes["batch"])
+    parts = {name: split(plan, name, tensor, sizes["batch"]) for name, tensor in tensors.items()}
+    return [
+        Microbatch({name: part[n] for name, part in parts.items()}, {**sizes, "batch": count})
+        for n, count in enumerate(counts)
+    ]
+
+
+def _checked_microbatch(plan: Plan, number: int, part: Mapping[str, Any]) -> Microbatch:
+    """One that the batch lists. Raises RunError."""
+    with naming_errors(f"microbatch {number}"):
+        tensors, sizes = checked_batch(plan, part)
+        if not 0 < sizes["batch"] <= plan.batch.microbatch:
+            raise RunError(
+                f"it has {sizes['batch']} samples; the plan's have up to {plan.batch.microbatch}, "
+                "for which memory is planned"
+            )
+    return Microbatch(tensors, sizes)
+
+
+def checked_batch(
+    plan: Plan, batch: Mapping[str, Any]
+) -> tuple[dict[str, torch.Tensor], dict[str, int]]:
+    """The batch's tensors in the plan's precision, and its sizes.
 
     Raises RunError that names what is wrong.
     """
     _check_names(plan, batch)
     expected = {tensor.name: tensor for tensor in plan.inputs}
     tensors = cast_inputs({name: batch[name] for name in expected}, plan.model.precision)
-    count = samples_in(plan, tensors)
+    sizes = sizes_in(plan, tensors)
     for name, tensor in tensors.items():
-        shape = shape_in_batch(expected[name], count)
+        shape = shape_in_batch(expected[name], sizes)
         if list(tensor.shape) != shape or str(tensor.dtype) != f"torch.{expected[name].dtype}":
+            lengths = "".join(f", {name} {sizes[name]}" for name in plan.batch.lengths)
             raise RunError(
-                f"input '{name}' is {tensor.dtype}{list(tensor.shape)}, "
-                f"the plan takes torch.{expected[name].dtype}{shape} for a batch of {count}"
+                f"input '{name}' is {tensor.dtype}{list(tensor.shape)}, the plan takes "
+                f"torch.{expected[name].dtype}{shape} for a batch of {sizes['batch']}{lengths}"
             )
-    return tensors, count
+    return tensors, sizes
 
 
 def _check_names(plan: Plan, batch: Mapping[str, Any]) -> None:
@@ -45,10 +87,49 @@ def _check_names(plan: Plan, batch: Mapping[str, Any]) -> None:
             )
 
 
-def shape_in_batch(tensor: Tensor, count: int) -> list[int]:
-    """The shape of an input in a batch of that many samples."""
-    sizes = tensor.sizes(count)
-    return sizes if tensor.whole else [count, *sizes[1:]]
+def shape_in_batch(tensor: Tensor, sizes: Sizes) -> list[int]:
+    """The shape of an input in a batch of such sizes."""
+    shape = tensor.sizes(sizes)
+    return shape if tensor.whole else [sizes["batch"], *shape[1:]]
+
+
+def sizes_in(plan: Plan, batch: Mapping[str, Any]) -> dict[str, int]:
+    """Samples and lengths of a batch, which may miss inputs; of unknown lengths the longest.
+
+    Raises RunError where tensors disagree, or a length is not one that the plan takes.
+    """
+    sizes = plan.batch.sizes(samples_in(plan, batch))
+    for length, allowed in plan.batch.lengths.items():
+        names_by_size: dict[int, list[str]] = {}
+        for expected in plan.inputs:
+            tensor = batch.get(expected.name)
+            if isinstance(tensor, torch.Tensor) and tensor.dim() == len(expected.shape):
+                for size, planned in zip(tensor.shape, expected.shape, strict=True):
+                    if planned == length:
+                        names_by_size.setdefault(size, []).append(expected.name)
+        if len(names_by_size) > 1:
+            found = "; ".join(
+                f"{size} in {', '.join(dict.fromkeys(names))}"
+                for size, names in names_by_size.items()
+            )
+            raise RunError(f"the batch's tensors disagree on the {length}: {found}")
+        sizes[length] = next(iter(names_by_size), allowed.longest)
+        _check_length(plan, length, sizes[length])
+    return sizes
+
+
+def _check_length(plan: Plan, length: str, size: int) -> None:
+    allowed = plan.batch.lengths[length]
+    if size > allowed.longest:
+        raise RunError(
+            f"a {length} of {size} is more than the {allowed.longest} whose memory the plan has; "
+            f"cut it, or compile with {length}={size} as the default of {plan.model.inputs}"
+        )
+    if size < allowed.shortest:
+        raise RunError(
+            f"a {length} of {size} is less than the {allowed.shortest} that the model was traced "
+            "for; pad it, or group it with longer samples"
+        )
 
 
 def samples_in(plan: Plan, batch: Mapping[str, Any]) -> int:
@@ -65,6 +146,12 @@ def samples_in(plan: Plan, batch: Mapping[str, Any]) -> int:
             "the batch's tensors disagree on the number of samples, their dimension 0: " + counts
         )
     return next(iter(names_by_count), 0)
+
+
+def samples_per_microbatch(plan: Plan, count: int) -> list[int]:
+    """Samples of each microbatch of a batch of `count`; the last may have fewer."""
+    size = plan.batch.microbatch
+    return [min(size, count - start) for start in range(0, count, size)]
 
 
 def count_microbatches(plan: Plan, count: int) -> int:
@@ -88,9 +175,7 @@ def microbatches(plan: Plan, batch: Mapping[str, Any]) -> list[dict[str, Any]]:
     Each has tensors of its own, as in a pipeline: what the model writes to them reaches neither the
     batch nor another microbatch.
     """
-    tensors, count = checked_batch(plan, batch)
-    parts = {name: split(plan, name, tensor, count) for name, tensor in tensors.items()}
     return [
-        {**{name: part[number].clone() for name, part in parts.items()}, **plan.constants}
-        for number in range(count_microbatches(plan, count))
+        {**{name: part.clone() for name, part in each.tensors.items()}, **plan.constants}
+        for each in divided(plan, batch)
     ]

@@ -1,4 +1,4 @@
-"""Tell torch.compile which dimensions of a stage's inputs follow the batch.
+"""Tell torch.compile which dimensions of a stage's inputs follow the batch and its lengths.
 
 All others are constants to its kernels.
 """
@@ -13,14 +13,14 @@ from pipecut.plan.schema import Plan, Stage
 def batch_dimensions(plan: Plan, stage: Stage) -> list[list[int]]:
     """The dimensions that follow the batch, of each tensor that the stage takes, in order.
 
-    None where nothing is compiled or the batch size is fixed.
+    None where nothing is compiled or all sizes are fixed.
     """
-    if plan.compile == "eager" or not plan.batch.dynamic:
+    if plan.compile == "eager" or not (plan.batch.dynamic or plan.batch.lengths):
         return []
     received = next((b.tensors for b in plan.boundaries if b.left == stage.index - 1), [])
     inputs = {tensor.name: tensor for tensor in plan.inputs}
     taken = [*received, *(inputs[name] for name in stage.batch_inputs)]
-    # A dimension that follows the batch is an expression; others are numbers.
+    # A dimension that is not fixed is an expression; others are numbers.
     return [
         [dimension for dimension, size in enumerate(tensor.shape) if isinstance(size, str)]
         for tensor in taken

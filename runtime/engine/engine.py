@@ -27,7 +27,7 @@ Outgoing = dict[Message, list[torch.Tensor]]
 
 @dataclass(frozen=True)
 class Work:
-    """A replica's microbatches: their tensors, samples and weights in the loss.
+    """A replica's microbatches: their tensors, sizes (`batch` and lengths) and weights in the loss.
 
     The weights sum to 1 over all replicas. `first` is the number of the first microbatch among
     those of all replicas, `scale` what losses are multiplied by for backward. Where `outputs` has a
@@ -35,12 +35,17 @@ class Work:
     """
 
     microbatches: list[dict[str, torch.Tensor]]
-    samples: list[int]
+    sizes: list[dict[str, int]]
     weights: list[float]
     first: int = 0
     scale: float = 1.0
     grad: bool = True
     outputs: list[dict[str, torch.Tensor]] | None = None
+
+    @property
+    def samples(self) -> list[int]:
+        """Samples of each microbatch."""
+        return [sizes["batch"] for sizes in self.sizes]
 
 
 class Engine:
@@ -112,12 +117,12 @@ class Engine:
     ) -> None:
         match action:
             case Recv(message):
-                self.transport.post(message, work.samples[message.microbatch])
+                self.transport.post(message, work.sizes[message.microbatch])
             case Send(message):
                 begin = self._mark()
                 self.status.note(State.WAITING, action)
                 tensors = outgoing.pop(message)
-                self.transport.send(message, work.samples[message.microbatch], tensors)
+                self.transport.send(message, work.sizes[message.microbatch], tensors)
                 self._record(action, begin)
             case Compute():
                 self.ahead.before()

@@ -11,7 +11,7 @@ from pipecut.errors import RunError
 from pipecut.model.draws import Draws
 from pipecut.model.opaque.nested import tensors_in
 from pipecut.model.opaque.watching import watched
-from pipecut.plan.schema import OpaqueModule, OpaqueResult, Plan, Stage, evaluate
+from pipecut.plan.schema import OpaqueModule, OpaqueResult, Plan, Sizes, Stage, evaluate
 from pipecut.runtime.engine.weight_gradients import WeightGradStore
 
 
@@ -24,16 +24,14 @@ class OpaqueModules:
         received = next((b.tensors for b in plan.boundaries if b.left == stage.index - 1), [])
         inputs = {tensor.name: tensor for tensor in plan.inputs}
         taken = [*received, *(inputs[name] for name in stage.batch_inputs)]
-        # Where the number of samples is read off.
-        self.sized_by = next(
-            (
-                (position, tensor.shape.index("batch"))
-                for position, tensor in enumerate(taken)
-                if "batch" in tensor.shape
-            ),
-            None,
-        )
-        self.microbatch = plan.batch.microbatch
+        # By size, the input and its dimension that it is read off.
+        self.sized_by = {
+            size: (position, tensor.shape.index(size))
+            for size in plan.batch.largest
+            for position, tensor in reversed(list(enumerate(taken)))
+            if size in tensor.shape
+        }
+        self.largest = plan.batch.largest
 
     def running(
         self, inputs: Sequence[torch.Tensor], draws: Draws | None, store: WeightGradStore | None
@@ -44,10 +42,11 @@ class OpaqueModules:
         """
         if not self.modules:
             return nullcontext()
-        samples = self.microbatch
-        if self.sized_by is not None:
-            position, dimension = self.sized_by
-            samples = inputs[position].shape[dimension]
+        sizes = {
+            size: inputs[position].shape[dimension]
+            for size, (position, dimension) in self.sized_by.items()
+        }
+        sizes = {**self.largest, **sizes}
 
         def begin() -> None:
             if draws is not None:
@@ -60,15 +59,15 @@ class OpaqueModules:
                 draws.end_opaque()
             if store is not None:
                 store.suspended = False
-            check_result(self.modules[name], tensors_in(result), samples)
+            check_result(self.modules[name], tensors_in(result), sizes)
 
         return watched(self.stage, self.modules, begin, end)
 
 
-def check_result(module: OpaqueModule, tensors: Sequence[torch.Tensor], samples: int) -> None:
+def check_result(module: OpaqueModule, tensors: Sequence[torch.Tensor], sizes: Sizes) -> None:
     """Raises RunError where what a module returns is not what the plan was made for."""
     made = [_text(list(tensor.shape), str(tensor.dtype)) for tensor in tensors]
-    expected = [_texts(results, samples) for results in module.results]
+    expected = [_texts(results, sizes) for results in module.results]
     if made not in expected:
         either = " or ".join(", ".join(texts) or "no tensor" for texts in expected)
         raise RunError(
@@ -78,9 +77,9 @@ def check_result(module: OpaqueModule, tensors: Sequence[torch.Tensor], samples:
         )
 
 
-def _texts(results: Sequence[OpaqueResult], samples: int) -> list[str]:
+def _texts(results: Sequence[OpaqueResult], sizes: Sizes) -> list[str]:
     return [
-        _text([evaluate(dimension, samples) for dimension in result.shape], result.dtype)
+        _text([evaluate(dimension, sizes) for dimension in result.shape], result.dtype)
         for result in results
     ]
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 
-def compile_regions(stage: nn.Module, any_batch_size: bool) -> None:
+def compile_regions(stage: nn.Module, any_batch_size: bool, any_length: bool = False) -> None:
     """Compile a stage's layers, each class once, and what else has code of its own.
 
     Where no layers are alike, the stage is compiled whole.
@@ -21,17 +21,21 @@ def compile_regions(stage: nn.Module, any_batch_size: bool) -> None:
         stage.compile()
     for module in found:
         module.compile()
-        if any_batch_size:
+        if any_batch_size or any_length:
             # nn.Module calls this in place of its forward; a hook would be compiled, too.
-            module._compiled_call_impl = partial(_marked, module._compiled_call_impl)
+            module._compiled_call_impl = partial(_marked, module._compiled_call_impl, any_length)
 
 
-def _marked(compiled: Any, *given: Any) -> Any:
-    """Call what is compiled; the first dimension of what it is given may follow the batch."""
+def _marked(compiled: Any, any_length: bool, *given: Any) -> Any:
+    """Call what is compiled; the first dimension of what it is given may follow the batch.
+
+    Any other may follow a length, where batches have lengths of their own.
+    """
     for tensor in given:
         if isinstance(tensor, torch.Tensor) and tensor.dim():
             # Weakly: a size that the code has as a number stays a constant.
-            torch._dynamo.maybe_mark_dynamic(tensor, 0)
+            dimensions = range(tensor.dim()) if any_length else [0]
+            torch._dynamo.maybe_mark_dynamic(tensor, list(dimensions))
     return compiled(*given)
 
 

@@ -8,7 +8,7 @@ from pipecut.errors import RunError
 from pipecut.plan.actions import Message
 from pipecut.plan.channels import Channel
 from pipecut.plan.replay.memory import MOST_LEAVING
-from pipecut.plan.schema import Plan, Tensor
+from pipecut.plan.schema import Plan, Sizes, Tensor
 from pipecut.runtime.ranks.messages import GroupMessages, Messages, Pending
 from pipecut.runtime.ranks.world import World
 
@@ -38,13 +38,13 @@ class Transport:
         self.arriving: dict[Message, _Arrival] = {}
         self.leaving: dict[Message, list[_Departure]] = {}
 
-    def post(self, message: Message, samples: int) -> None:
-        """Post the receives of a message's tensors, of a microbatch of `samples`."""
+    def post(self, message: Message, microbatch: Sizes) -> None:
+        """Post the receives of a message's tensors, of a microbatch of such sizes."""
         source = self.world.rank_of(message.sender)
         group = self.world.channels[Channel(source, self.world.rank)]
         arrival = _Arrival([], [])
         for tensor in self._carried(message):
-            sizes, order = tensor.sizes(samples), _memory_order(tensor)
+            sizes, order = tensor.sizes(microbatch), _memory_order(tensor)
             # As it lies in memory, from the outermost dimension to the innermost.
             buffer = torch.empty(
                 [sizes[dimension] for dimension in order],
@@ -76,7 +76,7 @@ class Transport:
             self._let_go(message.answer)
         return arrival.tensors
 
-    def send(self, message: Message, samples: int, tensors: list[torch.Tensor]) -> None:
+    def send(self, message: Message, microbatch: Sizes, tensors: list[torch.Tensor]) -> None:
         """Start sending; the tensors are kept until they have left.
 
         Raises RunError where they are not what the receiver has buffers for.
@@ -84,7 +84,7 @@ class Transport:
         target = self.world.rank_of(message.receiver)
         group = self.world.channels[Channel(self.world.rank, target)]
         carried = self._carried(message)
-        _check(message, carried, tensors, samples)
+        _check(message, carried, tensors, microbatch)
         earlier = [sent for sent in self.leaving if sent.hop == message.hop]
         for sent in earlier[: max(0, len(earlier) - MOST_LEAVING)]:
             self._let_go(sent)
@@ -118,7 +118,7 @@ def _memory_order(tensor: Tensor) -> list[int]:
 
 
 def _check(
-    message: Message, carried: list[Tensor], tensors: list[torch.Tensor], samples: int
+    message: Message, carried: list[Tensor], tensors: list[torch.Tensor], microbatch: Sizes
 ) -> None:
     """Neither NCCL nor gloo compare types: the bytes of one would be read as the other."""
     stage, content = message.sender, "activation" if message.direction == "F" else "gradient"
@@ -128,7 +128,7 @@ def _check(
             "compile again"
         )
     for tensor, expected in zip(tensors, carried, strict=True):
-        dtype, shape = getattr(torch, expected.dtype), expected.sizes(samples)
+        dtype, shape = getattr(torch, expected.dtype), expected.sizes(microbatch)
         if tensor.dtype != dtype or list(tensor.shape) != shape:
             raise RunError(
                 f"stage {stage} made the {content} of {expected.name} as "

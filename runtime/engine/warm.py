@@ -11,7 +11,7 @@ from torch import nn
 
 from pipecut.device.types import type_of
 from pipecut.device.work import fork_rng, synchronize
-from pipecut.plan.schema import Plan, Stage, Tensor
+from pipecut.plan.schema import Plan, Sizes, Stage, Tensor
 from pipecut.runtime.engine.stage import RunningStage
 from pipecut.runtime.gradients.masters import Masters
 
@@ -58,7 +58,7 @@ def warm(
 
 
 def _run_on_zeros(plan: Plan, running: RunningStage, device: torch.device, training: bool) -> None:
-    stage, size = running.stage, plan.batch.microbatch
+    stage, size = running.stage, plan.batch.largest
     tensors_after = {boundary.left: boundary.tensors for boundary in plan.boundaries}
     inputs = {tensor.name: tensor for tensor in plan.inputs}
     received = [_zeros(t, size, device) for t in tensors_after.get(stage.index - 1, [])]
@@ -70,9 +70,9 @@ def _run_on_zeros(plan: Plan, running: RunningStage, device: torch.device, train
         running.backward(0, [_zeros(tensor, size, device) for tensor in sent])
 
 
-def _zeros(tensor: Tensor, samples: int, device: torch.device) -> torch.Tensor:
+def _zeros(tensor: Tensor, microbatch: Sizes, device: torch.device) -> torch.Tensor:
     """Zeros with the layout in memory of what the transport receives."""
-    sizes = tensor.sizes(samples)
+    sizes = tensor.sizes(microbatch)
     order = tensor.order or list(range(len(sizes)))
     in_memory = [sizes[dimension] for dimension in order]
     zeros = torch.zeros(in_memory, dtype=getattr(torch, tensor.dtype), device=device)

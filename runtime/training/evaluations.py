@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 
 from pipecut.plan.schema import Plan
-from pipecut.runtime.batches.microbatches import samples_in
+from pipecut.runtime.batches.microbatches import divided
 from pipecut.runtime.pipeline import Pipeline
 from pipecut.runtime.training.data import Batch, batches_once
 
@@ -32,7 +32,10 @@ def evaluated_loss(pipe: Pipeline, data: str) -> float:
 
 def _weight(plan: Plan, batch: Batch) -> int:
     terms = plan.batch.terms
-    return samples_in(plan, batch) if terms is None else terms.count(batch[terms.input])
+    return sum(
+        part.sizes["batch"] if terms is None else terms.count(part.tensors[terms.input])
+        for part in divided(plan, batch)
+    )
 
 
 @contextmanager

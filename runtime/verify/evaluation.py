@@ -15,6 +15,7 @@ from pipecut.model.unsplit import WithLoss
 from pipecut.plan.schema import HALF, Plan
 from pipecut.runtime.batches.microbatches import checked_batch, microbatches, samples_in
 from pipecut.runtime.pipeline import Pipeline
+from pipecut.runtime.verify.batches import lengths_of
 from pipecut.runtime.verify.tensors import Tensors, kept, on_device
 
 # The first of the batches that training does not use.
@@ -48,7 +49,7 @@ def evaluated_unsplit(plan: Plan, model: WithLoss, draws: Draws, step: int, devi
     evaluated = plan.in_evaluation()
     outputs = {tensor.name: tensor.samples_at for s in evaluated.stages for tensor in s.outputs}
     parts = microbatches(plan, batch)
-    weights = plan.batch.weights(batch, [samples_in(plan, part) for part in parts])
+    weights = plan.batch.weights(parts, [samples_in(plan, part) for part in parts])
     loss = torch.zeros(())
     parts_of_outputs: dict[str, list[torch.Tensor]] = {name: [] for name in outputs}
     drew = False
@@ -103,15 +104,15 @@ def _in_eval_mode(model: WithLoss, has_loss: bool) -> Iterator[None]:
 
 def _batch(plan: Plan, step: int) -> Tensors:
     """A batch whose last microbatch is smaller, where the model and its inputs allow that."""
-    size = plan.batch.global_size
+    size, lengths = plan.batch.global_size, lengths_of(plan.in_evaluation(), step + 2)
     if plan.in_evaluation().batch.dynamic and size > 1 and plan.batch.microbatch > 1:
         try:
-            return sample_batch(plan.model, size - 1, FIRST + step)
+            return sample_batch(plan.model, size - 1, FIRST + step, lengths)
         except Exception:
             # The user's function makes batches of some sizes only.
-            return sample_batch(plan.model, size, FIRST + step)
+            return sample_batch(plan.model, size, FIRST + step, lengths)
     full_microbatches = size - size % plan.batch.microbatch or plan.batch.microbatch
-    return sample_batch(plan.model, full_microbatches, FIRST + step)
+    return sample_batch(plan.model, full_microbatches, FIRST + step, lengths)
 
 
 def _comparable(plan: Plan, outputs: Tensors) -> Tensors:

@@ -20,10 +20,10 @@ from pipecut.device.types import type_of
 from pipecut.errors import PipecutError
 from pipecut.model.optimizer import make_optimizer
 from pipecut.model.plan_optimizer import PlanOptimizer
-from pipecut.model.sample_batch import sample_batch
 from pipecut.runtime.health.rank_errors import end_with_parent, print_error
 from pipecut.runtime.pipeline import Pipeline, load_pipeline
 from pipecut.runtime.ranks.world import leave_world
+from pipecut.runtime.verify.batches import batch_of_step
 from pipecut.runtime.verify.evaluation import evaluated_by_plan
 from pipecut.runtime.verify.setting import EPS
 from pipecut.runtime.verify.tensors import Tensors, kept
@@ -47,7 +47,7 @@ def run_rank(
 
 
 def _train_step(pipe: Pipeline, optimizer: PlanOptimizer, step: int) -> Tensors:
-    loss = pipe.step(**sample_batch(pipe.plan.model, pipe.plan.batch.global_size, step))
+    loss = pipe.step(**batch_of_step(pipe.plan, step))
     tensors = {"loss/loss": kept(loss.float())}
     for name, parameter in pipe.named_parameters():
         if parameter.grad is not None:

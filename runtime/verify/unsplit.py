@@ -12,7 +12,6 @@ from pipecut.model.functions import function_of_plan
 from pipecut.model.optimizer import make_optimizer
 from pipecut.model.plan_optimizer import PlanOptimizer
 from pipecut.model.precision import as_summed, cast_model
-from pipecut.model.sample_batch import sample_batch
 from pipecut.model.unsplit import WithLoss
 from pipecut.model.weights import read_weights
 from pipecut.plan.schema import ModelRef, Plan
@@ -20,6 +19,7 @@ from pipecut.runtime.batches.microbatches import microbatches, samples_in
 from pipecut.runtime.gradients.loss_scale import LossScale
 from pipecut.runtime.gradients.masters import Masters
 from pipecut.runtime.gradients.parameters import RankParameter, parameters_of
+from pipecut.runtime.verify.batches import batch_of_step
 from pipecut.runtime.verify.evaluation import evaluated_unsplit, whole_draws
 from pipecut.runtime.verify.setting import EPS
 from pipecut.runtime.verify.tensors import Tensors, kept, on_device
@@ -89,9 +89,9 @@ class Unsplit:
     def _accumulate(self, step: int) -> torch.Tensor:
         """Forward and backward of each microbatch. Returns the loss of the whole batch."""
         plan = self.plan
-        batch = sample_batch(plan.model, plan.batch.global_size, step)
+        batch = batch_of_step(plan, step)
         parts = microbatches(plan, batch)
-        weights = plan.batch.weights(batch, [samples_in(plan, part) for part in parts])
+        weights = plan.batch.weights(parts, [samples_in(plan, part) for part in parts])
         total = torch.zeros(())
         for number, (part, weight) in enumerate(zip(parts, weights, strict=True)):
             # Around the backward too, in which torch.utils.checkpoint draws again.

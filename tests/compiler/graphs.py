@@ -21,7 +21,7 @@ def value(
     strides: tuple[int, ...] | None = None,
 ) -> Value:
     """A tensor, dense where `strides` says nothing else."""
-    sizes = tuple(evaluate(size, SAMPLES) for size in shape)
+    sizes = tuple(evaluate(size, {"batch": SAMPLES}) for size in shape)
     dense = tuple(prod(sizes[dimension + 1 :]) for dimension in range(len(sizes)))
     size = prod(sizes) * ITEM_BYTES[dtype]
     return Value(name, shape, sizes, strides or dense, dtype, size, needs_grad)

@@ -23,7 +23,7 @@ from tests.plans import made_plan, made_stage, made_tensor
     [(7, 7), ("batch", 3), ("16*batch", 48), ("(batch+1)//2", 2), ("-batch % 5", 2), ("2**4", 16)],
 )
 def test_a_dimension_is_an_expression_in_the_batch(dimension: int | str, size: int) -> None:
-    assert evaluate(dimension, 3) == size
+    assert evaluate(dimension, {"batch": 3}) == size
 
 
 @pytest.mark.parametrize(
@@ -35,13 +35,13 @@ def test_a_dimension_is_an_expression_in_the_batch(dimension: int | str, size: i
 )
 def test_nothing_else_is_evaluated(dimension: str) -> None:
     with pytest.raises(PlanError, match="that is no expression in batch"):
-        evaluate(dimension, 3)
+        evaluate(dimension, {"batch": 3})
 
 
 @pytest.mark.parametrize("dimension", ["", "1//0", "batch +", "(" * 500, "1" * 5000])
 def test_what_cannot_be_read_is_refused(dimension: str) -> None:
     with pytest.raises(PlanError, match="a dimension '.*' that cannot be read"):
-        evaluate(dimension, 3)
+        evaluate(dimension, {"batch": 3})
 
 
 LEAVES = st.integers(0, 9).map(str) | st.just("batch")
@@ -55,12 +55,15 @@ def operations(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
 
 @given(st.recursive(LEAVES, operations))
 def test_expressions_mean_what_python_means(expression: str) -> None:
-    assert evaluate(expression, 5) == eval(expression, {"batch": 5})
+    assert evaluate(expression, {"batch": 5}) == eval(expression, {"batch": 5})
 
 
 def test_sizes_of_a_tensor_follow_the_batch() -> None:
     tensor = made_tensor("x", shape=[2, "batch", "3*batch"], dtype="bfloat16")
-    assert tensor.sizes(4) == [2, 4, 12] and tensor.bytes_for(4) == 2 * 2 * 4 * 12
+    assert (
+        tensor.sizes({"batch": 4}) == [2, 4, 12]
+        and tensor.bytes_for({"batch": 4}) == 2 * 2 * 4 * 12
+    )
     assert tensor.samples_at == 1 and made_tensor("y", shape=["2*batch"]).samples_at == 0
 
 
@@ -75,7 +78,7 @@ def test_gradients_of_half_precision_are_float32(dtype: str, trainable: bool, si
 
 def test_microbatches_weigh_by_samples() -> None:
     batch = Batch(global_size=8, microbatch=3, dynamic=True)
-    assert batch.weights({}, [3, 3, 2]) == [3 / 8, 3 / 8, 2 / 8]
+    assert batch.weights([], [3, 3, 2]) == [3 / 8, 3 / 8, 2 / 8]
 
 
 def test_microbatches_weigh_by_the_labels_that_count() -> None:
@@ -83,14 +86,14 @@ def test_microbatches_weigh_by_the_labels_that_count() -> None:
     batch = Batch(global_size=2, microbatch=1, dynamic=True, terms=terms)
     # The first label of each sample is skipped whatever it is.
     labels = torch.tensor([[5, 1, -100], [-100, 2, 3]])
-    assert batch.weights({"labels": labels}, [1, 1]) == [1 / 3, 2 / 3]
+    assert batch.weights([{"labels": row[None]} for row in labels], [1, 1]) == [1 / 3, 2 / 3]
 
 
 def test_a_microbatch_without_a_counted_label_is_refused() -> None:
     terms = Terms(input="labels", ignored=0, skipped=0)
     batch = Batch(global_size=2, microbatch=1, dynamic=True, terms=terms)
     with pytest.raises(RunError, match="no label of microbatch 1 counts .* regroup the samples"):
-        batch.weights({"labels": torch.tensor([[1], [0]])}, [1, 1])
+        batch.weights([{"labels": torch.tensor([[n]])} for n in (1, 0)], [1, 1])
 
 
 @pytest.mark.parametrize("shape", [(8, 2, 1, 4), (8, 2, 2, 2), (7, 2, 2, 2)])

@@ -21,8 +21,9 @@ class HandOut:
 
 @dataclass(frozen=True)
 class SizedBy:
-    """The input and its dimension that tell the batch size."""
+    """A size, such as `batch`, with the input and its dimension that tell it."""
 
+    size: str
     value: str
     dimension: int
 
@@ -33,7 +34,7 @@ class Block:
 
     `path` are the calls around it and itself, `inputs` values from outside that are neither its
     parameters nor its buffers, in order of first use; `results` what is used outside.
-    `needs` of `batch`, `device`, `outputs` and `checks` are given by its caller. `contexts` are
+    `needs` of sizes, `device`, `outputs` and `checks` are given by its caller. `contexts` are
     `with` statements around the whole call, `drops` values to let go after each item of the body.
     `part` says which part of a divided call it is: Start, Middle or End. `detached` are results of
     a stage to which no other stage gives a gradient.
@@ -47,7 +48,7 @@ class Block:
     contexts: tuple[str, ...] = ()
     drops: tuple[tuple[str, ...], ...] = ()
     part: str = ""
-    sized_by: SizedBy | None = None
+    sized_by: tuple[SizedBy, ...] = ()
     device_of: str = ""
     refers_to: frozenset[str] = field(default_factory=frozenset)
     detached: frozenset[str] = frozenset()

@@ -50,10 +50,8 @@ def call_of(module: str, inner: Block, method: str, names: Callable[[str], str])
 
 def structure(block: Block, scope: Scope, methods: Mapping[int, str]) -> str:
     """The body with numbered variables: equal where two blocks do the same."""
-    lines = [f"{block.part} {block.sized_by and scope[block.sized_by.value]} {block.needs}"]
-    lines.append(
-        f"{[scope[name] for name in block.inputs]} {block.sized_by and block.sized_by.dimension}"
-    )
+    sized_by = [f"{by.size} {scope[by.value]} {by.dimension}" for by in block.sized_by]
+    lines = [f"{block.part} {sized_by} {block.needs} {[scope[name] for name in block.inputs]}"]
     for item, drops in zip(block.body, block.drops, strict=True):
         if isinstance(item, HandOut):
             lines.append(f"{item.into} {scope[item.value]} {item.names}")

@@ -119,9 +119,9 @@ class Classes:
         if "device" in block.refers_to and "device" not in block.needs:
             code = scope[block.device_of] if block.device_of else "next(self.parameters())"
             lines.append(f"{INDENT}device = {code}.device")
-        if "batch" in block.refers_to and block.sized_by is not None:
-            sized_by = block.sized_by
-            lines.append(f"{INDENT}batch = {scope[sized_by.value]}.size({sized_by.dimension})")
+        for size in block.sized_by:
+            if size.size in block.refers_to:
+                lines.append(f"{INDENT}{size.size} = {scope[size.value]}.size({size.dimension})")
         lines += [f"{INDENT}{line}" for line in prelude]
         body = Body(method.graph, block, scope, method.hints, self.methods).lines
         return [*lines, *(body or [f"{INDENT}pass"])]

@@ -171,13 +171,13 @@ class _Builder:
         device_of = next(
             (name for name in inputs if name in self.graph.values and name not in self.held), ""
         )
-        known = {"batch": sized_by is not None, "device": bool(device_of)}
+        known = {size.size for size in sized_by} | ({"device"} if device_of else set())
         return Block(
             path,
             body,
             inputs,
             results,
-            needs=_in_order(name for name in refers_to if not known.get(name, False)),
+            needs=_in_order(refers_to - known),
             contexts=contexts,
             drops=dropped(self.graph, body, results, self.roots, self._made(start, end)),
             part=self._part(start, end, depth, path),
@@ -189,13 +189,20 @@ class _Builder:
     def _made(self, start: int, end: int) -> set[str]:
         return {p.operator.name for p in self.placed[start:end]}
 
-    def _sized_by(self, inputs: Sequence[str]) -> SizedBy | None:
-        """The first input with a dimension of the batch size itself."""
-        for name in inputs:
-            value = self.graph.values.get(name)
-            if value is not None and "batch" in value.shape:
-                return SizedBy(name, value.shape.index("batch"))
-        return None
+    def _sized_by(self, inputs: Sequence[str]) -> tuple[SizedBy, ...]:
+        """For each size the first input with a dimension of that size itself."""
+        shapes = {
+            name: self.graph.values[name].shape for name in inputs if name in self.graph.values
+        }
+        return tuple(
+            next(
+                SizedBy(size, name, shape.index(size))
+                for name, shape in shapes.items()
+                if size in shape
+            )
+            for size in self.graph.symbols
+            if any(size in shape for shape in shapes.values())
+        )
 
     def _part(self, start: int, end: int, depth: int, path: tuple[ModuleCall, ...]) -> str:
         """Which part of a call the operators are: the call's others come just before or after."""
@@ -252,7 +259,7 @@ def _common_prefix(contexts: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
 
 
 def _refers_to(body: Sequence[Item], contexts: tuple[str, ...]) -> frozenset[str]:
-    """Which of `batch`, `device`, `outputs` and `checks` a body's own code names."""
+    """Which sizes, and whether `device`, `outputs` and `checks`, a body's own code names."""
     names = set()
     for item in body:
         if isinstance(item, HandOut):
@@ -265,7 +272,9 @@ def _refers_to(body: Sequence[Item], contexts: tuple[str, ...]) -> frozenset[str
         else:
             arguments = _arguments(item)
             codes += [argument.code for argument in arguments if isinstance(argument, Literal)]
-            names.update("batch" for argument in arguments if isinstance(argument, Sym))
+            for argument in arguments:
+                if isinstance(argument, Sym):
+                    names.update(argument.symbols)
         if any(code == "device" or "device.type" in code for code in codes):
             names.add("device")
     return frozenset(names)

@@ -1,5 +1,9 @@
-"""Sizes of an exported program: sympy expressions to numbers and Python expressions in `batch`."""
+"""Sizes of an exported program: sympy expressions to numbers and Python expressions.
 
+What they follow goes by `batch` and the names of lengths.
+"""
+
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,22 +23,33 @@ class DependsOnData(TraceError):
 
 
 class NeedsFixedBatch(TraceError):
-    """A program for a batch of any size has something that stage code cannot write."""
+    """A program for batches of more than one size has something that stage code cannot write."""
 
 
 @dataclass(frozen=True)
 class Dimension:
-    """A size: an int or an expression in `batch`, and its number for one microbatch."""
+    """A size: an int or an expression in the batch's sizes, and its number for one microbatch."""
 
     code: int | str
     number: int
 
 
 class Dimensions:
-    """Sizes of one program. `dynamic`: it takes a batch of any size."""
+    """Sizes of one program. `dynamic`: it takes a batch of any size.
 
-    def __init__(self, microbatch: int, dynamic: bool) -> None:
-        self.microbatch, self.dynamic = microbatch, dynamic
+    `names` are the lengths that symbols of the program stand for, `longest` their numbers.
+    """
+
+    def __init__(
+        self,
+        microbatch: int,
+        dynamic: bool,
+        names: Mapping[Any, str] | None = None,
+        longest: Mapping[str, int] | None = None,
+    ) -> None:
+        self.microbatch, self.dynamic, self.names = microbatch, dynamic, names or {}
+        self.numbers: dict[Any, int] = {BATCH: microbatch}
+        self.numbers |= {_size(name): most for name, most in (longest or {}).items()}
         self._known: dict[Any, Dimension] = {}
 
     def of(self, size: Any) -> Dimension:
@@ -48,19 +63,25 @@ class Dimensions:
 
     def _written(self, expression: Any) -> Dimension:
         symbols = expression.free_symbols
-        if any(map(follows_data, symbols)) or (len(symbols) > 1 and not self.dynamic):
+        of_batch = [symbol for symbol in symbols if symbol not in self.names]
+        if any(map(follows_data, of_batch)) or (len(of_batch) > 1 and not self.dynamic):
             raise DependsOnData(
                 f"a tensor's size depends on data ({expression}); "
                 "pipecut needs sizes that follow the batch"
             )
-        if len(symbols) > 1:
+        if len(of_batch) > 1:
             raise NeedsFixedBatch(f"a tensor's size is {expression}")
-        in_batch = expression.xreplace(dict.fromkeys(symbols, BATCH))
-        number = int(in_batch.subs(BATCH, self.microbatch))
-        code = PythonPrinter().doprint(in_batch) if in_batch.free_symbols else number
+        named = {symbol: _size(self.names.get(symbol, BATCH.name)) for symbol in symbols}
+        by_name = expression.xreplace(named)
+        number = int(by_name.subs(self.numbers))
+        code = PythonPrinter().doprint(by_name) if by_name.free_symbols else number
         return Dimension(code, number)
 
 
 def follows_data(symbol: Any) -> bool:
     """Whether a symbol of torch's stands for what only a tensor's values tell."""
     return str(symbol).startswith(UNBACKED)
+
+
+def _size(name: str) -> Any:
+    return sympy.Symbol(name, integer=True, positive=True)

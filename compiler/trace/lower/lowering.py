@@ -41,7 +41,8 @@ def lower(exported: Exported, microbatch: int) -> Lowered:
     names = Names({node.name for node in program.graph.nodes})
     specs = program.graph_signature.input_specs
     given_names = {str(s.arg.name): str(s.target).removeprefix(PREFIX) for s in specs}
-    values = Values(Dimensions(microbatch, exported.dynamic), given_names)
+    dimensions = Dimensions(microbatch, exported.dynamic, exported.length_names(), exported.lengths)
+    values = Values(dimensions, given_names)
     signature = read_signature(exported, values, names)
     reader = OperatorReader(values, names, exported.by_value)
     tensors = {fqn: held.value for held in signature.held for fqn in held.names}
@@ -89,4 +90,6 @@ def _graph(
         constants=dict(exported.batch.constants),
         left_out=results.left_out,
         stamped=exported.stamped.summary,
+        lengths=exported.lengths,
+        shortest=exported.shortest,
     )

@@ -52,8 +52,13 @@ def read_results(
 
 
 def _has_samples(name: str, values: Values) -> bool:
-    """Whether one dimension is that of the samples, and no other depends on their number."""
+    """Whether one dimension is that of the samples, and no other depends on their number.
+
+    Others may be lengths, but no sizes that follow from them: those do not tell the samples' own.
+    """
     shape = values.by_name[name].shape if name in values.by_name else ()
+    lengths = values.dimensions.names.values()
+    following = [size for size in shape if isinstance(size, str) and size not in lengths]
     if not values.dimensions.dynamic:
-        return shape[:1] == (values.dimensions.microbatch,)
-    return [size for size in shape if isinstance(size, str)] == ["batch"]
+        return shape[:1] == (values.dimensions.microbatch,) and not following
+    return following == ["batch"]

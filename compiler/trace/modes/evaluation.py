@@ -68,7 +68,7 @@ def _in_evaluation(dropout: Operator) -> Operator:
 
 def _serves(training: Graph, evaluation: Graph) -> bool:
     """Whether the training graph, run in eval mode, computes what the other graph does."""
-    if (training.loss, training.dynamic) != (evaluation.loss, evaluation.dynamic):
+    if (training.loss, training.symbols) != (evaluation.loss, evaluation.symbols):
         return False
     if set(training.checks) != set(evaluation.checks):
         return False

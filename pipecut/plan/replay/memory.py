@@ -217,7 +217,7 @@ class _Replay:
             boundary = next((b for b in self.plan.boundaries if b.left == hop.boundary), None)
             tensors = boundary.tensors if boundary else []
             carried = [t for t in tensors if hop.direction == "F" or t.needs_grad]
-            size = sum(t.bytes_for(self.plan.batch.microbatch) for t in carried)
+            size = sum(t.bytes_for(self.plan.batch.largest) for t in carried)
             self.message_bytes[hop.direction, hop.receiver] = size
         return size
 

@@ -222,7 +222,7 @@ def costs_of(plan: Plan) -> Costs:
 
 
 def _traffic(plan: Plan, boundary: Boundary) -> BoundaryTraffic:
-    size = plan.batch.microbatch
+    size = plan.batch.largest
     activations = sum(tensor.bytes_for(size) for tensor in boundary.tensors)
     gradients = sum(tensor.bytes_for(size) for tensor in boundary.tensors if tensor.needs_grad)
     return BoundaryTraffic(activations, gradients, boundary.latency, boundary.bandwidth)

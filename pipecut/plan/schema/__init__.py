@@ -1,7 +1,7 @@
 """The plan folder as typed values: the contract between compiler and runtime."""
 
-from pipecut.plan.schema.batch import Batch, Terms
-from pipecut.plan.schema.dimensions import Dimension, evaluate
+from pipecut.plan.schema.batch import Batch, LengthRange, Terms
+from pipecut.plan.schema.dimensions import Dimension, Sizes, evaluate
 from pipecut.plan.schema.dtypes import HALF, ITEM_BYTES, Dtype
 from pipecut.plan.schema.numbers import Bytes, Constant, Count, Finite, Positive, Rate, Seconds
 from pipecut.plan.schema.optimizer import KINDS, Optimizer
@@ -48,6 +48,7 @@ __all__ = [
     "EvaluationStage",
     "Finite",
     "HeldTensors",
+    "LengthRange",
     "LrSchedule",
     "ModelRef",
     "OpaqueModule",
@@ -58,6 +59,7 @@ __all__ = [
     "Prediction",
     "Rate",
     "Seconds",
+    "Sizes",
     "Source",
     "Stage",
     "StageMemory",

@@ -1,5 +1,6 @@
 """The sizes of a batch, and what part of the loss each microbatch has."""
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from pipecut.errors import RunError
@@ -25,31 +26,50 @@ class Terms(PlanModel):
         return int((counting != self.ignored).sum())
 
 
+class LengthRange(PlanModel):
+    """The shortest and the longest that a microbatch may be along a sequence dimension."""
+
+    shortest: Positive
+    longest: Positive
+
+
 class Batch(PlanModel):
     """Samples per step and per microbatch; `dynamic` when any other size works too.
 
     The loss of a batch is the mean of its microbatches' losses, weighted by samples or by `terms`.
+    `lengths` has each length that microbatches may have of their own, by the name that dimensions
+    call it. Memory is checked and time predicted for the longest.
     """
 
     global_size: Positive
     microbatch: Positive
     dynamic: bool
     terms: Terms | None = None
+    lengths: dict[str, LengthRange] = {}
 
-    def weights(self, batch: dict[str, "torch.Tensor"], samples: list[int]) -> list[float]:
+    def sizes(self, samples: int) -> dict[str, int]:
+        """What dimensions are evaluated for: so many samples, of the longest lengths."""
+        longest = {name: allowed.longest for name, allowed in self.lengths.items()}
+        return {"batch": samples, **longest}
+
+    @property
+    def largest(self) -> dict[str, int]:
+        """The sizes of a whole microbatch of the longest lengths."""
+        return self.sizes(self.microbatch)
+
+    def weights(
+        self, microbatches: Sequence[Mapping[str, "torch.Tensor"]], samples: Sequence[int]
+    ) -> list[float]:
         """The weight of each microbatch, of so many samples each; they sum to 1.
 
         Raises RunError when a microbatch has no label that counts.
         """
-        counts = samples if self.terms is None else _counts(self.terms, batch, samples)
+        counts = samples if self.terms is None else _counts(self.terms, microbatches)
         return [count / sum(counts) for count in counts]
 
 
-def _counts(terms: Terms, batch: dict[str, "torch.Tensor"], samples: list[int]) -> list[int]:
-    # Imported late, so that whoever only starts ranks and reads what they do imports no torch.
-    import torch
-
-    counts = [terms.count(labels) for labels in torch.split(batch[terms.input], samples)]
+def _counts(terms: Terms, microbatches: Sequence[Mapping[str, "torch.Tensor"]]) -> list[int]:
+    counts = [terms.count(tensors[terms.input]) for tensors in microbatches]
     if 0 in counts:
         raise RunError(
             f"no label of microbatch {counts.index(0)} counts "

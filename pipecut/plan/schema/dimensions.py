@@ -1,12 +1,14 @@
-"""Dimensions of tensors: integers, or expressions in the samples of a microbatch."""
+"""Dimensions of tensors: integers, or expressions in the samples and lengths of a microbatch."""
 
 import ast
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from pipecut.errors import PlanError
 
 # `16`, or `16*batch`.
 Dimension = int | str
+# What expressions are evaluated for: the samples of a microbatch as `batch`, lengths by name.
+Sizes = Mapping[str, int]
 
 _OPERATIONS: dict[type, Callable[[int, int], int]] = {
     ast.Add: lambda a, b: a + b,
@@ -20,36 +22,37 @@ _OPERATIONS: dict[type, Callable[[int, int], int]] = {
 LARGEST, HIGHEST_EXPONENT = 1 << 62, 4
 
 
-def evaluate(dimension: Dimension, batch: int) -> int:
-    """A dimension for a microbatch of that many samples.
+def evaluate(dimension: Dimension, sizes: Sizes) -> int:
+    """A dimension for a microbatch of such sizes.
 
-    Of expressions only integers, `batch` and + - * // % ** are known. Raises PlanError.
+    Of expressions only integers, names of `sizes` and + - * // % ** are known. Raises PlanError.
     """
     if isinstance(dimension, int):
         return dimension
     try:
-        value = _value(ast.parse(dimension, mode="eval").body, batch)
+        value = _value(ast.parse(dimension, mode="eval").body, sizes)
     except (SyntaxError, ValueError, ZeroDivisionError, RecursionError, MemoryError) as error:
         raise PlanError(
             f"the plan has a dimension '{dimension}' that cannot be read: {error}"
         ) from None
     if value is None:
-        raise PlanError(f"the plan has a dimension '{dimension}' that is no expression in batch")
+        known = " and ".join(sizes)
+        raise PlanError(f"the plan has a dimension '{dimension}' that is no expression in {known}")
     return value
 
 
-def _value(node: ast.AST, batch: int) -> int | None:
+def _value(node: ast.AST, sizes: Sizes) -> int | None:
     """The value of a part of an expression; None where it is not one that a dimension may have."""
     match node:
         case ast.Constant(value=int(number)):
             return number
-        case ast.Name(id="batch"):
-            return batch
+        case ast.Name(id=name):
+            return sizes.get(name)
         case ast.UnaryOp(op=ast.USub(), operand=operand):
-            value = _value(operand, batch)
+            value = _value(operand, sizes)
             return None if value is None else -value
         case ast.BinOp(left=left, op=operation, right=right):
-            first, second = _value(left, batch), _value(right, batch)
+            first, second = _value(left, sizes), _value(right, sizes)
             if first is None or second is None or not _allowed(operation, first, second):
                 return None
             return _OPERATIONS[type(operation)](first, second)

@@ -191,9 +191,9 @@ class Plan(PlanModel):
         """Bytes that one of `inputs` has in a batch of the global size."""
         batch = self.batch
         if batch.dynamic or tensor.whole:
-            return tensor.bytes_for(batch.global_size)
+            return tensor.bytes_for(batch.sizes(batch.global_size))
         microbatches = -(-batch.global_size // batch.microbatch)
-        return tensor.bytes_for(batch.microbatch) * microbatches
+        return tensor.bytes_for(batch.largest) * microbatches
 
     def in_evaluation(self) -> "Plan":
         """The plan with what its stages take and return in eval mode."""
@@ -209,8 +209,12 @@ class Plan(PlanModel):
             for boundary, tensors in zip(self.boundaries, evaluation.boundaries, strict=True)
         ]
         dynamic = self.batch.dynamic and evaluation.dynamic
-        batch = self.batch.model_copy(update={"dynamic": dynamic})
-        return self.model_copy(update={"stages": stages, "boundaries": boundaries, "batch": batch})
+        batch, inputs = self.batch.model_copy(update={"dynamic": dynamic}), self.inputs
+        if evaluation.longest_only:
+            batch = batch.model_copy(update={"lengths": {}})
+            inputs = [tensor.with_numbers(self.batch.sizes(0)) for tensor in inputs]
+        changed = {"stages": stages, "boundaries": boundaries, "batch": batch, "inputs": inputs}
+        return self.model_copy(update=changed)
 
     @property
     def shards(self) -> int:

@@ -160,12 +160,14 @@ class Evaluation(PlanModel):
     With no `stages` it runs training's operators over training's boundaries; `boundaries` has the
     tensors after each stage but the last. `refused` is the reason why the plan only trains.
     `left_out` has, for what the model returns but cannot be asked for, the reason. `loss` is false
-    where the model has none in eval mode, `dynamic` where it fixes its batch size there.
+    where the model has none in eval mode, `dynamic` where it fixes its batch size there,
+    `longest_only` where it fixes lengths that differ in training.
     """
 
     refused: str = ""
     left_out: dict[str, str] = {}
     loss: bool = True
     dynamic: bool = True
+    longest_only: bool = False
     stages: list[EvaluationStage] = []
     boundaries: list[list[Tensor]] = []

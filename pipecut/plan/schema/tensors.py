@@ -2,7 +2,7 @@
 
 from math import prod
 
-from pipecut.plan.schema.dimensions import Dimension, evaluate
+from pipecut.plan.schema.dimensions import Dimension, Sizes, evaluate
 from pipecut.plan.schema.dtypes import HALF, ITEM_BYTES, Dtype
 from pipecut.plan.schema.numbers import Bytes, PlanModel
 
@@ -23,18 +23,26 @@ class Tensor(PlanModel):
     optional: bool = False
     whole: bool = False
 
-    def sizes(self, batch: int) -> list[int]:
-        """The shape for a microbatch of that many samples."""
-        return [evaluate(dimension, batch) for dimension in self.shape]
+    def sizes(self, microbatch: Sizes) -> list[int]:
+        """The shape in a microbatch of such sizes."""
+        return [evaluate(dimension, microbatch) for dimension in self.shape]
+
+    def with_numbers(self, lengths: Sizes) -> "Tensor":
+        """One of a batch with numbers for lengths; the samples stay as they are."""
+        shape = [
+            lengths.get(size, size) if isinstance(size, str) and size != "batch" else size
+            for size in self.shape
+        ]
+        return self.model_copy(update={"shape": shape})
 
     @property
     def samples_at(self) -> int:
         """The dimension that has the samples, along which microbatches are concatenated."""
         return self.shape.index("batch") if "batch" in self.shape else 0
 
-    def bytes_for(self, batch: int) -> int:
-        """Bytes of a microbatch of that many samples."""
-        return prod(self.sizes(batch)) * ITEM_BYTES[self.dtype]
+    def bytes_for(self, microbatch: Sizes) -> int:
+        """Bytes in a microbatch of such sizes."""
+        return prod(self.sizes(microbatch)) * ITEM_BYTES[self.dtype]
 
 
 class StageTensor(PlanModel):

@@ -4,6 +4,7 @@ A rank takes the part of the batch that its stages need. With different batches,
 on inputs and labels that do not belong together, without any error.
 """
 
+import hashlib
 import random
 import sys
 from collections import Counter
@@ -29,6 +30,8 @@ GOLDEN, MIX = -0x61C8864680B583EB, 0x6A09E667F3BCC909
 INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 # Seconds within which another rank, after the same step, records that its data ended.
 PATIENCE = 10.0
+# What of a batch is compared: tensors, and lists of one for each microbatch.
+Given = (torch.Tensor, list, tuple)
 REMEDIES = {
     "batch": "give every rank the same batches in the same order: the whole global batch, not a "
     "rank's own share of it as a DistributedSampler makes; pipecut.load seeds all ranks alike",
@@ -54,7 +57,7 @@ class SameBatches:
         self.epochs = 0
         self.end_key: str | None = None
 
-    def compare(self, batch: Mapping[str, torch.Tensor], call: str = "step") -> None:
+    def compare(self, batch: Mapping[str, Any], call: str = "step") -> None:
         """Raises DisagreementError on all ranks where batches differ, RunError where one lacks.
 
         `call` is what the batch is for; the first batches of every kind of call are compared.
@@ -66,8 +69,8 @@ class SameBatches:
         # The batch is the user's: a mode that counts a step's allocations must not see it here.
         with self.status.during(State.COMPARING), _disable_current_modes():
             # The plan itself is compared with what is no tensor.
-            tensors = {n: t for n, t in sorted(batch.items()) if isinstance(t, torch.Tensor)}
-            digests = {f"input '{name}'": digest(tensor) for name, tensor in tensors.items()}
+            tensors = {n: t for n, t in sorted(batch.items()) if isinstance(t, Given)}
+            digests = {f"input '{name}'": _digest_of(tensor) for name, tensor in tensors.items()}
             of_step = f"the batch of step {self.status.step}"
             subject = of_step if call == "step" else f"batch {number} of {call}"
             limit = transfer_timeout().total_seconds()
@@ -118,6 +121,14 @@ class SameBatches:
                     f"rank {self.meeting.rank}: its data ended after {count} batches, that of rank "
                     f"{rank} {end}; every rank needs the same batches"
                 )
+
+
+def _digest_of(given: Any) -> str:
+    """A tensor's digest, or that of all tensors of a list."""
+    if isinstance(given, torch.Tensor):
+        return digest(given)
+    digests = " ".join(digest(tensor) for tensor in given)
+    return f"{len(given)} tensors {hashlib.sha256(digests.encode()).hexdigest()[:16]}"
 
 
 @torch.no_grad()

@@ -145,7 +145,7 @@ def test_calls_differ_by_sizes_strides_dtypes_and_gradients(other: Value) -> Non
     ("expression", "size"), [("8*batch", 24), ("min(4, batch)", 3), ("batch//2 + 1", 2)]
 )
 def test_a_size_is_computed_for_the_microbatch(expression: str, size: int) -> None:
-    assert size_of(expression, 3) == size
+    assert size_of(expression, {"batch": 3}) == size
 
 
 def test_arguments_become_torchs() -> None:
@@ -153,4 +153,4 @@ def test_arguments_become_torchs() -> None:
     given = (Ref("x"), Sym("batch"), Literal("torch.bfloat16"), Literal("device"), 1.5, None)
     device = torch.device("meta")
     expected = [x, 7, torch.bfloat16, device, 1.5, None]
-    assert concrete(given, {"x": x}, 7, device) == expected
+    assert concrete(given, {"x": x}, {"batch": 7}, device) == expected

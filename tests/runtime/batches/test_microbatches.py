@@ -8,10 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipecut.errors import RunError
-from pipecut.plan.schema import Plan
+from pipecut.plan.schema import Batch, LengthRange, Plan
 from pipecut.runtime.batches.microbatches import (
     checked_batch,
     count_microbatches,
+    divided,
     microbatches,
     samples_in,
     split,
@@ -60,7 +61,7 @@ def test_half_precision_plans_take_full_precision_batches() -> None:
     model = plan_of().model.model_copy(update={"precision": "bf16"})
     inputs = [made_tensor("x", dtype="bfloat16", needs_grad=False)]
     tensors, count = checked_batch(plan_of(model=model, inputs=inputs), {"x": torch.rand(8, 4)})
-    assert tensors["x"].dtype == torch.bfloat16 and count == 8
+    assert tensors["x"].dtype == torch.bfloat16 and count == {"batch": 8}
 
 
 @pytest.mark.parametrize(
@@ -89,7 +90,7 @@ def test_a_batch_that_departs_from_the_plan_is_refused_by_name(
 
 def test_constants_may_be_left_out_or_repeated() -> None:
     for constants in ({}, {"power": 2}, {"power": 2, "causal": True}):
-        assert checked_batch(plan_of(), {**batch_of(8), **constants})[1] == 8
+        assert checked_batch(plan_of(), {**batch_of(8), **constants})[1] == {"batch": 8}
 
 
 def test_tensors_that_disagree_on_the_samples_are_named() -> None:
@@ -99,3 +100,65 @@ def test_tensors_that_disagree_on_the_samples_are_named() -> None:
     for y, count in ((torch.zeros(8, 4), 8), (torch.tensor(1.0), 0)):
         with pytest.raises(RunError, match=f"number of samples.*: 6 in x; {count} in y"):
             samples_in(plan, {"x": torch.zeros(6, 4), "y": y})
+
+
+def ragged_plan(**fields: Any) -> Plan:
+    """Takes samples of a length and a mask that follows it; microbatches of 2 samples."""
+    inputs = [
+        made_tensor("x", shape=["batch", "length", 4], needs_grad=False),
+        made_tensor("mask", shape=["length", "length"], whole=True, needs_grad=False),
+    ]
+    lengths = {"length": LengthRange(shortest=2, longest=9)}
+    batch = Batch(global_size=8, microbatch=2, dynamic=True, lengths=lengths)
+    return made_plan(1, **{"inputs": inputs, "batch": batch, **fields})
+
+
+def ragged_batch(*sizes: tuple[int, int]) -> dict[str, Any]:
+    """A list of microbatches of so many samples and that length."""
+    return {
+        "x": [torch.rand(samples, length, 4) for samples, length in sizes],
+        "mask": [torch.rand(length, length) for _, length in sizes],
+    }
+
+
+def test_all_microbatches_of_a_batch_have_its_length() -> None:
+    batch = {"x": torch.rand(3, 5, 4), "mask": torch.rand(5, 5)}
+    first, last = divided(ragged_plan(), batch)
+    assert (first.sizes, last.sizes) == ({"batch": 2, "length": 5}, {"batch": 1, "length": 5})
+    assert torch.equal(last.tensors["x"], batch["x"][2:])
+    assert first.tensors["mask"] is batch["mask"]
+
+
+def test_each_microbatch_of_a_list_has_its_own_length() -> None:
+    batch = ragged_batch((2, 9), (1, 2), (2, 4))
+    parts = divided(ragged_plan(), batch)
+    assert [part.sizes["length"] for part in parts] == [9, 2, 4]
+    assert [part.sizes["batch"] for part in parts] == [2, 1, 2]
+    assert all(part.tensors["x"] is x for part, x in zip(parts, batch["x"], strict=True))
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        (ragged_batch((2, 10)), "microbatch 0: a length of 10 is more than the 9 .*length=10 as"),
+        (ragged_batch((2, 3), (2, 1)), "microbatch 1: a length of 1 is less than the 2.*pad it"),
+        (ragged_batch((3, 3)), "it has 3 samples; the plan's have up to 2"),
+        (ragged_batch((0, 3)), "it has 0 samples"),
+        ({"x": [torch.rand(2, 3, 4)], "mask": []}, "different numbers.*1 of x, 0 of mask"),
+        ({"x": torch.rand(2, 3, 4), "mask": [torch.rand(3, 3)]}, "'x' is one tensor beside lists"),
+        ({"x": [torch.rand(3, 4)], "mask": [torch.rand(3, 3)]}, "as one sample has"),
+        ({"x": torch.rand(2, 3, 4), "mask": torch.rand(4, 4)}, "on the length: 3 in x; 4 in mask"),
+        ({"x": torch.rand(2, 3, 5), "mask": torch.rand(3, 3)}, r"\[2, 3, 4\] for .*2, length 3"),
+    ],
+)
+def test_lengths_that_the_plan_does_not_take_are_refused(
+    batch: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(RunError, match=message):
+        divided(ragged_plan(), batch)
+
+
+def test_a_plan_of_one_length_refuses_another() -> None:
+    with pytest.raises(RunError, match=r"microbatch 1: input 'x' is .*\[2, 5\], the plan takes"):
+        table = torch.rand(3, 3)
+        divided(plan_of(), {"x": [torch.rand(2, 4), torch.rand(2, 5)], "table": table})

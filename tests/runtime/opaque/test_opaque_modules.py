@@ -29,10 +29,10 @@ ROWS = OpaqueModule(
 
 
 def test_a_result_of_another_size_ends_the_run() -> None:
-    check_result(ROWS, [torch.zeros(6, 4)], samples=3)
-    check_result(ROWS, [], samples=3)
+    check_result(ROWS, [torch.zeros(6, 4)], sizes={"batch": 3})
+    check_result(ROWS, [], sizes={"batch": 3})
     with pytest.raises(RunError, match=r"returned float32\[5, 4\], and .* float32\[6, 4\] or no t"):
-        check_result(ROWS, [torch.zeros(5, 4)], samples=3)
+        check_result(ROWS, [torch.zeros(5, 4)], sizes={"batch": 3})
 
 
 def test_nothing_of_its_backward_comes_later() -> None:

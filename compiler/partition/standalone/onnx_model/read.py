@@ -117,7 +117,7 @@ def _evaluated(text: str, sizes: Mapping[str, int]) -> int | None:
     if text in sizes:
         return sizes[text]
     try:
-        return evaluate(re.sub(r"[A-Za-z_]\w*", lambda m: str(sizes[m[0]]), text), 1)
+        return evaluate(re.sub(r"[A-Za-z_]\w*", lambda m: str(sizes[m[0]]), text), {})
     except (KeyError, PlanError):
         return None
 
