@@ -14,8 +14,8 @@ from pipecut.compiler.trace.trace import trace
 from pipecut.errors import TraceError
 
 JOB = """
-model: {factory: "tests.models.lengths:MODEL"}
-inputs: "tests.models.lengths:tokens"
+model: {factory: "tests.models.batches.lengths:MODEL"}
+inputs: "tests.models.batches.lengths:tokens"
 batch: {global: 8, microbatch: 2}
 """
 
@@ -99,7 +99,7 @@ def test_inputs_without_a_length_are_refused_where_lengths_are_to_be_dynamic(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "job.yaml"
-    text = JOB.replace("tests.models.lengths:tokens", "tests.models.core:tokens")
+    text = JOB.replace("tests.models.batches.lengths:tokens", "tests.models.core:tokens")
     path.write_text(text.replace("MODEL", "positions") + "lengths: dynamic\n")
     with pytest.raises(TraceError, match=r"second parameter .* as def batch\(samples, length=512"):
         trace(read_job(path))
