@@ -94,7 +94,9 @@ def _command(pid: int) -> bytes:
 
 def start(host: str, plan: Path, checkpoints: Path, log: Path) -> Host:
     """torchrun with one rank on a host."""
-    run = ["torchrun", "--nnodes", "2", "--nproc-per-node", "1", "--max-restarts", "3"]
+    # torchrun of this interpreter: the environment's folder of commands need not be on PATH.
+    run = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
+    run += ["--max-restarts", "3"]
     run += [
         "--rdzv-backend",
         "c10d",
@@ -140,6 +142,9 @@ def fault(kind: str, plan: Path, scratch: Path, console: Console) -> bool:
     # Both run under one name of the rendezvous.
     first, second = hosts
     if wait_for(r"step +\d", first) == float("inf"):
+        for host in hosts:
+            host.process.kill()
+            host.process.wait(LIMIT)
         console.print(f"{kind}: did not begin\n{first.output[-4000:]}", markup=False)
         return False
     time.sleep(3)
