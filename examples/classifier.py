@@ -55,6 +55,19 @@ def batches(count: int = 8) -> Iterator[Batch]:
         yield _labelled(torch.randn(32, FEATURES, generator=generator))
 
 
+def parts(rank: int, count: int) -> Iterator[Batch]:
+    """A replica's own part of `batches`: the one numbered `rank` of `count`."""
+    for batch in batches():
+        yield {name: tensor.chunk(count)[rank] for name, tensor in batch.items()}
+
+
+def with_rest() -> Iterator[Batch]:
+    """An epoch whose last batch is smaller."""
+    *whole, last = batches()
+    yield from whole
+    yield {name: tensor[:13] for name, tensor in last.items()}
+
+
 def validation() -> Iterator[Batch]:
     """Held-out batches, of which the last is smaller."""
     for size in (32, 32, 7):

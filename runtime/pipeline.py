@@ -37,7 +37,7 @@ from pipecut.runtime.health.timeouts import start_timeout
 from pipecut.runtime.rank_model import RankModel
 from pipecut.runtime.ranks.agree.agreement import agree_to_start
 from pipecut.runtime.ranks.agree.meeting import meet
-from pipecut.runtime.ranks.agree.same_batches import SameBatches, seed_alike
+from pipecut.runtime.ranks.agree.same_batches import SameBatches, Shard, seed_alike
 from pipecut.runtime.ranks.agree.value_checks import refuse_other_way
 from pipecut.runtime.ranks.channels import open_channels
 from pipecut.runtime.ranks.first_values import warn_of_changes
@@ -183,6 +183,17 @@ class Pipeline:
             for parameter in self.parameters():
                 parameter.grad = None
             raise
+
+    def read_shards(self, sharded: bool = True) -> Shard:
+        """From now on `step` takes this replica's own part of the global batch, not all of it.
+
+        Returns which part: its `rank` among `count`, as a DistributedSampler takes them. All ranks
+        of a replica must give the same samples, as many as the global batch divided by `count`.
+        """
+        shard = Shard(self.world.replica, self.plan.replicas)
+        self.splitter.sharded = sharded
+        self.same_batches.shard = shard if sharded else None
+        return shard
 
     def _take_earlier_gradients(self) -> list[tuple[nn.Parameter, torch.Tensor]]:
         """Take away the gradients of earlier steps, which are summed and unscaled already."""

@@ -1,6 +1,6 @@
 """A global batch as microbatches: what is split along its samples, and what each gets whole."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,16 +21,19 @@ class Microbatch:
     sizes: dict[str, int]
 
 
-def divided(plan: Plan, batch: Mapping[str, Any]) -> list[Microbatch]:
-    """The microbatches of a global batch, in the plan's precision. Raises RunError."""
+def divided(plan: Plan, batch: Mapping[str, Any], wanted: int = 0) -> list[Microbatch]:
+    """The microbatches of a global batch, in the plan's precision; see `samples_per_microbatch`.
+
+    Raises RunError.
+    """
     if any(isinstance(value, list | tuple) for value in batch.values()):
         return [
             _checked_microbatch(plan, number, part)
             for number, part in enumerate(listed_microbatches(plan, batch))
         ]
     tensors, sizes = checked_batch(plan, batch)
-    counts = samples_per_microbatch(plan, sizes["batch"])
-    parts = {name: split(plan, name, tensor, sizes["batch"]) for name, tensor in tensors.items()}
+    counts = samples_per_microbatch(plan, sizes["batch"], wanted)
+    parts = {name: split(plan, name, tensor, counts) for name, tensor in tensors.items()}
     return [
         Microbatch({name: part[n] for name, part in parts.items()}, {**sizes, "batch": count})
         for n, count in enumerate(counts)
@@ -148,10 +151,25 @@ def samples_in(plan: Plan, batch: Mapping[str, Any]) -> int:
     return next(iter(names_by_count), 0)
 
 
-def samples_per_microbatch(plan: Plan, count: int) -> list[int]:
-    """Samples of each microbatch of a batch of `count`; the last may have fewer."""
+def samples_per_microbatch(plan: Plan, count: int, wanted: int = 0) -> list[int]:
+    """Samples of each microbatch of a batch of `count`; the last may have fewer.
+
+    Where these would be fewer microbatches than `wanted`, that many, of as equal sizes as can be.
+    """
     size = plan.batch.microbatch
+    if plan.batch.dynamic and count_microbatches(plan, count) < wanted <= count:
+        each, more = divmod(count, wanted)
+        return [each + (number < more) for number in range(wanted)]
     return [min(size, count - start) for start in range(0, count, size)]
+
+
+def count_samples(plan: Plan, batch: Mapping[str, Any]) -> int:
+    """Samples of a batch of tensors, or of lists of one for each microbatch. Raises RunError."""
+    lists = {name: value for name, value in batch.items() if isinstance(value, list | tuple)}
+    if not lists:
+        return samples_in(plan, batch)
+    parts = zip(*lists.values(), strict=True)
+    return sum(samples_in(plan, dict(zip(lists, part, strict=True))) for part in parts)
 
 
 def count_microbatches(plan: Plan, count: int) -> int:
@@ -159,14 +177,14 @@ def count_microbatches(plan: Plan, count: int) -> int:
     return -(-count // plan.batch.microbatch)
 
 
-def split(plan: Plan, name: str, tensor: torch.Tensor, count: int) -> list[torch.Tensor]:
-    """An input's part in each microbatch of a batch of `count` samples.
+def split(plan: Plan, name: str, tensor: torch.Tensor, counts: Sequence[int]) -> list[torch.Tensor]:
+    """An input's part in each microbatch of so many samples.
 
     The same tensor for each where the input has no dimension of samples.
     """
     if any(expected.name == name and expected.whole for expected in plan.inputs):
-        return [tensor] * count_microbatches(plan, count)
-    return list(torch.split(tensor, plan.batch.microbatch))
+        return [tensor] * len(counts)
+    return list(torch.split(tensor, list(counts)))
 
 
 def microbatches(plan: Plan, batch: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """The global batches of a training: of the user's iterable, or the job's example inputs."""
 
-from collections.abc import Iterable, Iterator
+import inspect
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -77,14 +78,29 @@ def _examples(pipe: Pipeline, plan: Path, index: int) -> Iterator[Batch]:
         yield batch
 
 
+def takes_shard(function: Callable[..., Any]) -> bool:
+    """Whether a function must be given which part of the batches it is to read."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return False
+    return [p.name for p in parameters if p.default is p.empty][:2] == ["rank", "count"]
+
+
 def _endless(pipe: Pipeline, data: str) -> Iterator[Batch]:
-    """The batches of an iterable again and again; ranks are compared where it ends."""
+    """The batches of an iterable again and again; ranks are compared where it ends.
+
+    A function of `rank` and `count` gives those of this replica alone.
+    """
     function = find_function(data, places_of_data(pipe.plan.model), "--data")
     where = f"rank {pipe.world.rank}: --data {data}"
+    sharded = takes_shard(function)
+    shard = pipe.read_shards(sharded)
     drawn = 0
     while True:
         with calling(where, RunError):
-            iterable = _checked_iterable(function(), where)
+            source = function(shard.rank, shard.count) if sharded else function()
+            iterable = _checked_iterable(source, where)
         if not drawn:
             pipe.same_batches.same_length(iterable)
         drawn_before = drawn

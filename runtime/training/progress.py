@@ -3,8 +3,10 @@
 import sys
 import time
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from statistics import median
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -135,7 +137,14 @@ class Progress:
         )
 
 
-def count_tokens(batch: dict[str, torch.Tensor]) -> int:
-    """Elements of the first tensor of integers that is more than one label per sample."""
-    tensors = (t for t in batch.values() if not t.is_floating_point() and t.dim() > 1)
-    return next((tensor.numel() for tensor in tensors), 0)
+def count_tokens(batch: Mapping[str, Any]) -> int:
+    """Elements of the first input of integers that is more than one label per sample.
+
+    An input may be a list of a tensor for each microbatch.
+    """
+    for value in batch.values():
+        tensors = value if isinstance(value, list | tuple) else [value]
+        integers = [t for t in tensors if isinstance(t, torch.Tensor) and not t.is_floating_point()]
+        if integers and integers[0].dim() > 1:
+            return sum(tensor.numel() for tensor in integers)
+    return 0

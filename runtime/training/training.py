@@ -12,6 +12,7 @@ import torch
 from pipecut.device.work import synchronize
 from pipecut.errors import CheckpointError, DivergedError, PeerLostError
 from pipecut.model.plan_optimizer import PlanOptimizer
+from pipecut.runtime.batches.microbatches import count_samples
 from pipecut.runtime.checkpoint.folder import home_of, last_finite, refuse_earlier
 from pipecut.runtime.checkpoint.manifest import spoken
 from pipecut.runtime.checkpoint.rank_tensors import not_finite
@@ -188,6 +189,7 @@ class Training:
         rate, norm = optimizer.rate, optimizer.step()
         times = StepTimes(passes, time.perf_counter() - begin)
         prediction = pipe.plan.prediction
+        readers = pipe.plan.replicas if pipe.splitter.sharded else 1
         peak_flops = prediction.peak_flops * times.total
         record = StepRecord(
             step=step + 1,
@@ -195,8 +197,8 @@ class Training:
             rate=rate,
             norm=None if norm is None else float(norm),
             seconds=times.total,
-            samples=pipe.plan.batch.global_size,
-            tokens=count_tokens(batch),
+            samples=count_samples(pipe.plan, batch) * readers,
+            tokens=count_tokens(batch) * readers,
             mfu=prediction.flops / peak_flops if peak_flops else None,
             peak_bytes=None if options.log is None else most_bytes(pipe.world),
         )

@@ -55,3 +55,8 @@ def failing() -> Iterator[dict[str, torch.Tensor]]:
 def leaving() -> list[Any]:
     """A script's own way out."""
     raise SystemExit(3)
+
+
+def sharded(rank: int, count: int, size: int = 8) -> Iterator[dict[str, torch.Tensor]]:
+    """A replica's part of a batch of numbers that tell its samples apart."""
+    yield {"x": torch.arange(4.0 * size).view(size, 4).chunk(count)[rank]}

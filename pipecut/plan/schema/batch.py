@@ -64,8 +64,17 @@ class Batch(PlanModel):
 
         Raises RunError when a microbatch has no label that counts.
         """
-        counts = samples if self.terms is None else _counts(self.terms, microbatches)
+        counts = self.counts(microbatches, samples)
         return [count / sum(counts) for count in counts]
+
+    def counts(
+        self, microbatches: Sequence[Mapping[str, "torch.Tensor"]], samples: Sequence[int]
+    ) -> Sequence[int]:
+        """What microbatches are weighted by: their samples, or their labels that count.
+
+        Raises RunError when a microbatch has no label that counts.
+        """
+        return samples if self.terms is None else _counts(self.terms, microbatches)
 
 
 def _counts(terms: Terms, microbatches: Sequence[Mapping[str, "torch.Tensor"]]) -> list[int]:

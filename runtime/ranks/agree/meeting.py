@@ -43,27 +43,36 @@ class Meeting:
     meetings: int = field(default=0)
 
     def agree(
-        self, subject: str, compared: Compared, remedies: Mapping[str, str], limit: float
-    ) -> None:
-        """Compare values with those of all ranks.
+        self,
+        subject: str,
+        compared: Compared,
+        remedies: Mapping[str, str],
+        limit: float,
+        group: str = "",
+    ) -> int:
+        """Compare values with those of all ranks of this rank's `group`, which all ranks name.
 
         `subject` names the comparison in messages; `remedies` says what to do, by the first key of
-        `compared`. Raises DisagreementError, with ranks and values, on every rank; PeerLostError or
-        RunError when a rank does not come within `limit` seconds.
+        `compared`. Returns how many different values all ranks have. Raises DisagreementError, with
+        ranks and values, on every rank; PeerLostError or RunError when a rank does not come within
+        `limit` seconds.
         """
         if self.store is None:
-            return
+            return 1
         self.meetings += 1
         key = f"agree/{self.meetings}/"
-        text = json.dumps(compared, sort_keys=True)
+        text = json.dumps([group, compared], sort_keys=True)
         texts = self._exchange(key, text, subject, limit)
         if any(theirs != text for theirs in texts):
-            self._linger(key)
-            raise DisagreementError(
-                differences(subject, [json.loads(theirs) for theirs in texts], remedies)
-            )
+            said = [json.loads(theirs) for theirs in texts]
+            for name in dict.fromkeys(group_of for group_of, _ in said):
+                members = {r: theirs for r, (of, theirs) in enumerate(said) if of == name}
+                if any(theirs != next(iter(members.values())) for theirs in members.values()):
+                    self._linger(key)
+                    raise DisagreementError(differences(subject, members, remedies))
         # All have come here, so all have read the previous comparison.
         self.store.delete_key(f"agree/{self.meetings - 1}/{self.rank}")
+        return len({json.dumps(json.loads(theirs)[1]) for theirs in texts})
 
     def come_together(self, subject: str, limit: float) -> None:
         """Wait for every rank. Raises PeerLostError when one failed, RunError after the limit."""
@@ -205,13 +214,14 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def differences(subject: str, by_rank: Sequence[Compared], remedies: Mapping[str, str]) -> str:
+def differences(subject: str, by_rank: Mapping[int, Compared], remedies: Mapping[str, str]) -> str:
     """The message: every value that differs, with the ranks that have it; then what to do."""
-    names = {(kind, name) for compared in by_rank for kind in compared for name in compared[kind]}
+    of_all = by_rank.values()
+    names = {(kind, name) for compared in of_all for kind in compared for name in compared[kind]}
     lines, kinds = [], []
     for kind, name in sorted(names):
-        values = [compared.get(kind, {}).get(name, "nothing") for compared in by_rank]
-        if len(set(values)) > 1:
+        values = {r: c.get(kind, {}).get(name, "nothing") for r, c in by_rank.items()}
+        if len(set(values.values())) > 1:
             lines.append(f"  {name}: {_by_value(values)}")
             kinds.append(kind)
     listed = lines[:LISTED]
@@ -222,10 +232,10 @@ def differences(subject: str, by_rank: Sequence[Compared], remedies: Mapping[str
     return "\n".join([f"{subject} differs between ranks:", *listed, *last])
 
 
-def _by_value(values: Sequence[str]) -> str:
+def _by_value(values: Mapping[int, str]) -> str:
     """`1f1b on ranks 0-2; gpipe on rank 3`."""
     ranks_of: dict[str, list[int]] = {}
-    for rank, value in enumerate(values):
+    for rank, value in values.items():
         ranks_of.setdefault(value, []).append(rank)
     # The values of few ranks last: they are likely to be wrong.
     parts = sorted(ranks_of.items(), key=lambda entry: -len(entry[1]))

@@ -10,12 +10,13 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
-from pipecut.errors import PeerLostError, RunError
+from pipecut.errors import DisagreementError, PeerLostError, RunError
 from pipecut.runtime.health.status import State, Status
 from pipecut.runtime.health.timeouts import start_timeout, transfer_timeout
 from pipecut.runtime.ranks.agree.meeting import Meeting, ended_early
@@ -33,10 +34,24 @@ PATIENCE = 10.0
 # What of a batch is compared: tensors, and lists of one for each microbatch.
 Given = (torch.Tensor, list, tuple)
 REMEDIES = {
-    "batch": "give every rank the same batches in the same order: the whole global batch, not a "
-    "rank's own share of it as a DistributedSampler makes; pipecut.load seeds all ranks alike",
+    "batch": "give every rank the same batches in the same order: the whole global batch, or after "
+    "pipe.read_shards() that of its replica; pipecut.load seeds all ranks alike",
     "data": "give every rank the same data",
 }
+
+
+REMEDIES_OF_SHARDS = {
+    "batch": "give all ranks of a replica the same part: what `rank` and `count` say, and no more "
+    "than that; pipecut.load seeds all ranks alike",
+}
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A replica's part of every global batch: the one numbered `rank` of `count`."""
+
+    rank: int
+    count: int
 
 
 def seed_alike(seed: int) -> None:
@@ -56,6 +71,8 @@ class SameBatches:
         # Times that this rank's data ended; the key of the last one, until all ranks are compared.
         self.epochs = 0
         self.end_key: str | None = None
+        # Where each replica reads its own part of a batch, which one this is, and of how many.
+        self.shard: Shard | None = None
 
     def compare(self, batch: Mapping[str, Any], call: str = "step") -> None:
         """Raises DisagreementError on all ranks where batches differ, RunError where one lacks.
@@ -74,7 +91,19 @@ class SameBatches:
             of_step = f"the batch of step {self.status.step}"
             subject = of_step if call == "step" else f"batch {number} of {call}"
             limit = transfer_timeout().total_seconds()
-            self.meeting.agree(subject, {"batch": {"called": call, **digests}}, REMEDIES, limit)
+            compared = {"batch": {"called": call, **digests}}
+            shard = self.shard if call == "step" else None
+            if shard is None:
+                self.meeting.agree(subject, compared, REMEDIES, limit)
+                return
+            group = f"replica {shard.rank}"
+            different = self.meeting.agree(subject, compared, REMEDIES_OF_SHARDS, limit, group)
+            if different == 1 and shard.count > 1:
+                raise DisagreementError(
+                    f"{subject} is the same on all {shard.count} replicas, which read parts of "
+                    "their own: give rank `rank` of `count` other samples than the others, as a "
+                    "DistributedSampler does, or give every rank the global batch"
+                )
 
     def same_length(self, data: Any) -> None:
         """Compare the number of batches, where the data has one. Raises DisagreementError."""

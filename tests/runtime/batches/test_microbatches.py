@@ -15,6 +15,7 @@ from pipecut.runtime.batches.microbatches import (
     divided,
     microbatches,
     samples_in,
+    samples_per_microbatch,
     split,
 )
 from tests.plans import made_plan, made_tensor
@@ -36,7 +37,7 @@ def batch_of(count: int) -> dict[str, Any]:
 @given(st.integers(1, 13))
 def test_every_sample_is_in_one_microbatch_in_order(count: int) -> None:
     plan, batch = plan_of(), batch_of(count)
-    parts = split(plan, "x", batch["x"], count)
+    parts = split(plan, "x", batch["x"], samples_per_microbatch(plan, count))
     assert torch.equal(torch.cat(parts), batch["x"])
     assert len(parts) == count_microbatches(plan, count)
     assert all(len(part) == 2 for part in parts[:-1]) and len(parts[-1]) in (1, 2)
@@ -44,7 +45,7 @@ def test_every_sample_is_in_one_microbatch_in_order(count: int) -> None:
 
 def test_an_input_without_samples_is_the_same_in_every_microbatch() -> None:
     table = torch.rand(3, 3)
-    assert all(part is table for part in split(plan_of(), "table", table, 8))
+    assert all(part is table for part in split(plan_of(), "table", table, [2] * 4))
 
 
 def test_microbatches_have_their_own_tensors_and_the_constants() -> None:

@@ -1,5 +1,6 @@
 """The pages on loops, evaluation and inference, tried as they stand, in a folder with examples/."""
 
+import json
 import os
 import re
 import shutil
@@ -116,3 +117,17 @@ def test_inference(folder: Path) -> None:
     code = python_blocks("inference.md", "pipe.predict(questions()")
     (folder / "loop.py").write_text(start + code)
     assert "torch.Size([71, 4])" in run(folder, "torchrun --nproc-per-node 2 loop.py")
+
+
+def test_parts_of_replicas_train_as_the_global_batch_does(folder: Path) -> None:
+    """The guide's `def batches(rank, count)`, and a smaller batch at the end of an epoch."""
+    run(folder, "pipecut compile examples/classifier.yaml -o plan/ --stages 1 --data-parallel 2")
+    losses = {}
+    for data in ("batches", "parts", "with_rest"):
+        command = f"pipecut run plan/ --data examples.classifier:{data} --steps 9 --log {data}"
+        run(folder, command)
+        lines = (folder / data / "steps.jsonl").read_text().splitlines()
+        losses[data] = [json.loads(line)["loss"] for line in lines if '"loss"' in line]
+    assert len(losses["batches"]) == 9 and losses["parts"] == losses["batches"]
+    assert losses["with_rest"][:7] == losses["batches"][:7]
+    assert losses["with_rest"][7] != losses["batches"][7]

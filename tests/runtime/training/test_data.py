@@ -9,7 +9,7 @@ import torch
 
 from pipecut.errors import RunError
 from pipecut.runtime.ranks.agree.meeting import Meeting
-from pipecut.runtime.ranks.agree.same_batches import SameBatches
+from pipecut.runtime.ranks.agree.same_batches import SameBatches, Shard
 from pipecut.runtime.training.data import batches, batches_to_resume
 from tests.chain import chain_worlds
 from tests.plans import made_plan
@@ -24,7 +24,15 @@ def pipe() -> Any:
     (world,) = chain_worlds(plan)
     same_batches = SameBatches(Meeting(0, 1), world.status)
     plan = plan.model_copy(update={"model": model})
-    return SimpleNamespace(plan=plan, world=world, same_batches=same_batches)
+    read = SimpleNamespace(sharded=False)
+
+    def read_shards(sharded: bool) -> Shard:
+        read.sharded = sharded
+        return Shard(1, 2)
+
+    return SimpleNamespace(
+        plan=plan, world=world, same_batches=same_batches, read_shards=read_shards, read=read
+    )
 
 
 def source(name: str | None, skipped: int = 0) -> Any:
@@ -38,6 +46,14 @@ def test_an_iterable_is_made_again_when_it_ends() -> None:
     assert len({float(x.sum()) for x in drawn}) == 5, "each pass draws anew"
     endless = source("ones")
     assert all(torch.equal(next(endless)["x"], torch.ones(8, 4)) for _ in range(3))
+
+
+def test_a_function_of_rank_and_count_gives_the_part_of_the_replica() -> None:
+    asked = pipe()
+    part = next(batches(asked, f"{SOURCES}:sharded", Path("plan")))["x"]
+    assert asked.read.sharded and torch.equal(part, torch.arange(16.0, 32.0).view(4, 4))
+    next(batches(asked, f"{SOURCES}:ones", Path("plan")))
+    assert not asked.read.sharded
 
 
 def test_skipped_batches_are_drawn_and_left_out() -> None:

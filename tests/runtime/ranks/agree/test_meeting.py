@@ -91,7 +91,7 @@ def test_what_ranks_post_is_seen_and_what_they_do_not_is_missing() -> None:
 
 def test_a_disagreement_is_an_error_of_its_own_class() -> None:
     store = HashStore()
-    store.set("agree/1/1", "{}")
+    store.set("agree/1/1", '["", {}]')
     # The other rank reads nothing: do not wait for it.
     rules_linger = rules.LINGER
     try:
@@ -106,7 +106,7 @@ def test_a_message_lists_few_differences_and_each_remedy_once() -> None:
     names = [f"file{n:02}" for n in range(10)]
     left = {"plan": dict.fromkeys(names, "a"), "software": {"torch": "1"}}
     right = {"plan": dict.fromkeys(names, "b"), "software": {}}
-    lines = differences("the run", [left, right, left], REMEDIES).splitlines()
+    lines = differences("the run", {0: left, 1: right, 2: left}, REMEDIES).splitlines()
     assert lines[0] == "the run differs between ranks:"
     # The value of fewer ranks comes last.
     assert lines[1] == "  file00: a on ranks 0, 2; b on rank 1"

@@ -13,7 +13,14 @@ from pipecut.errors import DisagreementError, PeerLostError, RunError
 from pipecut.runtime.health.status import Status
 from pipecut.runtime.ranks.agree import same_batches as rules
 from pipecut.runtime.ranks.agree.meeting import Meeting
-from pipecut.runtime.ranks.agree.same_batches import EVERY, FIRST, SameBatches, digest, seed_alike
+from pipecut.runtime.ranks.agree.same_batches import (
+    EVERY,
+    FIRST,
+    SameBatches,
+    Shard,
+    digest,
+    seed_alike,
+)
 
 
 def of_ranks(count: int) -> list[SameBatches]:
@@ -63,6 +70,38 @@ def test_different_batches_are_refused_on_every_rank() -> None:
     with ThreadPoolExecutor(2) as pool:
         left, right = pool.map(compare, of_ranks(2))
     assert left == right and "the batch of step 1 differs" in left and "input 'x'" in left
+
+
+def compared(shards: list[tuple[int, int]]) -> list[str | None]:
+    """What ranks are told whose batches have these values: a replica, and a number, of each."""
+
+    def compare(batches: SameBatches) -> str | None:
+        replica, value = shards[batches.meeting.rank]
+        batches.shard = Shard(replica, 2)
+        try:
+            batches.compare({"x": torch.full((2,), value)})
+        except DisagreementError as error:
+            return str(error)
+        return None
+
+    with ThreadPoolExecutor(4) as pool:
+        return list(pool.map(compare, of_ranks(4)))
+
+
+def test_replicas_may_have_parts_of_their_own() -> None:
+    assert compared([(0, 5), (1, 6), (0, 5), (1, 6)]) == [None] * 4
+
+
+def test_ranks_of_a_replica_need_the_same_part() -> None:
+    messages = compared([(0, 5), (1, 6), (0, 5), (1, 7)])
+    assert len(set(messages)) == 1 and messages[0] is not None
+    assert "on rank 1; " in messages[0] and "on rank 3" in messages[0]
+    assert "rank 0" not in messages[0] and "the same part" in messages[0]
+
+
+def test_parts_that_are_all_the_same_are_refused() -> None:
+    messages = compared([(0, 5), (1, 5), (0, 5), (1, 5)])
+    assert all(message and "the same on all 2 replicas" in message for message in messages)
 
 
 def test_only_the_first_batches_and_a_few_later_are_compared() -> None:
