@@ -248,7 +248,8 @@ class Check:
     """A choice by a tensor's value: `value` is a boolean, which is `answer` or the graph is wrong.
 
     `words` are the condition as the model's source has it, at file:line `source`. `only_raises`
-    says that the model raises an error for the other answer.
+    says that the model raises an error for the other answer, `from_values` that the answer was read
+    off the values of the example batch and of buffers.
     """
 
     value: str
@@ -256,6 +257,7 @@ class Check:
     words: str
     source: str
     only_raises: bool = False
+    from_values: bool = False
 
     def __str__(self) -> str:
         """`labels.max() >= 10 is False (model.py:7): ge_1`."""

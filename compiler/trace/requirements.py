@@ -32,8 +32,10 @@ def checked(graph: Graph) -> Graph:
 def _of_checks(graph: Graph) -> Iterator[str]:
     """A note on choices by a value."""
     if graph.checks:
-        checks = [f"{check.words} is {check.answer} ({check.source})" for check in graph.checks]
-        yield f"this plan is for batches where {_listed(checks)}; each microbatch is checked"
+        texts = dict.fromkeys(
+            f"{check.words} is {check.answer} ({check.source})" for check in graph.checks
+        )
+        yield f"this plan is for batches where {_listed(list(texts))}; each microbatch is checked"
 
 
 def _of_idle(graph: Graph) -> Iterator[str]:

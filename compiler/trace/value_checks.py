@@ -24,7 +24,8 @@ def needed_checks(
     kept = {}
     for check in checks:
         used = values_behind(operators, check.value)
-        for name in sorted(used & by_value.keys() & written):
+        by_buffers = used & by_value.keys() & written if check.from_values else ()
+        for name in sorted(by_buffers):
             buffer = by_value[name].names[0]
             raise cumulative_batch_norm(model, f" ({check.source})") or TraceError(
                 f"the model chooses what to do by its buffer '{buffer}', which its forward writes "

@@ -75,7 +75,7 @@ def ways(model: WithLoss, batch: ExampleBatch, by_example: bool) -> Iterator[Way
             yield way
             by_example |= way.lacked_a_value
     if by_example:
-        given = Given(batch.samples, batch.tensors, _real_buffers(model))
+        given = Given(batch.tensors, _real_buffers(model))
         # The last one answers nothing.
         for enter in ENTERS[:-1]:
             way = Way(enter, model, given)

@@ -162,7 +162,14 @@ class OperatorReader:
         if all(operator.name != value for operator in self.operators):
             value = self._copied(value, prefix + node.name)
         self.checks.append(
-            Check(value, choice.answer, choice.words, choice.source, choice.only_raises)
+            Check(
+                value,
+                choice.answer,
+                choice.words,
+                choice.source,
+                choice.only_raises,
+                choice.from_values,
+            )
         )
 
     def _copied(self, value: str, name: str) -> str:

@@ -25,13 +25,15 @@ has_side_effect(CHOSEN)
 class Choice:
     """A condition, as the model's source has it, and the answer that the trace went on with.
 
-    `source` is its file:line. `only_raises` says that the model raises an error otherwise.
+    `source` is its file:line. `only_raises` says that the model raises an error otherwise,
+    `from_values` that the answer is what values tell, not what is usual.
     """
 
     words: str
     source: str
     answer: bool
     only_raises: bool = False
+    from_values: bool = False
 
     def __str__(self) -> str:
         """`labels.max() >= 10 is False (model.py:7)`."""

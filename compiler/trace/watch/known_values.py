@@ -35,9 +35,8 @@ USUALLY = {
 
 @dataclass(frozen=True)
 class Given:
-    """The example batch and the buffers, by name, with the number of samples."""
+    """The example batch and the buffers, by name."""
 
-    samples: int
     batch: Mapping[str, torch.Tensor]
     buffers: Mapping[str, torch.Tensor]
 
@@ -47,10 +46,12 @@ class _Known:
     """A traced tensor, which is kept so that its id stays its own, and its values.
 
     Those of a constant are for every size; those of anything else for the example batch alone.
+    `usual` ones follow from what is usual.
     """
 
     tensor: torch.Tensor
     values: tuple[Any, ...]
+    usual: bool = False
 
 
 @dataclass
@@ -62,8 +63,9 @@ class KnownValues:
     bytes_left: int = MOST_BYTES
 
     @property
-    def _sizes(self) -> tuple[int, ...]:
-        return BATCHES if self.given is None else (*BATCHES, self.given.samples)
+    def _sizes(self) -> tuple[int | None, ...]:
+        """None for the example batch, which may have other sizes than its samples, too."""
+        return BATCHES if self.given is None else (*BATCHES, None)
 
     def note_given(self, tensors: Mapping[str, Any], values: Mapping[str, torch.Tensor]) -> None:
         """Let traced tensors have the given values of the same names, copied."""
@@ -77,6 +79,10 @@ class KnownValues:
         """Whether a tensor depends on nothing but the batch size."""
         known = self._of(tensor)
         return known is not None and len(known.values) == len(self._sizes)
+
+    def is_usual(self, tensors: Iterable[torch.Tensor]) -> bool:
+        """Whether what is known of any of the tensors follows from what is usual."""
+        return any(known.usual for known in map(self._of, tensors) if known is not None)
 
     def values(self, func: Any, args: Any, kwargs: Any) -> tuple[Any, ...]:
         """What a call returns: for each size where all tensors are constants, else for the example.
@@ -116,25 +122,26 @@ class KnownValues:
         if not made:
             return
         values = self.values(func, args, kwargs) if self.bytes_left > 0 else ()
+        given = self._tensors((args, kwargs))
+        usual = self.is_usual(given)
         if not values and func in USUALLY and self.given is not None:
-            values = self._usual(made[0], USUALLY[func])
+            values, usual = self._usual(made[0], USUALLY[func]), True
         leaves = [self._tensors(value) for value in values]
         writes = getattr(func, "__name__", "").endswith("_") or "out" in kwargs
         if not values and writes:
-            self._forget(
-                tensor for tensor in tree_leaves((args, kwargs)) if isinstance(tensor, torch.Tensor)
-            )
+            self._forget(given)
         for position, tensor in enumerate(made):
             self.known.pop(id(tensor), None)
             if all(len(of_size) == len(made) for of_size in leaves) and leaves:
-                self._note(tensor, tuple(of_size[position] for of_size in leaves))
+                values_of = tuple(of_size[position] for of_size in leaves)
+                self._note(_Known(tensor, values_of, usual))
 
-    def _note(self, tensor: torch.Tensor, values: tuple[torch.Tensor, ...]) -> None:
+    def _note(self, known: _Known) -> None:
         # The size is asked of the values: asking the traced tensor would guard on its batch.
-        size = sum(value.untyped_storage().nbytes() for value in values)
+        size = sum(value.untyped_storage().nbytes() for value in known.values)
         if size <= self.bytes_left:
             self.bytes_left -= size
-            self.known[id(tensor)] = _Known(tensor, values)
+            self.known[id(known.tensor)] = known
 
     def _usual(self, tensor: torch.Tensor, value: bool) -> tuple[Any, ...]:
         sizes = [_hint(size) if isinstance(size, torch.SymInt) else size for size in tensor.shape]
@@ -178,8 +185,13 @@ def _is_real(tensor: torch.Tensor) -> bool:
     return not isinstance(tensor, FakeTensor | FunctionalTensor | torch.nn.Parameter)
 
 
-def _for_size(size: torch.SymInt, batch: int) -> int:
-    """A size for so many samples. Raises ValueError where it depends on data."""
+def _for_size(size: torch.SymInt, batch: int | None) -> int:
+    """A size for so many samples. Raises ValueError where it depends on more than these."""
+    if batch is None:
+        known = _hint(size)
+        if known is None:
+            raise ValueError(f"{size} depends on data")
+        return known
     expression = size.node.expr
     symbols = expression.free_symbols
     # torch names what depends on data u0, u1, ...

@@ -55,7 +55,8 @@ class ReadNumber:
         """The number itself, which is checked from now on."""
         if not self._checked:
             self._checked = True
-            choice = Choice(f"{self._words} == {self._value}", self._place, True)
+            words = f"{self._words} == {self._value}"
+            choice = Choice(words, self._place, True, from_values=True)
             self._marks.mark(lambda: self._tensor == self._value, choice)
         return self._value
 

@@ -134,7 +134,9 @@ class ValueReads(TorchFunctionMode):
         if not values and asked.goes_on is None:
             return self._unanswered(frame)
         answer = bool(values[0]) if values else bool(asked.goes_on)
-        self.choose(lambda: _condition(func, args, kwargs), answer, frame)
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        told = bool(values) and not self.values.is_usual(tensors)
+        self.choose(lambda: _condition(func, args, kwargs), answer, frame, told)
         return values[0] if values else answer
 
     def _number(self, func: Any, tensor: Tensor, value: Any, frame: FrameType) -> Any:
@@ -147,16 +149,23 @@ class ValueReads(TorchFunctionMode):
         for size in tensor.shape:
             # A list has as many elements for every batch: sizes that follow it become fixed.
             int(size)
-        choice = Choice(f"{words} == {value}", place, True)
+        choice = Choice(f"{words} == {value}", place, True, from_values=True)
         self.mark(lambda: (tensor == torch.tensor(value, dtype=tensor.dtype)).all(), choice)
         return value
 
-    def choose(self, condition: Callable[[], Tensor], answer: bool, frame: FrameType) -> None:
+    def choose(
+        self,
+        condition: Callable[[], Tensor],
+        answer: bool,
+        frame: FrameType,
+        from_values: bool = True,
+    ) -> None:
         """Mark a condition that the code of a frame asks for."""
         asked = condition_at(frame)
         raises = asked.goes_on == answer
+        told = from_values and not raises
         words = f"{asked.words or 'a value'}{within(frame)}"
-        self.mark(condition, Choice(words, place_of(frame), answer, raises))
+        self.mark(condition, Choice(words, place_of(frame), answer, raises, told))
 
     def mark(self, condition: Callable[[], Tensor], choice: Choice) -> None:
         """Trace a condition, and mark it."""

@@ -1,5 +1,6 @@
 """Choices by a value in a graph: marked where they are made, refused where a step changes them."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ LABELS, TABLE = value("labels", "batch", dtype="int64"), value("table", 2, dtype
 
 
 def check_of(name: str) -> Check:
-    return Check(name, True, f"{name}.any()", "model.py:7")
+    return Check(name, True, f"{name}.any()", "model.py:7", from_values=True)
 
 
 def test_only_what_may_change_is_checked() -> None:
@@ -48,6 +49,8 @@ def test_a_buffer_that_forward_writes_is_no_constant() -> None:
     ]
     with pytest.raises(TraceError, match=r"buffer 'table', which its forward writes.*model.py:7"):
         needed_checks(operators, [check_of("asked")], [buffer(TABLE)], MODEL)
+    usual = replace(check_of("asked"), from_values=False)
+    assert needed_checks(operators, [usual], [buffer(TABLE)], MODEL) == (usual,)
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ VALUE = torch.tensor([5.0, -2.0])
 
 def reads(given: bool = False) -> ValueReads:
     """Reads of a model; with `given`, the example batch has VALUE for X."""
-    batch = Given(2, {"x": VALUE}, {})
+    batch = Given({"x": VALUE}, {})
     answering = ValueReads(Choices(), batch if given else None)
     if given:
         answering.values.note_given({"x": X}, batch.batch)
@@ -97,7 +97,7 @@ def test_sizes_in_a_tensor_are_numbers() -> None:
 
 def test_what_something_unknown_is_written_to_is_unknown_with_its_views() -> None:
     known, unknown = FAKE.from_tensor(torch.zeros(2)), FAKE.from_tensor(torch.ones(2))
-    answering = ValueReads(Choices(), Given(2, {}, {}))
+    answering = ValueReads(Choices(), Given({}, {}))
     answering.values.note_given({"k": known}, {"k": torch.zeros(2)})
     with answering:
         view = known[:1]
@@ -108,7 +108,7 @@ def test_what_something_unknown_is_written_to_is_unknown_with_its_views() -> Non
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_no_plan_is_made_for_a_number_that_equals_nothing(value: float) -> None:
-    batch = Given(1, {"x": torch.tensor(value)}, {})
+    batch = Given({"x": torch.tensor(value)}, {})
     answering = ValueReads(Choices(), batch)
     answering.values.note_given({"x": X}, batch.batch)
     answer = answering._read(torch.Tensor.item, (X,), {})
