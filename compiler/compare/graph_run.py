@@ -13,6 +13,7 @@ from pipecut.compiler.stages.cut import cut
 from pipecut.compiler.trace.batch import ExampleBatch
 from pipecut.errors import TraceError
 from pipecut.model.draws import StageDraws
+from pipecut.model.opaque.watching import drawing_once
 
 CPU = torch.device("cpu")
 REMEDY = (
@@ -30,6 +31,7 @@ class GraphRun:
         buffers = {buffer.names[0]: buffer.data.detach().clone() for buffer in graph.buffers}
         self.module = build(graph, whole, 1, CPU, buffers).train()
         self.inputs = [graph.batch_names()[value] for value in whole.batch_inputs]
+        self.opaque = whole.opaque
         self.draws = StageDraws(seed, [n for o in graph.operators for n in o.draws])
         self.take_values(model)
 
@@ -42,7 +44,8 @@ class GraphRun:
 
     def forward(self, batch: ExampleBatch) -> torch.Tensor:
         """The loss. Raises what an operator raises."""
-        (loss,) = self.module(*[batch.tensors[name].clone() for name in self.inputs])
+        with drawing_once(self.module, self.opaque, self.draws.draws):
+            (loss,) = self.module(*[batch.tensors[name].clone() for name in self.inputs])
         return loss  # type: ignore[no-any-return]
 
     def step(self, batch: ExampleBatch, microbatch: int) -> Tensors:

@@ -12,6 +12,7 @@ from pipecut.compiler.trace.batch import ExampleBatch
 from pipecut.errors import PipecutError
 from pipecut.model.draws import Draws
 from pipecut.model.functions import find_function
+from pipecut.model.opaque.watching import drawing_once
 from pipecut.model.precision import cast_model
 from pipecut.model.unsplit import WithLoss
 from pipecut.model.weights import all_values
@@ -55,8 +56,8 @@ def model_with_values(job: Job) -> WithLoss:
 class ModelRun:
     """Runs the model; its buffers and other state change as in training."""
 
-    def __init__(self, with_loss: WithLoss, seed: int) -> None:
-        self.with_loss, self.draws = with_loss, Draws(seed)
+    def __init__(self, with_loss: WithLoss, seed: int, opaque: tuple[str, ...] = ()) -> None:
+        self.with_loss, self.draws, self.opaque = with_loss, Draws(seed), opaque
 
     @property
     def model(self) -> nn.Module:
@@ -71,7 +72,8 @@ class ModelRun:
     def step(self, batch: ExampleBatch, microbatch: int) -> Tensors:
         """Loss, gradients and buffers after forward and backward. Raises CannotRun."""
         self.with_loss.zero_grad(set_to_none=True)
-        with running_model(), self.draws.at(STEP, microbatch):
+        drawing = drawing_once(self.model, self.opaque, self.draws)
+        with running_model(), self.draws.at(STEP, microbatch), drawing:
             loss = self.forward(batch)
             if isinstance(loss, FakeTensor):
                 raise CannotRun("it computes with tensors that it kept from the trace")

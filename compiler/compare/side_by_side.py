@@ -10,6 +10,7 @@ from pipecut.compiler.compare.graph_run import GraphRun
 from pipecut.compiler.compare.model_run import ModelRun, Tensors, model_with_values, running_model
 from pipecut.compiler.graph import Graph
 from pipecut.compiler.inputs.job import Job
+from pipecut.compiler.stages.cut import opaque_modules
 from pipecut.compiler.trace.batch import ExampleBatch
 from pipecut.model.comparison import TOLERANCE, Comparing
 
@@ -37,7 +38,7 @@ class SideBySide:
         self.job, self.source = job, graph
         self.batches: list[ExampleBatch] = []
         with_loss = model_with_values(job)
-        self.model = ModelRun(with_loss, job.spec.seed)
+        self.model = ModelRun(with_loss, job.spec.seed, opaque_modules(graph.operators))
         self.graph = GraphRun(graph, with_loss.model, job.spec.seed)
 
     def step(self, batch: ExampleBatch) -> Difference | None:

@@ -1,7 +1,7 @@
 """The job file to typed values, and the user's functions it names."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -40,7 +40,8 @@ class ModelSpec(FileSchema):
     opaque: list[str] | Literal["never"] = Field(
         default=[],
         description="Modules that are not traced, by patterns of their names: each stays whole on "
-        "one stage and runs there as it is. `never` forbids that.",
+        "one stage and runs there as it is. What cannot be traced is added by itself; `never` "
+        "forbids both.",
         examples=['["layers.*.moe"]'],
     )
 
@@ -253,10 +254,14 @@ class JobSpec(FileSchema):
 
 @dataclass(frozen=True)
 class Job:
-    """A job file and the folder its functions are looked up from."""
+    """A job file and the folder its functions are looked up from.
+
+    `opaque` has modules that turned out to be untraceable, to the reason.
+    """
 
     path: Path
     spec: JobSpec
+    opaque: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
@@ -277,12 +282,16 @@ class Job:
 
     def with_layout(self, text: str) -> "Job":
         """The same job with a layout, or NO_LAYOUT, in place of its own. Raises UserFileError."""
-        return Job(self.path, self.spec.with_layout(text if text != NO_LAYOUT else None))
+        return replace(self, spec=self.spec.with_layout(text if text != NO_LAYOUT else None))
 
     def with_microbatch(self, microbatch: int) -> "Job":
         """The same job with another number of samples a microbatch."""
         batch = self.spec.batch.model_copy(update={"microbatch": microbatch})
-        return Job(self.path, self.spec.model_copy(update={"batch": batch}))
+        return replace(self, spec=self.spec.model_copy(update={"batch": batch}))
+
+    def with_opaque(self, module: str, reason: str) -> "Job":
+        """The same job with one more module that is not traced."""
+        return replace(self, opaque={**self.opaque, module: reason})
 
 
 def location_in_job(path: Path, key: str) -> str:

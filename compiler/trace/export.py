@@ -27,6 +27,7 @@ from pipecut.compiler.trace.following import (
 from pipecut.compiler.trace.functions.calling import functions_as_operators
 from pipecut.compiler.trace.lengths import SHORTEST
 from pipecut.compiler.trace.modes.mode_reads import ModeReads, watched_mode
+from pipecut.compiler.trace.opaque.untraceable import located
 from pipecut.compiler.trace.prepare import check_names, model_to_trace
 from pipecut.compiler.trace.stamp.stamped import NOTHING_STAMPED, Stamped
 from pipecut.compiler.trace.stamp.stamping import Stamping
@@ -137,6 +138,13 @@ def export(
     `by_example`: the example batch tells values. Raises TraceError or UserFileError.
     """
     model = model_to_trace(job) if model is None else model
+    try:
+        return _export(job, asked, whole, model, by_example)
+    except TraceError as error:
+        raise located(error, model.model) from error
+
+
+def _export(job: Job, asked: Asked, whole: bool, model: WithLoss, by_example: bool) -> Exported:
     failed: _Attempt | None = None
     because = {"batch": asked.fixed_because, "lengths": asked.fixed_because}
     for sizes in asked.open:

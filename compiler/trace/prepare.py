@@ -7,7 +7,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from pipecut.compiler.inputs.job import Job
 from pipecut.compiler.trace.batch import ExampleBatch
-from pipecut.compiler.trace.opaque.chosen import named_modules
+from pipecut.compiler.trace.opaque.chosen import chosen_modules
 from pipecut.compiler.trace.opaque.learning import learnt_calls
 from pipecut.compiler.trace.opaque.standing_in import StandingIn
 from pipecut.compiler.trace.watch.beyond_graph import refuse_hooks, refuse_scripted
@@ -29,7 +29,7 @@ def model_to_trace(job: Job) -> WithLoss:
     with_loss = WithLoss(cast_model(model, spec.precision), loss).train()
     with_loss.traced, with_loss.sharing_buffers = True, sharing
     refuse_scripted(with_loss.model)
-    paths = named_modules(job, with_loss.model)
+    paths = chosen_modules(job, with_loss.model)
     refuse_hooks(with_loss.model, paths)
     known = learnt_calls(job, with_loss, paths) if paths else {}
     modules = {path: with_loss.model.get_submodule(path) for path in paths}

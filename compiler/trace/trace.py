@@ -1,6 +1,7 @@
 """Job to graph: the model in training mode, and what runs in eval mode."""
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -18,6 +19,7 @@ from pipecut.compiler.trace.modes.evaluation import (
     with_evaluation,
     without_dropout,
 )
+from pipecut.compiler.trace.opaque.untraceable import Untraceable, make_opaque, masked
 from pipecut.compiler.trace.requirements import checked
 from pipecut.compiler.trace.stamp.stamped import NotEqualAfterAll
 from pipecut.errors import TraceError
@@ -31,21 +33,48 @@ def trace(job: Job) -> Graph:
     # The user's code may set another.
     surrounding = torch.get_default_dtype()
     try:
-        graph = _both_modes(job)
+        graph = _with_opaque_modules(job)
         default_dtype = str(torch.get_default_dtype()).removeprefix("torch.")
-        notes = (*graph.notes, *_opaque_notes(graph))
-        return replace(graph, default_dtype=default_dtype, origin=_origin(job), notes=notes)
+        return replace(graph, default_dtype=default_dtype, origin=_origin(job))
     finally:
         torch.set_default_dtype(surrounding)
 
 
-def _opaque_notes(graph: Graph) -> list[str]:
-    """Which modules run as they are."""
-    modules = opaque_modules(graph.operators)
-    if not modules:
-        return []
-    more = f" and {len(modules) - 1} more run as they are" if len(modules) > 1 else " runs as it is"
-    return [f"{modules[0]}{more}: not traced, never cut"]
+def _with_opaque_modules(job: Job) -> Graph:
+    """Where a module cannot be traced, it becomes opaque, or the one around it.
+
+    Where that leaves the whole model, sizes that depend on data are those of the example batch.
+    """
+    asked, first = job, None
+    while True:
+        try:
+            graph = _both_modes(job)
+            return replace(graph, notes=(*graph.notes, *_opaque_notes(graph, job)))
+        except Untraceable as error:
+            first = first or error
+            wider = make_opaque(job, error)
+            if wider is None:
+                return _of_example_batch(asked, first)
+            log.debug("%s cannot be traced, so it is opaque: %s", error.module, error)
+            job = wider
+
+
+def _of_example_batch(job: Job, refused: Untraceable) -> Graph:
+    """The graph for sizes of the example batch. Raises `refused` where these do not help."""
+    if not isinstance(refused.__cause__, DependsOnData):
+        raise refused
+    log.debug("taking values of the example batch: %s", refused)
+    try:
+        return _both_modes(job, by_example=True)
+    except Untraceable:
+        raise refused from None
+
+
+def _opaque_notes(graph: Graph, job: Job) -> Iterator[str]:
+    """Which modules run as they are, and why."""
+    reasons = {masked(path): reason for path, reason in job.opaque.items()}
+    for name in dict.fromkeys(map(masked, opaque_modules(graph.operators))):
+        yield f"{name} runs as it is: {reasons.get(name, 'the job says so, in model.opaque')}"
 
 
 def _origin(job: Job) -> Origin:
@@ -59,8 +88,8 @@ class _Traced:
     lowered: Lowered
 
 
-def _both_modes(job: Job) -> Graph:
-    traced = _for_every_microbatch(job)
+def _both_modes(job: Job, by_example: bool = False) -> Graph:
+    traced = _for_every_microbatch(job, by_example)
     exported, lowered = traced.exported, traced.lowered
     training = checked(lowered.training)
     # What an opaque module does in eval mode, its trace does not tell.
@@ -98,16 +127,18 @@ def _evaluation(
         return _evaluation(job, exported, sizes, whole, by_example=True)
 
 
-def _for_every_microbatch(job: Job) -> _Traced:
+def _for_every_microbatch(job: Job, by_example: bool) -> _Traced:
     """In training mode, so that the batch's last microbatch, too, does what the model does."""
     size, total = job.microbatch, job.spec.batch.global_
-    traced = _for_any_size(job)
+    # For batches of any size, where the model and stage code allow that.
+    traced = _trace(job, by_example=by_example)
     exported = traced.exported
     if not (exported.dynamic and exported.choices and 1 in (size, total % size)):
         return traced
     difference = f"with one sample the model does something else (at {exported.choices[0]})"
     asked = Asked(OF_ONE_SIZE, difference)
-    of_one = _trace(job.with_microbatch(1), asked, model=exported.model)
+    one = job.with_microbatch(1)
+    of_one = _trace(one, asked, model=exported.model, by_example=by_example)
     any_size = traced.lowered if size == 1 else lower(exported, 1)
     if alike_for_one(any_size.training, of_one.lowered.training):
         return traced
@@ -117,11 +148,6 @@ def _for_every_microbatch(job: Job) -> _Traced:
         f"the last microbatch of {total} samples in {size}s has only one sample, "
         f"and {difference}; choose batch.global or batch.microbatch so that none is left by itself"
     )
-
-
-def _for_any_size(job: Job) -> _Traced:
-    """For batches of any size, where the model and stage code allow that."""
-    return _trace(job)
 
 
 def _trace(

@@ -9,7 +9,7 @@ from torch import nn
 from pipecut.errors import RunError
 from pipecut.model.comparison import wide
 from pipecut.model.draws import Draws
-from pipecut.model.opaque.watching import watched
+from pipecut.model.opaque.watching import drawing_once
 from pipecut.model.sample_batch import sample_batch
 from pipecut.model.unsplit import WithLoss
 from pipecut.plan.schema import HALF, Plan
@@ -83,7 +83,7 @@ def _expected(at_once: torch.Tensor, joined: torch.Tensor) -> torch.Tensor:
 def whole_draws(draws: Draws, model: nn.Module, plan: Plan) -> AbstractContextManager[None]:
     """Let the unsplit model's opaque modules draw as the plan's do."""
     names = dict.fromkeys(opaque.name for stage in plan.stages for opaque in stage.opaque)
-    return watched(model, names, draws.begin_opaque, lambda *_: draws.end_opaque())
+    return drawing_once(model, names, draws)
 
 
 @contextmanager

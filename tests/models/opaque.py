@@ -5,6 +5,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 WIDTH, VOCABULARY, LENGTH = 16, 20, 6
 
@@ -111,3 +112,85 @@ def choosing() -> nn.Module:
 def rows(samples: int) -> dict[str, torch.Tensor]:
     """Rows of numbers."""
     return {"x": torch.linspace(-1, 1, 4 * samples).sin().view(samples, 4)}
+
+
+class Odd(nn.Module):
+    """What a trace leaves out or cannot hold, by kind; tokens of a sample to a result like x."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.linear = nn.Linear(WIDTH, WIDTH)
+        self.lstm = nn.LSTM(WIDTH, WIDTH, batch_first=True) if kind == "packed" else None
+        if kind == "hooked":
+            self.register_forward_pre_hook(lambda _, args: (2 * args[0],))
+            self.register_forward_hook(lambda _, args, result: result * result)
+        if kind == "backward":
+            self.register_full_backward_hook(lambda _, given, got: (given[0] * 0.5,))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """A result like x."""
+        return torch.tanh(getattr(self, f"_{self.kind}")(self.linear(x)))
+
+    def _hooked(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+    _backward = _hooked
+
+    def _gradient(self, x: torch.Tensor) -> torch.Tensor:
+        if x.requires_grad:
+            x.register_hook(lambda gradient: gradient * 0.5)
+        return x
+
+    def _numpy(self, x: torch.Tensor) -> torch.Tensor:
+        return x * torch.from_numpy(x.detach().numpy().round())
+
+    def _chosen(self, x: torch.Tensor) -> torch.Tensor:
+        chosen = x[:, 0] > 0
+        return x + torch.zeros_like(x).masked_scatter(chosen[:, None], x[chosen].sin())
+
+    def _distinct(self, x: torch.Tensor) -> torch.Tensor:
+        return x * len(torch.unique((x * 2).round()))
+
+    def _functional(self, x: torch.Tensor) -> torch.Tensor:
+        return x + torch.vmap(torch.func.grad(lambda row: (row**3).sum()))(x)
+
+    def _packed(self, x: torch.Tensor) -> torch.Tensor:
+        assert self.lstm is not None
+        rows = x.view(-1, LENGTH, WIDTH)
+        lengths = 1 + (rows[..., 0] > 0).sum(1)
+        packed = nn.utils.rnn.pack_padded_sequence(
+            rows, lengths, batch_first=True, enforce_sorted=False
+        )
+        result, _ = self.lstm(packed)
+        padded, _ = nn.utils.rnn.pad_packed_sequence(result, batch_first=True, total_length=LENGTH)
+        return padded.reshape(x.shape)
+
+    def _checkpointed(self, x: torch.Tensor) -> torch.Tensor:
+        def drop(y: torch.Tensor) -> torch.Tensor:
+            return F.dropout(y, 0.2, self.training) * (1 if y.sum() > 0 else 2)
+
+        result: torch.Tensor = checkpoint(drop, x, use_reentrant=False)
+        return result
+
+
+class Oddities(nn.Module):
+    """One block of each kind after the other, with dropout between."""
+
+    def __init__(self, kinds: list[str]) -> None:
+        super().__init__()
+        self.embed, self.drop = nn.Embedding(VOCABULARY, WIDTH), nn.Dropout(0.1)
+        self.blocks = nn.ModuleDict({kind: Odd(kind) for kind in kinds})
+        self.head = nn.Linear(WIDTH, VOCABULARY)
+
+    def forward(self, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """The loss."""
+        x = self.embed(ids).flatten(0, 1)
+        for block in self.blocks.values():
+            x = x + self.drop(block(x))
+        return F.cross_entropy(self.head(x), labels.flatten())
+
+
+def odd(kinds: list[str]) -> nn.Module:
+    """A model of these kinds."""
+    return Oddities(kinds)

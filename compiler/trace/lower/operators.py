@@ -15,7 +15,7 @@ from pipecut.compiler.trace.functions.arguments import read_arguments
 from pipecut.compiler.trace.functions.calling import CALL, returns_single
 from pipecut.compiler.trace.functions.observing import Look, Observed, observe
 from pipecut.compiler.trace.lower.arguments import Arguments, references
-from pipecut.compiler.trace.lower.dimensions import follows_data
+from pipecut.compiler.trace.lower.dimensions import NeedsFixedBatch, follows_data
 from pipecut.compiler.trace.lower.draws import count_draws
 from pipecut.compiler.trace.lower.gradients import DIFFERENTIABLE, Gradients
 from pipecut.compiler.trace.lower.names import Names, part_name
@@ -25,6 +25,7 @@ from pipecut.compiler.trace.lower.values import Values
 from pipecut.compiler.trace.opaque.operators import OPAQUE
 from pipecut.compiler.trace.opaque.reading import as_opaque
 from pipecut.compiler.trace.opaque.standing_in import StandingIn
+from pipecut.compiler.trace.opaque.untraceable import Untraceable
 from pipecut.compiler.trace.stamp.expand import Marker, Stamps
 from pipecut.compiler.trace.stamp.markers import BEGIN, BODY, END, MARKERS, NODE, OUT
 from pipecut.compiler.trace.watch.choices import CHOSEN, Choice
@@ -63,27 +64,37 @@ class OperatorReader:
     def read(self, module: fx.GraphModule, contexts: Contexts = (), prefix: str = "") -> None:
         """Raises TraceError for a node that a stage cannot run."""
         for node in module.graph.nodes:
-            target = str(node.target)
             if node.op in ("placeholder", "output", "get_attr") or _is_guard(node):
                 continue
-            if node.target in MARKERS:
-                self._mark(node, contexts, prefix)
-            elif node.target is CHOSEN:
-                self._check(node, prefix)
-            elif "wrap_with_set_grad_enabled" in target:
-                enabled, body, *arguments = node.args
-                inner = (*contexts, f"torch.set_grad_enabled({bool(enabled)})")
-                self._inline(node, getattr(module, str(body.target)), arguments, inner, prefix)
-            elif "wrap_with_autocast" in target:
-                *settings, body = node.args[:5]
-                inner = (*contexts, _autocast(*settings))
-                self._inline(node, getattr(module, str(body.target)), node.args[5:], inner, prefix)
-            elif node.op == "call_function":
-                self._call(node, contexts, prefix)
-            else:
-                raise TraceError(
-                    f"the traced model calls {target}, which pipecut cannot split{where(node)}"
-                )
+            try:
+                self._read_node(module, node, contexts, prefix)
+            except (NeedsFixedBatch, Untraceable):
+                raise
+            except TraceError as error:
+                raise Untraceable(str(error), module_calls(node)[-1].module) from error
+
+    def _read_node(
+        self, module: fx.GraphModule, node: Any, contexts: Contexts, prefix: str
+    ) -> None:
+        target = str(node.target)
+        if node.target in MARKERS:
+            self._mark(node, contexts, prefix)
+        elif node.target is CHOSEN:
+            self._check(node, prefix)
+        elif "wrap_with_set_grad_enabled" in target:
+            enabled, body, *arguments = node.args
+            inner = (*contexts, f"torch.set_grad_enabled({bool(enabled)})")
+            self._inline(node, getattr(module, str(body.target)), arguments, inner, prefix)
+        elif "wrap_with_autocast" in target:
+            *settings, body = node.args[:5]
+            inner = (*contexts, _autocast(*settings))
+            self._inline(node, getattr(module, str(body.target)), node.args[5:], inner, prefix)
+        elif node.op == "call_function":
+            self._call(node, contexts, prefix)
+        else:
+            raise TraceError(
+                f"the traced model calls {target}, which pipecut cannot split{where(node)}"
+            )
 
     def _inline(
         self, node: fx.Node, body: fx.GraphModule, arguments: Any, contexts: Contexts, prefix: str

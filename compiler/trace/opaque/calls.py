@@ -9,7 +9,7 @@ import torch
 from pipecut.compiler.graph import OpaqueWork
 from pipecut.compiler.trace.opaque.observed import Position, SeenCall, SeenTensor, plain_leaves
 from pipecut.compiler.trace.opaque.sizes import Size, size_of
-from pipecut.errors import TraceError
+from pipecut.compiler.trace.opaque.untraceable import Untraceable
 from pipecut.model.opaque.nested import with_leaves
 
 
@@ -137,11 +137,13 @@ def _size(key: CallKey, first: int, second: int, samples: int, other_samples: in
     return size
 
 
-def _refusal(key: CallKey, problem: str) -> TraceError:
+def _refusal(key: CallKey, problem: str) -> Untraceable:
     around = key.path.rpartition(".")[0]
     remedy = (
         f'make the module around it opaque: model.opaque: ["{around}"]'
         if around
         else "put what uses its result into a module together with it, and make that opaque"
     )
-    return TraceError(f"'{key.path}' cannot run as it is within a plan: {problem}; {remedy}")
+    return Untraceable(
+        f"'{key.path}' cannot run as it is within a plan: {problem}; {remedy}", key.path
+    )

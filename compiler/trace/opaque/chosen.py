@@ -1,25 +1,25 @@
-"""The modules that `model.opaque` names."""
+"""The modules that run as they are: those that `model.opaque` names, and untraceable ones."""
 
+from collections.abc import Iterator
 from fnmatch import fnmatchcase
 
 from torch import nn
 
 from pipecut.compiler.inputs.document.positions import location_of
 from pipecut.compiler.inputs.job import Job
+from pipecut.compiler.trace.opaque.untraceable import masked
 from pipecut.errors import UserFileError
 
 
-def named_modules(job: Job, model: nn.Module) -> tuple[str, ...]:
-    """Paths of the modules that the job file names, without those within another of them.
+def chosen_modules(job: Job, model: nn.Module) -> tuple[str, ...]:
+    """Paths of the opaque modules, without those within another of them.
 
     Raises UserFileError, with its line, for a pattern that matches no module.
     """
     asked = job.spec.model.opaque
-    if isinstance(asked, str):
-        return ()
     paths = [path for path, _ in model.named_modules() if path]
-    matching: set[str] = set()
-    for index, pattern in enumerate(asked):
+    matching = set(_like_untraceable(job, model))
+    for index, pattern in enumerate(() if isinstance(asked, str) else asked):
         matches = {path for path in paths if fnmatchcase(path, pattern)}
         if not matches:
             begins = ", ".join(dict.fromkeys(path.split(".")[0] for path in paths))
@@ -30,6 +30,14 @@ def named_modules(job: Job, model: nn.Module) -> tuple[str, ...]:
             )
         matching |= matches
     return outermost(matching, paths)
+
+
+def _like_untraceable(job: Job, model: nn.Module) -> Iterator[str]:
+    """Modules that turned out to be untraceable, and those of the same class in equal layers."""
+    kinds = {(masked(path), type(model.get_submodule(path))) for path in job.opaque}
+    for path, module in model.named_modules():
+        if (masked(path), type(module)) in kinds:
+            yield path
 
 
 def outermost(matching: set[str], paths: list[str]) -> tuple[str, ...]:

@@ -4,11 +4,11 @@ The model is built with its first values and runs once for each batch and mode, 
 module is given what it is given in training.
 """
 
+import logging
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import nn
@@ -16,14 +16,18 @@ from torch import nn
 from pipecut.compiler.inputs.job import Job
 from pipecut.compiler.trace.batch import ExampleBatch, example_batch
 from pipecut.compiler.trace.opaque.calls import CallKey, KnownCall, known_call
+from pipecut.compiler.trace.opaque.hooks import replaced_call
 from pipecut.compiler.trace.opaque.observed import SeenCall, observe
+from pipecut.compiler.trace.opaque.untraceable import Untraceable
 from pipecut.compiler.trace.watch.attributes import MISSING, Copied, attributes_of
 from pipecut.compiler.trace.watch.randomness import only_operators_draw
-from pipecut.errors import TraceError, UserFileError
+from pipecut.errors import PipecutError, TraceError, UserFileError
 from pipecut.model.functions import calling, find_function
 from pipecut.model.precision import cast_model
 from pipecut.model.unsplit import WithLoss
 from pipecut.quantities import show_bytes
+
+log = logging.getLogger("pipecut")
 
 # Bytes of parameters up to which a model is built to see what its opaque modules are given.
 MOST_BYTES = 8 * 2**30
@@ -47,7 +51,15 @@ def learnt_calls(job: Job, model: WithLoss, paths: Sequence[str]) -> dict[CallKe
     for training in (True, False):
         real.train(training)
         for batch in (first, second):
-            for key, call in _run(job, real, paths, batch).items():
+            try:
+                calls = _run(job, real, paths, batch)
+            except PipecutError:
+                if training:
+                    raise
+                # Then there is no eval mode.
+                log.debug("the model does not run in eval mode", exc_info=True)
+                break
+            for key, call in calls.items():
                 seen[key].append(call)
     return {key: known_call(key, calls) for key, calls in seen.items()}
 
@@ -88,9 +100,10 @@ def _run(
             real({**batch.tensors, **batch.constants})
     for path in paths:
         if CallKey(path, 0, real.training) not in calls and real.training:
-            raise TraceError(
+            raise Untraceable(
                 f"'{path}' ({type(modules[path]).__name__}) is never called, so it cannot run as "
-                "it is; name the module whose forward uses it in model.opaque"
+                "it is; name the module whose forward uses it in model.opaque",
+                path,
             )
     return calls
 
@@ -102,20 +115,24 @@ def _watched(
     """Note every call of these modules, but for those within another one."""
     numbers: Counter[str] = Counter()
 
-    def instead(path: str, module: nn.Module) -> Any:
-        original = module.forward
+    own_calls: dict[str, Callable[..., Any]] = {}
 
+    def instead(path: str, module: nn.Module) -> Callable[..., Any]:
         def forward(*args: Any, **kwargs: Any) -> Any:
             key = CallKey(path, numbers[path], training)
             numbers[path] += 1
-            calls[key], result = observe(path, module, original, samples, args, kwargs)
+            try:
+                calls[key], result = observe(path, module, own_calls[path], samples, args, kwargs)
+            except TraceError as error:
+                raise Untraceable(str(error), path) from error
             return result
 
         return forward
 
     with ExitStack() as stack:
         for path, module in modules.items():
-            stack.enter_context(mock.patch.object(module, "forward", instead(path, module)))
+            replaced = replaced_call(module, instead(path, module))
+            own_calls[path] = stack.enter_context(replaced)
         yield
 
 

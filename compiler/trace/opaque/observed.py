@@ -11,9 +11,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pipecut.compiler.graph import OpaqueWork
 from pipecut.compiler.trace.opaque.argument_code import ArgumentCode, argument_code
+from pipecut.compiler.trace.watch.randomness import may_seed
 from pipecut.errors import TraceError
+from pipecut.model.draws import CountDraws
 from pipecut.model.opaque.nested import Leaf, leaves_in, tensors_in, with_leaves
 
+DRAWS_IN_BACKWARD = (
+    "a backward of the model draws random numbers, which no plan can seed; draw them in forward "
+    "and keep them with ctx.save_for_backward"
+)
 # How often other values are tried, whose sizes of results would show that they depend on data.
 TRIES = 3
 
@@ -189,30 +195,61 @@ def _run(
 
     forward, backward = FlopCounterMode(display=False), FlopCounterMode(display=False)
     saving = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
-    with torch.set_grad_enabled(training), saving if training else nullcontext():
-        with forward:
+    with torch.set_grad_enabled(training):
+        try:
+            with forward, saving if training else nullcontext():
+                result = call()
+        except RuntimeError as error:
+            # Not under torch.func: then what is kept is not known.
+            if "saved tensor hooks" not in str(error):
+                raise
+            saved.clear()
             result = call()
-        wanted = [t for t in tensors_in(result) if t.requires_grad]
-        parameters = [t for t in inputs if isinstance(t, nn.Parameter) and t.requires_grad]
-        if wanted:
-            with backward:
-                gradients = [torch.ones_like(tensor) for tensor in wanted]
-                torch.autograd.grad(wanted, [*leaves, *parameters], gradients, allow_unused=True)
+        sources = [*leaves, *(t for t in inputs if isinstance(t, nn.Parameter))]
+        with backward, CountDraws() as counting:
+            _gradients(result, sources)
+        if counting.count and not _draws_again(call, sources):
+            raise TraceError(DRAWS_IN_BACKWARD)
     storages = [tensor.untyped_storage()._cdata for tensor in inputs]
-    own = {
+    kept = {
         tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes()
         for tensor in saved
-        if tensor.layout == torch.strided and tensor.untyped_storage()._cdata not in storages
+        if tensor.layout == torch.strided
     }
-    kept = {t.untyped_storage()._cdata for t in saved if t.layout == torch.strided}
     work = OpaqueWork(
         samples,
         float(forward.get_total_flops()),
         float(backward.get_total_flops()),
         tuple(at for at, storage in enumerate(storages) if storage in kept),
-        sum(own.values()),
+        sum(size for storage, size in kept.items() if storage not in storages),
     )
     return result, work
+
+
+def _gradients(result: Any, sources: Sequence[torch.Tensor]) -> list[torch.Tensor | None]:
+    """Run backward; the gradients of leaves and parameters."""
+    wanted = [tensor for tensor in tensors_in(result) if tensor.requires_grad]
+    if wanted:
+        with may_seed():
+            torch.autograd.backward(wanted, [torch.ones_like(tensor) for tensor in wanted])
+    gradients = [source.grad for source in sources]
+    for source in sources:
+        source.grad = None
+    return gradients
+
+
+def _draws_again(call: Callable[[], Any], sources: Sequence[torch.Tensor]) -> bool:
+    """Whether backward draws only what its forward drew, as torch.utils.checkpoint does."""
+    generator, made = torch.default_generator, []
+    for seed in (1, 2):
+        generator.manual_seed(0)
+        result = call()
+        generator.manual_seed(seed)
+        made.append(_gradients(result, sources))
+    return all(
+        first is second or (first is not None and second is not None and torch.equal(first, second))
+        for first, second in zip(*made, strict=True)
+    )
 
 
 def _seen(tensor: torch.Tensor, inputs: Sequence[torch.Tensor]) -> SeenTensor:

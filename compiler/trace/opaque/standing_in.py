@@ -11,9 +11,10 @@ from torch import nn
 
 from pipecut.compiler.trace.opaque.argument_code import argument_code
 from pipecut.compiler.trace.opaque.calls import CallKey, KnownCall
+from pipecut.compiler.trace.opaque.hooks import replaced_call
 from pipecut.compiler.trace.opaque.observed import held_by
 from pipecut.compiler.trace.opaque.operators import TENSOR, TENSORS, results_of_calls
-from pipecut.errors import TraceError
+from pipecut.compiler.trace.opaque.untraceable import Untraceable
 from pipecut.model.unsplit import WithLoss
 
 
@@ -46,7 +47,7 @@ class StandingIn:
             for path in self.paths:
                 module = model.model.get_submodule(path)
                 forward = self._instead_of(path, module, model)
-                stack.enter_context(mock.patch.object(module, "forward", forward))
+                stack.enter_context(replaced_call(module, forward))
             yield
 
     def _begin(self, batch: Any) -> None:
@@ -69,14 +70,17 @@ class StandingIn:
     def _called(self, key: CallKey, module: Any, args: Any, kwargs: Any) -> Any:
         what = f"the module '{key.path}'"
         if key not in self._number_of:
-            raise TraceError(f"{what} is called more often while it is traced than when it runs")
+            raise Untraceable(
+                f"{what} is called more often while it is traced than when it runs", key.path
+            )
         number = self._number_of[key]
         known = self.calls[number]
         code = argument_code(args, kwargs, what)
         if code.code != known.arguments:
-            raise TraceError(
+            raise Untraceable(
                 f"{what} is called with ({code.code}) while it is traced and with "
-                f"({known.arguments}) when it runs; make the module around it opaque"
+                f"({known.arguments}) when it runs; make the module around it opaque",
+                key.path,
             )
         tensors = [leaf for leaf in code.leaves if isinstance(leaf, torch.Tensor)]
         numbers = [leaf for leaf in code.leaves if not isinstance(leaf, torch.Tensor)]

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn.modules import module as of_modules
 
+from pipecut.compiler.trace.opaque.untraceable import Untraceable
 from pipecut.errors import TraceError
 
 # Whose code may read gradient functions: torch's, and that of this package's torch modes.
@@ -62,11 +63,13 @@ def refuse_hooks(model: nn.Module, opaque: Sequence[str] = ()) -> None:
         if any(f"{name}.".startswith(f"{path}.") for path in opaque):
             continue
         for hook in (*module._backward_hooks.values(), *module._backward_pre_hooks.values()):
-            raise TraceError(
+            raise Untraceable(
                 f"the module '{name}' ({type(module).__name__}) has a backward hook, "
                 f"{_named(hook)}, which no plan would call; remove it, watch gradients between "
                 "pipe.step and optimizer.step in a loop of your own, or let the module run as it "
-                f'is, with model.opaque: ["{name}"]'
+                f'is, with model.opaque: ["{name}"]',
+                name,
+                f"it has a backward hook, {_named(hook)}",
             )
 
 

@@ -26,6 +26,10 @@ SEEDING = (
 )
 
 
+# Not empty while seeding is allowed.
+_allowed: list[bool] = []
+
+
 @contextmanager
 def only_operators_draw() -> Iterator[None]:
     """Raises TraceError when the model draws random numbers past torch's operators, or seeds them.
@@ -44,12 +48,22 @@ def only_operators_draw() -> Iterator[None]:
         raise _drawn_from("numpy.random")
 
 
+@contextmanager
+def may_seed() -> Iterator[None]:
+    """Around a backward, in which torch.utils.checkpoint draws again what its forward drew."""
+    _allowed.append(True)
+    try:
+        yield
+    finally:
+        _allowed.pop()
+
+
 def _refusing(original: Callable[..., Any]) -> Callable[..., Any]:
     """In place of a function that seeds."""
 
     def refuse(*args: Any, **kwargs: Any) -> Any:
         # The tracer puts back the state that it found.
-        if sys._getframe(1).f_code.co_filename.startswith(TRACER):
+        if _allowed or sys._getframe(1).f_code.co_filename.startswith(TRACER):
             return original(*args, **kwargs)
         raise TraceError(
             "the model seeds torch's random numbers, or sets their state, in its forward, which a "

@@ -46,7 +46,11 @@ def with_leaves(value: Any, replaced: Callable[[Any], Any]) -> Any:
         return made
     if isinstance(value, list | tuple):
         members = [with_leaves(member, replaced) for member in value]
-        return type(value)(*members) if hasattr(value, "_fields") else type(value)(members)
+        # A named tuple's class may look at what it is made of, as that of packed sequences does.
+        if hasattr(value, "_fields"):
+            new: Any = tuple.__new__
+            return new(type(value), members)
+        return type(value)(members)
     return replaced(value)
 
 

@@ -1,10 +1,12 @@
 """Something done as opaque modules begin and end."""
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 from torch import nn
+
+from pipecut.model.draws import Draws
 
 
 @contextmanager
@@ -29,3 +31,10 @@ def watched(
             stack.callback(before.remove)
             stack.callback(module.register_forward_hook(ended).remove)
         yield
+
+
+def drawing_once(
+    model: nn.Module, names: Iterable[str], draws: Draws
+) -> AbstractContextManager[None]:
+    """Let each call of these modules be one draw of the model."""
+    return watched(model, names, draws.begin_opaque, lambda *_: draws.end_opaque())

@@ -42,8 +42,8 @@ def traced(tmp_path: Path) -> Callable[..., Graph]:
         job = tmp_path / "job.yaml"
         batch = f"batch: {{global: 8, microbatch: {microbatch}}}\n"
         job.write_text(
-            f'model: {{factory: "{module}:build"}}\ninputs: "{module}:inputs"\n{batch}'
-            + extra.format(module=module)
+            f'model: {{factory: "{module}:build", opaque: never}}\n'
+            f'inputs: "{module}:inputs"\n{batch}' + extra.format(module=module)
         )
         return trace(read_job(job))
 

@@ -75,3 +75,34 @@ def test_a_plan_computes_what_the_unsplit_model_does(
     assert all(stage.passes is not None for stage in plan.stages)
     result = verify(tmp_path / "plan", steps=2, evaluation=True)
     assert result.passed, result.worst
+
+
+KINDS = [
+    *("backward", "gradient", "numpy", "chosen", "distinct", "functional", "packed"),
+    "checkpointed",
+]
+ODD = """
+model: {{factory: "tests.models.opaque:odd", args: {{kinds: [{kinds}]}}{opaque}}}
+inputs: "tests.models.opaque:tokens"
+batch: {{global: 8, microbatch: 2}}
+"""
+
+
+@pytest.mark.slow
+def test_what_no_graph_can_hold_runs_as_it_is(slow_cores: str, tmp_path: Path) -> None:
+    job = tmp_path / "job.yaml"
+    job.write_text(ODD.format(kinds=", ".join(KINDS), opaque=""))
+    plan = compile(job, slow_cores, tmp_path / "plan", Options(SizeOverrides(stages=3))).plan
+    opaque = {opaque.name for stage in plan.stages for opaque in stage.opaque}
+    assert {f"blocks.{kind}" for kind in KINDS if kind != "functional"} <= opaque
+    result = verify(tmp_path / "plan", steps=2)
+    assert result.passed, result.worst
+
+
+@pytest.mark.slow
+def test_hooks_of_an_opaque_module_run_once(slow_cores: str, tmp_path: Path) -> None:
+    job = tmp_path / "job.yaml"
+    job.write_text(ODD.format(kinds="hooked, numpy", opaque=', opaque: ["blocks.hooked"]'))
+    compile(job, slow_cores, tmp_path / "plan", Options(SizeOverrides(stages=2)))
+    result = verify(tmp_path / "plan", steps=1, evaluation=True)
+    assert result.passed, result.worst

@@ -55,7 +55,22 @@ def test_all_its_draws_are_one(graph: Graph) -> None:
     draws = [draw for operator in graph.operators for draw in operator.draws]
     assert draws == [0, 1, 2, 3]
     assert [o.draws for o in graph.operators if o.opaque] == [(1,), (3,)]
-    assert graph.notes == ("layers.0.moe and 1 more run as they are: not traced, never cut",)
+    assert graph.notes == ("layers.*.moe runs as it is: the job says so, in model.opaque",)
+
+
+def test_what_cannot_be_traced_is_opaque_by_itself(tmp_path: Path) -> None:
+    graph = traced(tmp_path, "mixture", "tokens", "[]", "{layers: 2}")
+    opaque = [operator.module for operator in graph.operators if operator.opaque]
+    assert opaque == ["layers.0.moe", "layers.1.moe"]
+    (note,) = graph.notes
+    assert note.startswith("layers.*.moe runs as it is: the model chooses what to do by a tensor's")
+    with pytest.raises(PipecutError, match="the model chooses what to do by a tensor's value"):
+        traced(tmp_path, "mixture", "tokens", "never", "{layers: 2}")
+
+
+def test_hooks_of_an_opaque_module_are_part_of_it(tmp_path: Path) -> None:
+    graph = traced(tmp_path, "odd", "tokens", "[blocks.hooked]", "{kinds: [hooked]}")
+    assert not [o for o in graph.operators if o.module == "blocks.hooked" and not o.opaque]
 
 
 REFUSED = {

@@ -12,7 +12,7 @@ from pipecut.compiler.trace.watch.beyond_graph import refuse_hooks
 from pipecut.errors import TraceError
 
 JOB = """
-model: {{factory: "tests.models.modes:beyond", args: {{how: {how}}}}}
+model: {{factory: "tests.models.modes:beyond", args: {{how: {how}}}, opaque: never}}
 inputs: "tests.models.modes:rows"
 batch: {{global: 8, microbatch: 2}}
 """
