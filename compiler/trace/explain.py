@@ -7,6 +7,9 @@ from pipecut.errors import TraceError
 from pipecut.model.functions import user_frame
 from pipecut.model.unsplit import WithLoss
 
+# How torch.export says that a value came about without operators that it saw.
+LOST_FROM_GRAPH = "fake tensor in the exported program constant's list"
+
 
 def explained(error: BaseException, model: WithLoss) -> TraceError:
     """The error of a trace in words for the model's author."""
@@ -17,6 +20,12 @@ def explained(error: BaseException, model: WithLoss) -> TraceError:
         explanation = cumulative_batch_norm(model, at) or TraceError(
             f"the model chooses what to do by a tensor's value{at}, and a plan holds one way "
             "only; write the choice with torch.where, or take it out of forward"
+        )
+    elif LOST_FROM_GRAPH in str(error):
+        explanation = TraceError(
+            f"the model's forward computes something that a traced graph cannot hold{at}, as "
+            "torch.autograd.grad does, which gives the gradient of a part; put that part into a "
+            "module of its own, and name it under model.opaque: it then runs as it is"
         )
     explanation.__cause__ = error
     return explanation

@@ -33,6 +33,7 @@ from pipecut.compiler.trace.stamp.stamped import NOTHING_STAMPED, Stamped
 from pipecut.compiler.trace.stamp.stamping import Stamping
 from pipecut.compiler.trace.watch.beyond_graph import inference_mode_as_no_grad, past_autograd_seen
 from pipecut.compiler.trace.watch.choices import Choice
+from pipecut.compiler.trace.watch.converted_modules import conversions_change_nothing
 from pipecut.compiler.trace.watch.eager_paths import without_checkpoints
 from pipecut.compiler.trace.watch.forward_hooks import forward_hooks_kept
 from pipecut.compiler.trace.watch.module_state import ModuleState
@@ -339,7 +340,7 @@ def _traced(
 @contextmanager
 def _surroundings(model: WithLoss) -> Iterator[None]:
     """What holds while torch.export runs: refusals, and what is patched."""
-    with quiet(), only_operators_draw(), without_checkpoints():
+    with quiet(), only_operators_draw(), without_checkpoints(), conversions_change_nothing():
         with past_autograd_seen(), functions_as_operators(model), inference_mode_as_no_grad():
             with model.opaque.in_place(model):
                 yield
