@@ -127,6 +127,8 @@ def _batch(job: Job, graph: Graph) -> Batch:
             name: LengthRange(shortest=graph.shortest[name], longest=longest)
             for name, longest in graph.lengths.items()
         },
+        order=sizes.order,
+        pad=sizes.pad,
     )
 
 

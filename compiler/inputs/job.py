@@ -60,6 +60,21 @@ class BatchSpec(FileSchema):
         examples=["4"],
     )
 
+    order: Literal["as-given", "balanced"] = Field(
+        default="as-given",
+        description="The order in which a step runs microbatches that are given as lists. "
+        "`balanced` puts short ones first and last and long ones between, deals them evenly to "
+        "replicas, and puts listed samples of similar length into one microbatch: the step is "
+        "shorter, and sums of the loss and gradients round differently.",
+        examples=["balanced"],
+    )
+    pad: dict[str, float] = Field(
+        default={},
+        description="What listed samples are made longer with, to the longest of their "
+        "microbatch, for each input.",
+        examples=["{input_ids: 0, labels: -100}"],
+    )
+
     @model_validator(mode="after")
     def _fits(self) -> "BatchSpec":
         if self.microbatch is not AUTO and self.microbatch > self.global_:

@@ -10,6 +10,7 @@ from pipecut.errors import RunError
 from pipecut.model.precision import cast_inputs
 from pipecut.plan.schema import Plan, Sizes, Tensor
 from pipecut.runtime.batches.listed import listed_microbatches
+from pipecut.runtime.batches.order import balanced
 from pipecut.runtime.health.rank_errors import naming_errors
 
 
@@ -27,10 +28,11 @@ def divided(plan: Plan, batch: Mapping[str, Any], wanted: int = 0) -> list[Micro
     Raises RunError.
     """
     if any(isinstance(value, list | tuple) for value in batch.values()):
-        return [
+        parts = [
             _checked_microbatch(plan, number, part)
             for number, part in enumerate(listed_microbatches(plan, batch))
         ]
+        return _ordered(plan, parts)
     tensors, sizes = checked_batch(plan, batch)
     counts = samples_per_microbatch(plan, sizes["batch"], wanted)
     parts = {name: split(plan, name, tensor, counts) for name, tensor in tensors.items()}
@@ -38,6 +40,14 @@ def divided(plan: Plan, batch: Mapping[str, Any], wanted: int = 0) -> list[Micro
         Microbatch({name: part[n] for name, part in parts.items()}, {**sizes, "batch": count})
         for n, count in enumerate(counts)
     ]
+
+
+def _ordered(plan: Plan, parts: list[Microbatch]) -> list[Microbatch]:
+    """In the order in which they run."""
+    if plan.batch.order == "as-given":
+        return parts
+    works = [float(sum(t.numel() for t in part.tensors.values())) for part in parts]
+    return balanced(parts, works, plan.replicas)
 
 
 def _checked_microbatch(plan: Plan, number: int, part: Mapping[str, Any]) -> Microbatch:

@@ -1,7 +1,7 @@
 """The sizes of a batch, and what part of the loss each microbatch has."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pipecut.errors import RunError
 from pipecut.plan.schema.numbers import Count, PlanModel, Positive
@@ -38,7 +38,8 @@ class Batch(PlanModel):
 
     The loss of a batch is the mean of its microbatches' losses, weighted by samples or by `terms`.
     `lengths` has each length that microbatches may have of their own, by the name that dimensions
-    call it. Memory is checked and time predicted for the longest.
+    call it. Memory is checked and time predicted for the longest. `order` is that in which listed
+    microbatches run; `pad` has what samples of an input are made longer with.
     """
 
     global_size: Positive
@@ -46,6 +47,8 @@ class Batch(PlanModel):
     dynamic: bool
     terms: Terms | None = None
     lengths: dict[str, LengthRange] = {}
+    order: Literal["as-given", "balanced"] = "as-given"
+    pad: dict[str, float] = {}
 
     def sizes(self, samples: int) -> dict[str, int]:
         """What dimensions are evaluated for: so many samples, of the longest lengths."""

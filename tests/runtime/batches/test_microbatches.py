@@ -145,9 +145,11 @@ def test_each_microbatch_of_a_list_has_its_own_length() -> None:
         (ragged_batch((2, 3), (2, 1)), "microbatch 1: a length of 1 is less than the 2.*pad it"),
         (ragged_batch((3, 3)), "it has 3 samples; the plan's have up to 2"),
         (ragged_batch((0, 3)), "it has 0 samples"),
-        ({"x": [torch.rand(2, 3, 4)], "mask": []}, "different numbers.*1 of x, 0 of mask"),
+        (
+            {"x": [torch.rand(2, 3, 4)], "mask": []},
+            "different numbers of tensors: 1 of x, 0 of mask",
+        ),
         ({"x": torch.rand(2, 3, 4), "mask": [torch.rand(3, 3)]}, "'x' is one tensor beside lists"),
-        ({"x": [torch.rand(3, 4)], "mask": [torch.rand(3, 3)]}, "as one sample has"),
         ({"x": torch.rand(2, 3, 4), "mask": torch.rand(4, 4)}, "on the length: 3 in x; 4 in mask"),
         ({"x": torch.rand(2, 3, 5), "mask": torch.rand(3, 3)}, r"\[2, 3, 4\] for .*2, length 3"),
     ],

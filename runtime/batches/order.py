@@ -1,0 +1,33 @@
+"""The order of microbatches of different lengths, for a short step."""
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def balanced(parts: Sequence[T], works: Sequence[float], replicas: int) -> list[T]:
+    """Microbatches in the order in which they are run, by the work of each; as many per replica.
+
+    Each replica has about as much work as others. Within one, work rises and then falls:
+
+        1 2 4 6 7 5 3
+
+    Others wait for the first forward and the last backward of a rank, so these are short; and while
+    a rank has one microbatch, its neighbour has the one before or after, which takes about as long.
+    """
+    rising = sorted(range(len(parts)), key=lambda number: works[number])
+    share = -(-len(parts) // replicas)
+    dealt: list[list[int]] = [[] for _ in range(replicas)]
+    # The longest first, each to the replica with the least work that has room. The last replica
+    # may have fewer: only it lacks what the others have.
+    room = [min(share, max(0, len(parts) - replica * share)) for replica in range(replicas)]
+    for number in reversed(rising):
+        free = [r for r in range(replicas) if len(dealt[r]) < room[r]]
+        least = min(free, key=lambda r: sum(works[n] for n in dealt[r]))
+        dealt[least].append(number)
+    return [parts[number] for own in dealt for number in _rising_and_falling(own[::-1])]
+
+
+def _rising_and_falling(rising: Sequence[int]) -> list[int]:
+    return [*rising[::2], *reversed(rising[1::2])]
