@@ -88,10 +88,9 @@ def _padded(plan: Plan, tensor: Tensor, samples: Sequence[torch.Tensor]) -> torc
         return torch.stack(list(samples))
     follows = [size in plan.batch.lengths for size in tensor.shape[1:]]
     shapes = ", ".join(dict.fromkeys(str(list(sample.shape)) for sample in samples))
-    for sizes, may_differ in zip(
-        zip(*(s.shape for s in samples), strict=True), follows, strict=True
-    ):
-        if len(set(sizes)) > 1 and not may_differ:
+    sizes = zip(*(sample.shape for sample in samples), strict=True)
+    for size, may_differ in zip(sizes, follows, strict=True):
+        if len(set(size)) > 1 and not may_differ:
             raise RunError(f"samples of input '{tensor.name}' differ in a fixed size: {shapes}")
     if tensor.name not in plan.batch.pad:
         raise RunError(

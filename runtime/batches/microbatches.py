@@ -28,11 +28,11 @@ def divided(plan: Plan, batch: Mapping[str, Any], wanted: int = 0) -> list[Micro
     Raises RunError.
     """
     if any(isinstance(value, list | tuple) for value in batch.values()):
-        parts = [
+        listed = [
             _checked_microbatch(plan, number, part)
             for number, part in enumerate(listed_microbatches(plan, batch))
         ]
-        return _ordered(plan, parts)
+        return _ordered(plan, listed)
     tensors, sizes = checked_batch(plan, batch)
     counts = samples_per_microbatch(plan, sizes["batch"], wanted)
     parts = {name: split(plan, name, tensor, counts) for name, tensor in tensors.items()}

@@ -69,8 +69,8 @@ class BatchSplitter:
             parts = divided(self.plan, batch, wanted)
         if not parts:
             raise self._wrong_size(0)
-        size, last = self.plan.batch.microbatch, parts[-1].sizes["batch"]
-        if not self.plan.batch.dynamic and last != size:
+        size = self.plan.batch.microbatch
+        if not self.plan.batch.dynamic and any(part.sizes["batch"] != size for part in parts):
             count = sum(part.sizes["batch"] for part in parts)
             raise RunError(
                 f"rank {self.world.rank}: the model fixes its batch size: "

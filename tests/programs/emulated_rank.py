@@ -12,9 +12,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from pipecut.model.sample_batch import sample_batch
 from pipecut.runtime.pipeline import Pipeline, load_pipeline
 from pipecut.runtime.verify import rank
+from pipecut.runtime.verify.batches import batch_of_step
 from tests.programs import emulated
 
 RULES = "TEST_RULES_OF_NCCL"
@@ -49,7 +49,7 @@ def load(path: Path, device: str | None, rules: str, **options: Any) -> Pipeline
     """Loaded as verify does, and evaluated once."""
     pipe = load_pipeline(path, device, getattr(emulated, rules)(), **options)
     with torch.random.fork_rng():
-        batch = sample_batch(pipe.plan.model, pipe.plan.batch.global_size, 100)
+        batch = batch_of_step(pipe.plan, 100)
     assert pipe.eval_step(**batch).isfinite()
     return pipe
 
