@@ -13,11 +13,11 @@ from pipecut.compiler.trace.trace import trace
 from pipecut.errors import TraceError
 from pipecut.model.draws import Draws, StageDraws
 from tests.compiler.stages.test_models import Split, Tensors
-from tests.models.lossy import lossy, rows
+from tests.compiler.trace.lossy import lossy, rows
 
 JOB = """
-model: {{factory: "tests.models.lossy:lossy", args: {{kind: {kind}}}}}
-inputs: "tests.models.lossy:rows"
+model: {{factory: "tests.compiler.trace.lossy:lossy", args: {{kind: {kind}}}}}
+inputs: "tests.compiler.trace.lossy:rows"
 batch: {{global: 8, microbatch: 2}}
 """
 EXACT = (
