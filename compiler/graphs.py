@@ -74,7 +74,7 @@ class Costs:
         """The costs of the traced graph."""
         if microbatch not in self._costed:
             graph = self.graphs[microbatch]
-            self.progress(f"costing {len(graph.operators)} operators")
+            self.progress(f"costing {len(graph.operators):,} operators")
             seconds = self._measured_seconds(microbatch)
             self._costed[microbatch] = self._cost(graph, microbatch, seconds)
         return self._costed[microbatch]

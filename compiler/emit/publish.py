@@ -26,7 +26,10 @@ def publish(folder: PlanFolder, target: Path) -> PlanFolder:
 
 
 def refuse_occupied(target: Path) -> None:
-    """Raises UserFileError where a folder has something else than a plan."""
+    """Raises UserFileError where a folder has something else than a plan, or cannot be made."""
+    above = next((folder for folder in target.absolute().parents if folder.exists()), None)
+    if above is not None and not above.is_dir():
+        raise UserFileError(f"{target}: {above} is a file, no folder; give another -o")
     files_of_plan(target)
 
 

@@ -96,9 +96,12 @@ def _times(text: str, at: int) -> tuple[int, int]:
     end = at + 1
     while end < len(text) and text[end].isdecimal():
         end += 1
-    if end == at + 1 or end - at > 9:
+    digits = text[at + 1 : end].lstrip("0")
+    if end == at + 1:
         raise ValueError(f"{text!r}: '*' needs a number behind it, such as t*3")
-    return int(text[at + 1 : end]), end
+    if len(digits) > len(str(MOST_CHARACTERS)):
+        raise ValueError(f"{text!r} stands for more than {MOST_CHARACTERS:,} letters")
+    return int(digits or "0"), end
 
 
 def _problems(stages: Sequence[str]) -> Iterator[str]:

@@ -2,9 +2,7 @@
 
 from pathlib import Path
 
-from pipecut.commands.options import (
-    PlanArgument,
-)
+from pipecut.commands.options import PlanArgument
 from pipecut.console import console
 
 
@@ -12,8 +10,10 @@ def check(plan: PlanArgument) -> None:
     """Prove a plan sound: every operator is placed, no cycle, no deadlock, memory fits."""
     from pipecut.plan.check.check import check as check_plan
     from pipecut.plan.folder import read_plan
+    from pipecut.plan.part.numbers import numbers_of_messages
 
-    for line in check_plan(read_plan(plan)):
+    folder = read_plan(plan)
+    for line in [*check_plan(folder), *numbers_of_messages(folder)]:
         console.print(f"ok  {line}")
 
 

@@ -132,7 +132,10 @@ def weight_files(path: Path) -> dict[str, Path]:
             with safe_open(str(file), framework="pt") as archive:
                 names = list(archive.keys())
         except (SafetensorError, OSError) as error:
-            raise RunError(f"{file} cannot be read as safetensors: {error}") from None
+            raise RunError(
+                f"{file} cannot be read as safetensors: {error}; give a file of safetensors with "
+                "the model's names, or a folder of them"
+            ) from None
         for name in names:
             # The files of several ranks each have a tied tensor.
             first = file_of.get(name)

@@ -160,7 +160,7 @@ def code_of(folder: PlanFolder) -> dict[str, str]:
 def read_report(path: Path, plan: Plan) -> RunReport:
     """The report of a run of the plan. Raises UserFileError."""
     try:
-        report = RunReport.model_validate_json(_read(path))
+        report = RunReport.model_validate_json(_read(path, "--run", "--report"))
     except ValidationError as error:
         raise UserFileError(
             f"{path}: is no report of a run: {first_mistake(error)}; give the file that "
@@ -195,7 +195,7 @@ def _other_step(seconds: float, plan: Plan) -> str | None:
 def read_spans(path: Path, plan: Plan) -> tuple[Span, ...]:
     """What a trace of a run of the plan has measured, in the file's order. Raises UserFileError."""
     try:
-        rows = _Trace.model_validate_json(_read(path)).traceEvents
+        rows = _Trace.model_validate_json(_read(path, "--trace", "--trace")).traceEvents
         complete = [row for row in rows if row.get("ph") == "X"]
         events = TypeAdapter(list[_TraceEvent]).validate_python(complete)
     except ValidationError as error:
@@ -243,9 +243,12 @@ def _stranger(spans: Sequence[Span], plan: Plan) -> Span | None:
     return None
 
 
-def _read(path: Path) -> bytes:
-    """Raises UserFileError."""
+def _read(path: Path, option: str, written_by: str) -> bytes:
+    """A file given by an option of view, which an option of run wrote. Raises UserFileError."""
     try:
         return path.read_bytes()
     except OSError as error:
-        raise UserFileError(f"{path} cannot be read: {error.strerror or error}") from None
+        raise UserFileError(
+            f"{option} {path} cannot be read: {error.strerror or error}; give the file that "
+            f"pipecut run {written_by} wrote"
+        ) from None

@@ -100,7 +100,9 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="no safetensors file at .*; fix weights: in the job file"):
         weight_files(tmp_path)
     (tmp_path / "w.safetensors").write_bytes(b"nothing")
-    with pytest.raises(RunError, match="w.safetensors cannot be read as safetensors"):
+    with pytest.raises(
+        RunError, match=r"w.safetensors cannot be read as safetensors: .*; give a file of"
+    ):
         weight_files(tmp_path)
     (tmp_path / "x.index.json").write_text("[]")
     with pytest.raises(RunError, match="is no index of safetensors files; fix weights:"):

@@ -36,8 +36,14 @@ def test_another_report_is_refused(fields: dict[str, object], message: str, tmp_
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserFileError, match="report.json cannot be read: No such file"):
-        read_report(tmp_path / "report.json", PLAN)
+    with pytest.raises(
+        UserFileError, match=r"--run .*/r\.json cannot be read: No such .*run --report"
+    ):
+        read_report(tmp_path / "r.json", PLAN)
+    with pytest.raises(
+        UserFileError, match=r"--trace .*/t\.json cannot be read: No such .*run --trace"
+    ):
+        read_spans(tmp_path / "t.json", PLAN)
 
 
 def test_measured_spans_of_a_trace_are_read_and_predicted_ones_left_out(tmp_path: Path) -> None:

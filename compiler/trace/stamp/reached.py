@@ -46,6 +46,8 @@ class CodeNoted:
 
     def __init__(self) -> None:
         self.ran: dict[CodeType, Mapping[str, Any]] = {}
+        # By the code's id, since a hash of code takes longer; it is kept, so that no other gets it.
+        self._known: dict[int, tuple[CodeType, Mapping[str, Any]]] = {}
         self.past_watching = ""
 
     @contextmanager
@@ -63,10 +65,15 @@ class CodeNoted:
                 gc.enable()
 
     def _note(self, frame: FrameType, event: str, _: Any) -> None:
-        if event != "call" or _is_known(frame.f_globals.get("__name__")):
+        if event != "call":
             return
-        code = frame.f_code
-        self.ran[code] = frame.f_globals
+        code, held = frame.f_code, frame.f_globals
+        if self._known.get(id(code), (None, None))[1] is held:
+            return
+        if _is_known(held.get("__name__")):
+            self._known[id(code)] = code, held
+            return
+        self.ran[code] = held
         past = ANYWHERE.intersection(code.co_names)
         if any(isinstance(held, nn.Module) for held in frame.f_locals.values()):
             past |= OF_MODULES.intersection(code.co_names)

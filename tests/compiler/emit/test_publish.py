@@ -95,3 +95,9 @@ def test_the_manifest_comes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(os, "replace", recording)
     put_in_place(scratch, target, files_of_plan(target))
     assert moved == ["graph", PARAMETERS, "zebra", MANIFEST]
+
+
+def test_a_folder_below_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserFileError, match=r"file/x/plan: .*/file is a file, no folder; give"):
+        refuse_occupied(tmp_path / "file" / "x" / "plan")

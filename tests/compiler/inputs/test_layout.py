@@ -46,7 +46,7 @@ def test_what_is_shortened_stands_for_the_same(counts: list[int], ends: bool) ->
         ("E(t|", r"'E\(t\|': '\(' without a '\)' behind it"),
         ("Et)L", r"'\)' without a '\('"),
         ("Et*|L", r"'\*' needs a number behind it"),
-        ("Et*9999999999|L", r"'\*' needs a number"),
+        ("Et*9999999999|L", "stands for more than 100,000 letters"),
         ("Et*99999999|L", "stands for more than 100,000 letters"),
         ("Et|xL", "'x' is none of E"),
         ("Et|mL", "'m', a layer that predicts more tokens, is not told from others"),

@@ -26,6 +26,7 @@ from pipecut.plan.folder import (
 )
 from pipecut.plan.part.check import check_part
 from pipecut.plan.part.meetings_file import MEETINGS, write_meetings
+from pipecut.plan.part.numbers import numbers_of_messages
 from pipecut.plan.part.read import read_part
 from pipecut.plan.replay.deadlock import Rows, check_order, check_steps
 from pipecut.plan.replay.meetings import (
@@ -285,3 +286,13 @@ def test_a_schedule_in_another_yaml_style_reads_the_same(tmp_path: Path) -> None
     rehash(tmp_path, SCHEDULE, f"ranks:\n{lines}")
     assert read_plan(tmp_path).actions == made_actions(*ROWS)
     load(tmp_path, 1)
+
+
+def test_numbers_are_compared_with_the_schedule_for_all_ranks_at_once(tmp_path: Path) -> None:
+    assert numbers_of_messages(made_folder()) == []
+    written(tmp_path)
+    (line,) = numbers_of_messages(read_plan(tmp_path))
+    assert line.startswith("4 messages have their numbers in meetings.json")
+    rehash(tmp_path, MEETINGS, '{"ranks": [\n[1,2,3,4],\n[1,2,3,5]\n]}\n')
+    with pytest.raises(PlanError, match="would wait for each other"):
+        numbers_of_messages(read_plan(tmp_path))
