@@ -146,7 +146,7 @@ def load(path: Path, rank: int) -> None:
 
 def test_every_rank_reads_its_own_row_and_its_peers_and_proves_them(tmp_path: Path) -> None:
     written(tmp_path)
-    assert len(check(read_plan(tmp_path))) == 7
+    assert len(check(read_plan(tmp_path))) == 8
     for rank in (0, 1):
         part = read_part(tmp_path, rank)
         assert part.actions == made_actions(*ROWS)[rank]
