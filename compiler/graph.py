@@ -132,6 +132,7 @@ class OpaqueCall:
     arguments, as `{0}, mask={1}`; `imports` are modules of Python that it names. `results`: it
     returns the operator's tensor itself, a tuple or list of all its tensors, or these nested.
     `needs_grad` says of each tensor whether it needs a gradient where what it depends on does.
+    `recurrent_dropout`: it has recurrent layers with dropout between them.
     `work` was seen with two batch sizes.
     """
 
@@ -140,6 +141,7 @@ class OpaqueCall:
     imports: tuple[str, ...]
     results: typing.Literal["tensor", "tensors", "nested"]
     needs_grad: tuple[bool, ...]
+    recurrent_dropout: bool
     work: tuple[OpaqueWork, OpaqueWork]
 
 

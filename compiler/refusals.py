@@ -140,7 +140,12 @@ def unmeasured(asked: Proposal) -> Refusal | None:
 
 def recurrent_dropout_on_gpu(asked: Proposal) -> Refusal | None:
     """cuDNN's dropout between layers of an RNN is seeded by nothing."""
-    recurrent = [o for o in _drawing(asked.graph) if rule_of(o.target).cudnn_draws]
+    recurrent = [
+        operator
+        for operator in _drawing(asked.graph)
+        if rule_of(operator.target).cudnn_draws
+        or (operator.opaque is not None and operator.opaque.recurrent_dropout)
+    ]
     unseeded = any(type_of(d.type).unseeded_recurrence for d in asked.cluster.devices)
     if not recurrent or not unseeded:
         return None

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from pipecut.compiler.candidate import Candidate
-from pipecut.compiler.graph import Graph
+from pipecut.compiler.graph import Graph, OpaqueCall, OpaqueWork
 from pipecut.compiler.inputs.auto import AUTO
 from pipecut.compiler.inputs.job import Job
 from pipecut.compiler.refusals import (
@@ -175,3 +175,13 @@ def test_whole_parameters_are_not_divided_over_replicas() -> None:
     assert "use shard_optimizer: false" in refused(asked)
     elementwise = {**keys, "optimizer": {"name": "rmsprop"}}
     refuse_impossible(proposal(chain(2), Candidate(2, 2, 2, 2, "1f1b"), **elementwise))
+
+
+def test_recurrent_dropout_in_an_opaque_module_is_refused_on_a_gpu() -> None:
+    graph = chain(2)
+    work = OpaqueWork(2, 0.0, 0.0, (), 0)
+    call = OpaqueCall("rnn", "{0}", (), "tensor", (True,), True, (work, work))
+    opaque = made_operator("rnn", "pipecut.opaque.tensor", "linear_1", draws=(0,), opaque=call)
+    graph = replace(graph, operators=(*graph.operators, opaque))
+    refuse_impossible(proposal(graph))
+    assert "a GPU cuDNN drops by a state of its own" in refused(proposal(graph, device="cuda"))

@@ -25,7 +25,7 @@ class StandingIn:
         self, modules: Mapping[str, nn.Module], known: Mapping[CallKey, KnownCall]
     ) -> None:
         self.paths = tuple(modules)
-        self._classes = {path: type(module) for path, module in modules.items()}
+        self._modules = modules
         self.calls = tuple(known.values())
         self._number_of = {call.key: number for number, call in enumerate(self.calls)}
         self._batch: Any = 1
@@ -33,7 +33,12 @@ class StandingIn:
 
     def class_of(self, path: str) -> type:
         """The class of an opaque module."""
-        return self._classes[path]
+        return type(self._modules[path])
+
+    def has_recurrent_dropout(self, path: str) -> bool:
+        """Whether an opaque module has recurrent layers with dropout between them."""
+        layers = (m for m in self._modules[path].modules() if isinstance(m, nn.RNNBase))
+        return any(layer.dropout > 0 and layer.num_layers > 1 for layer in layers)
 
     @contextmanager
     def in_place(self, model: WithLoss) -> Iterator[None]:
