@@ -64,6 +64,7 @@ class OperatorRule:
     code that does so is in runtime/engine/weight_gradients.py, whose `DEFERRED` has the same names.
     `loss` has the arguments of a mean over labels, some of which are ignored.
     `guard`: checks something while the model is traced, and computes nothing.
+    `asserts`: a guard that fails where its first argument, a tensor, is false: in a run as well.
 
     Costs:
     `gathers`: reads as many bytes of its first input as it writes, not the whole of it.
@@ -91,6 +92,7 @@ class OperatorRule:
     weight_gradient_later: bool = False
     loss: LossArguments | None = None
     guard: bool = False
+    asserts: bool = False
     gathers: bool = False
     counted_as: Literal["measured", "attention", "experts"] = "measured"
     cuda_keeps: Literal["as cpu", "fused attention", "boolean mask"] = "as cpu"

@@ -180,10 +180,10 @@ RULES: dict[str, OperatorRule] = {
     "as_strided_copy": OperatorRule(part_of_input=True),
     "as_strided_scatter": OperatorRule(part_of_input=True),
     # Checks that tracing leaves behind.
-    "_assert_async": OperatorRule(guard=True),
+    "_assert_async": OperatorRule(guard=True, asserts=True),
     "_assert_scalar": OperatorRule(guard=True),
     "_assert_tensor_metadata": OperatorRule(guard=True),
-    "_functional_assert_async": OperatorRule(guard=True),
+    "_functional_assert_async": OperatorRule(guard=True, asserts=True),
     "_functional_assert_scalar": OperatorRule(guard=True),
     "sym_constrain_range": OperatorRule(guard=True),
     "sym_constrain_range_for_size": OperatorRule(guard=True),

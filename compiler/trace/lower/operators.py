@@ -64,6 +64,8 @@ class OperatorReader:
     def read(self, module: fx.GraphModule, contexts: Contexts = (), prefix: str = "") -> None:
         """Raises TraceError for a node that a stage cannot run."""
         for node in module.graph.nodes:
+            if rule_of(str(node.target)).asserts:
+                self._assertion(node, prefix)
             if node.op in ("placeholder", "output", "get_attr") or _is_guard(node):
                 continue
             try:
@@ -169,7 +171,18 @@ class OperatorReader:
         if self.stamps is not None:
             self.stamps.node(prefix + node.name)
         condition, number = list[Any](node.args)
-        choice, value = self.choices[number], self.names.of(condition, prefix)
+        self._add_check(node, self.names.of(condition, prefix), self.choices[number], prefix)
+
+    def _assertion(self, node: fx.Node, prefix: str) -> None:
+        """An assertion that the model makes in a tensor's own kernel: a choice that only raises."""
+        condition, *message = list[Any](node.args)
+        value = self.by_name.get(self.names.of(condition, prefix))
+        if value is not None and (value.dtype, value.shape) == ("bool", ()):
+            words = f"an asserted tensor{''.join(f' ({text})' for text in message)}"
+            choice = Choice(words, where(node).strip(" ()"), True, only_raises=True)
+            self._add_check(node, value.name, choice, prefix)
+
+    def _add_check(self, node: fx.Node, value: str, choice: Choice, prefix: str) -> None:
         if all(operator.name != value for operator in self.operators):
             value = self._copied(value, prefix + node.name)
         self.checks.append(

@@ -70,6 +70,7 @@ def traced(tmp_path: Path) -> Any:
     ("where", "checked"),
     [
         ("raises", ["labels.max() >= CLASSES is False"]),
+        ("asserts", ["an asserted tensor (labels are classes) is True"]),
         ("clamps", ["torch.isfinite(x).all() is True"] * 3),
         ("padding", ["(labels == -100).any() is False"]),
         ("number", ["labels.max().item() > 3 is True"]),
