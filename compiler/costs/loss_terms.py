@@ -8,12 +8,14 @@ import torch
 
 from pipecut.compiler.costs.arguments import concrete
 from pipecut.compiler.graph import BatchInput, Graph, Operator
-from pipecut.compiler.operators.lookup import resolve, rule_of
+from pipecut.compiler.operators.lookup import resolve, rule_of, short_name
 from pipecut.errors import TraceError
 from pipecut.plan.schema import Sizes, Terms
 
 # How many random tensors of labels are tried, and how likely each label is to be ignored.
 TRIALS, IGNORED_SHARE = 8, 0.5
+# torch.nn._reduction's number of a sum.
+SUM = 2
 REMEDY = "leave out reduction: tokens, and weight microbatches by samples"
 
 
@@ -40,6 +42,20 @@ def terms_of(graph: Graph, microbatch: int) -> Terms:
         if len(shape) > skipped and all(terms.count(t.labels) == t.counted for t in trials):
             return terms
     raise _refusal(f"it is not clear which labels of '{path.labels.value}' the loss counts")
+
+
+def sum_over_samples(graph: Graph) -> Operator | None:
+    """The operator of the loss, where it adds up what the samples of a microbatch have."""
+    loss = next((o for o in graph.operators if o.name == graph.loss), None)
+    if loss is None or not loss.inputs or not loss.target.startswith("aten."):
+        return None
+    names = [argument.name for argument in resolve(loss.target)._schema.arguments]
+    if "reduction" in names:
+        # 1 is a mean, as torch.nn._reduction has it, and the default of all of torch's losses.
+        return loss if _argument(loss, names.index("reduction"), "reduction", 1) == SUM else None
+    summed = graph.values.get(loss.inputs[0])
+    of_samples = summed is not None and any("batch" in str(size) for size in summed.shape)
+    return loss if short_name(loss.target) == "sum" and of_samples else None
 
 
 def _refusal(why: str) -> TraceError:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import torch
 
-from pipecut.compiler.costs.loss_terms import terms_of
+from pipecut.compiler.costs.loss_terms import sum_over_samples, terms_of
 from pipecut.compiler.costs.roofline import CostedGraph
 from pipecut.compiler.draft import Draft
 from pipecut.compiler.emit.evaluation import evaluation_of
@@ -14,6 +14,7 @@ from pipecut.compiler.emit.tensors import tensor_of
 from pipecut.compiler.graph import Graph
 from pipecut.compiler.inputs.cluster import Cluster
 from pipecut.compiler.inputs.job import Job
+from pipecut.compiler.operators.lookup import short_name
 from pipecut.compiler.partition.coarsen.parameter_bytes import OptimizerSpec
 from pipecut.compiler.partition.placement import Certificate
 from pipecut.compiler.predict.step import Scheduled
@@ -75,7 +76,12 @@ def plan_of(
         prediction=_prediction(job, costed, draft),
         certificate=_certificate(draft.placement.certificate),
         trace=compared or TraceComparison(),
-        notes=[*graph.notes, *notes, *_node_order(cluster, candidate.devices)],
+        notes=[
+            *graph.notes,
+            *notes,
+            *_sum_taken_as_mean(job, graph),
+            *_node_order(cluster, candidate.devices),
+        ],
         source=source,
     )
     evaluation = evaluation_of(graph, scheduled.cuts, draft.evaluation_refused)
@@ -117,6 +123,17 @@ def _model(job: Job, graph: Graph) -> ModelRef:
     )
 
 
+def _sum_taken_as_mean(job: Job, graph: Graph) -> list[str]:
+    """What a step makes of a loss that adds up samples, where the job does not say so."""
+    summing = sum_over_samples(graph) if job.spec.reduction == "samples" else None
+    if summing is None:
+        return []
+    return [
+        f"the loss, {short_name(summing.target)}{summing.source}, adds up samples, and a step "
+        "takes the mean of its microbatches' losses; reduction: sum in the job file adds them up"
+    ]
+
+
 def _batch(job: Job, graph: Graph) -> Batch:
     sizes = job.spec.batch
     unknown = sizes.pad.keys() - {tensor.name for tensor in graph.batch_inputs}
@@ -130,6 +147,7 @@ def _batch(job: Job, graph: Graph) -> Batch:
         microbatch=job.microbatch,
         dynamic=graph.dynamic,
         terms=terms_of(graph, job.microbatch) if job.spec.reduction == "tokens" else None,
+        summed=job.spec.reduction == "sum",
         lengths={
             name: LengthRange(shortest=graph.shortest[name], longest=longest)
             for name, longest in graph.lengths.items()

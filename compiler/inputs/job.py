@@ -158,10 +158,11 @@ class JobSpec(FileSchema):
         "it the model's own result is the loss, or has it as `loss`.",
         examples=['"train:loss"'],
     )
-    reduction: Literal["samples", "tokens"] = Field(
+    reduction: Literal["samples", "tokens", "sum"] = Field(
         default="samples",
         description="What the loss is the mean over: microbatches weigh by their samples, or by "
-        "the labels that the loss counts.",
+        "the labels that the loss counts. With `sum` their losses are added up, as those of a loss "
+        "that is a sum over samples.",
         examples=["tokens"],
     )
     precision: Literal["fp32", "bf16", "fp16"] = Field(

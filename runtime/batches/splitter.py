@@ -100,6 +100,8 @@ class BatchSplitter:
     def _weights_of_shard(self, parts: list[Microbatch]) -> list[float]:
         """Of this replica's microbatches among those of all replicas, which call it together."""
         samples = [part.sizes["batch"] for part in parts]
+        if self.plan.batch.summed:
+            return [1.0 for _ in samples]
         with naming_errors(f"rank {self.world.rank}"):
             counts = self.plan.batch.counts([part.tensors for part in parts], samples)
             summed = torch.tensor(sum(counts), device=self.world.device)

@@ -18,16 +18,16 @@ OPTION = "eval: data:"
 def evaluated_loss(pipe: Pipeline, data: str) -> float:
     """The mean loss over all batches of `data` ("module:function"), as one large batch has it.
 
-    Weighted by samples, or by counted labels where the job says `reduction: tokens`. The random
-    numbers of the training stay as they are. Raises RunError.
+    Weighted by samples, or by counted labels where the job says `reduction: tokens`; the sum where
+    it says `sum`. The random numbers of the training stay as they are. Raises RunError.
     """
     total, weights = 0.0, 0
     with _own_random_numbers():
         for batch in batches_once(pipe, data, OPTION):
-            weight = _weight(pipe.plan, batch)
+            weight = 1 if pipe.plan.batch.summed else _weight(pipe.plan, batch)
             total += float(pipe.eval_step(**batch)) * weight
             weights += weight
-    return total / weights
+    return total if pipe.plan.batch.summed else total / weights
 
 
 def _weight(plan: Plan, batch: Batch) -> int:

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from tests.models.core import Mlp
+
 Batch = dict[str, Any]
 
 
@@ -107,3 +109,14 @@ if __name__ == "__main__":
         slow_saver(*arguments)
     else:
         on_own_machine(arguments[0], arguments[1:])
+
+
+class Summing(Mlp):
+    """Its loss adds up the samples."""
+
+    def forward(self, x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return (self.layers(x) - target).square().sum()
+
+
+def summing() -> torch.nn.Module:
+    return Summing(depth=2)

@@ -36,7 +36,8 @@ class LengthRange(PlanModel):
 class Batch(PlanModel):
     """Samples per step and per microbatch; `dynamic` when any other size works too.
 
-    The loss of a batch is the mean of its microbatches' losses, weighted by samples or by `terms`.
+    The loss of a batch is the mean of its microbatches' losses, weighted by samples or by `terms`;
+    where it is `summed`, their sum.
     `lengths` has each length that microbatches may have of their own, by the name that dimensions
     call it. Memory is checked and time predicted for the longest. `order` is that in which listed
     microbatches run; `pad` has what samples of an input are made longer with.
@@ -46,6 +47,7 @@ class Batch(PlanModel):
     microbatch: Positive
     dynamic: bool
     terms: Terms | None = None
+    summed: bool = False
     lengths: dict[str, LengthRange] = {}
     order: Literal["as-given", "balanced"] = "as-given"
     pad: dict[str, float] = {}
@@ -63,10 +65,12 @@ class Batch(PlanModel):
     def weights(
         self, microbatches: Sequence[Mapping[str, "torch.Tensor"]], samples: Sequence[int]
     ) -> list[float]:
-        """The weight of each microbatch, of so many samples each; they sum to 1.
+        """The weight of each microbatch, of so many samples each; they sum to 1 in a mean.
 
         Raises RunError when a microbatch has no label that counts.
         """
+        if self.summed:
+            return [1.0 for _ in samples]
         counts = self.counts(microbatches, samples)
         return [count / sum(counts) for count in counts]
 

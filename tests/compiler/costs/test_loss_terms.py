@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from pipecut.compiler.costs.loss_terms import terms_of
+from pipecut.compiler.costs.loss_terms import sum_over_samples, terms_of
 from pipecut.compiler.graph import BatchInput, Graph, Operator, Ref
 from pipecut.errors import TraceError
 from pipecut.plan.schema import Terms
@@ -70,3 +70,22 @@ def test_the_ignored_label_may_be_a_keyword() -> None:
 def test_a_loss_whose_terms_are_not_known_is_refused(refused: Graph, message: str) -> None:
     with pytest.raises(TraceError, match=f"reduction: tokens: .*{message}.*weight microbatches"):
         terms_of(refused, 2)
+
+
+@pytest.mark.parametrize(
+    ("loss", "summed"),
+    [
+        (("aten.sum.default", Ref("logits")), True),
+        (("aten.mse_loss.default", Ref("logits"), Ref("logits"), 2), True),
+        (("aten.mse_loss.default", Ref("logits"), Ref("logits")), False),
+        (("aten.mean.default", Ref("logits")), False),
+        # Of a batch's losses one by one, such as two tasks'.
+        (("aten.sum.default", Ref("tasks")), False),
+    ],
+)
+def test_a_loss_that_adds_up_samples_is_known(loss: tuple[Any, ...], summed: bool) -> None:
+    tasks = value("tasks", 2, needs_grad=True)
+    made = graph([operator("loss", *loss)], (*VALUES, tasks))
+    assert (sum_over_samples(made) is not None) == summed
+    assert sum_over_samples(with_loss([FLAT], None, 2)) is not None
+    assert sum_over_samples(with_loss([FLAT])) is None

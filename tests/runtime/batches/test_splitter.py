@@ -128,6 +128,12 @@ def test_shards_are_what_replicas_take_of_the_global_batch(
         splitter.for_step({"labels": counted}, 1.0)
 
 
+def test_losses_that_are_sums_are_added_up() -> None:
+    batch = Batch(global_size=8, microbatch=2, dynamic=True, summed=True)
+    shares = works(made_plan(1, replicas=2, batch=batch), {"x": torch.rand(7, 4)}, True, scale=1.0)
+    assert [share.weights for share in shares] == [[1.0, 1.0], [1.0, 1.0]]
+
+
 def test_an_input_of_other_ranks_is_not_taken() -> None:
     plan = made_plan(2)
     world = chain_worlds(plan)[1]
