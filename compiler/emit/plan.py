@@ -17,6 +17,7 @@ from pipecut.compiler.inputs.job import Job
 from pipecut.compiler.operators.lookup import short_name
 from pipecut.compiler.partition.coarsen.parameter_bytes import OptimizerSpec
 from pipecut.compiler.partition.placement import Certificate
+from pipecut.compiler.predict.shorter import with_shorter
 from pipecut.compiler.predict.step import Scheduled
 from pipecut.compiler.stages.imports import functions_called
 from pipecut.device.types import type_of
@@ -70,7 +71,9 @@ def plan_of(
         schedule=candidate.schedule,
         inputs=_inputs(graph),
         constants=graph.constants,
-        stages=stages_of(costed, draft, optimizer),
+        stages=with_shorter(
+            stages_of(costed, draft, optimizer), job, costed, scheduled.cuts, cluster
+        ),
         boundaries=boundaries_of(graph, draft),
         tied=_tied(scheduled),
         prediction=_prediction(job, costed, draft),

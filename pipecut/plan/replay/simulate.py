@@ -52,6 +52,7 @@ class Costs:
 
     `blocking` where a rank's own core carries what it sends and receives, as gloo on a CPU does.
     `weights` has the seconds of each stage's backward that W takes where it is split.
+    `by_microbatch` has each microbatch's own where they differ.
     """
 
     forward: Sequence[float]
@@ -61,6 +62,11 @@ class Costs:
     ties: Sequence[TiedSum] = ()
     blocking: bool = False
     weights: Sequence[float] = ()
+    by_microbatch: Sequence["Costs"] = ()
+
+    def of(self, microbatch: int) -> "Costs":
+        """The costs of a microbatch: its own, or those that all have."""
+        return self.by_microbatch[microbatch] if self.by_microbatch else self
 
     def seconds(self, op: Op, stage: int) -> float:
         """Seconds of a stage's F, B, I or W."""
@@ -140,11 +146,14 @@ class _Replay:
             arrival = self.arrived.get(key)
             if arrival is None:
                 return False
-            carrying = self.transfers[key[:2]] if self.costs.blocking else 0.0
+            carrying = self._transfer(key) if self.costs.blocking else 0.0
             start = max(arrival, start + carrying)
-        seconds = self.seconds.get((op, stage))
-        if seconds is None:
-            seconds = self.seconds[op, stage] = self.costs.seconds(op, stage)
+        if self.costs.by_microbatch:
+            seconds = self.costs.of(action.microbatch).seconds(op, stage)
+        else:
+            seconds = self.seconds.get((op, stage), -1.0)
+            if seconds < 0:
+                seconds = self.seconds[op, stage] = self.costs.seconds(op, stage)
         end = self.clock[rank] = start + seconds
         self.busy[rank] += seconds
         self.events.append(Event(rank, action, start, end))
@@ -154,11 +163,17 @@ class _Replay:
         key = _key_of(action.message)
         hop = key[:2]
         start = max(self.clock[rank], self.hop_free.get(hop, 0.0))
-        end = start + self.transfers[hop]
+        end = start + self._transfer(key)
         self.hop_free[hop] = self.arrived[key] = end
         self.events.append(Event(rank, action, start, end))
         if self.costs.blocking:
             self.clock[rank] = end
+
+    def _transfer(self, key: _Key) -> float:
+        """Seconds of a message."""
+        if self.costs.by_microbatch:
+            return self.costs.of(key[2]).transfers[Hop(key[0], key[1])]
+        return self.transfers[key[:2]]
 
     def sum_gradients(self) -> None:
         """Sums come last: those of tied parameters first, in the same order on every rank."""

@@ -2,7 +2,7 @@
 
 from pipecut.device.types import TypeName
 from pipecut.plan.schema.dimensions import Dimension
-from pipecut.plan.schema.numbers import Bytes, Count, PlanModel, Rate, Seconds, Signed
+from pipecut.plan.schema.numbers import Bytes, Count, Finite, PlanModel, Rate, Seconds, Signed
 from pipecut.plan.schema.tensors import StageTensor, Tensor
 
 
@@ -65,6 +65,14 @@ class OpaqueModule(PlanModel):
     results: list[list[OpaqueResult]]
 
 
+class SecondsAt(PlanModel):
+    """What a whole microbatch takes on a stage at this share of the longest lengths."""
+
+    share: Finite
+    forward_seconds: Seconds
+    backward_seconds: Seconds
+
+
 class Stage(PlanModel):
     """One stage, on the ranks of `pipeline_rank`. Seconds and bytes are per microbatch.
 
@@ -83,6 +91,7 @@ class Stage(PlanModel):
     - `peak_bytes`: what all tensors of its rank take, replayed from `passes`; with `outside_bytes`
       of a GPU's context and communicators at most `device_bytes`.
     - `passes`: None where an operator cannot run on fake tensors.
+    - `shorter`: where lengths differ, what less than the longest takes, by rising share.
     """
 
     index: Count
@@ -116,6 +125,7 @@ class Stage(PlanModel):
     parameters: list[StageTensor]
     buffers: list[StageTensor]
     passes: StageMemory | None = None
+    shorter: list[SecondsAt] = []
 
     @property
     def recompute_seconds(self) -> float:
