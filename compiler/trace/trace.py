@@ -22,10 +22,12 @@ from pipecut.compiler.trace.modes.evaluation import (
 from pipecut.compiler.trace.opaque.untraceable import Untraceable, make_opaque, masked
 from pipecut.compiler.trace.requirements import checked
 from pipecut.compiler.trace.stamp.stamped import NotEqualAfterAll
-from pipecut.errors import TraceError
+from pipecut.errors import PipecutError, TraceError
 from pipecut.model.unsplit import WithLoss
 
 log = logging.getLogger("pipecut")
+
+OWN_MODULE = "or put these lines into a module of their own, which then runs as it is"
 
 
 def trace(job: Job) -> Graph:
@@ -61,13 +63,17 @@ def _with_opaque_modules(job: Job) -> Graph:
 
 def _of_example_batch(job: Job, refused: Untraceable) -> Graph:
     """The graph for sizes of the example batch. Raises `refused` where these do not help."""
-    if not isinstance(refused.__cause__, DependsOnData):
+    cause = refused.__cause__
+    fails_in_torch = cause is not None and not isinstance(cause.__cause__, PipecutError | None)
+    if not refused.module and fails_in_torch and job.spec.model.opaque != "never":
+        raise TraceError(f"{refused}; {OWN_MODULE}") from refused
+    if not isinstance(cause, DependsOnData):
         raise refused
     log.debug("taking values of the example batch: %s", refused)
     try:
         return _both_modes(job, by_example=True)
     except Untraceable:
-        raise refused from None
+        raise TraceError(f"{refused}; {OWN_MODULE}") from refused
 
 
 def _opaque_notes(graph: Graph, job: Job) -> Iterator[str]:

@@ -194,3 +194,17 @@ class Oddities(nn.Module):
 def odd(kinds: list[str]) -> nn.Module:
     """A model of these kinds."""
     return Oddities(kinds)
+
+
+class Picking(Choosing):
+    """It chooses by a value in its own forward."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """A loss."""
+        y = self.linear(x)
+        return y.square().mean() if y.sum() > 0 else y.mean()
+
+
+def picking() -> nn.Module:
+    """A model that is refused."""
+    return Picking()

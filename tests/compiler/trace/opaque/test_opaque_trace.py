@@ -86,6 +86,11 @@ def test_what_cannot_be_opaque_is_refused(opaque: str, tmp_path: Path) -> None:
     assert REFUSED[opaque] in str(caught.value)
 
 
+def test_a_model_that_cannot_be_traced_itself_is_told_to_have_a_module(tmp_path: Path) -> None:
+    with pytest.raises(PipecutError, match=r"tensor's value.*; or put these lines into a module"):
+        traced(tmp_path, "picking", "rows", "[]")
+
+
 def test_a_list_of_modules_is_never_called(tmp_path: Path) -> None:
     with pytest.raises(PipecutError, match="is never called, so it cannot run as it is; name"):
         traced(tmp_path, "mixture", "tokens", "[layers]", "{layers: 2}")
