@@ -102,7 +102,7 @@ class Read:
 def read_values(text: str, tensors: Sequence[torch.Tensor], sizes: Sequence[Any]) -> list[Any]:
     """The arguments of a call."""
     kinds: dict[str, Callable[..., Any]] = {"list": list, "tuple": tuple, "Size": torch.Size}
-    device = tensors[0].device if tensors else torch.device("cpu")
+    device = tensors[0].device if tensors else torch.get_default_device()
     return Read(tensors.__getitem__, sizes.__getitem__, device, kinds, _value_of).all(text)
 
 

@@ -27,8 +27,9 @@ def test_a_graph_that_trains_is_returned_as_it_is() -> None:
 
 
 def test_parameters_without_a_gradient_are_noted_the_first_by_name() -> None:
-    idle = [parameter(value(f"p{i}", 2)) for i in range(5)]
-    noted = checked(replace(GOOD, parameters=(*GOOD.parameters, *idle)))
+    values = [value(f"p{i}", 2) for i in range(5)]
+    idle = [parameter(of_idle) for of_idle in values]
+    noted = checked(replace(with_values(*values), parameters=(*GOOD.parameters, *idle)))
     (note,) = noted.notes
     assert note.endswith("p0, p1, p2 and 2 more")
     frozen = parameter(value("f", 2), trainable=False)

@@ -5,7 +5,7 @@ import signal
 import pytest
 
 from pipecut.runtime.health.status import RankStatus, State
-from pipecut.runtime.launch.launch import _environment, lost_rank
+from pipecut.runtime.launch.launch import environment_of_rank, lost_rank
 
 BETWEEN = RankStatus(1, State.BETWEEN, 3, None, 0.0)
 
@@ -28,14 +28,14 @@ def test_the_end_of_a_rank_is_put_into_words(
 
 def test_each_rank_is_told_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "7")
-    environment = _environment(4, 2, 100.0)
+    environment = environment_of_rank(4, 2, 100.0)
     assert [environment[n] for n in ("RANK", "LOCAL_RANK")] == ["2", "2"]
     assert [environment[n] for n in ("WORLD_SIZE", "LOCAL_WORLD_SIZE")] == ["4", "4"]
 
 
 def test_the_backend_outlasts_the_watchdog(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PIPECUT_TIMEOUT", raising=False)
-    assert float(_environment(4, 2, 100.0)["PIPECUT_TIMEOUT"]) > 100.0
+    assert float(environment_of_rank(4, 2, 100.0)["PIPECUT_TIMEOUT"]) > 100.0
 
 
 def test_the_users_interface_stays_and_another_launchers_variables_go(
@@ -46,7 +46,7 @@ def test_the_users_interface_stays_and_another_launchers_variables_go(
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
     monkeypatch.setenv("MASTER_ADDR", "elsewhere")
     monkeypatch.setenv("GROUP_RANK", "3")
-    environment = _environment(1, 0, 1.0)
+    environment = environment_of_rank(1, 0, 1.0)
     assert environment["GLOO_SOCKET_IFNAME"] == "eth1"
     assert environment["NCCL_SOCKET_IFNAME"] == "lo"
     assert not {"TORCHELASTIC_RUN_ID", "MASTER_ADDR", "GROUP_RANK"} & set(environment)
