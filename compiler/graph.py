@@ -276,7 +276,8 @@ class Graph:
     In eval mode the operators run as they stand; where `evaluation` is set, that runs instead;
     where `refused` is set, it is the reason why nothing can.
     `stamped` says which layers were traced once for many, a line for each kind. `origin` tells
-    stages with opaque modules how to build these.
+    stages with opaque modules how to build these. `rehearsal` says why the model's forward was not
+    run again after the trace, "" where it was.
     `checks` must hold in every microbatch, or what the model does is not what the graph does.
     `lengths` are the sizes, beside `batch`, that dimensions follow, as `values` has them;
     `shortest` are the least that the graph holds for, where it was traced for the most.
@@ -301,6 +302,7 @@ class Graph:
     checks: tuple[Check, ...] = ()
     lengths: dict[str, int] = field(default_factory=dict)
     shortest: dict[str, int] = field(default_factory=dict)
+    rehearsal: str = ""
 
     def __str__(self) -> str:
         """Inputs and operators as tables, then outputs and what is different in eval mode."""

@@ -44,7 +44,8 @@ def compare(
         return TraceComparison(how=TRUSTED)
     too_large = why_too_large(graph)
     if too_large:
-        return TraceComparison(how=f"too large to run while compiling: {too_large}")
+        why = f"too large to run while compiling: {too_large}; {_rehearsed(graph)}"
+        return TraceComparison(how=why)
     begin = time.process_time()
     with training_terms(getattr(torch, graph.default_dtype)):
         try:
@@ -54,6 +55,12 @@ def compare(
             compared = TraceComparison(how=str(reason))
     progress(f"{compared}, in {show_seconds(time.process_time() - begin)}")
     return compared
+
+
+def _rehearsed(graph: Graph) -> str:
+    if graph.rehearsal:
+        return f"its forward cannot run twice on fake tensors: {graph.rehearsal}"
+    return "its forward does the same twice on fake tensors"
 
 
 def _compared(job: Job, graph: Graph) -> TraceComparison:

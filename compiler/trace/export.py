@@ -29,6 +29,7 @@ from pipecut.compiler.trace.lengths import SHORTEST
 from pipecut.compiler.trace.modes.mode_reads import ModeReads, watched_mode
 from pipecut.compiler.trace.opaque.untraceable import located
 from pipecut.compiler.trace.prepare import check_names, model_to_trace
+from pipecut.compiler.trace.rehearse.python_state import put_back_after
 from pipecut.compiler.trace.stamp.stamped import NOTHING_STAMPED, Stamped
 from pipecut.compiler.trace.stamp.stamping import Stamping
 from pipecut.compiler.trace.watch.beyond_graph import inference_mode_as_no_grad, past_autograd_seen
@@ -274,7 +275,7 @@ def _attempt(
         model.around = way.around
         with noting_fixed() as fixed:
             try:
-                with _surroundings(model):
+                with surroundings(model):
                     attempt = _traced(model, batch, sizes, reads, state, whole)
                 return replace(attempt, by_value=tuple(way.choices.made))
             except PipecutError:
@@ -311,7 +312,8 @@ def _traced(
     def run_export() -> ExportedProgram:
         reads.dropouts = 0
         # Code of the graphs that torch makes on the way is not run, so it is not written.
-        with _use_lazy_graph_module(True), forward_hooks_kept(model):
+        kept = put_back_after(model.model, model.loss)
+        with _use_lazy_graph_module(True), forward_hooks_kept(model), kept:
             program = torch.export.export(model, (tensors,), dynamic_shapes=shapes, strict=False)
         if sizes.lengths:
             check_choices(program, batch)
@@ -338,8 +340,8 @@ def _traced(
 
 
 @contextmanager
-def _surroundings(model: WithLoss) -> Iterator[None]:
-    """What holds while torch.export runs: refusals, and what is patched."""
+def surroundings(model: WithLoss) -> Iterator[None]:
+    """What holds while a model is traced: refusals, and what is patched."""
     with quiet(), only_operators_draw(), without_checkpoints(), conversions_change_nothing():
         with past_autograd_seen(), functions_as_operators(model), inference_mode_as_no_grad():
             with model.opaque.in_place(model):

@@ -20,6 +20,7 @@ from pipecut.compiler.trace.modes.evaluation import (
     without_dropout,
 )
 from pipecut.compiler.trace.opaque.untraceable import Untraceable, make_opaque, masked
+from pipecut.compiler.trace.rehearse.rehearsal import rehearse
 from pipecut.compiler.trace.requirements import checked
 from pipecut.compiler.trace.stamp.stamped import NotEqualAfterAll
 from pipecut.errors import PipecutError, TraceError
@@ -98,6 +99,7 @@ def _both_modes(job: Job, by_example: bool = False) -> Graph:
     traced = _for_every_microbatch(job, by_example)
     exported, lowered = traced.exported, traced.lowered
     training = checked(lowered.training)
+    training = replace(training, rehearsal=rehearse(exported, training))
     # What an opaque module does in eval mode, its trace does not tell.
     same = not exported.model.opaque.paths and not exported.reads.differs
     if same and only_dropout_differs(lowered.operators, exported.reads.dropouts):

@@ -1,6 +1,6 @@
 """What a trace says of the layers that it stamped instead of tracing them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from pipecut.errors import PipecutError
@@ -25,6 +25,20 @@ class Stamped:
     template_of: Mapping[int, int] = field(default_factory=dict)
     proof_of: Mapping[int, int] = field(default_factory=dict)
     summary: tuple[str, ...] = ()
+
+    def counterparts(self, names: Iterable[str]) -> dict[str, str]:
+        """FQNs of tensors in layers that were stamped, to those in the traced one."""
+        template_of = {
+            self.paths[call]: self.paths[template] for call, template in self.template_of.items()
+        }
+        names_in_template = {}
+        for name in names:
+            parts = name.split(".")
+            for length in range(len(parts), 0, -1):
+                template = template_of.get(".".join(parts[:length]))
+                if template is not None:
+                    names_in_template[name] = ".".join([template, *parts[length:]])
+        return names_in_template
 
 
 NOTHING_STAMPED = Stamped()

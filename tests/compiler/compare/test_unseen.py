@@ -19,6 +19,8 @@ batch: {{global: 8, microbatch: 2}}
 EXACT = {
     "AssignedBuffer",
     "AutocastInside",
+    "CachedTable",
+    "GlobalCacheByShape",
     "LoggedLoss",
     "MethodOfInstance",
     "OnlyIfGradient",
@@ -30,27 +32,15 @@ EXACT = {
 # Those of which a fast run of the tests tries one of each sort.
 QUICK = {
     "AssignedBuffer",
-    "ClosureGenerator",
     "Clock",
-    "ForwardHook",
-    "GlobalCounter",
+    "GlobalCacheByShape",
+    "GlobalCacheOfWeight",
+    "GlobalWarmUp",
     "ModuleReplaced",
     "NestedContainer",
     "OnlyIfGradient",
     "OnlyIfPlainTensor",
 }
-# Not known to be either yet.
-OPEN = {
-    "CachedImpure",
-    "CachedTable",
-    "GlobalCacheByShape",
-    "GlobalCacheOfWeight",
-    "GlobalDeque",
-    "GlobalListOfBatch",
-    "GlobalTensorReplaced",
-    "GlobalWarmUp",
-}
-TRIED = sorted(KINDS.keys() - OPEN)
 
 
 @pytest.fixture
@@ -65,7 +55,7 @@ def job(tmp_path: Path) -> Callable[[str], Job]:
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(n, marks=[] if n in QUICK else [pytest.mark.slow]) for n in TRIED],
+    [pytest.param(n, marks=[] if n in QUICK else [pytest.mark.slow]) for n in sorted(KINDS)],
 )
 def test_it_is_exact_or_refused_with_its_line(name: str, job: Callable[[str], Job]) -> None:
     if name in EXACT:
@@ -77,8 +67,26 @@ def test_it_is_exact_or_refused_with_its_line(name: str, job: Callable[[str], Jo
 
 
 def test_the_first_operator_that_differs_is_named_with_its_line(job: Callable[[str], Job]) -> None:
-    graph = trace(job("GlobalDict"))
-    with pytest.raises(TraceError, match=r"aten.div.Tensor.*unseen.py:\d+.*--trust-trace"):
-        compare(job("GlobalDict"), graph)
-    trusted = compare(job("GlobalDict"), graph, trust=True)
+    asked = job("OnlyIfPlainTensor")
+    graph = trace(asked)
+    with pytest.raises(TraceError, match=r"aten.mul.Tensor.*unseen.py:\d+.*--trust-trace"):
+        compare(asked, graph)
+    trusted = compare(asked, graph, trust=True)
     assert not trusted.compared and "--trust-trace" in str(trusted)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("GlobalCounter", r"second forward does something else: mul\(.*, 2\) .*unseen.py:\d+"),
+        ("GlobalWarmUp", r"'tests.models.unseen.CALLS' changes .*unseen.py:\d+ reads it"),
+        ("GlobalCacheOfWeight", r"a tensor \[8, 8\] that the forward before made"),
+        ("ModuleReplaced", "replaces its module 'b'"),
+    ],
+)
+@pytest.mark.slow
+def test_what_changes_between_forwards_is_named(
+    name: str, message: str, job: Callable[[str], Job]
+) -> None:
+    with pytest.raises(TraceError, match=message):
+        trace(job(name))

@@ -63,6 +63,8 @@ def both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Graph
             f"batch: {{global: 8, microbatch: {microbatch}}}\n"
         )
         job = read_job(path)
+        # Some of these models are refused after their trace, since they count their forwards.
+        monkeypatch.setattr(tracing, "rehearse", lambda *_: "")
         stamped = trace(job)
         export, evaluation = tracing.export, tracing.export_evaluation
         with monkeypatch.context() as patch:
