@@ -74,7 +74,7 @@ class Arguments:
             assert isinstance(size, torch.Size) and isinstance(axes, tuple)
             assert isinstance(weights, list) and x.device == torch.device(device)
             scaled = x.to(dtype) * torch.tensor(weights, dtype=dtype, device=device).mean()
-            return scaled.flip(axes).view(size[0], *size[1:]).float()
+            return scaled.flip(axes).view(size[0], *size[1:]).to(x.dtype)
 
         @staticmethod
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
