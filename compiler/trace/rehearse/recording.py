@@ -57,7 +57,11 @@ class Recording(TorchFunctionMode):
         kwargs = kwargs or {}
         name = str(getattr(func, "__name__", func))
         if name in ("__get__", "__set__"):
-            return func(*args, **kwargs)
+            # Of attributes only tensors matter, as `x.T`.
+            result = func(*args, **kwargs)
+            if name == "__set__" or not isinstance(result, torch.Tensor):
+                return result
+            name, func = str(getattr(func.__self__, "__name__", name)), lambda *_, **__: result
         leaves = tree_leaves((args, kwargs))
         tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
         counts = may_draw(func) or any(
@@ -94,7 +98,8 @@ class Recording(TorchFunctionMode):
             if id(leaf) in self.stale:
                 return f"a tensor {list(leaf.shape)} that the forward before made"
             known = self.constant.get(id(leaf))
-            return f"constant {known[1] if known else id(leaf)}"
+            # What no function made, such as a tensor of a global, is known by its form.
+            return f"constant {known[1]}" if known else f"tensor {list(leaf.shape)} of elsewhere"
         if isinstance(leaf, numpy.ndarray):
             data = leaf.tobytes() if leaf.dtype != object else b""
             return f"array {hashlib.blake2b(data, digest_size=8).hexdigest()}"

@@ -82,11 +82,14 @@ def _forward_twice(exported: Exported, mode: FakeTensorMode, state: PythonState)
 def _on_fakes(exported: Exported, mode: FakeTensorMode) -> Iterator[dict[str, torch.Tensor]]:
     """The batch as fake tensors, within what surrounds a trace, with gradients on."""
     model, tensors = exported.model, exported.batch.tensors
-    with surroundings(model), stand_ins(model.model, exported.stamped), mode, torch.enable_grad():
-        yield {
-            placeholder: mode.from_tensor(tensors[name], static_shapes=True)
-            for placeholder, name in model.names.items()
-        }
+    # What torch.compile would make is not what is traced, and takes seconds.
+    plain = torch.compiler.set_stance("force_eager")
+    with plain, surroundings(model), stand_ins(model.model, exported.stamped):
+        with mode, torch.enable_grad():
+            yield {
+                placeholder: mode.from_tensor(tensors[name], static_shapes=True)
+                for placeholder, name in model.names.items()
+            }
 
 
 def _loss_of(result: Any) -> torch.Tensor:

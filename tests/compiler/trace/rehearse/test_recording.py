@@ -54,6 +54,7 @@ def twice(forward: Forward) -> None:
 SAME: dict[str, Forward] = {
     "plain": lambda _: torch.relu(X * 2) + torch.ones(3),
     "a table that is kept": table,
+    "an attribute that is a tensor": lambda _: X + (X * 2).mT.mT,
     "a mask that is written": written,
     "random numbers": lambda _: X * torch.rand(3),
 }
