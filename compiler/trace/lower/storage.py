@@ -11,7 +11,9 @@ from torch import fx
 from pipecut.compiler.operators.lookup import rule_of
 from pipecut.compiler.trace.lower.arguments import references
 from pipecut.compiler.trace.lower.names import part_name
+from pipecut.compiler.trace.lower.source import where
 from pipecut.compiler.trace.lower.values import Values
+from pipecut.errors import TraceError
 
 
 @dataclass(frozen=True)
@@ -66,13 +68,25 @@ class Storages:
         storages = set()
         for index, part in enumerate(result if isinstance(result, list | tuple) else (result,)):
             if isinstance(part, torch.Tensor) and part.layout == torch.strided:
-                storage = part.untyped_storage()._cdata
+                storage = _storage_of(part, node)
                 storages.add(storage)
                 self._shared[part_name(name, index)] = self._with_storage(inputs, {storage})
         return self._with_storage(inputs, storages)
 
     def _with_storage(self, inputs: tuple[str, ...], storages: set[int]) -> tuple[str, ...]:
         return tuple(name for name in inputs if self.values.storage.get(name) in storages)
+
+
+def _storage_of(part: torch.Tensor, node: fx.Node) -> int:
+    """Raises TraceError for a tensor within torch.func.grad or its like, which has none."""
+    try:
+        return int(part.untyped_storage()._cdata)
+    except NotImplementedError:
+        raise TraceError(
+            "the model's forward transforms a function, as torch.func.grad does, and within it "
+            f"{node.target}{where(node)} has no tensors that a stage could compute; put that part "
+            "into a module of its own, and name it under model.opaque: it then runs as it is"
+        ) from None
 
 
 def _annotated(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Any]:
