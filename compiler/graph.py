@@ -132,6 +132,7 @@ class OpaqueCall:
     arguments, as `{0}, mask={1}`; `imports` are modules of Python that it names. `results`: it
     returns the operator's tensor itself, a tuple or list of all its tensors, or these nested.
     `needs_grad` says of each tensor whether it needs a gradient where what it depends on does.
+    `others` says what it returns beside tensors, each by kind and value, as `int 2*batch`.
     `recurrent_dropout`: it has recurrent layers with dropout between them.
     `work` was seen with two batch sizes.
     """
@@ -143,6 +144,7 @@ class OpaqueCall:
     needs_grad: tuple[bool, ...]
     recurrent_dropout: bool
     work: tuple[OpaqueWork, OpaqueWork]
+    others: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -91,16 +91,24 @@ def opaque_of(graph: Graph, cut: Cut) -> list[OpaqueModule]:
     parts = [(graph, cut)]
     if graph.evaluation is not None and cut.evaluation is not None:
         parts.append((graph.evaluation, cut.evaluation))
-    results: dict[str, list[list[OpaqueResult]]] = {name: [] for name in cut.opaque}
+    calls: dict[str, list[tuple[list[OpaqueResult], list[str]]]] = {n: [] for n in cut.opaque}
     for part, part_cut in parts:
         for operator in (part.operators[index] for index in part_cut.operators):
             if operator.opaque is None:
                 continue
-            of_module = results[operator.opaque.module]
-            made = [_result(part.values[name]) for name in part.results_of(operator)]
+            of_module = calls[operator.opaque.module]
+            results = [_result(part.values[name]) for name in part.results_of(operator)]
+            made = results, list(operator.opaque.others)
             if made not in of_module:
                 of_module.append(made)
-    return [OpaqueModule(name=name, results=calls) for name, calls in results.items()]
+    return [
+        OpaqueModule(
+            name=name,
+            results=[results for results, _ in made],
+            others=[others for _, others in made] if any(others for _, others in made) else [],
+        )
+        for name, made in calls.items()
+    ]
 
 
 def _result(value: Value) -> OpaqueResult:

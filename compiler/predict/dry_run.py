@@ -10,7 +10,7 @@ from pipecut.compiler.costs.kernels import Kernels
 from pipecut.compiler.graph import Graph, Value
 from pipecut.compiler.predict.fake_allocations import FakeAllocations
 from pipecut.compiler.predict.known_calls import KnownCalls
-from pipecut.compiler.predict.opaque_modules import standing_in
+from pipecut.compiler.predict.opaque_modules import returning_tensors, standing_in
 from pipecut.compiler.stages.build import build
 from pipecut.compiler.stages.cut import Cut
 from pipecut.plan.schema import Plan, StageMemory
@@ -30,7 +30,7 @@ def stage_memory(
 
     Raises what an operator raises that has no fake kernel.
     """
-    stage = plan.stages[cut.index]
+    stage = returning_tensors(plan.stages[cut.index])
     with FakeTensorMode() as mode:
         buffers = {buffer.names[0]: mode.from_tensor(buffer.data) for buffer in cut.buffers}
         own_modules = standing_in(graph, cut, plan.batch.microbatch)

@@ -15,6 +15,7 @@ from pipecut.compiler.costs.work import opaque_work
 from pipecut.compiler.graph import Graph, Operator, Value
 from pipecut.compiler.stages.cut import Cut
 from pipecut.model.opaque.nested import tensors_in
+from pipecut.plan.schema import Stage
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,12 @@ class _Call:
 
     made: tuple[Value, ...]
     kept_bytes: int
+
+
+def returning_tensors(stage: Stage) -> Stage:
+    """The stage where its opaque modules return tensors alone, as what stands in for them does."""
+    modules = [module.model_copy(update={"others": []}) for module in stage.opaque]
+    return stage.model_copy(update={"opaque": modules})
 
 
 def standing_in(graph: Graph, cut: Cut, microbatch: int) -> Callable[..., None]:

@@ -9,7 +9,7 @@ from torch import nn
 
 from pipecut.errors import RunError
 from pipecut.model.draws import Draws
-from pipecut.model.opaque.nested import tensors_in
+from pipecut.model.opaque.nested import as_text, leaves_in, tensors_in
 from pipecut.model.opaque.watching import watched
 from pipecut.plan.schema import OpaqueModule, OpaqueResult, Plan, Sizes, Stage, evaluate
 from pipecut.runtime.engine.weight_gradients import WeightGradStore
@@ -59,22 +59,33 @@ class OpaqueModules:
                 draws.end_opaque()
             if store is not None:
                 store.suspended = False
-            check_result(self.modules[name], tensors_in(result), sizes)
+            check_result(self.modules[name], result, sizes)
 
         return watched(self.stage, self.modules, begin, end)
 
 
-def check_result(module: OpaqueModule, tensors: Sequence[torch.Tensor], sizes: Sizes) -> None:
+def check_result(module: OpaqueModule, result: Any, sizes: Sizes) -> None:
     """Raises RunError where what a module returns is not what the plan was made for."""
-    made = [_text(list(tensor.shape), str(tensor.dtype)) for tensor in tensors]
-    expected = [_texts(results, sizes) for results in module.results]
-    if made not in expected:
-        either = " or ".join(", ".join(texts) or "no tensor" for texts in expected)
+    tensors = [_text(list(tensor.shape), str(tensor.dtype)) for tensor in tensors_in(result)]
+    others = [as_text(leaf) for leaf in leaves_in(result) if not isinstance(leaf, torch.Tensor)]
+    others_of = module.others or [[] for _ in module.results]
+    expected = [
+        (_texts(results, sizes), [_other(text, sizes) for text in texts])
+        for results, texts in zip(module.results, others_of, strict=False)
+    ]
+    if (tensors, others) not in expected:
+        either = " or ".join(", ".join((*a, *b)) or "no tensor" for a, b in expected)
+        what = "sizes" if tensors not in [a for a, _ in expected] else "numbers and flags"
         raise RunError(
             f"the module '{module.name}', which runs as it is, returned "
-            f"{', '.join(made) or 'no tensor'}, and the plan was made for {either}: its sizes "
-            "depend on data; compile with the module around it in model.opaque"
+            f"{', '.join((*tensors, *others)) or 'no tensor'}, and the plan was made for {either}: "
+            f"its {what} depend on data; compile with the module around it in model.opaque"
         )
+
+
+def _other(text: str, sizes: Sizes) -> str:
+    kind, _, value = text.partition(" ")
+    return f"int {evaluate(value, sizes)}" if kind == "int" else text
 
 
 def _texts(results: Sequence[OpaqueResult], sizes: Sizes) -> list[str]:

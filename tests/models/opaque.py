@@ -196,6 +196,32 @@ def odd(kinds: list[str]) -> nn.Module:
     return Oddities(kinds)
 
 
+class Flag(nn.Module):
+    """One tensor, and a flag that is the same for all batches."""
+
+    def forward(self, x: torch.Tensor) -> Any:
+        """x, and whether it has several values."""
+        return x.sin(), len(x.unique()) > 1, 2 * len(x)
+
+
+class Flagging(Choosing):
+    """It does what a flag of its opaque module says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.chosen, self.head = Flag(), nn.Linear(4, 4)  # type: ignore[assignment]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """A loss."""
+        y, varied, count = self.chosen(self.linear(x))
+        return self.head(3 * y if varied else y).square().sum() / count
+
+
+def flagging() -> nn.Module:
+    """A model with an opaque module that returns more than tensors."""
+    return Flagging()
+
+
 class Picking(Choosing):
     """It chooses by a value in its own forward."""
 

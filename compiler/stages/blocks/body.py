@@ -104,6 +104,9 @@ class Body:
         made = [part.name for part in parts] or [n for n in made_by(item) if self.uses[n]]
         contexts = item.contexts[len(self.block.contexts) :]
         targets = ", ".join(self.scope[name] for name in made)
+        if len(parts) == 1:
+            # A list of one, taken apart.
+            targets = f"({targets},)"
         code = self._nested(lambda: self._code(item), contexts, len(targets))
         last = at == len(body) - 1 and self.block.results == tuple(made)
         if len(made) == 1 and not parts and (last or self._nestable(made[0])):

@@ -36,6 +36,7 @@ def as_opaque(operator: Operator, standing_in: StandingIn) -> Operator:
             tuple(tensor.seen.needs_grad for tensor in known.tensors),
             standing_in.has_recurrent_dropout(known.key.path),
             known.work,
+            known.others,
         ),
     )
 

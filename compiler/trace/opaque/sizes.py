@@ -14,6 +14,14 @@ class Size(Leaf):
     fixed: int = 0
     per_sample: Fraction = Fraction(0)
 
+    @property
+    def text(self) -> str:
+        """As a plan's dimension."""
+        if not self.per_sample:
+            return str(self.fixed)
+        size, divisor = f"{self.per_sample.numerator}*batch", self.per_sample.denominator
+        return size if divisor == 1 else f"{size}//{divisor}"
+
     def of(self, batch: Any) -> Any:
         """The size for a batch, whose size may be a symbol of a trace."""
         if not self.per_sample:

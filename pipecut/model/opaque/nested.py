@@ -7,6 +7,9 @@ from typing import Any
 
 import torch
 
+# What has a value that code can be told.
+PLAIN = (type(None), bool, int, float, str, complex)
+
 
 class Leaf:
     """What derives from it is a leaf, though it be a dataclass."""
@@ -34,6 +37,12 @@ def leaves_in(value: Any) -> Iterator[Any]:
 def tensors_in(value: Any) -> list[torch.Tensor]:
     """The tensors in a value, in order; one that is there twice comes twice."""
     return [leaf for leaf in leaves_in(value) if isinstance(leaf, torch.Tensor)]
+
+
+def as_text(leaf: Any) -> str:
+    """A leaf that is no tensor, by kind and value: `int 3`, `bool True`; other objects by kind."""
+    kind = type(leaf).__name__
+    return f"{kind} {leaf!r}" if type(leaf) in PLAIN else kind
 
 
 def with_leaves(value: Any, replaced: Callable[[Any], Any]) -> Any:

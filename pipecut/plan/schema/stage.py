@@ -59,10 +59,13 @@ class OpaqueModule(PlanModel):
     """A module of the user's model that a stage runs as it is.
 
     `results` has what its calls return: the tensors of each, in order, without repetition.
+    `others` has, for each of these, what it returns beside tensors by kind and value, as
+    `int 2*batch` or `bool True`; empty where no call returns anything else.
     """
 
     name: str
     results: list[list[OpaqueResult]]
+    others: list[list[str]] = []
 
 
 class SecondsAt(PlanModel):

@@ -35,6 +35,19 @@ def test_a_result_of_another_size_ends_the_run() -> None:
         check_result(ROWS, [torch.zeros(5, 4)], sizes={"batch": 3})
 
 
+def test_another_number_or_flag_ends_the_run() -> None:
+    rows = [OpaqueResult(shape=["batch"], dtype="float32")]
+    module = OpaqueModule(
+        name="rows", results=[rows, rows], others=[["int 2*batch", "bool True"], ["NoneType None"]]
+    )
+    check_result(module, (torch.zeros(3), 6, True), sizes={"batch": 3})
+    check_result(module, {"x": torch.zeros(3), "y": None}, sizes={"batch": 3})
+    with pytest.raises(RunError, match=r"returned .*, bool False, and .* numbers and flags depend"):
+        check_result(module, (torch.zeros(3), 6, False), sizes={"batch": 3})
+    with pytest.raises(RunError, match=r"int 5, bool True"):
+        check_result(module, [torch.zeros(3), 5, True], sizes={"batch": 3})
+
+
 def test_nothing_of_its_backward_comes_later() -> None:
     stage = nn.ModuleDict({"rows": nn.Linear(4, 4)})
     plan = made_plan(stages=[made_stage(opaque=[ROWS])])
@@ -105,4 +118,17 @@ def test_hooks_of_an_opaque_module_run_once(slow_cores: str, tmp_path: Path) -> 
     job.write_text(ODD.format(kinds="hooked, numpy", opaque=', opaque: ["blocks.hooked"]'))
     compile(job, slow_cores, tmp_path / "plan", Options(SizeOverrides(stages=2)))
     result = verify(tmp_path / "plan", steps=1, evaluation=True)
+    assert result.passed, result.worst
+
+
+@pytest.mark.slow
+def test_a_single_tensor_comes_beside_a_flag_and_a_number(slow_cores: str, tmp_path: Path) -> None:
+    job = tmp_path / "job.yaml"
+    text = ODD.format(kinds="", opaque=', opaque: ["chosen"]').replace(
+        "opaque:tokens", "opaque:rows"
+    )
+    job.write_text(text.replace(":odd", ":flagging").replace("args: {kinds: []}, ", ""))
+    plan = compile(job, slow_cores, tmp_path / "plan", Options(SizeOverrides(stages=2))).plan
+    assert [m.others for s in plan.stages for m in s.opaque] == [[["bool True", "int 2*batch"]]]
+    result = verify(tmp_path / "plan", steps=2)
     assert result.passed, result.worst

@@ -3,6 +3,7 @@
 import pytest
 
 from pipecut.compiler.trace.opaque.sizes import size_of
+from pipecut.plan.schema import evaluate
 
 
 @pytest.mark.parametrize(
@@ -20,3 +21,4 @@ def test_a_size_is_fixed_or_follows_the_batch(
 ) -> None:
     size = size_of(seen[0], batches[0], seen[1], batches[1])
     assert (None if size is None else size.of(10)) == expected
+    assert size is None or evaluate(size.text, {"batch": 10}) == expected
