@@ -179,8 +179,9 @@ def chain_rank(
 def chain_work(plan: Plan, x: torch.Tensor) -> Work:
     """Every microbatch of a batch, weighted by its samples."""
     parts = list(torch.split(x, plan.batch.microbatch))
-    samples = [len(part) for part in parts]
-    return Work([{"x": part} for part in parts], samples, [n / len(x) for n in samples])
+    sizes = [{"batch": len(part)} for part in parts]
+    weights = [len(part) / len(x) for part in parts]
+    return Work([{"x": part} for part in parts], sizes, weights)
 
 
 def in_threads(calls: Sequence[Callable[[], Any]]) -> list[Any]:

@@ -8,7 +8,7 @@ import torch
 
 from pipecut.compiler.costs.arguments import concrete
 from pipecut.compiler.graph import BatchInput, Graph, Operator
-from pipecut.compiler.operators.lookup import resolve, rule_of, short_name
+from pipecut.compiler.operators.lookup import ATEN, resolve, rule_of, short_name
 from pipecut.errors import TraceError
 from pipecut.plan.schema import Sizes, Terms
 
@@ -47,7 +47,7 @@ def terms_of(graph: Graph, microbatch: int) -> Terms:
 def sum_over_samples(graph: Graph) -> Operator | None:
     """The operator of the loss, where it adds up what the samples of a microbatch have."""
     loss = next((o for o in graph.operators if o.name == graph.loss), None)
-    if loss is None or not loss.inputs or not loss.target.startswith("aten."):
+    if loss is None or not loss.inputs or loss.target.partition(".")[0] != ATEN:
         return None
     names = [argument.name for argument in resolve(loss.target)._schema.arguments]
     if "reduction" in names:

@@ -1,6 +1,6 @@
 """A global batch as microbatches: what is split along its samples, and what each gets whole."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,10 +22,13 @@ class Microbatch:
     sizes: dict[str, int]
 
 
-def divided(plan: Plan, batch: Mapping[str, Any], wanted: int = 0) -> list[Microbatch]:
+def divided(
+    plan: Plan, batch: Mapping[str, Any], wanted: int = 0, needed: Collection[str] | None = None
+) -> list[Microbatch]:
     """The microbatches of a global batch, in the plan's precision; see `samples_per_microbatch`.
 
-    Raises RunError.
+    All inputs are checked; those of a batch of tensors are split where they are `needed`. Raises
+    RunError.
     """
     if any(isinstance(value, list | tuple) for value in batch.values()):
         listed = [
@@ -35,7 +38,11 @@ def divided(plan: Plan, batch: Mapping[str, Any], wanted: int = 0) -> list[Micro
         return _ordered(plan, listed)
     tensors, sizes = checked_batch(plan, batch)
     counts = samples_per_microbatch(plan, sizes["batch"], wanted)
-    parts = {name: split(plan, name, tensor, counts) for name, tensor in tensors.items()}
+    parts = {
+        name: split(plan, name, tensor, counts)
+        for name, tensor in tensors.items()
+        if needed is None or name in needed
+    }
     return [
         Microbatch({name: part[n] for name, part in parts.items()}, {**sizes, "batch": count})
         for n, count in enumerate(counts)

@@ -29,6 +29,8 @@ class BatchSplitter:
         self.plan, self.world = plan, world
         stages = [s for s in plan.stages if s.pipeline_rank == world.pipeline_rank]
         self.needed = {name for stage in stages for name in stage.batch_inputs}
+        # What the weights of the losses are counted in.
+        self.counted = {plan.batch.terms.input} if plan.batch.terms else set()
         self.sharded = False
 
     def for_step(self, batch: Given, scale: float) -> Work:
@@ -66,7 +68,7 @@ class BatchSplitter:
 
     def _divided(self, batch: Given, wanted: int = 0) -> list[Microbatch]:
         with naming_errors(f"rank {self.world.rank}"):
-            parts = divided(self.plan, batch, wanted)
+            parts = divided(self.plan, batch, wanted, self.needed | self.counted)
         if not parts:
             raise self._wrong_size(0)
         size = self.plan.batch.microbatch

@@ -27,7 +27,6 @@ EXACT = (
 REFUSED = {
     "tensor_hook": r"registers .*lossy.py:\d+\) as a hook",
     "parameter_hook": r"'inner.weight' has a gradient hook, .*lossy.py:\d+",
-    "module_hook": r"'inner' \(Linear\) has a backward hook, .*lossy.py:\d+",
     "scripted": "'inner' is TorchScript",
     "python_random": "draws from Python's random",
     "numpy_random": "draws from Python's numpy.random",
