@@ -69,8 +69,8 @@ def make_opaque(job: Job, error: Untraceable) -> Job | None:
     if job.spec.model.opaque == "never":
         return None
     path = error.module
-    tried = {masked(module) for module in job.opaque}
-    while path and masked(path) in tried:
+    # Not by `masked`: in a list of modules of several classes each has its own turn.
+    while path in job.opaque:
         path = path.rpartition(".")[0]
     return job.with_opaque(path, error.reason) if path else None
 

@@ -8,6 +8,7 @@ import pytest
 
 from pipecut.compiler.graph import Graph
 from pipecut.compiler.inputs.job import read_job
+from pipecut.compiler.trace.opaque.untraceable import Untraceable, make_opaque
 from pipecut.compiler.trace.trace import trace
 from pipecut.errors import PipecutError
 
@@ -94,3 +95,15 @@ def test_a_model_that_cannot_be_traced_itself_is_told_to_have_a_module(tmp_path:
 def test_a_list_of_modules_is_never_called(tmp_path: Path) -> None:
     with pytest.raises(PipecutError, match="is never called, so it cannot run as it is; name"):
         traced(tmp_path, "mixture", "tokens", "[layers]", "{layers: 2}")
+
+
+def test_modules_side_by_side_become_opaque_in_turn_and_then_what_is_around(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(JOB.format(name="mixture", inputs="tokens", opaque="[]", args="{}"))
+    job, opaque = read_job(path), []
+    for failing in ("parts.0", "parts.2", "parts.2", "parts"):
+        wider = make_opaque(job, Untraceable("", failing))
+        if wider is None:
+            break
+        opaque, job = list(wider.opaque), wider
+    assert wider is None and opaque == ["parts.0", "parts.2", "parts"]
