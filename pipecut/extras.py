@@ -1,4 +1,4 @@
-"""Packages of the extra `onnx`, which pipecut does without otherwise."""
+"""Packages of the extras, which pipecut does without otherwise."""
 
 from importlib.util import find_spec
 
@@ -9,12 +9,12 @@ EXPORTING = ("onnx", "onnxscript")
 RUNNING = ("onnx", "onnxruntime")
 
 
-def need(packages: tuple[str, ...], purpose: str) -> None:
+def need(packages: tuple[str, ...], purpose: str, extra: str = "onnx") -> None:
     """Raise UserFileError, with what to install, where a package is missing."""
     missing = [name for name in packages if find_spec(name) is None]
     if missing:
         verb = "is" if len(missing) == 1 else "are"
         raise UserFileError(
             f"{purpose} needs {' and '.join(missing)}, which {verb} not installed: "
-            f"pip install {' '.join(packages)}, or pip install 'pipecut[onnx]'"
+            f"pip install {' '.join(packages)}, or pip install 'pipecut[{extra}]'"
         )

@@ -15,7 +15,7 @@ import torch
 from pipecut.compiler.inputs.job import Job
 from pipecut.compiler.trace.lengths import NO_LENGTHS, Lengths, learn_lengths, refuse_fixed
 from pipecut.errors import TraceError, UserFileError
-from pipecut.model.functions import calling, find_function
+from pipecut.model.functions import bound_inputs, calling, find_function
 from pipecut.model.precision import cast_inputs
 from pipecut.plan.schema import ITEM_BYTES, Constant
 
@@ -70,7 +70,8 @@ def example_batch(job: Job, samples: int, at: Mapping[str, int] | None = None) -
     Raises TraceError for what no batch can hold.
     """
     inputs = job.spec.inputs
-    function = find_function(inputs, job.folders, str(job.path))
+    given = job.spec.model.args
+    function = bound_inputs(find_function(inputs, job.folders, str(job.path)), given)
     first = _Call(samples, _called(inputs, function, samples))
     second = _another_size(inputs, function, samples)
     tensors, whole, constants = {}, set(), {}

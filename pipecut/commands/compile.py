@@ -3,18 +3,21 @@
 from pathlib import Path
 
 from pipecut.commands.options import (
+    BatchOption,
     ClusterOption,
+    CompiledJobArgument,
     CostsOption,
     DataParallelOption,
     ExplainOption,
     HtmlOption,
-    JobArgument,
     LayoutOption,
     MicrobatchesOption,
     MicrobatchOption,
+    ModelOption,
     PlanOutput,
     ProfileOption,
     ScheduleOption,
+    SequenceOption,
     SolverOption,
     StagesOption,
     StagesPerRankOption,
@@ -28,7 +31,7 @@ from pipecut.writable import writable_file
 
 
 def compile(
-    job: JobArgument,
+    job: CompiledJobArgument = None,
     cluster: ClusterOption = "auto",
     output: PlanOutput = Path("plan"),
     stages: StagesOption = None,
@@ -45,14 +48,17 @@ def compile(
     time_limit: TimeLimitOption = 30.0,
     trust_trace: TrustTraceOption = False,
     html: HtmlOption = None,
+    model: ModelOption = None,
+    sequence: SequenceOption = None,
+    batch: BatchOption = None,
 ) -> None:
     """Trace the model, cost it, cut it into stages, check the result and write a plan folder.
 
     Sizes that are auto, here or in the job file, are searched for the shortest predicted step.
 
-    Examples: pipecut compile job.yaml --cluster hgx-h100 -o plan/ --stages 8
+    Examples: pipecut compile job.yaml --cluster hgx-h100 --stages auto --explain
 
-    pipecut compile job.yaml --cluster hgx-h100 --stages auto --microbatch auto --explain
+    pipecut compile --model llama/ --sequence 2048 --batch 64 --cluster hgx-h100 -o plan/
     """
     from pipecut.compiler import Options, Request, SizeOverrides, compile_plan
     from pipecut.compiler.partition.place import SolverOptions
@@ -60,14 +66,11 @@ def compile(
     from pipecut.tables.search import print_explained
 
     _refuse_unknown_names(schedule, solver, costs)
-    if microbatch is not None and microbatches is not None:
-        raise UserFileError("give --microbatch or --microbatches, not both")
-    if stages_per_rank is not None:
-        _refuse_fixed_stages_per_rank(schedule, stages_per_rank)
+    _refuse_fixed_stages_per_rank(schedule, stages_per_rank)
     sizes = SizeOverrides(
         number_or_auto("--stages", stages),
         number_or_auto("--data-parallel", data_parallel),
-        number_or_auto("--microbatch", microbatch),
+        number_or_auto("--microbatch", _one_of(microbatch, microbatches)),
         microbatches,
         schedule,
         stages_per_rank,
@@ -76,6 +79,7 @@ def compile(
     options = Options(sizes, explain, costs, profile_file, solving, (), layout, trust_trace)
     if html is not None:
         writable_file(html, "--html")
+    job = _job_file(job, model, sequence, batch, microbatch or "auto", output)
     with progress_line("starting") as report:
         compiled = compile_plan(Request(job, cluster, output, options), report)
     if explain:
@@ -86,6 +90,42 @@ def compile(
     console.print(
         f"plan written to {output}/; next: pipecut verify {output}, pipecut run {output} --steps 10"
     )
+
+
+def _one_of(microbatch: str | None, microbatches: int | None) -> str | None:
+    """--microbatch. Raises UserFileError where --microbatches is given, too."""
+    if microbatch is not None and microbatches is not None:
+        raise UserFileError("give --microbatch or --microbatches, not both")
+    return microbatch
+
+
+def _job_file(
+    job: Path | None,
+    model: Path | None,
+    sequence: int | None,
+    batch: int | None,
+    microbatch: str,
+    output: Path,
+) -> Path:
+    """The job file, written beside the plan for --model. Raises UserFileError for both or none."""
+    if model is None:
+        if job is None:
+            raise UserFileError("give a job file, or a Hugging Face folder as --model")
+        if sequence is not None or batch is not None:
+            raise UserFileError("--sequence and --batch are for --model; a job file has its own")
+        return job
+    from pipecut.compiler.emit.publish import refuse_occupied
+    from pipecut.compiler.inputs.hugging_face import FolderRequest, write_job_of_folder
+
+    if job is not None:
+        raise UserFileError(f"give {job} or --model, not both")
+    if batch is None:
+        raise UserFileError("--model: give the samples per step as --batch")
+    refuse_occupied(output)
+    written = output.parent / f"{output.name}.job.yaml"
+    write_job_of_folder(FolderRequest(model, sequence, batch, microbatch), written)
+    console.print(f"wrote {written}, which says the same and can be changed", markup=False)
+    return written
 
 
 def _refuse_unknown_names(schedule: str | None, solver: str, costs: str) -> None:
@@ -99,11 +139,12 @@ def _refuse_unknown_names(schedule: str | None, solver: str, costs: str) -> None
     refuse_unknown_source(costs)
 
 
-def _refuse_fixed_stages_per_rank(schedule: str | None, stages_per_rank: int) -> None:
+def _refuse_fixed_stages_per_rank(schedule: str | None, stages_per_rank: int | None) -> None:
     """Raises UserFileError for a schedule whose number of stages per rank is its own."""
     from pipecut.compiler.schedules.registry import WITH_CHOSEN_STAGES_PER_RANK
 
-    if schedule not in (None, "auto", *WITH_CHOSEN_STAGES_PER_RANK):
+    chosen = schedule in (None, "auto", *WITH_CHOSEN_STAGES_PER_RANK)
+    if stages_per_rank is not None and not chosen:
         raise UserFileError(
             f"--stages-per-rank {stages_per_rank}: is for"
             f" --schedule {' or '.join(WITH_CHOSEN_STAGES_PER_RANK)}, and this is {schedule}"

@@ -14,6 +14,25 @@ PlanArgument = Annotated[Path, typer.Argument(help="A plan folder, made by pipec
 JobArgument = Annotated[
     Path, typer.Argument(help="The job file: model, inputs, batch, optimizer (docs/job.md).")
 ]
+CompiledJobArgument = Annotated[
+    Path | None,
+    typer.Argument(
+        help="The job file: model, inputs, batch, optimizer (docs/job.md). None with --model."
+    ),
+]
+ModelOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--model",
+        help="In place of a job file: a Hugging Face folder, with its weights, or a config.json.",
+    ),
+]
+SequenceOption = Annotated[
+    int | None, typer.Option("--sequence", min=1, help="With --model: tokens of a sample.")
+]
+BatchOption = Annotated[
+    int | None, typer.Option("--batch", min=1, help="With --model: samples per step.")
+]
 TrustOption = Annotated[
     bool,
     typer.Option(

@@ -2,10 +2,12 @@
 
 import importlib
 import importlib.util
+import inspect
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,14 @@ def function_of_plan(name: str, model: ModelRef) -> Callable[..., Any]:
     """A function of a plan's model. Raises UserFileError as `find_function`, with the remedy."""
     refuse_missing_code(name, model)
     return find_function(name, map(Path, model.folders), "plan.yaml")
+
+
+def inputs_of_plan(model: ModelRef) -> Callable[..., dict[str, Any]]:
+    """The inputs function of a plan's model, bound to the factory's arguments that it takes.
+
+    Raises UserFileError as `function_of_plan`.
+    """
+    return bound_inputs(function_of_plan(model.inputs, model), model.args)
 
 
 def refuse_missing_code(name: str, model: ModelRef) -> None:
@@ -77,6 +87,21 @@ def find_function(name: str, folders: Iterable[Path], where: str) -> Callable[..
     if not callable(function):
         raise UserFileError(f"{where}: module '{module_name}' has no function '{function_name}'")
     return function  # type: ignore[no-any-return]
+
+
+def bound_inputs(
+    function: Callable[..., Any], args: Mapping[str, Any]
+) -> Callable[..., dict[str, Any]]:
+    """The inputs function with those of the factory's arguments that it also takes by keyword only.
+
+    A length that is one of them has the factory's value as its longest.
+    """
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return function
+    named = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name in args]
+    return partial(function, **{name: args[name] for name in named}) if named else function
 
 
 @contextmanager

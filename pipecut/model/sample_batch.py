@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import torch
 
-from pipecut.model.functions import function_of_plan
+from pipecut.model.functions import inputs_of_plan
 from pipecut.plan.schema import ModelRef
 
 
@@ -15,7 +15,7 @@ def sample_batch(
 
     Without `lengths` it has the longest.
     """
-    inputs = function_of_plan(model.inputs, model)
+    inputs = inputs_of_plan(model)
     # Other seeds than the job's own, which are small numbers.
     torch.manual_seed(10_000 + step)
     batch: dict[str, torch.Tensor] = inputs(size, **(lengths or {}))

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from pipecut.errors import RunError
-from pipecut.model.functions import calling, find_function, function_of_plan, places_of_data
+from pipecut.model.functions import calling, find_function, inputs_of_plan, places_of_data
 from pipecut.runtime.batches.check_tensors import check_tensors
 from pipecut.runtime.pipeline import Pipeline
 
@@ -67,7 +67,7 @@ def batches_once(pipe: Pipeline, data: str, option: str) -> Iterator[Batch]:
 
 def _examples(pipe: Pipeline, plan: Path, index: int) -> Iterator[Batch]:
     model = pipe.plan.model
-    inputs = function_of_plan(model.inputs, model)
+    inputs = inputs_of_plan(model)
     where = f"rank {pipe.world.rank}: inputs {model.inputs}"
     while True:
         # Every rank must see the same batch, and what the model draws must not depend on it.
