@@ -10,7 +10,7 @@ from pipecut.compiler.graph import OpaqueWork
 from pipecut.compiler.trace.opaque.observed import Position, SeenCall, SeenTensor, plain_leaves
 from pipecut.compiler.trace.opaque.sizes import Size, size_of
 from pipecut.compiler.trace.opaque.untraceable import Untraceable
-from pipecut.model.opaque.nested import as_text, with_leaves
+from pipecut.model.opaque.nested import as_text, keys_in, with_leaves
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,11 @@ class KnownCall:
     @property
     def others(self) -> tuple[str, ...]:
         """What the result has beside tensors, as a plan says it."""
-        return tuple(
+        leaves = (
             f"int {leaf.text}" if isinstance(leaf, Size) else as_text(leaf)
             for leaf in plain_leaves(self.template)
         )
+        return (*leaves, *keys_in(self.template))
 
     @property
     def form(self) -> Literal["tensor", "tensors", "nested"]:

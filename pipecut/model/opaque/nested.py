@@ -45,6 +45,17 @@ def as_text(leaf: Any) -> str:
     return f"{kind} {leaf!r}" if type(leaf) in PLAIN else kind
 
 
+def keys_in(value: Any) -> Iterator[str]:
+    """The keys of each dict in a value, in order, where there are several."""
+    if isinstance(value, dict) and not _has_fields(value):
+        if len(value) > 1:
+            yield f"keys {list(value)}"
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for member in value:
+            yield from keys_in(member)
+
+
 def with_leaves(value: Any, replaced: Callable[[Any], Any]) -> Any:
     """The same nesting with other leaves."""
     if _has_fields(value):

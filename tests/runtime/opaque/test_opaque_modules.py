@@ -38,12 +38,18 @@ def test_a_result_of_another_size_ends_the_run() -> None:
 def test_another_number_or_flag_ends_the_run() -> None:
     rows = [OpaqueResult(shape=["batch"], dtype="float32")]
     module = OpaqueModule(
-        name="rows", results=[rows, rows], others=[["int 2*batch", "bool True"], ["NoneType None"]]
+        name="rows",
+        results=[rows, rows],
+        others=[["int 2*batch", "bool True"], ["NoneType None", "keys ['x', 'y']"]],
     )
     check_result(module, (torch.zeros(3), 6, True), sizes={"batch": 3})
     check_result(module, {"x": torch.zeros(3), "y": None}, sizes={"batch": 3})
-    with pytest.raises(RunError, match=r"returned .*, bool False, and .* numbers and flags depend"):
+    with pytest.raises(
+        RunError, match=r"returned .*, bool False, and .* numbers, flags or keys depend"
+    ):
         check_result(module, (torch.zeros(3), 6, False), sizes={"batch": 3})
+    with pytest.raises(RunError, match=r"keys \['y', 'x'\]"):
+        check_result(module, {"y": None, "x": torch.zeros(3)}, sizes={"batch": 3})
     with pytest.raises(RunError, match=r"int 5, bool True"):
         check_result(module, [torch.zeros(3), 5, True], sizes={"batch": 3})
 
