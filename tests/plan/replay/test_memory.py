@@ -21,7 +21,7 @@ SHARDED = "data_parallel: 2\nshard_optimizer: true\n"
 @pytest.mark.parametrize(
     ("model", "inputs", "loss", "schedule", "extra"),
     [
-        ("gpt2", "tokens", None, "1f1b", ""),
+        pytest.param("gpt2", "tokens", None, "1f1b", "", marks=pytest.mark.slow),
         ("resnet", "images", None, "gpipe", ""),
         ("unet", "unet_inputs", "unet_loss", "1f1b", ""),
         ("mlp", "vectors", None, "1f1b", "recompute: always\n"),

@@ -59,7 +59,11 @@ def train(plan: Path, folder: Path, steps: int, *more: str) -> None:
 
 @pytest.mark.parametrize(
     ("model", "inputs"),
-    [("gpt2", "tokens"), pytest.param("resnet", "images", marks=pytest.mark.slow)],
+    [
+        ("mlp", "vectors"),
+        pytest.param("gpt2", "tokens", marks=pytest.mark.slow),
+        pytest.param("resnet", "images", marks=pytest.mark.slow),
+    ],
 )
 def test_a_training_goes_on_with_another_number_of_stages(
     model: str, inputs: str, write_job: Any, slow_cores: str, tmp_path: Path
