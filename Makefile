@@ -69,6 +69,7 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.steps.cuts
 	$(BIN)/python -m benchmarks.transfers
 	$(BIN)/python -m benchmarks.steps.engine
+	$(BIN)/python -m benchmarks.steps.lengths
 	$(BIN)/python -m benchmarks.steps.one_device
 	$(BIN)/python -m benchmarks.faults.kinds
 	$(BIN)/python -m benchmarks.fuzz.files

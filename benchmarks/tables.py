@@ -73,10 +73,25 @@ def schedules(figures: dict[str, Figures]) -> str:
     return "\n".join(lines)
 
 
+def lengths(figures: dict[str, Figures]) -> str:
+    """Steps of listed samples beside padded ones."""
+    lines = [
+        "| model | exact | predicted step beside its tokens alone | padded: seconds | CPU s |",
+        "|---|---|---|---|---|",
+    ]
+    for name, row in figures["lengths"].items():
+        exact = "yes" if row["exact"] else "no"
+        overhead = f"{row['overhead']:.3f}, at most {row['worst_overhead']:.3f}"
+        cells = [name, exact, overhead, f"{row['faster']:.2f} x", f"{row['less_cpu']:.2f} x"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 TABLES: dict[str, Callable[[dict[str, Figures]], str]] = {
     "models": models,
     "best": best,
     "schedules": schedules,
+    "lengths": lengths,
     "onnx": onnx_tables.families,
     "onnx_refused": onnx_tables.refused,
     "onnx_structure": onnx_tables.structure,

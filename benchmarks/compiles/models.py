@@ -33,7 +33,11 @@ BARS = {
     "Llama-3-405B": (15.0, None, None, 0.01),
 }
 # Examples that are no row of the table of compiles, with a cluster and stages.
-EXAMPLES = {"demo.yaml": ("rtx-4090x4", 2), "gpt2-tiny.yaml": ("rtx-4090x4", 2)}
+EXAMPLES = {
+    "demo.yaml": ("rtx-4090x4", 2),
+    "gpt2-tiny.yaml": ("rtx-4090x4", 2),
+    "classifier.yaml": ("rtx-4090x4", 2),
+}
 FAST = (*EXAMPLES, "ViT-H")
 # Figures that are equal on every machine, and the part of itself by which another may differ, since
 # solvers stop by the clock.
