@@ -13,6 +13,7 @@ import typer
 from pipecut.commands.check import check, seal
 from pipecut.commands.compile import compile
 from pipecut.commands.export import export, export_onnx
+from pipecut.commands.init import init
 from pipecut.commands.measure import calibrate, profile
 from pipecut.commands.predict import predict
 from pipecut.commands.run import run
@@ -28,6 +29,7 @@ from pipecut.rare_collections import collect_no_more, collect_rarely
 from pipecut.version import __version__
 
 COMMANDS = (
+    init,
     compile,
     profile,
     calibrate,
