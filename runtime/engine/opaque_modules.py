@@ -9,7 +9,7 @@ from torch import nn
 
 from pipecut.errors import RunError
 from pipecut.model.draws import Draws
-from pipecut.model.opaque.nested import as_text, keys_in, leaves_in, tensors_in
+from pipecut.model.opaque.nested import as_text, leaves_in, nesting_in, tensors_in
 from pipecut.model.opaque.watching import watched
 from pipecut.plan.schema import OpaqueModule, OpaqueResult, Plan, Sizes, Stage, evaluate
 from pipecut.runtime.engine.weight_gradients import WeightGradStore
@@ -68,7 +68,7 @@ def check_result(module: OpaqueModule, result: Any, sizes: Sizes) -> None:
     """Raises RunError where what a module returns is not what the plan was made for."""
     tensors = [_text(list(tensor.shape), str(tensor.dtype)) for tensor in tensors_in(result)]
     others = [as_text(leaf) for leaf in leaves_in(result) if not isinstance(leaf, torch.Tensor)]
-    others += keys_in(result)
+    others += nesting_in(result, torch.Tensor)
     others_of = module.others or [[] for _ in module.results]
     expected = [
         (_texts(results, sizes), [_other(text, sizes) for text in texts])
@@ -76,7 +76,7 @@ def check_result(module: OpaqueModule, result: Any, sizes: Sizes) -> None:
     ]
     if (tensors, others) not in expected:
         either = " or ".join(", ".join((*a, *b)) or "no tensor" for a, b in expected)
-        what = "sizes" if tensors not in [a for a, _ in expected] else "numbers, flags or keys"
+        what = "sizes" if tensors not in [a for a, _ in expected] else "numbers, flags or nesting"
         raise RunError(
             f"the module '{module.name}', which runs as it is, returned "
             f"{', '.join((*tensors, *others)) or 'no tensor'}, and the plan was made for {either}: "

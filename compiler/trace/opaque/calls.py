@@ -10,7 +10,7 @@ from pipecut.compiler.graph import OpaqueWork
 from pipecut.compiler.trace.opaque.observed import Position, SeenCall, SeenTensor, plain_leaves
 from pipecut.compiler.trace.opaque.sizes import Size, size_of
 from pipecut.compiler.trace.opaque.untraceable import Untraceable
-from pipecut.model.opaque.nested import as_text, keys_in, with_leaves
+from pipecut.model.opaque.nested import as_text, nesting_in, with_leaves
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class KnownCall:
             f"int {leaf.text}" if isinstance(leaf, Size) else as_text(leaf)
             for leaf in plain_leaves(self.template)
         )
-        return (*leaves, *keys_in(self.template))
+        return (*leaves, *nesting_in(self.template, Position))
 
     @property
     def form(self) -> Literal["tensor", "tensors", "nested"]:

@@ -45,15 +45,25 @@ def as_text(leaf: Any) -> str:
     return f"{kind} {leaf!r}" if type(leaf) in PLAIN else kind
 
 
-def keys_in(value: Any) -> Iterator[str]:
-    """The keys of each dict in a value, in order, where there are several."""
-    if isinstance(value, dict) and not _has_fields(value):
-        if len(value) > 1:
-            yield f"keys {list(value)}"
-        value = list(value.values())
+def nesting_in(value: Any, tensor: type) -> Iterator[str]:
+    """How a value is nested, as `nesting {'x': tensor, 'y': value}`.
+
+    Nothing for a tensor by itself and for tensors side by side. `tensor` is the class of tensors.
+    """
+    members = value if isinstance(value, list | tuple) else [value]
+    if not all(isinstance(member, tensor) for member in members):
+        yield f"nesting {_nesting(value, tensor)}"
+
+
+def _nesting(value: Any, tensor: type) -> str:
+    if _has_fields(value):
+        members = [_nesting(getattr(value, field.name), tensor) for field in fields(value)]
+        return f"{type(value).__name__}({', '.join(members)})"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key!r}: {_nesting(m, tensor)}' for key, m in value.items())}}}"
     if isinstance(value, list | tuple):
-        for member in value:
-            yield from keys_in(member)
+        return f"({', '.join(_nesting(member, tensor) for member in value)})"
+    return "tensor" if isinstance(value, tensor) else "value"
 
 
 def with_leaves(value: Any, replaced: Callable[[Any], Any]) -> Any:

@@ -40,16 +40,20 @@ def test_another_number_or_flag_ends_the_run() -> None:
     module = OpaqueModule(
         name="rows",
         results=[rows, rows],
-        others=[["int 2*batch", "bool True"], ["NoneType None", "keys ['x', 'y']"]],
+        others=[
+            ["int 2*batch", "bool True", "nesting (tensor, value, value)"],
+            ["NoneType None", "nesting {'x': tensor, 'y': value}"],
+        ],
     )
     check_result(module, (torch.zeros(3), 6, True), sizes={"batch": 3})
     check_result(module, {"x": torch.zeros(3), "y": None}, sizes={"batch": 3})
     with pytest.raises(
-        RunError, match=r"returned .*, bool False, and .* numbers, flags or keys depend"
+        RunError, match=r"returned .*, bool False, .* and .* numbers, flags or nesting depend"
     ):
         check_result(module, (torch.zeros(3), 6, False), sizes={"batch": 3})
-    with pytest.raises(RunError, match=r"keys \['y', 'x'\]"):
-        check_result(module, {"y": None, "x": torch.zeros(3)}, sizes={"batch": 3})
+    for other in ({"y": None, "x": torch.zeros(3)}, (torch.zeros(3), None), {"z": torch.zeros(3)}):
+        with pytest.raises(RunError, match="nesting"):
+            check_result(module, other, sizes={"batch": 3})
     with pytest.raises(RunError, match=r"int 5, bool True"):
         check_result(module, [torch.zeros(3), 5, True], sizes={"batch": 3})
 
