@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 
 from pipecut.errors import PlanError
 
@@ -30,7 +31,7 @@ def evaluate(dimension: Dimension, sizes: Sizes) -> int:
     if isinstance(dimension, int):
         return dimension
     try:
-        value = _value(ast.parse(dimension, mode="eval").body, sizes)
+        value = _value(_parsed(dimension), sizes)
     except (SyntaxError, ValueError, ZeroDivisionError, RecursionError, MemoryError) as error:
         raise PlanError(
             f"the plan has a dimension '{dimension}' that cannot be read: {error}"
@@ -39,6 +40,12 @@ def evaluate(dimension: Dimension, sizes: Sizes) -> int:
         known = " and ".join(sizes)
         raise PlanError(f"the plan has a dimension '{dimension}' that is no expression in {known}")
     return value
+
+
+@lru_cache(maxsize=4096)
+def _parsed(expression: str) -> ast.expr:
+    """Each message of a step asks for the same few."""
+    return ast.parse(expression, mode="eval").body
 
 
 def _value(node: ast.AST, sizes: Sizes) -> int | None:
