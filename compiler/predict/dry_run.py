@@ -37,6 +37,7 @@ def stage_memory(
         module = build(graph, cut, len(plan.stages), CPU, buffers, own_modules)
         parameters = parameters_of(module)
         running = RunningStage(plan, stage, module, Masters(parameters), split_backward)
+        running.begin(0, 0, [plan.batch.largest])
         held = [*module.parameters(), *(p.master for p in parameters), *module.buffers()]
         # The kernels of the plan's kind of device, whatever this machine has.
         with FakeAllocations(mode, known, held) as allocations, Kernels(stage.device_type):

@@ -96,7 +96,7 @@ class Engine:
         losses: list[torch.Tensor] = []
         outgoing: Outgoing = {}
         for stage in self.stages.values():
-            stage.begin(self.status.step, work.first)
+            stage.begin(self.status.step, work.first, work.sizes)
         with telling_other_way(self.rank, self.checks):
             for action in actions:
                 with naming_errors(f"rank {self.rank}, action '{action}'"):

@@ -11,52 +11,34 @@ from pipecut.errors import RunError
 from pipecut.model.draws import Draws
 from pipecut.model.opaque.nested import as_text, leaves_in, nesting_in, tensors_in
 from pipecut.model.opaque.watching import watched
-from pipecut.plan.schema import OpaqueModule, OpaqueResult, Plan, Sizes, Stage, evaluate
+from pipecut.plan.schema import OpaqueModule, OpaqueResult, Sizes, Stage, evaluate
 from pipecut.runtime.engine.weight_gradients import WeightGradStore
 
 
 class OpaqueModules:
     """The modules of a stage that run as they are."""
 
-    def __init__(self, plan: Plan, stage: Stage, module: nn.Module) -> None:
-        self.stage = module
+    def __init__(self, stage: Stage, module: nn.Module, draws: Draws | None) -> None:
+        self.stage, self.draws = module, draws
         self.modules = {opaque.name: opaque for opaque in stage.opaque}
-        received = next((b.tensors for b in plan.boundaries if b.left == stage.index - 1), [])
-        inputs = {tensor.name: tensor for tensor in plan.inputs}
-        taken = [*received, *(inputs[name] for name in stage.batch_inputs)]
-        # By size, the input and its dimension that it is read off.
-        self.sized_by = {
-            size: (position, tensor.shape.index(size))
-            for size in plan.batch.largest
-            for position, tensor in reversed(list(enumerate(taken)))
-            if size in tensor.shape
-        }
-        self.largest = plan.batch.largest
 
-    def running(
-        self, inputs: Sequence[torch.Tensor], draws: Draws | None, store: WeightGradStore | None
-    ) -> AbstractContextManager[None]:
-        """Around a forward of the stage on these inputs.
+    def running(self, sizes: Sizes, store: WeightGradStore | None) -> AbstractContextManager[None]:
+        """Around a forward of the stage on a microbatch of such sizes.
 
         A module's result that is not as planned raises RunError.
         """
         if not self.modules:
             return nullcontext()
-        sizes = {
-            size: inputs[position].shape[dimension]
-            for size, (position, dimension) in self.sized_by.items()
-        }
-        sizes = {**self.largest, **sizes}
 
         def begin() -> None:
-            if draws is not None:
-                draws.begin_opaque()
+            if self.draws is not None:
+                self.draws.begin_opaque()
             if store is not None:
                 store.suspended = True
 
         def end(name: str, result: Any) -> None:
-            if draws is not None:
-                draws.end_opaque()
+            if self.draws is not None:
+                self.draws.end_opaque()
             if store is not None:
                 store.suspended = False
             check_result(self.modules[name], result, sizes)

@@ -5,8 +5,8 @@ come.
 """
 
 import types
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from pipecut.errors import RunError
 from pipecut.model.draws import StageDraws
 from pipecut.model.stage_imports import importing
 from pipecut.plan.folder import checked_bytes
-from pipecut.plan.schema import Plan, Stage
+from pipecut.plan.schema import Plan, Sizes, Stage
 from pipecut.runtime.engine import recompute
 from pipecut.runtime.engine.batch_dimensions import batch_dimensions, mark
 from pipecut.runtime.engine.opaque_modules import OpaqueModules
@@ -97,13 +97,17 @@ class RunningStage:
         self.live: dict[int, InFlight] = {}
         self.checks = StageChecks(stage)
         self.draws = StageDraws(plan.model.seed, stage.draws) if stage.draws else None
-        self.opaque = OpaqueModules(plan, stage, module)
+        self.opaque = OpaqueModules(stage, module, self.draws.draws if self.draws else None)
         self.dimensions = batch_dimensions(plan, stage)
         self.step = self.first = 0
+        self.sizes: Sequence[Sizes] = ()
 
-    def begin(self, step: int, first: int) -> None:
-        """Begin a step: its number, and the number of this replica's first microbatch among all."""
-        self.step, self.first = step, first
+    def begin(self, step: int, first: int, sizes: Sequence[Sizes]) -> None:
+        """Begin a step: its number, and the number of this replica's first microbatch among all.
+
+        `sizes` has those of each microbatch.
+        """
+        self.step, self.first, self.sizes = step, first, sizes
         self.checks.answers.clear()
 
     def forward(
@@ -126,7 +130,7 @@ class RunningStage:
             tensor.requires_grad_(needs_grad)
         if self.stage.recompute:
             return self._forward_to_recompute(microbatch, received, batch, weight)
-        with torch.enable_grad(), self._training(microbatch, [*received, *batch]):
+        with torch.enable_grad(), self._drawing(microbatch), self._putting_aside(microbatch):
             results = self._called(microbatch, [*received, *batch])
         roots = self._roots(results, weight)
         self.live[microbatch] = InFlight(received, batch, weight, roots, None)
@@ -136,15 +140,22 @@ class RunningStage:
         self, microbatch: int, inputs: Tensors, outputs: dict[str, torch.Tensor] | None
     ) -> Tensors:
         wanted = {"outputs": outputs} if outputs is not None and self.stage.outputs else {}
-        with torch.no_grad(), self._drawing(microbatch, inputs):
+        with torch.no_grad(), self._drawing(microbatch):
             return self._called(microbatch, inputs, **wanted)
 
     def _called(
         self, microbatch: int, inputs: Tensors, **wanted: dict[str, torch.Tensor]
     ) -> Tensors:
         """What the module returns, where it also answers the stage's checks."""
-        wanted |= self.checks.wanted(self.first + microbatch)
-        return list(self.module(*inputs, **wanted))
+        return self._run(
+            microbatch, inputs, **wanted, **self.checks.wanted(self.first + microbatch)
+        )
+
+    def _run(self, microbatch: int, inputs: Tensors, **wanted: dict[str, torch.Tensor]) -> Tensors:
+        """What the module returns."""
+        store = self.aside.get(microbatch)
+        with self.opaque.running(self.sizes[microbatch], store):
+            return list(self.module(*inputs, **wanted))
 
     def _forward_to_recompute(
         self, microbatch: int, received: Tensors, batch: Tensors, weight: float
@@ -152,7 +163,7 @@ class RunningStage:
         inputs = [*received, *batch]
         versions = [tensor._version for tensor in inputs]
         captured = recompute.capture(self.module, self.device, self.written_names)
-        with torch.no_grad(), self._drawing(microbatch, inputs):
+        with torch.no_grad(), self._drawing(microbatch):
             results = self._called(microbatch, inputs)
         recompute.check_untouched(inputs, versions)
         self.live[microbatch] = InFlight(received, batch, weight, None, captured)
@@ -167,8 +178,9 @@ class RunningStage:
         else:
             with recompute.replaying(self.module, self.device, live.captured):
                 # No name holds the results, so that backward frees what it is done with.
-                with self._training(microbatch, [*live.received, *live.batch]):
-                    roots = self._roots(list(self.module(*live.received, *live.batch)), live.weight)
+                with self._drawing(microbatch), self._putting_aside(microbatch):
+                    inputs = [*live.received, *live.batch]
+                    roots = self._roots(self._run(microbatch, inputs), live.weight)
                 self._backward(roots, gradients)
         return [
             tensor.grad if tensor.grad is not None else torch.zeros_like(tensor)
@@ -191,28 +203,17 @@ class RunningStage:
         buffers = dict(self.module.named_buffers(remove_duplicate=False))
         return [buffers[name] for name in self.written_names]
 
-    @contextmanager
-    def _drawing(
-        self, microbatch: int, inputs: Tensors, store: WeightGradStore | None = None
-    ) -> Iterator[None]:
-        """Around a forward on these inputs."""
+    def _drawing(self, microbatch: int) -> AbstractContextManager[object]:
         if self.draws is None:
-            with self.opaque.running(inputs, None, store):
-                yield
-            return
-        with self.draws.at(self.step, self.first + microbatch) as drawing:
-            with self.opaque.running(inputs, drawing.draws, store):
-                yield
+            return nullcontext()
+        return self.draws.at(self.step, self.first + microbatch)
 
-    @contextmanager
-    def _training(self, microbatch: int, inputs: Tensors) -> Iterator[None]:
-        """Around a forward with gradients; those of weights are put aside where that is asked."""
-        store = None
-        if self.split_backward:
-            store = WeightGradStore(self.masters.accumulate, self.gradient_ready, self.own_hooks)
-            self.aside[microbatch] = store
-        with self._drawing(microbatch, inputs, store), store or nullcontext():
-            yield
+    def _putting_aside(self, microbatch: int) -> AbstractContextManager[object]:
+        if not self.split_backward:
+            return nullcontext()
+        store = WeightGradStore(self.masters.accumulate, self.gradient_ready, self.own_hooks)
+        self.aside[microbatch] = store
+        return store
 
     def _roots(self, results: Tensors, weight: float) -> list[Root]:
         """Where backward begins; the loss is kept itself, since it gets no gradient."""

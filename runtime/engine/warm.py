@@ -63,7 +63,7 @@ def _run_on_zeros(plan: Plan, running: RunningStage, device: torch.device, train
     inputs = {tensor.name: tensor for tensor in plan.inputs}
     received = [_zeros(t, size, device) for t in tensors_after.get(stage.index - 1, [])]
     batch = [_zeros(inputs[name], size, device) for name in stage.batch_inputs]
-    running.begin(1, 0)
+    running.begin(1, 0, [size])
     running.forward(0, received, batch, 1.0, grad=training)
     if training:
         sent = [t for t in tensors_after.get(stage.index, []) if t.needs_grad]

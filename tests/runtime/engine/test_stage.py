@@ -25,7 +25,7 @@ def running(
     stage = RunningStage(
         plan, plan.stages[index], module, Masters(parameters_of(module)), **options
     )
-    stage.begin(1, 0)
+    stage.begin(1, 0, [{"batch": 1}] * 3)
     return stage
 
 

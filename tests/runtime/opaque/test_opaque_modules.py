@@ -15,7 +15,7 @@ from pipecut.plan.schema import OpaqueModule, OpaqueResult
 from pipecut.runtime.engine.opaque_modules import OpaqueModules, check_result
 from pipecut.runtime.engine.weight_gradients import WeightGradStore
 from pipecut.runtime.verify.verify import verify
-from tests.plans import made_plan, made_stage
+from tests.plans import made_stage
 
 JOB = """
 model: {{factory: "tests.models.opaque:mixture", args: {args}, opaque: ["layers.*.moe"]}}
@@ -60,10 +60,10 @@ def test_another_number_or_flag_ends_the_run() -> None:
 
 def test_nothing_of_its_backward_comes_later() -> None:
     stage = nn.ModuleDict({"rows": nn.Linear(4, 4)})
-    plan = made_plan(stages=[made_stage(opaque=[ROWS])])
-    modules, store = OpaqueModules(plan, plan.stages[0], stage), WeightGradStore()
+    modules = OpaqueModules(made_stage(opaque=[ROWS]), stage, Draws(0))
+    store = WeightGradStore()
     x = torch.randn(6, 4, requires_grad=True)
-    with modules.running([torch.zeros(3, 4)], Draws(0), store), store:
+    with modules.running({"batch": 3}, store), store:
         stage["rows"](x).sum().backward()
     assert not store.weights and stage["rows"].weight.grad is not None
     assert not stage["rows"]._forward_hooks and not stage["rows"]._forward_pre_hooks
