@@ -12,6 +12,7 @@ from dataclasses import is_dataclass
 from typing import Any
 
 from benchmarks.figures import ROOT
+from benchmarks.markdown import markdown_table
 from pipecut import errors
 from pipecut.compiler import Options, SizeOverrides, compile
 from pipecut.model.plan_optimizer import PlanOptimizer
@@ -53,10 +54,12 @@ def sections() -> Iterator[str]:
     yield "## The job's optimizer\n"
     yield entry("PlanOptimizer.step", PlanOptimizer.step)
     yield "## Errors\n"
-    yield "| error | exit code | meaning |\n|---|---|---|"
-    for name, error in vars(errors).items():
-        if isinstance(error, type) and issubclass(error, errors.PipecutError):
-            yield f"| `pipecut.errors.{name}` | {error.exit_code} | {text_of(error, ' ')} |"
+    rows = [
+        (f"`pipecut.errors.{name}`", str(error.exit_code), text_of(error, " "))
+        for name, error in vars(errors).items()
+        if isinstance(error, type) and issubclass(error, errors.PipecutError)
+    ]
+    yield markdown_table(("error", "exit code", "meaning"), rows)
 
 
 def entry(name: str, thing: Any) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.figures import Figures, write_figures
+from benchmarks.markdown import markdown_table
 
 KINDS = ("loss", "gradient", "parameter", "buffer")
 
@@ -26,10 +27,7 @@ def record(paths: list[Path]) -> None:
 
 def numbers(figures: dict[str, Figures]) -> str:
     """The largest difference of each kind from the unsplit model, on one rank and on several."""
-    lines = [
-        "| what | passed | loss | gradient | parameter | buffer |",
-        "|---|---|---|---|---|---|",
-    ]
+    rows = []
     labels = {
         "one_device": "four stages on one rank, {}",
         "families": "{}, bf16, one rank",
@@ -40,39 +38,42 @@ def numbers(figures: dict[str, Figures]) -> str:
         for name, result in measured(figures, part).items():
             passed = "yes" if result["passed"] else "**no**"
             cells = [f"{result[kind]:.1e}" if kind in result else "" for kind in KINDS]
-            lines.append(f"| {' | '.join([label.format(name), passed, *cells])} |")
-    return "\n".join(lines)
+            rows.append([label.format(name), passed, *cells])
+    return markdown_table(("what", "passed", *KINDS), rows)
 
 
 def memory(figures: dict[str, Figures]) -> str:
     """The predicted peak beside the measured one."""
-    lines = [
-        "| model | predicted | measured, less workspaces | predicted / measured | workspaces |",
-        "|---|---|---|---|---|",
-    ]
-    for name, result in measured(figures, "memory").items():
-        lines.append(
-            f"| {name} | {result['predicted'] / 1e6:.1f} MB | {result['measured'] / 1e6:.1f} MB "
-            f"| {result['predicted over measured']:.3f} | {result['workspaces'] / 1e6:.1f} MB |"
+    columns = (
+        *("model", "predicted", "measured, less workspaces", "predicted / measured"),
+        "workspaces",
+    )
+    rows = [
+        (
+            name,
+            f"{result['predicted'] / 1e6:.1f} MB",
+            f"{result['measured'] / 1e6:.1f} MB",
+            f"{result['predicted over measured']:.3f}",
+            f"{result['workspaces'] / 1e6:.1f} MB",
         )
-    return "\n".join(lines)
+        for name, result in measured(figures, "memory").items()
+    ]
+    return markdown_table(columns, rows)
 
 
 def rates(figures: dict[str, Figures]) -> str:
     """What calibrate measures beside a large product, and a step beside the unsplit model's."""
-    lines = ["| what | float32 | bf16 |", "|---|---|---|"]
+    rows = []
     calibrated, steps = measured(figures, "calibrate"), measured(figures, "one_device")
     if calibrated:
         cells = [f"{calibrated[name]['calibrate'] / 1e12:.1f} TFLOP/s" for name in ("fp32", "bf16")]
-        lines.append(f"| `pipecut calibrate` | {' | '.join(cells)} |")
+        rows.append(["`pipecut calibrate`", *cells])
         cells = [f"{calibrated[name]['calibrate over it']:.3f}" for name in ("fp32", "bf16")]
-        lines.append(f"| over a product of 8,192 cubed | {' | '.join(cells)} |")
+        rows.append(["over a product of 8,192 cubed", *cells])
     if steps:
         cells = [f"{steps[name]['step over unsplit']:.3f}" for name in ("fp32", "bf16")]
-        lines.append(
-            f"| step of four stages on one rank / unsplit model's step | {' | '.join(cells)} |"
-        )
-    return "\n".join(lines)
+        rows.append(["step of four stages on one rank / unsplit model's step", *cells])
+    return markdown_table(("what", "float32", "bf16"), rows)
 
 
 def measured(figures: dict[str, Figures], part: str) -> dict[str, dict[str, Any]]:

@@ -12,6 +12,7 @@ from benchmarks import gpu_tables
 from benchmarks.compiles.zoo import CONFIGURATIONS
 from benchmarks.families import tables as family_tables
 from benchmarks.figures import ROOT, Figures, read_figures
+from benchmarks.markdown import markdown_table
 from benchmarks.onnx import tables as onnx_tables
 from pipecut.compiler.schedules.registry import SCHEDULES
 
@@ -37,13 +38,13 @@ def best(figures: dict[str, Figures]) -> str:
 
 def table(rows: Figures, names: tuple[str, ...]) -> str:
     """A row for each name; one that was not measured is left out."""
-    lines = [
-        "| configuration | GPUs | operators | seconds | placing | memory | predicted step | gap |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for name in (name for name in names if name in rows):
-        row = rows[name]
-        cells = [
+    columns = (
+        *("configuration", "GPUs", "operators", "seconds", "placing", "memory"),
+        *("predicted step", "gap"),
+    )
+    measured = {name: rows[name] for name in names if name in rows}
+    cells = [
+        (
             name,
             CONFIGURATIONS[name].gpus,
             f"{row['operators']:,}",
@@ -52,9 +53,10 @@ def table(rows: Figures, names: tuple[str, ...]) -> str:
             f"{row['bytes'] / 1e9:.1f} GB",
             f"{row['step_seconds']:.2f} s",
             "proven optimal" if row["proven"] else f"{row['gap']:.2%}",
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        )
+        for name, row in measured.items()
+    ]
+    return markdown_table(columns, cells)
 
 
 def schedules(figures: dict[str, Figures]) -> str:
@@ -65,26 +67,32 @@ def schedules(figures: dict[str, Figures]) -> str:
         "idle time, in forwards and backwards of a microbatch, of p ranks",
         "activations held",
     )
-    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-    for name, schedule in SCHEDULES.items():
-        stages = str(schedule.stages_per_rank or "`stages_per_rank`")
-        cells = f"`{name}`", stages, schedule.idle, schedule.activations
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    rows = [
+        (
+            f"`{name}`",
+            str(schedule.stages_per_rank or "`stages_per_rank`"),
+            schedule.idle,
+            schedule.activations,
+        )
+        for name, schedule in SCHEDULES.items()
+    ]
+    return markdown_table(columns, rows)
 
 
 def lengths(figures: dict[str, Figures]) -> str:
     """Steps of listed samples beside padded ones."""
-    lines = [
-        "| model | exact | predicted step beside its tokens alone | padded: seconds | CPU s |",
-        "|---|---|---|---|---|",
+    columns = "model", "exact", "predicted step beside its tokens alone", "padded: seconds", "CPU s"
+    rows = [
+        (
+            name,
+            "yes" if row["exact"] else "no",
+            f"{row['overhead']:.3f}, at most {row['worst_overhead']:.3f}",
+            f"{row['faster']:.2f} x",
+            f"{row['less_cpu']:.2f} x",
+        )
+        for name, row in figures["lengths"].items()
     ]
-    for name, row in figures["lengths"].items():
-        exact = "yes" if row["exact"] else "no"
-        overhead = f"{row['overhead']:.3f}, at most {row['worst_overhead']:.3f}"
-        cells = [name, exact, overhead, f"{row['faster']:.2f} x", f"{row['less_cpu']:.2f} x"]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    return markdown_table(columns, rows)
 
 
 TABLES: dict[str, Callable[[dict[str, Figures]], str]] = {
