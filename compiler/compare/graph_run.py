@@ -13,6 +13,7 @@ from pipecut.compiler.stages.cut import cut
 from pipecut.compiler.trace.batch import ExampleBatch
 from pipecut.errors import TraceError
 from pipecut.model.draws import StageDraws
+from pipecut.model.nudge import nudge
 from pipecut.model.opaque.watching import drawing_once
 
 CPU = torch.device("cpu")
@@ -62,15 +63,10 @@ class GraphRun:
             ) from error
         return tensors_after(self.module, loss)
 
-    def step_after_rounding(self, batch: ExampleBatch, microbatch: int, part: float) -> Tensors:
-        """As `step`, with each parameter changed by so much of itself, and then put back."""
+    def step_nudged(self, batch: ExampleBatch, microbatch: int, precision: str) -> Tensors:
+        """As `step`, with another last bit of each parameter, and then put back."""
         with self._put_back():
-            generator = torch.Generator().manual_seed(microbatch)
-            with torch.no_grad():
-                for parameter in self.module.parameters():
-                    if parameter.is_floating_point():
-                        signs = torch.randint(2, parameter.shape, generator=generator) * 2 - 1
-                        parameter.mul_((1 + part * signs).to(parameter.dtype))
+            nudge(self.module, precision, microbatch)
             return self.step(batch, microbatch)
 
     @contextmanager

@@ -73,11 +73,14 @@ class Comparing:
     """Collects the largest difference of each kind.
 
     `stride` is how far one step of the optimizer may move an element whatever its gradient; 0 where
-    that has no limit. `tolerance` is that beyond which a difference may be rounding.
+    that has no limit. `tolerance` is that beyond which a difference may be rounding: up to
+    `most_rounding`, and `roundings` times what a nudge of the parameters makes of the same tensor.
     """
 
     stride: float = 0.0
     tolerance: float = math.inf
+    roundings: float = 1.0
+    most_rounding: float = MOST_ROUNDING
     worst: dict[str, Difference] = field(default_factory=dict)
     rounded: dict[str, Difference] = field(default_factory=dict)
     compared: int = 0
@@ -98,9 +101,9 @@ class Comparing:
                 scale_floor = FLOOR * largest[kind]
                 value = self._difference(kind, tensor, expected[key], scale_floor)
                 rounded = False
-                if nudged and key in nudged and self.tolerance < value <= MOST_ROUNDING:
+                if nudged and key in nudged and self.tolerance < value <= self.most_rounding:
                     rounding = self._difference(kind, nudged[key], expected[key], scale_floor)
-                    rounded = value <= rounding
+                    rounded = value <= self.roundings * rounding
                 self._note(kind, Difference(value, name), rounded)
 
     def miss(self, key: str) -> None:

@@ -1,6 +1,5 @@
 """The unsplit model, trained with gradient accumulation over the pipeline's microbatches."""
 
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -9,12 +8,13 @@ from torch import nn
 
 from pipecut.model.draws import Draws
 from pipecut.model.functions import function_of_plan
+from pipecut.model.nudge import nudge
 from pipecut.model.optimizer import make_optimizer
 from pipecut.model.plan_optimizer import PlanOptimizer
 from pipecut.model.precision import as_summed, cast_model
 from pipecut.model.unsplit import WithLoss
 from pipecut.model.weights import read_weights
-from pipecut.plan.schema import ModelRef, Plan
+from pipecut.plan.schema import Plan
 from pipecut.runtime.batches.microbatches import microbatches, samples_in
 from pipecut.runtime.gradients.loss_scale import LossScale
 from pipecut.runtime.gradients.masters import Masters
@@ -50,7 +50,7 @@ class Unsplit:
         self.plan, self.device = plan, device
         self.model = initial_model(plan)
         if nudged:
-            nudge(self.model, plan.model)
+            nudge(self.model, plan.model.precision, plan.model.seed)
         first = {name: p.detach().clone() for name, p in self.model.named_parameters()}
         loss = function_of_plan(plan.model.loss, plan.model) if plan.model.loss else None
         in_precision = cast_model(self.model, plan.model.precision)
@@ -110,22 +110,6 @@ def initial_model(plan: Plan) -> nn.Module:
         # Strict about unknown names; a tied name may be absent from the file.
         model.load_state_dict(read_weights(Path(plan.model.weights), plan), strict=False)
     return model
-
-
-def nudge(model: nn.Module, reference: ModelRef) -> None:
-    """Move each element of each parameter to one of the numbers next to it in the precision."""
-    generator = torch.Generator().manual_seed(reference.seed)
-    precision = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(reference.precision)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.is_floating_point():
-                parameter.copy_(_neighbour(parameter.to(precision or parameter.dtype), generator))
-
-
-def _neighbour(numbers: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    up = torch.randint(0, 2, numbers.shape, generator=generator, dtype=torch.bool)
-    limits = torch.where(up, math.inf, -math.inf).to(numbers)
-    return torch.nextafter(numbers, limits)
 
 
 def _masters(parameters: Sequence[RankParameter]) -> list[nn.Parameter]:

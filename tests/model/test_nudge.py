@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipecut.plan.schema import ModelRef
-from pipecut.runtime.verify.unsplit import nudge
+from pipecut.model.nudge import nudge
 
 
 @pytest.mark.parametrize(("precision", "bits"), [("fp32", 23), ("bf16", 7), ("fp16", 10)])
@@ -14,8 +13,5 @@ def test_each_number_becomes_one_beside_it(precision: str, bits: int) -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.fill_(1.5)
-    reference = ModelRef(
-        factory="m:f", args={}, inputs="m:i", folders=[], precision=precision, seed=0
-    )
-    nudge(model, reference)
+    nudge(model, precision, seed=0)
     assert set(model.weight.sub(1.5).unique().tolist()) == {-(2.0**-bits), 2.0**-bits}
