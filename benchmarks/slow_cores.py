@@ -1,9 +1,11 @@
 """A made-up cluster, so slow at computing that even small models are cut evenly."""
 
-DEVICES = 3
+# Stages that small models of many families are cut into on it.
+STAGES = 3
+
 SLOW_CORES = """name: slow-cores
 nodes:
-  - {devices: {slow-core: 3}, link: fast}
+  - {devices: {slow-core: 8}, link: fast}
 devices:
   slow-core:
     memory: 4GiB

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.slow_cores import SLOW_CORES
 from pipecut.rare_collections import collect_no_more, collect_rarely
 
 JOB = """
@@ -43,23 +44,6 @@ def write_job(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
-
-
-SLOW_CORES = """name: slow-cores
-nodes:
-  - {devices: {slow-core: 8}, link: fast}
-devices:
-  slow-core:
-    memory: 4GiB
-    bandwidth: 1GB/s
-    flops: {fp32: 100MFLOP/s}
-    overhead: 0us
-    efficiency: 1
-    type: cpu
-    source: made up
-links:
-  fast: {bandwidth: 100GB/s, latency: 0us, source: made up}
-"""
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ import torch.export
 from benchmarks.families.outcome import Kind, shortened
 from benchmarks.families.processes import Ended, Work, run_forked
 from benchmarks.families.zoo import CLUSTER, JOB, MODULE, PLAN, import_zoo, write_job
-from benchmarks.slow_cores import DEVICES
+from benchmarks.slow_cores import STAGES
 from pipecut.compiler.entry import compile
 from pipecut.compiler.request import Options
 from pipecut.compiler.search.sizes import SizeOverrides
@@ -99,7 +99,7 @@ def _alone(run: Callable[[], int], folder: Path, limit: float) -> Ended:
 
 def compile_in(folder: Path) -> int:
     """Compile a folder's job; exit code 1 where that is refused, and the message is printed."""
-    options = Options(SizeOverrides(stages=DEVICES), costs="roofline")
+    options = Options(SizeOverrides(stages=STAGES), costs="roofline")
     try:
         compile(folder / JOB, str(folder / CLUSTER), folder / PLAN, options)
     except PipecutError as error:

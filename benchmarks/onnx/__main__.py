@@ -23,7 +23,7 @@ from rich.table import Table
 
 from benchmarks.figures import read_figures, write_figures
 from benchmarks.onnx.families import FAMILIES
-from benchmarks.slow_cores import DEVICES, SLOW_CORES
+from benchmarks.slow_cores import SLOW_CORES, STAGES
 from pipecut.compiler import Options, SizeOverrides, compile
 from pipecut.errors import PipecutError
 from pipecut.onnx.compare import TOLERANCE, differences
@@ -44,7 +44,7 @@ def measured(name: str) -> dict[str, Any]:
         folder = Path(scratch)
         (folder / "job.yaml").write_text(yaml.safe_dump(job), encoding="utf-8")
         (folder / "cluster.yaml").write_text(SLOW_CORES, encoding="utf-8")
-        options = Options(SizeOverrides(stages=DEVICES), costs="roofline")
+        options = Options(SizeOverrides(stages=STAGES), costs="roofline")
         try:
             plan = compile(
                 folder / "job.yaml", str(folder / "cluster.yaml"), folder / "plan", options

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.slow_cores import SLOW_CORES
 from pipecut.compiler import Options, SizeOverrides, compile
 from pipecut.errors import PlanError
 from pipecut.plan.check.check import check
 from pipecut.plan.folder import PlanFolder
 from pipecut.runtime.verify.verify import verify
-from tests.conftest import SLOW_CORES
 
 JOB = """
 model: {{factory: "tests.models.made:{name}"}}
