@@ -9,6 +9,7 @@ from typing import Any
 
 import networkx as nx
 
+from pipecut.compiler.choices import Check
 from pipecut.plan.schema import Constant
 from pipecut.text_table import text_table
 
@@ -245,27 +246,6 @@ class Origin:
     args: dict[str, Any]
     seed: int
     precision: str
-
-
-@dataclass(frozen=True)
-class Check:
-    """A choice by a tensor's value: `value` is a boolean, which is `answer` or the graph is wrong.
-
-    `words` are the condition as the model's source has it, at file:line `source`. `only_raises`
-    says that the model raises an error for the other answer, `from_values` that the answer was read
-    off the values of the example batch and of buffers.
-    """
-
-    value: str
-    answer: bool
-    words: str
-    source: str
-    only_raises: bool = False
-    from_values: bool = False
-
-    def __str__(self) -> str:
-        """`labels.max() >= 10 is False (model.py:7): ge_1`."""
-        return f"{self.words} is {self.answer} ({self.source}): {self.value}"
 
 
 @dataclass(frozen=True)

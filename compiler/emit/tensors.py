@@ -2,7 +2,8 @@
 
 from collections.abc import Collection, Iterable
 
-from pipecut.compiler.graph import Buffer, Check, Graph, Output, Parameter, Value, values_behind
+from pipecut.compiler.choices import Check
+from pipecut.compiler.graph import Buffer, Graph, Output, Parameter, Value, values_behind
 from pipecut.plan.schema import StageTensor, Tensor, ValueCheck
 
 
@@ -50,13 +51,14 @@ def checks_of(graph: Graph, checks: Iterable[Check]) -> list[ValueCheck]:
 
 def _check_of(graph: Graph, check: Check) -> ValueCheck:
     used, names = values_behind(graph.operators, check.value), graph.batch_names()
+    choice = check.choice
     return ValueCheck(
         value=check.value,
-        condition=check.words,
-        answer=check.answer,
-        source=check.source,
+        condition=choice.words,
+        answer=choice.answer,
+        source=choice.source,
         inputs=[name for value, name in names.items() if value in used],
-        only_raises=check.only_raises,
+        only_raises=choice.only_raises,
     )
 
 

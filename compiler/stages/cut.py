@@ -4,7 +4,8 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from pipecut.compiler.graph import Buffer, Check, Graph, Operator, Output, Parameter
+from pipecut.compiler.choices import Check
+from pipecut.compiler.graph import Buffer, Graph, Operator, Output, Parameter
 from pipecut.text_table import ranges
 
 

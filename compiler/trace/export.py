@@ -11,6 +11,7 @@ from torch.export import ExportedProgram
 from torch.fx._lazy_graph_module import _use_lazy_graph_module
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
+from pipecut.compiler.choices import Choice
 from pipecut.compiler.inputs.job import Job
 from pipecut.compiler.trace.batch import ExampleBatch, example_batch
 from pipecut.compiler.trace.batch_of_one import noting_choices
@@ -33,7 +34,6 @@ from pipecut.compiler.trace.rehearse.python_state import put_back_after
 from pipecut.compiler.trace.stamp.stamped import NOTHING_STAMPED, Stamped
 from pipecut.compiler.trace.stamp.stamping import Stamping
 from pipecut.compiler.trace.watch.beyond_graph import inference_mode_as_no_grad, past_autograd_seen
-from pipecut.compiler.trace.watch.choices import Choice
 from pipecut.compiler.trace.watch.converted_modules import conversions_change_nothing
 from pipecut.compiler.trace.watch.eager_paths import without_checkpoints
 from pipecut.compiler.trace.watch.forward_hooks import forward_hooks_kept

@@ -32,9 +32,7 @@ def checked(graph: Graph) -> Graph:
 def _of_checks(graph: Graph) -> Iterator[str]:
     """A note on choices by a value."""
     if graph.checks:
-        texts = dict.fromkeys(
-            f"{check.words} is {check.answer} ({check.source})" for check in graph.checks
-        )
+        texts = dict.fromkeys(str(check.choice) for check in graph.checks)
         yield f"this plan is for batches where {_listed(list(texts))}; each microbatch is checked"
 
 

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from pipecut.compiler.graph import Buffer, Check, Operator, storage_roots, values_behind
+from pipecut.compiler.choices import Check
+from pipecut.compiler.graph import Buffer, Operator, storage_roots, values_behind
 from pipecut.compiler.trace.explain import cumulative_batch_norm
 from pipecut.errors import TraceError
 from pipecut.model.unsplit import WithLoss
@@ -23,13 +24,13 @@ def needed_checks(
     by_value = {buffer.value: buffer for buffer in buffers}
     kept = {}
     for check in checks:
-        used = values_behind(operators, check.value)
-        by_buffers = used & by_value.keys() & written if check.from_values else ()
+        used, choice = values_behind(operators, check.value), check.choice
+        by_buffers = used & by_value.keys() & written if choice.from_values else ()
         for name in sorted(by_buffers):
             buffer = by_value[name].names[0]
-            raise cumulative_batch_norm(model, f" ({check.source})") or TraceError(
+            raise cumulative_batch_norm(model, f" ({choice.source})") or TraceError(
                 f"the model chooses what to do by its buffer '{buffer}', which its forward writes "
-                f"to ({check.words}, {check.source}), and a plan holds one way only; use the "
+                f"to ({choice.words}, {choice.source}), and a plan holds one way only; use the "
                 "buffer in tensor operators, such as torch.where, index_copy_ or gather, in place "
                 "of its value"
             )

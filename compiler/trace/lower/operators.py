@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from pipecut.compiler.graph import Check, Operator, Ref, Value
+from pipecut.compiler.choices import Check, Choice
+from pipecut.compiler.graph import Operator, Ref, Value
 from pipecut.compiler.operators.lookup import rule_of
 from pipecut.compiler.operators.table import COPY, GETITEM
 from pipecut.compiler.trace.functions.arguments import read_arguments
@@ -28,7 +29,7 @@ from pipecut.compiler.trace.opaque.standing_in import StandingIn
 from pipecut.compiler.trace.opaque.untraceable import Untraceable
 from pipecut.compiler.trace.stamp.expand import Marker, Stamps
 from pipecut.compiler.trace.stamp.markers import BEGIN, BODY, END, MARKERS, NODE, OUT
-from pipecut.compiler.trace.watch.choices import CHOSEN, Choice
+from pipecut.compiler.trace.watch.choices import CHOSEN
 from pipecut.device.types import is_traced_device
 from pipecut.errors import TraceError
 
@@ -185,16 +186,7 @@ class OperatorReader:
     def _add_check(self, node: fx.Node, value: str, choice: Choice, prefix: str) -> None:
         if all(operator.name != value for operator in self.operators):
             value = self._copied(value, prefix + node.name)
-        self.checks.append(
-            Check(
-                value,
-                choice.answer,
-                choice.words,
-                choice.source,
-                choice.only_raises,
-                choice.from_values,
-            )
-        )
+        self.checks.append(Check(value, choice))
 
     def _copied(self, value: str, name: str) -> str:
         """An operator's result that is what the model was given, or holds."""

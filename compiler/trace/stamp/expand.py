@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 from itertools import count, islice
 from typing import Any, Protocol
 
-from pipecut.compiler.graph import Check, ModuleCall, Operator, Ref, Value, storage_roots
+from pipecut.compiler.choices import Check
+from pipecut.compiler.graph import ModuleCall, Operator, Ref, Value, storage_roots
 from pipecut.compiler.trace.stamp.stamped import NotEqualAfterAll, Stamped
 
 

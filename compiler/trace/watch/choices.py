@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch.fx.node import has_side_effect
 
+from pipecut.compiler.choices import Choice
+
 _LIBRARY: Any = torch.library.Library("pipecut_choice", "DEF")  # type: ignore[no-untyped-call]
 _LIBRARY.define("chosen(Tensor condition, int number) -> ()")
 
@@ -19,25 +21,6 @@ torch.library.register_fake("pipecut_choice::chosen", _nothing, lib=_LIBRARY)
 # In a trace: that a boolean tensor of one element was asked for, and the number of the choice.
 CHOSEN: Any = torch.ops.pipecut_choice.chosen.default
 has_side_effect(CHOSEN)
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A condition, as the model's source has it, and the answer that the trace went on with.
-
-    `source` is its file:line. `only_raises` says that the model raises an error otherwise,
-    `from_values` that the answer is what values tell, not what is usual.
-    """
-
-    words: str
-    source: str
-    answer: bool
-    only_raises: bool = False
-    from_values: bool = False
-
-    def __str__(self) -> str:
-        """`labels.max() >= 10 is False (model.py:7)`."""
-        return f"{self.words} is {self.answer} ({self.source})"
 
 
 @dataclass

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import torch
 
-from pipecut.compiler.trace.watch.choices import Choice
+from pipecut.compiler.choices import Choice
 from pipecut.compiler.trace.watch.reading_frame import reading_frame
 
 COMPARISONS = ("lt", "le", "gt", "ge", "eq", "ne")

@@ -18,7 +18,8 @@ from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_any, tree_leaves, tree_map
 
-from pipecut.compiler.trace.watch.choices import Choice, Choices
+from pipecut.compiler.choices import Choice
+from pipecut.compiler.trace.watch.choices import Choices
 from pipecut.compiler.trace.watch.ctc_targets import CtcTargets
 from pipecut.compiler.trace.watch.known_values import Given, KnownValues
 from pipecut.compiler.trace.watch.raising import condition_at

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from pipecut.compiler.graph import Check, Graph, Ref
+from pipecut.compiler.choices import Check, Choice
+from pipecut.compiler.graph import Graph, Ref
 from pipecut.compiler.inputs.job import read_job
 from pipecut.compiler.trace.trace import trace
 from pipecut.compiler.trace.value_checks import needed_checks
@@ -20,7 +21,7 @@ LABELS, TABLE = value("labels", "batch", dtype="int64"), value("table", 2, dtype
 
 
 def check_of(name: str) -> Check:
-    return Check(name, True, f"{name}.any()", "model.py:7", from_values=True)
+    return Check(name, Choice(f"{name}.any()", "model.py:7", True, from_values=True))
 
 
 def test_only_what_may_change_is_checked() -> None:
@@ -49,7 +50,8 @@ def test_a_buffer_that_forward_writes_is_no_constant() -> None:
     ]
     with pytest.raises(TraceError, match=r"buffer 'table', which its forward writes.*model.py:7"):
         needed_checks(operators, [check_of("asked")], [buffer(TABLE)], MODEL)
-    usual = replace(check_of("asked"), from_values=False)
+    asked = check_of("asked")
+    usual = replace(asked, choice=replace(asked.choice, from_values=False))
     assert needed_checks(operators, [usual], [buffer(TABLE)], MODEL) == (usual,)
 
 
@@ -80,7 +82,7 @@ def traced(tmp_path: Path) -> Any:
 )
 def test_choices_become_checks(traced: Any, where: str, checked: list[str]) -> None:
     graph = traced(where)
-    assert [f"{check.words} is {check.answer}" for check in graph.checks] == checked
+    assert [f"{check.choice.words} is {check.choice.answer}" for check in graph.checks] == checked
     assert {check.value for check in graph.checks} <= graph.producers().keys()
     assert graph.dynamic and graph.evaluation is None
     notes = " ".join(graph.notes)
