@@ -1,9 +1,12 @@
 """Options of a training run, shared by `pipecut run` and the command line of each rank."""
 
+import inspect
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import wraps
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -89,22 +92,22 @@ OPTION_OF = {"rate": "--lr", "checkpoint_every": "--checkpoint-every"}
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What a user asks of a run; None where an option was not given."""
+    """What a user asks of a run, in the order of --help; None where an option was not given."""
 
-    data: str | None = None
-    steps: int = DEFAULT_STEPS
-    rate: float | None = None
-    clip: float | None = None
-    save: Path | None = None
-    device: str | None = None
-    trace: Path | None = None
-    report: Path | None = None
-    checkpoints: Path = DEFAULT_CHECKPOINTS
-    checkpoint_every: int = 0
-    keep: int = DEFAULT_KEEP
-    resume: bool = False
-    code: Path | None = None
-    log: Path | None = None
+    data: DataOption = None
+    steps: StepsOption = DEFAULT_STEPS
+    rate: RateOption = None
+    clip: ClipOption = None
+    save: SaveOption = None
+    device: RunDeviceOption = None
+    trace: TraceOption = None
+    report: ReportOption = None
+    checkpoints: CheckpointsOption = DEFAULT_CHECKPOINTS
+    checkpoint_every: EveryOption = 0
+    keep: KeepOption = DEFAULT_KEEP
+    resume: ResumeOption = False
+    code: CodeOption = None
+    log: LogOption = None
 
     def arguments(self) -> list[str]:
         """The options as the command line of a rank."""
@@ -132,3 +135,22 @@ class RunOptions:
         for option, number in (("--lr", self.rate), ("--clip", self.clip)):
             if number is not None and not (math.isfinite(number) and number >= 0):
                 raise UserFileError(f"{option} {number}: must be a number of 0 or more")
+
+
+def with_run_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The command, with an option for each field of its parameter that is RunOptions."""
+    own = inspect.signature(command)
+    of_run = inspect.signature(RunOptions).parameters
+    (whole,) = (name for name, given in own.parameters.items() if given.annotation is RunOptions)
+    parameters: list[inspect.Parameter] = []
+    for name, parameter in own.parameters.items():
+        parameters += of_run.values() if name == whole else [parameter]
+
+    @wraps(command)
+    def taking_options(**given: Any) -> None:
+        options = RunOptions(**{name: given.pop(name) for name in of_run})
+        command(**given, **{whole: options})
+
+    # What typer reads the command line from.
+    taking_options.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return taking_options

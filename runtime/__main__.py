@@ -22,26 +22,7 @@ from typing import Annotated
 
 import typer
 
-from pipecut.run_options import (
-    DEFAULT_CHECKPOINTS,
-    DEFAULT_KEEP,
-    DEFAULT_STEPS,
-    CheckpointsOption,
-    ClipOption,
-    CodeOption,
-    DataOption,
-    EveryOption,
-    KeepOption,
-    LogOption,
-    RateOption,
-    ReportOption,
-    ResumeOption,
-    RunDeviceOption,
-    RunOptions,
-    SaveOption,
-    StepsOption,
-    TraceOption,
-)
+from pipecut.run_options import RunOptions, with_run_options
 from pipecut.runtime.health.last_words import LastWords, end_now, say
 from pipecut.runtime.training.run import run_rank
 
@@ -49,43 +30,15 @@ app = typer.Typer(add_completion=False)
 
 
 @app.command()
+@with_run_options
 def run(
     plan: Annotated[Path, typer.Argument(help="The plan folder.")],
-    data: DataOption = None,
-    steps: StepsOption = DEFAULT_STEPS,
-    rate: RateOption = None,
-    clip: ClipOption = None,
-    save: SaveOption = None,
-    device: RunDeviceOption = None,
-    trace: TraceOption = None,
-    report: ReportOption = None,
-    checkpoints: CheckpointsOption = DEFAULT_CHECKPOINTS,
-    checkpoint_every: EveryOption = 0,
-    keep: KeepOption = DEFAULT_KEEP,
-    resume: ResumeOption = False,
-    code: CodeOption = None,
-    log: LogOption = None,
+    options: RunOptions,
     restarted: Annotated[
         bool, typer.Option("--restarted", help="Go on from the last checkpoint, if there is one.")
     ] = False,
 ) -> None:
     """Train for some steps."""
-    options = RunOptions(
-        data=data,
-        steps=steps,
-        rate=rate,
-        clip=clip,
-        save=save,
-        device=device,
-        trace=trace,
-        report=report,
-        checkpoints=checkpoints,
-        checkpoint_every=checkpoint_every,
-        keep=keep,
-        resume=resume,
-        code=code,
-        log=log,
-    )
     run_rank(plan, options, restarted)
 
 

@@ -15,51 +15,20 @@ from pipecut.commands.trusted import read_trusted
 from pipecut.console import progress_line, refuse_other_than
 from pipecut.device.types import DEVICE_TYPES
 from pipecut.errors import UserFileError
-from pipecut.run_options import (
-    DEFAULT_CHECKPOINTS,
-    DEFAULT_KEEP,
-    DEFAULT_STEPS,
-    CheckpointsOption,
-    ClipOption,
-    CodeOption,
-    DataOption,
-    EveryOption,
-    KeepOption,
-    LogOption,
-    RateOption,
-    ReportOption,
-    ResumeOption,
-    RunDeviceOption,
-    RunOptions,
-    SaveOption,
-    StepsOption,
-    TraceOption,
-)
+from pipecut.run_options import RunOptions, with_run_options
 from pipecut.writable import writable_folder
 
 if TYPE_CHECKING:
     from pipecut.plan.folder import PlanFolder
 
 
+@with_run_options
 def run(
     plan: PlanArgument,
-    data: DataOption = None,
-    steps: StepsOption = DEFAULT_STEPS,
-    rate: RateOption = None,
-    clip: ClipOption = None,
-    save: SaveOption = None,
-    device: RunDeviceOption = None,
-    trace: TraceOption = None,
-    report: ReportOption = None,
-    checkpoints: CheckpointsOption = DEFAULT_CHECKPOINTS,
-    checkpoint_every: EveryOption = 0,
-    keep: KeepOption = DEFAULT_KEEP,
-    resume: ResumeOption = False,
+    asked: RunOptions,
     restarts: RestartsOption = None,
     on_failure: OnFailureOption = None,
     stall: StallOption = None,
-    code: CodeOption = None,
-    log: LogOption = None,
     trusted: TrustOption = False,
 ) -> None:
     """Train on this machine, with one process per rank.
@@ -70,26 +39,10 @@ def run(
     """
     from pipecut.runtime.launch.restart import run_with_restarts
 
-    asked = RunOptions(
-        data=data,
-        steps=steps,
-        rate=rate,
-        clip=clip,
-        save=save,
-        device=device,
-        trace=trace,
-        report=report,
-        checkpoints=checkpoints,
-        checkpoint_every=checkpoint_every,
-        keep=keep,
-        resume=resume,
-        code=code,
-        log=log,
-    )
     refuse_other_than("--on-failure", on_failure, ("restart", "replan"))
     most_restarts = (0 if on_failure is None else 1) if restarts is None else restarts
     _refuse_impossible_run(asked, most_restarts)
-    _refuse_plan_that_cannot_run(read_trusted(plan, trusted, code), asked)
+    _refuse_plan_that_cannot_run(read_trusted(plan, trusted, asked.code), asked)
     replan = _plan_without if on_failure == "replan" else None
     run_with_restarts(plan, asked.arguments(), most_restarts, stall, replan, _print_message)
 
