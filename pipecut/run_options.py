@@ -120,10 +120,15 @@ class RunOptions:
                 arguments += [option, str(value)]
         return arguments
 
-    def refuse_unwritable(self) -> None:
-        """Raises UserFileError where the run could not write at its end what it is to write."""
+    def refuse_unwritable(self, first_rank: bool = True) -> None:
+        """Raises UserFileError where the run could not write at its end what it is to write.
+
+        Every rank writes --save; of the rest, the first rank all.
+        """
         if self.save is not None:
             writable_folder(self.save, "--save")
+        if not first_rank:
+            return
         if self.log is not None:
             writable_folder(self.log, "--log")
         for file, option in ((self.trace, "--trace"), (self.report, "--report")):

@@ -20,7 +20,6 @@ from pipecut.runtime.ranks.world import leave_world
 from pipecut.runtime.training.log import refuse_other_log
 from pipecut.runtime.training.recorded import show_recorded
 from pipecut.runtime.training.training import Training, TrainingOptions
-from pipecut.writable import writable_file, writable_folder
 
 
 def run_rank(plan: Path, options: RunOptions, restarted: bool) -> None:
@@ -90,16 +89,10 @@ def _end_stopped(training: Training, save: Path | None) -> None:
 
 
 def _refuse_unwritable(options: RunOptions, restarted: bool) -> None:
-    if options.save is not None:
-        writable_folder(options.save, "--save")
-    # Only rank 0 writes these.
-    if os.environ.get("RANK", "0") == "0":
-        if options.log is not None:
-            writable_folder(options.log, "--log")
-            refuse_other_log(options.log, options.resume or restarted)
-        for file, option in ((options.trace, "--trace"), (options.report, "--report")):
-            if file is not None:
-                writable_file(file, option)
+    first_rank = os.environ.get("RANK", "0") == "0"
+    options.refuse_unwritable(first_rank)
+    if first_rank and options.log is not None:
+        refuse_other_log(options.log, options.resume or restarted)
 
 
 def _alike(options: RunOptions) -> dict[str, str]:
