@@ -172,20 +172,12 @@ def _moved_bytes(operator: Operator, graph: Graph, storage: Mapping[str, str]) -
 
 
 def _transient_bytes(operator: Operator, graph: Graph) -> int:
-    result = _result_bytes(operator, graph)
+    result = sum(graph.values[name].bytes for name in graph.results_of(operator))
     gradients = 0
     if _differentiable(operator, graph):
         values = (graph.values[name] for name in operator.inputs if name in graph.values)
         gradients = sum(value.bytes for value in values if value.needs_grad)
     return result + max(result, gradients)
-
-
-def _result_bytes(operator: Operator, graph: Graph) -> int:
-    """Bytes of the result, or of all tensors in it."""
-    if operator.name in graph.values:
-        return graph.values[operator.name].bytes
-    part = f"{operator.name}["
-    return sum(value.bytes for name, value in graph.values.items() if name.startswith(part))
 
 
 def _differentiable(operator: Operator, graph: Graph) -> bool:

@@ -166,8 +166,8 @@ class Body:
         parts = [part for part in body[at + 1 : at + 1 + count] if isinstance(part, Operator)]
         taken = [(part.target, part.args) for part in parts]
         whole = [(GETITEM, (Ref(item.name), number)) for number in range(count)]
-        tensors = sum(name.startswith(f"{item.name}[") for name in self.graph.values)
-        return parts if count and taken == whole and count == tensors else []
+        tensors = self.graph.results_of(item)
+        return parts if count and taken == whole and count == len(tensors) else []
 
     def _drop(self, values: Sequence[str], following: int) -> None:
         """Delete variables, unless the next item takes their names or something waits for them."""
