@@ -97,14 +97,11 @@ def _prediction(job: Job, costed: CostedGraph, draft: Draft) -> Prediction:
     scheduled = draft.scheduled
     if any(type_of(device.type).of_host for device in devices):
         return Prediction(step_seconds=scheduled.step_seconds, bubble=scheduled.bubble)
-    precision = job.spec.precision
     return Prediction(
         step_seconds=scheduled.step_seconds,
         bubble=scheduled.bubble,
         flops=costed.flops * job.spec.batch.global_ / job.microbatch,
-        peak_flops=sum(
-            rates.get(precision, rates["fp32"]) for rates in (dict(d.flops) for d in devices)
-        ),
+        peak_flops=sum(device.peak(job.spec.precision) for device in devices),
     )
 
 

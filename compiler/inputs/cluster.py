@@ -24,10 +24,14 @@ class Device:
     operators: tuple[tuple[str, tuple[float, float]], ...] = ()
     names: tuple[str, ...] = ()
 
+    def peak(self, precision: str) -> float:
+        """FLOP/s of its data sheet."""
+        rates = dict(self.flops)
+        return rates.get(precision, rates["fp32"])
+
     def rate(self, precision: str) -> float:
         """FLOP/s that a good kernel reaches: peak times efficiency."""
-        rates = dict(self.flops)
-        return rates.get(precision, rates["fp32"]) * self.efficiency
+        return self.peak(precision) * self.efficiency
 
 
 @dataclass(frozen=True)
