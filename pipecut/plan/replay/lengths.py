@@ -4,9 +4,8 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import replace
 
-from pipecut.plan.actions import Hop
 from pipecut.plan.folder import PlanFolder
-from pipecut.plan.replay.simulate import BoundaryTraffic, Costs, Timeline, costs_of, simulate
+from pipecut.plan.replay.simulate import Costs, Timeline, costs_of, simulate, transfers_of
 from pipecut.plan.schema import Plan, SecondsAt, Sizes, Stage
 
 
@@ -35,13 +34,7 @@ def costs_for(plan: Plan, whole: Costs, sizes: Sizes) -> Costs:
         part * b / full if full else 0.0
         for part, b, full in zip(whole.weights, backward, whole.backward, strict=True)
     ]
-    transfers: dict[Hop, float] = {}
-    for boundary in plan.boundaries:
-        tensors = boundary.tensors
-        sent = sum(tensor.bytes_for(sizes) for tensor in tensors)
-        returned = sum(tensor.bytes_for(sizes) for tensor in tensors if tensor.needs_grad)
-        traffic = BoundaryTraffic(sent, returned, boundary.latency, boundary.bandwidth)
-        transfers |= traffic.seconds_after(boundary.left)
+    transfers = transfers_of(plan, sizes)
     return replace(whole, forward=forward, backward=backward, weights=weights, transfers=transfers)
 
 

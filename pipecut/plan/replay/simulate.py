@@ -7,7 +7,7 @@ from typing import NamedTuple
 from pipecut.device.types import type_of
 from pipecut.plan.actions import Action, Compute, Direction, Hop, Message, Op, Reduce, Send
 from pipecut.plan.folder import PlanFolder
-from pipecut.plan.schema import Boundary, Plan
+from pipecut.plan.schema import Plan, Sizes
 
 
 class Event(NamedTuple):
@@ -215,9 +215,6 @@ def predicted(folder: PlanFolder) -> Timeline:
 def costs_of(plan: Plan) -> Costs:
     """The costs of a plan's stages and boundaries."""
     stages, layout = plan.stages, plan.layout
-    transfers: dict[Hop, float] = {}
-    for boundary in plan.boundaries:
-        transfers |= _traffic(plan, boundary).seconds_after(boundary.left)
     reductions = [0.0] * layout.pipeline_ranks
     for stage in stages:
         reductions[stage.pipeline_rank] += stage.reduce_seconds
@@ -228,7 +225,7 @@ def costs_of(plan: Plan) -> Costs:
     return Costs(
         forward=[stage.forward_seconds for stage in stages],
         backward=[stage.backward_with_recompute for stage in stages],
-        transfers=transfers,
+        transfers=transfers_of(plan, plan.batch.largest),
         reductions=reductions,
         ties=ties,
         blocking=all(type_of(stage.device_type).host_carries for stage in stages),
@@ -236,8 +233,13 @@ def costs_of(plan: Plan) -> Costs:
     )
 
 
-def _traffic(plan: Plan, boundary: Boundary) -> BoundaryTraffic:
-    size = plan.batch.largest
-    activations = sum(tensor.bytes_for(size) for tensor in boundary.tensors)
-    gradients = sum(tensor.bytes_for(size) for tensor in boundary.tensors if tensor.needs_grad)
-    return BoundaryTraffic(activations, gradients, boundary.latency, boundary.bandwidth)
+def transfers_of(plan: Plan, sizes: Sizes) -> dict[Hop, float]:
+    """Seconds of each message of a microbatch of such sizes."""
+    transfers: dict[Hop, float] = {}
+    for boundary in plan.boundaries:
+        tensors = boundary.tensors
+        activations = sum(tensor.bytes_for(sizes) for tensor in tensors)
+        gradients = sum(tensor.bytes_for(sizes) for tensor in tensors if tensor.needs_grad)
+        traffic = BoundaryTraffic(activations, gradients, boundary.latency, boundary.bandwidth)
+        transfers |= traffic.seconds_after(boundary.left)
+    return transfers
