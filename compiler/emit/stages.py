@@ -15,7 +15,7 @@ from pipecut.compiler.emit.tensors import (
 from pipecut.compiler.graph import Graph, Value
 from pipecut.compiler.partition.coarsen.parameter_bytes import OptimizerSpec, fixed_bytes
 from pipecut.compiler.partition.memory import StageBytes
-from pipecut.compiler.stages.cut import Cut
+from pipecut.compiler.stages.cut import Cut, in_each_mode
 from pipecut.compiler.stages.modules import modules_covered
 from pipecut.plan.schema import ITEM_BYTES, Boundary, OpaqueModule, OpaqueResult, Stage
 
@@ -88,11 +88,8 @@ def _stage(
 
 def opaque_of(graph: Graph, cut: Cut) -> list[OpaqueModule]:
     """The modules that a stage runs as they are, with what they return in either mode."""
-    parts = [(graph, cut)]
-    if graph.evaluation is not None and cut.evaluation is not None:
-        parts.append((graph.evaluation, cut.evaluation))
     calls: dict[str, list[tuple[list[OpaqueResult], list[str]]]] = {n: [] for n in cut.opaque}
-    for part, part_cut in parts:
+    for part, part_cut in in_each_mode(graph, cut):
         for operator in (part.operators[index] for index in part_cut.operators):
             if operator.opaque is None:
                 continue

@@ -1,7 +1,7 @@
 """Placement -> what each stage holds, receives and sends."""
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from pipecut.compiler.choices import Check
@@ -121,6 +121,13 @@ def _crossing(
         for left in range(min(stages_of[index]), max(using[name])):
             crossing[left].append(name)
     return [tuple(names) for names in crossing]
+
+
+def in_each_mode(graph: Graph, stage: Cut) -> Iterator[tuple[Graph, Cut]]:
+    """The graph and a stage of it: training's, then eval mode's where that has other operators."""
+    yield graph, stage
+    if graph.evaluation is not None and stage.evaluation is not None:
+        yield graph.evaluation, stage.evaluation
 
 
 def opaque_modules(operators: Iterable[Operator]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""What a stage imports of the user's code: the autograd.Functions that it calls."""
+"""What a stage imports for its calls: the user's autograd.Functions, modules of Python."""
 
 import builtins
 import keyword
@@ -8,17 +8,25 @@ from collections.abc import Iterable, Sequence
 from pipecut.compiler.graph import Graph, Operator
 from pipecut.compiler.names import RESERVED
 from pipecut.compiler.operators.autograd_functions import AutogradFunction
-from pipecut.compiler.stages.cut import Cut
+from pipecut.compiler.stages.cut import Cut, in_each_mode
 
 NAME = re.compile(r"[A-Za-z_]\w*")
 
 
 def functions_of(graph: Graph, cut: Cut) -> list[AutogradFunction]:
     """The Functions that a stage calls in either mode, sorted."""
-    operators = [graph.operators[index] for index in cut.operators]
-    if graph.evaluation is not None and cut.evaluation is not None:
-        operators += [graph.evaluation.operators[index] for index in cut.evaluation.operators]
-    return _functions(operators)
+    return _functions(_operators(graph, cut))
+
+
+def modules_named(graph: Graph, cut: Cut) -> set[str]:
+    """Modules of Python that calls of opaque modules name, in either mode."""
+    calls = (operator.opaque for operator in _operators(graph, cut))
+    return {name for call in calls if call is not None for name in call.imports}
+
+
+def _operators(graph: Graph, cut: Cut) -> list[Operator]:
+    parts = in_each_mode(graph, cut)
+    return [part.operators[index] for part, part_cut in parts for index in part_cut.operators]
 
 
 def functions_called(graph: Graph) -> list[str]:

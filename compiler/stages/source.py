@@ -23,7 +23,7 @@ from pipecut.compiler.stages.blocks.scope import readable
 from pipecut.compiler.stages.blocks.tree import blocks
 from pipecut.compiler.stages.blocks.wrapping import wrapped
 from pipecut.compiler.stages.cut import Cut
-from pipecut.compiler.stages.imports import functions_of, with_imports
+from pipecut.compiler.stages.imports import functions_of, modules_named, with_imports
 from pipecut.compiler.stages.modules import modules_covered
 
 HEADER = '''"""Stage {index} of {stages}: {modules}
@@ -128,7 +128,7 @@ def write_stage(graph: Graph, cut: Cut, stages: int) -> str:
         modules=in_docstring(", ".join(covered)) or "no module of its own",
         takes=_described(modules, (*cut.receives, *cut.batch_inputs)),
         gives="the loss" if last else _described(modules, cut.sends),
-        imports="\n".join([_imports("\n".join(body), _named_by_calls(graph, cut)), *users_imports]),
+        imports="\n".join([_imports("\n".join(body), modules_named(graph, cut)), *users_imports]),
     )
     tools = _tools("\n".join(body))
     rows = [row for line in body for row in wrapped(line)]
@@ -237,15 +237,6 @@ def _copies(method: Method, held: Held) -> list[str]:
         "# The model changes these in place; what is given to a stage stays as it is.",
         *(f"{name} = {name}.clone()" for name in written),
     ]
-
-
-def _named_by_calls(graph: Graph, cut: Cut) -> set[str]:
-    """Modules of Python that calls of opaque modules name."""
-    parts = [(graph, cut)]
-    if graph.evaluation is not None and cut.evaluation is not None:
-        parts.append((graph.evaluation, cut.evaluation))
-    operators = [part.operators[index] for part, of in parts for index in of.operators]
-    return {name for o in operators if o.opaque is not None for name in o.opaque.imports}
 
 
 def _imports(body: str, named: set[str]) -> str:
