@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from pipecut.compiler.emit.tensors import checks_of, output_of, tensor_of
+from pipecut.compiler.emit.tensors import checks_of, names_of_batch_inputs, output_of, tensor_of
 from pipecut.compiler.graph import Graph
 from pipecut.compiler.stages.cut import Cut
 from pipecut.plan.schema import Evaluation, EvaluationStage, Tensor
@@ -30,11 +30,10 @@ def evaluation_of(graph: Graph, cuts: Sequence[Cut], refused: str) -> Evaluation
 
 
 def _stage(graph: Graph, cut: Cut) -> EvaluationStage:
-    name_of = graph.batch_names()
     return EvaluationStage(
         operators=len(cut.operators),
         receives=list(cut.receives),
-        batch_inputs=[name_of[value] for value in cut.batch_inputs],
+        batch_inputs=names_of_batch_inputs(graph, cut),
         sends=list(cut.sends),
         outputs=[output_of(graph, output) for output in cut.outputs],
         checks=checks_of(graph, cut.checks),

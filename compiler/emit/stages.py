@@ -1,6 +1,5 @@
 """Cuts -> the stages and boundaries of the plan."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipecut.compiler.costs.roofline import CostedGraph
@@ -8,6 +7,7 @@ from pipecut.compiler.draft import Draft
 from pipecut.compiler.emit.tensors import (
     buffer_of,
     checks_of,
+    names_of_batch_inputs,
     output_of,
     parameter_of,
     tensor_of,
@@ -62,7 +62,7 @@ def _stage(
         modules=modules_covered(operators),
         operators=len(operators),
         receives=list(cut.receives),
-        batch_inputs=_users_names(graph, cut.batch_inputs),
+        batch_inputs=names_of_batch_inputs(graph, cut),
         sends=list(cut.sends),
         outputs=[output_of(graph, output) for output in cut.outputs],
         checks=checks_of(graph, cut.checks),
@@ -110,11 +110,6 @@ def opaque_of(graph: Graph, cut: Cut) -> list[OpaqueModule]:
 
 def _result(value: Value) -> OpaqueResult:
     return OpaqueResult(shape=list(value.shape), dtype=value.dtype)
-
-
-def _users_names(graph: Graph, values: Sequence[str]) -> list[str]:
-    name_of = graph.batch_names()
-    return [name_of[value] for value in values]
 
 
 @dataclass(frozen=True)

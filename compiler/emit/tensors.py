@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable
 
 from pipecut.compiler.choices import Check
 from pipecut.compiler.graph import Buffer, Graph, Output, Parameter, Value, values_behind
+from pipecut.compiler.stages.cut import Cut
 from pipecut.plan.schema import StageTensor, Tensor, ValueCheck
 
 
@@ -42,6 +43,12 @@ def parameter_of(parameter: Parameter) -> StageTensor:
         dtype=parameter.dtype,
         trainable=parameter.trainable,
     )
+
+
+def names_of_batch_inputs(graph: Graph, cut: Cut) -> list[str]:
+    """The user's names of what a stage takes of the batch."""
+    name_of = graph.batch_names()
+    return [name_of[value] for value in cut.batch_inputs]
 
 
 def checks_of(graph: Graph, checks: Iterable[Check]) -> list[ValueCheck]:
