@@ -107,7 +107,7 @@ def check_arguments(path: Path, keys: OptimizerKeys) -> None:
         if problem is not None:
             location = location_of(path, "optimizer", key)
             raise UserFileError(f"{location}: optimizer.{key}: {problem}")
-    together = {**KINDS[name].preset, **{k: _as_tuple(v) for k, v in keys.arguments.items()}}
+    together = keys.in_plan.all_arguments
     problem = _problem(make, together)
     if problem is not None:
         raise UserFileError(f"{location_of(path, 'optimizer')}: optimizer: {problem}")
