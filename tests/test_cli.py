@@ -59,6 +59,13 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> PlanFolder:
 
 
 @pytest.fixture
+def job_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job.yaml in the current folder."""
+    (tmp_path / "job.yaml").touch()
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
 def called(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[tuple[Any, ...]]]:
     """Put a function that returns `result` in the place of another; the list of its calls grows."""
 
@@ -96,6 +103,7 @@ def test_help_names_every_type_of_device(command: str, name: str) -> None:
     assert name in invoke(command, "--help").output.partition("--device")[2].splitlines()[0]
 
 
+@pytest.mark.usefixtures("job_here")
 def test_compile_passes_its_options_on(called: Any, plan: PlanFolder) -> None:
     calls = called("pipecut.compiler.compile_plan", SimpleNamespace(folder=plan))
     printed = invoke(
@@ -113,6 +121,7 @@ def test_compile_passes_its_options_on(called: Any, plan: PlanFolder) -> None:
     assert "plan written to out/; next: pipecut verify out" in printed
 
 
+@pytest.mark.usefixtures("job_here")
 def test_compile_writes_the_page_that_is_asked_for(
     called: Any, plan: PlanFolder, tmp_path: Path
 ) -> None:
@@ -148,11 +157,13 @@ def test_view_shows_a_plan_beside_another(plan: PlanFolder, tmp_path: Path) -> N
         ),
     ],
 )
+@pytest.mark.usefixtures("job_here")
 def test_compile_refuses_options_that_cannot_be(arguments: list[str], message: str) -> None:
     with pytest.raises(UserFileError, match=message):
         invoke("compile", "job.yaml", *arguments)
 
 
+@pytest.mark.usefixtures("job_here")
 def test_profile_reports_what_it_measured(called: Any) -> None:
     measured = SimpleNamespace(new=3, stored=4, failed=["aten.where"], overstated=-0.25)
     calls = called("pipecut.compiler.profile_job", measured)
@@ -175,12 +186,14 @@ def test_calibrate_reports_the_link(called: Any) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 @pytest.mark.parametrize("command", [("profile", "job.yaml"), ("calibrate",)])
+@pytest.mark.usefixtures("job_here")
 def test_a_device_that_the_machine_lacks_is_refused(command: tuple[str, ...]) -> None:
     with pytest.raises(UserFileError, match="--device cuda: this machine has none; give .* cpu"):
         invoke(*command, "--device", "cuda")
 
 
 @pytest.mark.parametrize("command", [("profile", "job.yaml"), ("calibrate",), ("run", "plan")])
+@pytest.mark.usefixtures("job_here")
 def test_a_device_is_cpu_or_cuda(command: tuple[str, ...]) -> None:
     with pytest.raises(UserFileError, match="--device tpu: must be cpu or cuda"):
         invoke(*command, "--device", "tpu")
@@ -458,6 +471,7 @@ def test_a_warning_about_a_users_file_is_a_line_without_ours(capsys: Any, monkey
     assert len(others) == 1 and not capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("job_here")
 def test_a_page_that_cannot_be_written_is_refused_before_the_compile(tmp_path: Path) -> None:
     with pytest.raises(UserFileError, match="--html .* cannot be written: Is a directory"):
         invoke("compile", "job.yaml", "-o", tmp_path / "plan", "--html", tmp_path)

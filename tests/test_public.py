@@ -42,6 +42,7 @@ def test_importing_pipecut_imports_neither_torch_nor_the_solver() -> None:
 # What takes a second to import, or only a solver, a training or a picture needs.
 HEAVY = {"torch", "numpy", "networkx", "sympy", "pulp", "highspy", "safetensors", "matplotlib"}
 STARTS = [["--help"], ["--version"], ["run", "--help"], ["specs"], ["show"], ["show", "--json"]]
+REFUSED = [["compile", "nowhere.yaml"], ["profile", "nowhere.yaml"]]
 
 
 def test_help_specs_and_show_import_nothing_heavy(tmp_path: Path) -> None:
@@ -50,13 +51,19 @@ def test_help_specs_and_show_import_nothing_heavy(tmp_path: Path) -> None:
     code = (
         "import sys\n"
         "from pipecut.cli import app\n"
+        "from pipecut.errors import UserFileError\n"
         f"for command in {commands!r}:\n"
         "    app(command, standalone_mode=False)\n"
         f"    print('imported', {HEAVY!r} & set(sys.modules))\n"
+        f"for command in {REFUSED!r}:\n"
+        "    try:\n"
+        "        app(command, standalone_mode=False)\n"
+        "    except UserFileError:\n"
+        f"        print('imported', {HEAVY!r} & set(sys.modules))\n"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     lines = [line for line in run.stdout.splitlines() if line.startswith("imported")]
-    assert lines == ["imported set()"] * len(STARTS)
+    assert lines == ["imported set()"] * (len(STARTS) + len(REFUSED))
 
 
 def test_plans_are_read_checked_and_drawn_without_torch() -> None:

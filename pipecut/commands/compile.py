@@ -60,13 +60,13 @@ def compile(
 
     pipecut compile --model llama/ --sequence 2048 --batch 64 --cluster hgx-h100 -o plan/
     """
+    _refuse_other_than_one_job(job, model, sequence, batch)
     from pipecut.compiler import Options, Request, SizeOverrides, compile_plan
     from pipecut.compiler.partition.place import SolverOptions
     from pipecut.tables.plan import print_plan
     from pipecut.tables.search import print_explained
 
-    _refuse_unknown_names(schedule, solver, costs)
-    _refuse_fixed_stages_per_rank(schedule, stages_per_rank)
+    _refuse_unknown_names(schedule, stages_per_rank, solver, costs)
     sizes = SizeOverrides(
         number_or_auto("--stages", stages),
         number_or_auto("--data-parallel", data_parallel),
@@ -79,7 +79,7 @@ def compile(
     options = Options(sizes, explain, costs, profile_file, solving, (), layout, trust_trace)
     if html is not None:
         writable_file(html, "--html")
-    job = _job_file(job, model, sequence, batch, microbatch or "auto", output)
+    job = job or _job_of_folder(model, sequence, batch, microbatch or "auto", output)
     with progress_line("starting") as report:
         compiled = compile_plan(Request(job, cluster, output, options), report)
     if explain:
@@ -99,28 +99,36 @@ def _one_of(microbatch: str | None, microbatches: int | None) -> str | None:
     return microbatch
 
 
-def _job_file(
-    job: Path | None,
-    model: Path | None,
-    sequence: int | None,
-    batch: int | None,
-    microbatch: str,
-    output: Path,
+def _refuse_other_than_one_job(
+    job: Path | None, model: Path | None, sequence: int | None, batch: int | None
+) -> None:
+    """Raises UserFileError unless there is a job file that can be read, or --model with --batch.
+
+    It is asked before imports that take seconds.
+    """
+    from pipecut.compiler.inputs.document.read import read_text
+
+    if model is not None:
+        if job is not None:
+            raise UserFileError(f"give {job} or --model, not both")
+        if batch is None:
+            raise UserFileError("--model: give the samples per step as --batch")
+        return
+    if job is None:
+        raise UserFileError("give a job file, or a Hugging Face folder as --model")
+    if sequence is not None or batch is not None:
+        raise UserFileError("--sequence and --batch are for --model; a job file has its own")
+    read_text(job)
+
+
+def _job_of_folder(
+    model: Path | None, sequence: int | None, batch: int | None, microbatch: str, output: Path
 ) -> Path:
-    """The job file, written beside the plan for --model. Raises UserFileError for both or none."""
-    if model is None:
-        if job is None:
-            raise UserFileError("give a job file, or a Hugging Face folder as --model")
-        if sequence is not None or batch is not None:
-            raise UserFileError("--sequence and --batch are for --model; a job file has its own")
-        return job
+    """The job file of --model, written beside the plan."""
     from pipecut.compiler.emit.publish import refuse_occupied
     from pipecut.compiler.inputs.hugging_face import FolderRequest, write_job_of_folder
 
-    if job is not None:
-        raise UserFileError(f"give {job} or --model, not both")
-    if batch is None:
-        raise UserFileError("--model: give the samples per step as --batch")
+    assert model is not None and batch is not None
     refuse_occupied(output)
     written = output.parent / f"{output.name}.job.yaml"
     write_job_of_folder(FolderRequest(model, sequence, batch, microbatch), written)
@@ -128,21 +136,20 @@ def _job_file(
     return written
 
 
-def _refuse_unknown_names(schedule: str | None, solver: str, costs: str) -> None:
-    """Raises UserFileError for a schedule, a solver or a source of costs that is none."""
+def _refuse_unknown_names(
+    schedule: str | None, stages_per_rank: int | None, solver: str, costs: str
+) -> None:
+    """Raises UserFileError for a schedule, a solver or a source of costs that is none.
+
+    Also for a schedule whose number of stages per rank is its own.
+    """
     from pipecut.compiler.partition.program.solver import SOLVERS
     from pipecut.compiler.profile.measured_costs import refuse_unknown_source
-    from pipecut.compiler.schedules.registry import SCHEDULES
+    from pipecut.compiler.schedules.registry import SCHEDULES, WITH_CHOSEN_STAGES_PER_RANK
 
     refuse_other_than("--schedule", schedule, (*SCHEDULES, "auto"))
     refuse_other_than("--solver", solver, SOLVERS)
     refuse_unknown_source(costs)
-
-
-def _refuse_fixed_stages_per_rank(schedule: str | None, stages_per_rank: int | None) -> None:
-    """Raises UserFileError for a schedule whose number of stages per rank is its own."""
-    from pipecut.compiler.schedules.registry import WITH_CHOSEN_STAGES_PER_RANK
-
     chosen = schedule in (None, "auto", *WITH_CHOSEN_STAGES_PER_RANK)
     if stages_per_rank is not None and not chosen:
         raise UserFileError(

@@ -32,6 +32,10 @@ def profile(
 
     Example: pipecut profile job.yaml && pipecut compile job.yaml
     """
+    from pipecut.compiler.inputs.document.read import read_text
+
+    # A file that is not there is refused before imports that take seconds.
+    read_text(job)
     import torch
 
     from pipecut.compiler import profile_job
