@@ -181,12 +181,13 @@ def samples_per_microbatch(plan: Plan, count: int, wanted: int = 0) -> list[int]
 
 
 def count_samples(plan: Plan, batch: Mapping[str, Any]) -> int:
-    """Samples of a batch of tensors, or of lists of one for each microbatch. Raises RunError."""
-    lists = {name: value for name, value in batch.items() if isinstance(value, list | tuple)}
-    if not lists:
-        return samples_in(plan, batch)
-    parts = zip(*lists.values(), strict=True)
-    return sum(samples_in(plan, dict(zip(lists, part, strict=True))) for part in parts)
+    """Samples of a batch of tensors, or of lists of microbatches or samples. Raises RunError."""
+    for expected in plan.inputs:
+        listed = batch.get(expected.name)
+        if isinstance(listed, list | tuple) and not expected.whole:
+            dimensions = len(expected.shape)
+            return sum(1 if t.dim() < dimensions else t.shape[0] for t in listed)
+    return samples_in(plan, batch)
 
 
 def count_microbatches(plan: Plan, count: int) -> int:

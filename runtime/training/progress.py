@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
@@ -137,14 +136,14 @@ class Progress:
         )
 
 
-def count_tokens(batch: Mapping[str, Any]) -> int:
+def count_tokens(plan: Plan, batch: Mapping[str, Any]) -> int:
     """Elements of the first input of integers that is more than one label per sample.
 
-    An input may be a list of a tensor for each microbatch.
+    An input may be a list of a tensor for each microbatch or sample.
     """
-    for value in batch.values():
+    dimensions = {tensor.name: len(tensor.shape) for tensor in plan.inputs}
+    for name, value in batch.items():
         tensors = value if isinstance(value, list | tuple) else [value]
-        integers = [t for t in tensors if isinstance(t, torch.Tensor) and not t.is_floating_point()]
-        if integers and integers[0].dim() > 1:
-            return sum(tensor.numel() for tensor in integers)
+        if dimensions.get(name, 0) > 1 and not tensors[0].is_floating_point():
+            return sum(tensor.numel() for tensor in tensors)
     return 0

@@ -198,7 +198,7 @@ class Training:
             norm=None if norm is None else float(norm),
             seconds=times.total,
             samples=count_samples(pipe.plan, batch) * readers,
-            tokens=count_tokens(batch) * readers,
+            tokens=count_tokens(pipe.plan, batch) * readers,
             mfu=prediction.flops / peak_flops if peak_flops else None,
             peak_bytes=None if options.log is None else most_bytes(pipe.world),
         )

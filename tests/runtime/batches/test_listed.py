@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pipecut.errors import RunError
 from pipecut.plan.schema import Batch, LengthRange, Plan
-from pipecut.runtime.batches.microbatches import divided
+from pipecut.runtime.batches.microbatches import count_samples, divided
 from pipecut.runtime.batches.order import balanced
 from tests.plans import made_plan, made_tensor
 
@@ -44,6 +44,11 @@ def test_samples_are_padded_to_the_longest_of_their_microbatch() -> None:
 def test_samples_of_similar_length_are_grouped_where_that_is_allowed() -> None:
     parts = divided(plan_of(pad=PAD, order="balanced"), samples(9, 2, 8, 3, 5, 4))
     assert [part.sizes["length"] for part in parts] == [3, 9, 5]
+
+
+def test_listed_samples_are_counted_and_so_are_those_of_listed_microbatches() -> None:
+    assert count_samples(plan_of(), samples(3, 4, 5)) == 3
+    assert count_samples(plan_of(), {n: [torch.ones(2, 3), torch.ones(1, 4)] for n in PAD}) == 3
 
 
 def test_samples_of_one_length_need_no_pad() -> None:

@@ -9,7 +9,7 @@ from rich.console import Console
 from pipecut.runtime.training import progress as progress_module
 from pipecut.runtime.training.progress import WARM, Progress, StepTimes, TrainingBar, count_tokens
 from pipecut.runtime.training.step_record import StepRecord
-from tests.plans import made_plan
+from tests.plans import made_plan, made_tensor
 
 
 def record(step: int, loss: float, seconds: float = 0.2) -> StepRecord:
@@ -67,9 +67,17 @@ def test_other_ranks_print_nothing(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_integers_of_two_dimensions_are_tokens_and_labels_are_not() -> None:
+    shapes: dict[str, list[int | str]] = {
+        "x": ["batch", 4],
+        "labels": ["batch"],
+        "ids": ["batch", 5],
+    }
+    plan = made_plan(inputs=[made_tensor(name, shape=shape) for name, shape in shapes.items()])
     labels = torch.zeros(8, dtype=torch.int64)
-    assert count_tokens({"x": torch.zeros(8, 4), "labels": labels}) == 0
-    assert count_tokens({"labels": labels, "ids": torch.zeros(8, 5, dtype=torch.int64)}) == 40
+    ids = torch.zeros(8, 5, dtype=torch.int64)
+    assert count_tokens(plan, {"x": torch.zeros(8, 4), "labels": labels}) == 0
+    assert count_tokens(plan, {"labels": labels, "ids": ids}) == 40
+    assert count_tokens(plan, {"labels": list(labels), "ids": list(ids)}) == 40
 
 
 def test_a_bar_in_a_terminal_has_the_time_left_loss_and_speed(
