@@ -73,6 +73,7 @@ class Evaluation:
         if not outputs:
             raise RunError(self._nothing_to_predict())
         check_tensors(batch, f"rank {world.rank}", self.plan.constants)
+        self._refuse_lists(batch)
         with naming_errors(f"rank {world.rank}"):
             sizes = sizes_in(self.evaluated, batch)
         work = self.splitter.for_evaluation(self._completed(batch, sizes), by_samples=True)
@@ -117,6 +118,20 @@ class Evaluation:
         if self.plan.evaluation.refused:
             raise RunError(
                 f"rank {self.world.rank}: the plan only trains: {self.plan.evaluation.refused}"
+            )
+
+    def _refuse_lists(self, batch: Given) -> None:
+        """Microbatches of lists may be reordered and differ in length, and outputs may not."""
+        listed = [
+            name
+            for name, value in batch.items()
+            if isinstance(value, list | tuple) and name not in self.plan.constants
+        ]
+        if listed:
+            raise RunError(
+                f"rank {self.world.rank}: {', '.join(listed)} of a batch to predict is a list; "
+                "outputs keep the order of samples, so give each input as one tensor, and samples "
+                "of each length as a batch of their own"
             )
 
     def _nothing_to_predict(self) -> str:

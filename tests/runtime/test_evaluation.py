@@ -125,6 +125,12 @@ def test_a_model_without_outputs_has_nothing_to_predict() -> None:
         evaluation.predict({"x": torch.rand(2, 4)}, everywhere=False)
 
 
+def test_lists_whose_microbatches_may_be_reordered_are_not_predicted() -> None:
+    evaluation, _ = evaluation_of(plan_of())
+    with pytest.raises(RunError, match="rank 0: x of a batch to predict is a list; outputs keep"):
+        evaluation.predict({"x": [torch.rand(2, 4), torch.rand(1, 4)]}, everywhere=False)  # type: ignore[dict-item]
+
+
 def test_left_out_outputs_say_why_where_they_are_asked_for() -> None:
     evaluation, _ = evaluation_of(plan_of(left_out={"cache": "it is no tensor"}))
     with torch.no_grad():
