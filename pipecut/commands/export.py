@@ -5,16 +5,11 @@ from typing import Annotated
 
 import typer
 
-from pipecut.commands.options import (
-    PlanArgument,
-    TrustOption,
-)
+from pipecut.commands.options import PlanArgument, TrustOption
 from pipecut.commands.trusted import read_trusted
 from pipecut.console import console, progress_line
 from pipecut.quantities import counted
-from pipecut.run_options import (
-    CodeOption,
-)
+from pipecut.run_options import CodeOption
 
 
 def export(

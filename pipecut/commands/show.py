@@ -4,9 +4,7 @@ from typing import Annotated
 
 import typer
 
-from pipecut.commands.options import (
-    PlanArgument,
-)
+from pipecut.commands.options import PlanArgument
 from pipecut.console import console
 from pipecut.errors import UserFileError
 

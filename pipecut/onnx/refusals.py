@@ -6,7 +6,6 @@ from pipecut.errors import PlanError
 from pipecut.plan.schema import Plan, Stage
 
 _TARGET = re.compile(r"target=torch\.ops\.([\w.]+)")
-_LINE = re.compile(r'File "([^"]+)", line (\d+)')
 
 
 def refuse_training_only(plan: Plan) -> None:
