@@ -113,7 +113,7 @@ class _Replay:
         self.hop_free: dict[tuple[Direction, int], float] = {}
         self.reducing: dict[int, tuple[Reduce, float]] = {}
         self.transfers = {(h.direction, h.receiver): t for h, t in costs.transfers.items()}
-        self.seconds: dict[tuple[Op, int], float] = {}
+        self.seconds: dict[tuple[Op, int, int], float] = {}
         # Messages between stages of one rank are not sent: nothing waits for them.
         self.sent = {_key_of(a.message) for row in rows for a in row if type(a) is Send}
 
@@ -148,12 +148,10 @@ class _Replay:
                 return False
             carrying = self._transfer(key) if self.costs.blocking else 0.0
             start = max(arrival, start + carrying)
-        if self.costs.by_microbatch:
-            seconds = self.costs.of(action.microbatch).seconds(op, stage)
-        else:
-            seconds = self.seconds.get((op, stage), -1.0)
-            if seconds < 0:
-                seconds = self.seconds[op, stage] = self.costs.seconds(op, stage)
+        own = action.microbatch if self.costs.by_microbatch else 0
+        seconds = self.seconds.get((op, stage, own))
+        if seconds is None:
+            seconds = self.seconds[op, stage, own] = self.costs.of(own).seconds(op, stage)
         end = self.clock[rank] = start + seconds
         self.busy[rank] += seconds
         self.events.append(Event(rank, action, start, end))
