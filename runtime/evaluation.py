@@ -71,7 +71,7 @@ class Evaluation:
         self._check_possible()
         outputs = {tensor.name: tensor for s in self.evaluated.stages for tensor in s.outputs}
         if not outputs:
-            raise RunError(self._nothing_to_predict())
+            raise RunError(self.plan.evaluation.nothing_to_predict())
         check_tensors(batch, f"rank {world.rank}", self.plan.constants)
         self._refuse_lists(batch)
         with naming_errors(f"rank {world.rank}"):
@@ -133,15 +133,6 @@ class Evaluation:
                 "outputs keep the order of samples, so give each input as one tensor, and samples "
                 "of each length as a batch of their own"
             )
-
-    def _nothing_to_predict(self) -> str:
-        left_out = [
-            f"'{name}' cannot be handed out: {reason}"
-            for name, reason in self.plan.evaluation.left_out.items()
-        ]
-        return "; ".join(
-            ["the model returns nothing but its loss, so there is nothing to predict", *left_out]
-        )
 
     def _run(self, work: Work) -> torch.Tensor | None:
         """Forward of this rank's stages; its part of the loss where it has the last stage."""

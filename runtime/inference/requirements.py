@@ -11,10 +11,7 @@ def refuse_without_outputs(plan: Plan) -> None:
         raise UserFileError(f"the plan only trains, so it predicts nothing: {evaluation.refused}")
     if any(stage.outputs for stage in plan.in_evaluation().stages):
         return
-    reasons = "".join(
-        f"; '{name}' cannot be handed out: {why}" for name, why in evaluation.left_out.items()
-    )
     raise UserFileError(
-        f"the model returns nothing but its loss, so there is nothing to predict{reasons}; return "
-        "tensors beside it, such as a dictionary with 'loss' and 'logits', and compile again"
+        f"{evaluation.nothing_to_predict()}; return tensors beside it, such as a dictionary with "
+        "'loss' and 'logits', and compile again"
     )

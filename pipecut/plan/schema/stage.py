@@ -184,3 +184,12 @@ class Evaluation(PlanModel):
     longest_only: bool = False
     stages: list[EvaluationStage] = []
     boundaries: list[list[Tensor]] = []
+
+    def nothing_to_predict(self) -> str:
+        """What to say of a plan whose stages have no outputs in eval mode."""
+        left_out = [
+            f"'{name}' cannot be handed out: {reason}" for name, reason in self.left_out.items()
+        ]
+        return "; ".join(
+            ["the model returns nothing but its loss, so there is nothing to predict", *left_out]
+        )
