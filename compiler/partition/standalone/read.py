@@ -14,6 +14,7 @@ from pipecut.compiler.partition.standalone.named import NamedProblem
 from pipecut.compiler.partition.standalone.published import published_problem
 from pipecut.errors import UserFileError
 from pipecut.extras import READING, need
+from pipecut.plan.folder import GRAPH
 
 SUFFIX = ".onnx"
 # An ONNX model has no devices: those of a common node, where none are named.
@@ -95,7 +96,7 @@ def in_turns(problem: Problem, stages_per_device: int) -> Problem:
 
 
 def _json(path: Path) -> Any:
-    graph = path / "graph.json"
+    graph = path / GRAPH
     if graph.is_file():
         raise UserFileError(f"{path}: is a plan folder; give its {graph}")
     try:
