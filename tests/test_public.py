@@ -72,6 +72,8 @@ def test_plans_are_read_checked_and_drawn_without_torch() -> None:
         "for package in (pipecut.plan, pipecut.view):\n"
         "    for module in pkgutil.walk_packages(package.__path__, package.__name__ + '.'):\n"
         "        importlib.import_module(module.name)\n"
+        "for name in ('chrome_trace', 'picture'):\n"
+        "    importlib.import_module(f'pipecut.runtime.observe.{name}')\n"
         f"print(len(sys.modules) > 300, {HEAVY!r} & set(sys.modules))\n"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

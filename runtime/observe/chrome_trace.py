@@ -4,20 +4,23 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipecut.plan.actions import Action, Send, kind_of, microbatch_of, stage_of
 from pipecut.plan.folder import PlanFolder
 from pipecut.plan.replay.memory import memory_over_time
 from pipecut.plan.replay.simulate import Timeline
 from pipecut.plan.schema import Plan
-from pipecut.runtime.engine.recorder import Record
+
+if TYPE_CHECKING:
+    # Which has torch, that `pipecut timeline` does without.
+    from pipecut.runtime.engine.recorder import Record
 
 PREDICTED, MEASURED = 0, 1
 
 
 def trace_events(
-    folder: PlanFolder, timeline: Timeline, measured: Mapping[int, Sequence[Record]]
+    folder: PlanFolder, timeline: Timeline, measured: Mapping[int, Sequence["Record"]]
 ) -> list[dict[str, Any]]:
     """Ranks are processes, and their lanes threads; each rank counts its predicted memory.
 
@@ -61,7 +64,7 @@ def _memory(folder: PlanFolder, timeline: Timeline) -> Iterator[dict[str, Any]]:
                 }
 
 
-def _measured(plan: Plan, measured: Mapping[int, Sequence[Record]]) -> Iterator[dict[str, Any]]:
+def _measured(plan: Plan, measured: Mapping[int, Sequence["Record"]]) -> Iterator[dict[str, Any]]:
     origin = min((record.start for records in measured.values() for record in records), default=0.0)
     for rank, records in measured.items():
         for record in records:
@@ -69,7 +72,7 @@ def _measured(plan: Plan, measured: Mapping[int, Sequence[Record]]) -> Iterator[
             yield _event(plan, record.action, _kind(record), span)
 
 
-def _kind(record: Record) -> str:
+def _kind(record: "Record") -> str:
     if record.waited:
         return "WAIT"
     return "SEND" if isinstance(record.action, Send) else kind_of(record.action)
@@ -104,7 +107,7 @@ def _event(plan: Plan, action: Action, kind: str, span: _Span) -> dict[str, Any]
 
 
 def write_trace(
-    path: Path, folder: PlanFolder, timeline: Timeline, measured: Mapping[int, Sequence[Record]]
+    path: Path, folder: PlanFolder, timeline: Timeline, measured: Mapping[int, Sequence["Record"]]
 ) -> None:
     """One JSON file."""
     path.write_text(
