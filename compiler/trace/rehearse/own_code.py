@@ -8,15 +8,14 @@ from typing import Any
 
 from torch import nn
 
-# Packages whose own state a forward's results do not depend on.
+# Packages whose code depends on its arguments, and what holds for a whole trace.
 KNOWN = {*sys.stdlib_module_names, *("torch", "functorch", "numpy", "sympy", "mpmath", "pipecut")}
 INSTALLED = ("site-packages", "dist-packages")
 
 
 def is_known(module: str | None) -> bool:
     """Whether a module is Python's, torch's or pipecut's."""
-    name = str(module)
-    return name.partition(".")[0] in KNOWN and not name.startswith("__main__")
+    return str(module).partition(".")[0] in KNOWN
 
 
 def is_own(module: ModuleType | None) -> bool:

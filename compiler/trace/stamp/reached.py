@@ -23,11 +23,10 @@ import numpy
 import torch
 from torch import nn
 
+from pipecut.compiler.trace.rehearse.own_code import is_known
 from pipecut.compiler.trace.stamp.layers import Layer
 from pipecut.compiler.trace.stamp.same_value import PLAIN
 
-# Packages whose code depends on its arguments, and what holds for the whole trace.
-KNOWN = {*sys.stdlib_module_names, *("torch", "functorch", "numpy", "sympy", "mpmath", "pipecut")}
 # Ways past what is watched: where code has a module, to its attributes and to which one it is.
 OF_MODULES = {"__dict__", "vars", "__getattribute__", "id", "hash", "repr"}
 # Anywhere, to who calls, and to names that are made while it runs.
@@ -42,7 +41,7 @@ class Unknown(Exception):
 
 
 class CodeNoted:
-    """Code that ran for a layer, beside KNOWN, and the globals that it ran with."""
+    """Code that ran for a layer, but known packages', and the globals that it ran with."""
 
     def __init__(self) -> None:
         self.ran: dict[CodeType, Mapping[str, Any]] = {}
@@ -70,7 +69,7 @@ class CodeNoted:
         code, held = frame.f_code, frame.f_globals
         if self._known.get(id(code), (None, None))[1] is held:
             return
-        if _is_known(held.get("__name__")):
+        if is_known(held.get("__name__")):
             self._known[id(code)] = code, held
             return
         self.ran[code] = held
@@ -84,10 +83,6 @@ class CodeNoted:
     def names(self) -> set[str]:
         """All names of globals and attributes that the code has."""
         return {name for code in self.ran for name in code.co_names}
-
-
-def _is_known(module: Any) -> bool:
-    return str(module).partition(".")[0] in KNOWN
 
 
 @dataclass
@@ -132,7 +127,7 @@ class Reached:
                 walk.add(sys.modules.get(name))
         classes = {cls for x in self.layer.modules.values() for cls in type(x).__mro__}
         for cls in sorted(classes, key=lambda cls: (cls.__module__, cls.__qualname__)):
-            if not _is_known(cls.__module__):
+            if not is_known(cls.__module__):
                 for value in list(vars(cls).values()):
                     walk.add(value)
         return walk.values
@@ -205,7 +200,7 @@ class _Walk:
         """What the code may name of a class or a module."""
         held = vars(owner)
         named = [held[name] for name in sorted(self._names & held.keys())]
-        if not _is_known(owner.__module__ if isinstance(owner, type) else owner.__name__):
+        if not is_known(owner.__module__ if isinstance(owner, type) else owner.__name__):
             return named
         # Its own state is taken to matter to nobody, but what is put there may.
         self.values += [f"{value!r}" if isinstance(value, PLAIN) else value for value in named]
@@ -220,7 +215,7 @@ def _of_function(function: FunctionType) -> list[Any]:
 def _of_cached(function: Any) -> list[Any]:
     """What a function may return whose code has run before."""
     wrapped = inspect.unwrap(function)
-    if not isinstance(wrapped, FunctionType) or _is_known(wrapped.__module__):
+    if not isinstance(wrapped, FunctionType) or is_known(wrapped.__module__):
         return []
     held = wrapped.__globals__
     return [*_of_function(wrapped), *(held.get(name) for name in wrapped.__code__.co_names)]
