@@ -9,7 +9,12 @@ from typing import Any
 from torch import nn
 
 # Packages whose code depends on its arguments, and what holds for a whole trace.
-KNOWN = {*sys.stdlib_module_names, *("torch", "functorch", "numpy", "sympy", "mpmath", "pipecut")}
+KNOWN = {
+    *sys.stdlib_module_names,
+    # It replaces functions of Python's own typing, which torch calls for any model.
+    "typing_extensions",
+    *("torch", "functorch", "numpy", "sympy", "mpmath", "pipecut"),
+}
 INSTALLED = ("site-packages", "dist-packages")
 
 

@@ -4,6 +4,7 @@ import gc
 from typing import Any
 
 import pytest
+import typing_extensions
 
 from pipecut.compiler.trace.stamp.reached import CodeNoted
 
@@ -33,3 +34,10 @@ def test_what_watches_collections_is_none_of_a_layers_code(collects: bool) -> No
         (gc.enable if before else gc.disable)()
     names = {code.co_name for code in noted.ran}
     assert "layer" in names and "collected" not in names
+
+
+def test_making_types_is_not_a_layers_own_code() -> None:
+    noted = CodeNoted()
+    with noted.watched():
+        typing_extensions.TypedDict("Row", {"size": int})
+    assert not noted.past_watching and not noted.ran
