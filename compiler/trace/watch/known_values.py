@@ -158,6 +158,8 @@ class KnownValues:
             if known is not None
             for value in known.values
         }
+        if not storages:
+            return
         self.known = {
             key: known
             for key, known in self.known.items()
