@@ -106,15 +106,21 @@ class KnownValues:
                 return _for_size(leaf, sizes[at])
             return leaf
 
+        made: list[Any] = []
         try:
             with _untraced(), torch.no_grad():
                 calls = [
                     tree_map(lambda leaf, i=i: value(leaf, i), (args, kwargs))
                     for i in range(len(sizes))
                 ]
-                return tuple(func(*a, **k) for a, k in calls)
+                for a, k in calls:
+                    made.append(func(*a, **k))
+                    # What writes to no tensor need not be made for sizes that will not be kept.
+                    if not leaves and _bytes_of(made) > self.bytes_left:
+                        return ()
         except Exception:
             return ()
+        return tuple(made)
 
     def follow(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
         """Note what a traced call returned and wrote."""
@@ -138,7 +144,7 @@ class KnownValues:
 
     def _note(self, known: _Known) -> None:
         # The size is asked of the values: asking the traced tensor would guard on its batch.
-        size = sum(value.untyped_storage().nbytes() for value in known.values)
+        size = _bytes_of(known.values)
         if size <= self.bytes_left:
             self.bytes_left -= size
             self.known[id(known.tensor)] = known
@@ -181,6 +187,10 @@ class KnownValues:
     @staticmethod
     def _tensors(value: Any) -> list[torch.Tensor]:
         return [leaf for leaf in tree_leaves(value) if isinstance(leaf, torch.Tensor)]
+
+
+def _bytes_of(values: Iterable[Any]) -> int:
+    return sum(v.untyped_storage().nbytes() for v in values if isinstance(v, torch.Tensor))
 
 
 def _is_real(tensor: torch.Tensor) -> bool:
