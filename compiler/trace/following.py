@@ -6,7 +6,6 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 from unittest import mock
 
@@ -19,7 +18,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from pipecut.compiler.trace.batch import ExampleBatch
 from pipecut.compiler.trace.explain import first_line
 from pipecut.compiler.trace.lengths import SHORTEST
-from pipecut.model.functions import is_machinery
+from pipecut.model.functions import running_user_frame
 
 
 @dataclass(frozen=True)
@@ -82,9 +81,7 @@ def noting_fixed() -> Iterator[list[str]]:
 
 def _caller() -> str:
     """The closest line of the user's that is running."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None and is_machinery(frame.f_code.co_filename):
-        frame = frame.f_back
+    frame = running_user_frame(sys._getframe(1))
     if frame is None:
         return ""
     return f" (at {Path(frame.f_code.co_filename).name}:{frame.f_lineno})"

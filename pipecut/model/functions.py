@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from pipecut.errors import PipecutError, UserFileError
@@ -129,6 +130,16 @@ def user_frame(error: BaseException) -> str:
         line = line if is_machinery(path) else f"{path}:{frame.tb_lineno}"
         frame = frame.tb_next
     return line
+
+
+def running_user_frame(frame: FrameType | None) -> FrameType | None:
+    """The frame of the user's code closest to a frame, among those that called it, or itself.
+
+    None where no code of the user's runs.
+    """
+    while frame is not None and is_machinery(frame.f_code.co_filename):
+        frame = frame.f_back
+    return frame
 
 
 def is_machinery(path: str) -> bool:

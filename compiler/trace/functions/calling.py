@@ -18,7 +18,7 @@ from pipecut.compiler.operators.autograd_functions import AutogradFunction, NotI
 from pipecut.compiler.trace.functions.arguments import NoLiteral, Written, read_values
 from pipecut.compiler.trace.lower.dimensions import NeedsFixedBatch
 from pipecut.errors import TraceError
-from pipecut.model.functions import is_machinery, user_frame
+from pipecut.model.functions import running_user_frame, user_frame
 
 # Functions of torch's own machinery, which a trace goes through or does not see.
 MACHINERY = tuple(
@@ -175,7 +175,5 @@ def _refusal(function: Callable[..., Any], how: str) -> TraceError:
 
 def users_line(pattern: str) -> str:
     """The line of the user's code that runs now, put into a pattern; "" if none does."""
-    frame: Any = sys._getframe(1)
-    while frame is not None and is_machinery(frame.f_code.co_filename):
-        frame = frame.f_back
+    frame = running_user_frame(sys._getframe(1))
     return pattern.format(f"{frame.f_code.co_filename}:{frame.f_lineno}") if frame else ""

@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from pipecut.model.draws import may_draw
-from pipecut.model.functions import is_machinery
+from pipecut.model.functions import running_user_frame
 
 # Markers of another kind of values among arguments.
 PLAIN = (bool, int, float, complex, str, bytes, type(None))
@@ -118,11 +118,8 @@ class Recording(TorchFunctionMode):
 
 def user_line(frame: FrameType | None) -> str:
     """(file:line) of the user's code around a frame."""
-    while frame is not None:
-        if not is_machinery(frame.f_code.co_filename):
-            return f"({frame.f_code.co_filename}:{frame.f_lineno})"
-        frame = frame.f_back
-    return ""
+    user = running_user_frame(frame)
+    return f"({user.f_code.co_filename}:{user.f_lineno})" if user is not None else ""
 
 
 Forward = Callable[[], Any]

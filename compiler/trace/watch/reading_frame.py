@@ -4,7 +4,7 @@ import sys
 from types import FrameType
 
 from pipecut.compiler.trace.lower.source import importable_path
-from pipecut.model.functions import PIPECUT, is_machinery
+from pipecut.model.functions import PIPECUT, is_machinery, running_user_frame
 
 # Code between a function of torch and who calls it.
 BETWEEN = ("torch/overrides.py", "torch/_tensor.py", "torch/utils/_device.py")
@@ -30,8 +30,5 @@ def within(frame: FrameType) -> str:
 
 def place_of(frame: FrameType) -> str:
     """file:line of the model's own code around a frame, or of the frame where there is none."""
-    outer: FrameType | None = frame
-    while outer is not None and is_machinery(outer.f_code.co_filename):
-        outer = outer.f_back
-    place = outer or frame
+    place = running_user_frame(frame) or frame
     return f"{importable_path(place.f_code.co_filename)}:{place.f_lineno}"
