@@ -7,7 +7,7 @@ where such a call takes it. So a table that the first forward fills is the same 
 
 import hashlib
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from types import FrameType
 from typing import Any
 
@@ -120,6 +120,3 @@ def user_line(frame: FrameType | None) -> str:
     """(file:line) of the user's code around a frame."""
     user = running_user_frame(frame)
     return f"({user.f_code.co_filename}:{user.f_lineno})" if user is not None else ""
-
-
-Forward = Callable[[], Any]
