@@ -21,7 +21,7 @@ from pipecut.compiler.graph import Graph, Operator
 from pipecut.compiler.graphs import Estimates
 from pipecut.compiler.inputs.auto import AUTO, Auto
 from pipecut.compiler.inputs.cluster import Cluster
-from pipecut.compiler.inputs.document.positions import location_of
+from pipecut.compiler.inputs.document.positions import KEY, location_of
 from pipecut.compiler.inputs.job import Job, JobSpec, location_in_job
 from pipecut.compiler.operators.lookup import rule_of, short_name
 from pipecut.compiler.partition.coarsen.parameter_bytes import OptimizerSpec, fixed_bytes
@@ -193,12 +193,29 @@ def optimizer_fits_parameters(asked: Proposal) -> Refusal | None:
     return None
 
 
+def padded_inputs_known(asked: Proposal) -> Refusal | None:
+    """Keys of `pad:` that are no tensor of a batch."""
+    job, names = asked.job, [tensor.name for tensor in asked.graph.batch_inputs]
+    unknown = sorted(job.spec.batch.pad.keys() - set(names))
+    if not unknown:
+        return None
+    why = f"pad has '{unknown[0]}', which {job.spec.inputs} does not return"
+    location = location_of(job.path, "batch", "pad", unknown[0], KEY)
+    remedy = f"it returns {', '.join(names)}"
+    return Refusal(why, UserFileError(f"{location}: batch: {why}; {remedy}"))
+
+
 def _some(names: Sequence[str]) -> str:
     """The first and last of some names, which show how they are made."""
     return ", ".join(names) if len(names) <= 4 else f"{names[0]}, {names[1]}, ..., {names[-1]}"
 
 
-MODEL_RULES: tuple[Rule, ...] = (weights_match, recurrent_dropout_on_gpu, optimizer_fits_parameters)
+MODEL_RULES: tuple[Rule, ...] = (
+    weights_match,
+    recurrent_dropout_on_gpu,
+    optimizer_fits_parameters,
+    padded_inputs_known,
+)
 SIZE_RULES: tuple[Rule, ...] = (plan_conflicts, placement_patterns, unmeasured)
 
 

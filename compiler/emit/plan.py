@@ -21,7 +21,6 @@ from pipecut.compiler.predict.shorter import with_shorter
 from pipecut.compiler.predict.step import Scheduled
 from pipecut.compiler.stages.imports import functions_called
 from pipecut.device.types import type_of
-from pipecut.errors import TraceError
 from pipecut.plan.schema import (
     VERSION,
     Batch,
@@ -136,12 +135,6 @@ def _sum_taken_as_mean(job: Job, graph: Graph) -> list[str]:
 
 def _batch(job: Job, graph: Graph) -> Batch:
     sizes = job.spec.batch
-    unknown = sizes.pad.keys() - {tensor.name for tensor in graph.batch_inputs}
-    if unknown:
-        raise TraceError(
-            f"batch: pad has '{min(unknown)}', which {job.spec.inputs} does not return; it returns "
-            f"{', '.join(tensor.name for tensor in graph.batch_inputs)}"
-        )
     return Batch(
         global_size=sizes.global_,
         microbatch=job.microbatch,

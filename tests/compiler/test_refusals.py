@@ -167,6 +167,14 @@ def test_an_optimizer_of_matrices_gets_nothing_else() -> None:
     assert "muon steps matrices only, and " in message and "is [4]; use another" in message
 
 
+def test_what_is_padded_is_an_input() -> None:
+    name = chain(2).batch_inputs[0].name
+    batch = {"global": 8, "microbatch": 2}
+    refuse_impossible(proposal(chain(2), batch={**batch, "pad": {name: 0.0}}))
+    message = refused(proposal(chain(2), batch={**batch, "pad": {name: 0.0, "labls": -100.0}}))
+    assert "batch: pad has 'labls', which " in message and f"it returns {name}" in message
+
+
 def test_whole_parameters_are_not_divided_over_replicas() -> None:
     keys = {"optimizer": {"name": "adafactor"}, "shard_optimizer": True}
     refuse_impossible(proposal(chain(2), Candidate(2, 1, 2, 2, "1f1b"), **keys))
