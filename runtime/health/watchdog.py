@@ -28,6 +28,13 @@ class Limits:
         """The limit of a state."""
         return {State.STARTING: self.start, State.SAVING: self.save}.get(state, self.stall)
 
+    def passed_by(self, seen: "Seen") -> float:
+        """The limit by which a rank is to blame: a rank that a signal stopped has that of a stall.
+
+        What it did when the signal came does not matter: it does not go on with it.
+        """
+        return self.stall if seen.stopped_seconds >= self.stall else self.of(seen.state)
+
 
 @dataclass(frozen=True)
 class Seen:
@@ -82,7 +89,7 @@ def standing_still(ranks: Sequence[Seen], limits: Limits) -> list[Seen]:
 def stall_message(first: Seen, ranks: Sequence[Seen], limits: Limits) -> str:
     """Which rank stood still, how long, at what; and what every rank did."""
     statuses = "".join(f"\n  rank {seen.rank}: {seen}" for seen in ranks)
-    limit = limits.of(first.state)
+    limit = limits.passed_by(first)
     return f"rank {first.rank} has stood still for {limit:g} s {first}, and was ended{statuses}"
 
 

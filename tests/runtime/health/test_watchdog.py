@@ -50,6 +50,11 @@ def test_a_stall_is_told_with_the_limit_of_its_state() -> None:
     assert "\n  rank 0: in step 3, waiting" in message
 
 
+def test_a_rank_that_a_signal_stopped_while_saving_is_told_with_the_limit_of_a_stall() -> None:
+    ranks = [seen(0, State.WAITING, 12), seen(1, State.SAVING, 12, stopped=11)]
+    assert stall_message(ranks[1], ranks, LIMITS).startswith("rank 1 has stood still for 10 s")
+
+
 @pytest.mark.parametrize("value", ["abc", "-1", "0", "nan", "inf", "1e30"])
 def test_a_time_that_is_none_is_refused_by_name(
     monkeypatch: pytest.MonkeyPatch, value: str
