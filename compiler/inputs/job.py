@@ -273,11 +273,13 @@ class JobSpec(FileSchema):
 class Job:
     """A job file and the folder its functions are looked up from.
 
-    `opaque` has modules that turned out to be untraceable, to the reason.
+    `opaque` has modules that turned out to be untraceable, to the reason. `layout_is_option`: the
+    layout is that of the command line.
     """
 
     path: Path
     spec: JobSpec
+    layout_is_option: bool = False
     opaque: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -299,7 +301,8 @@ class Job:
 
     def with_layout(self, text: str) -> "Job":
         """The same job with a layout, or NO_LAYOUT, in place of its own. Raises UserFileError."""
-        return replace(self, spec=self.spec.with_layout(text if text != NO_LAYOUT else None))
+        spec = self.spec.with_layout(text if text != NO_LAYOUT else None)
+        return replace(self, spec=spec, layout_is_option=True)
 
     def with_microbatch(self, microbatch: int) -> "Job":
         """The same job with another number of samples a microbatch."""

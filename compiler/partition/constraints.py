@@ -104,8 +104,10 @@ class _Patterns:
             raise self._layout_error(str(error)) from None
 
     def _layout_error(self, problem: str) -> UserFileError:
-        location = location_of(self.job.path, "placement", "layout")
-        return UserFileError(f"{location}: layout {self.spec.layout}: {problem}")
+        where = "--layout"
+        if not self.job.layout_is_option:
+            where = f"{location_of(self.job.path, 'placement', 'layout')}: layout"
+        return UserFileError(f"{where} {self.spec.layout}: {problem}")
 
     def _operators(self, pattern: str) -> tuple[int, ...]:
         """All operators of the modules that a pattern matches."""

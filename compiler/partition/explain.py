@@ -18,8 +18,26 @@ MOST_STAGES = 256
 HALVINGS = 30
 
 
+@dataclass(frozen=True)
+class Remedies:
+    """What whoever asked can change: the options for stages and for a device's memory, if any.
+
+    `of_job`: there is a job file, too, with microbatches and recompute.
+    """
+
+    stages: str = "--stages"
+    memory: str | None = None
+    of_job: bool = True
+
+
+OF_JOB = Remedies()
+
+
 def explain(
-    problem: Problem, proven: bool, in_flight_per_stage: InFlightPerStage
+    problem: Problem,
+    proven: bool,
+    in_flight_per_stage: InFlightPerStage,
+    remedies: Remedies = OF_JOB,
 ) -> InfeasibleError:
     """Name the stage and the limit that binds, the least memory and the fewest stages that fit."""
     count = len(problem.stage_devices)
@@ -27,7 +45,7 @@ def explain(
         return InfeasibleError(
             f"{counted(count, 'stage')} asked for, but the model has only "
             f"{counted(len(problem.blocks), 'part')} that a cut may separate; "
-            f"ask for --stages {max(1, len(problem.blocks))} or fewer"
+            f"ask for {remedies.stages} {max(1, len(problem.blocks))} or fewer"
         )
     unconstrained = replace(problem, pins=(), splits=())
     if unconstrained != problem and chain_cuts(unconstrained) is not None:
@@ -36,10 +54,13 @@ def explain(
             f"{verdict} the job's placement: section and fits; without it one fits on {count} "
             "stages. Take a line out of it, or ask for more stages"
         )
-    return InfeasibleError(_short_of_memory(problem, proven, in_flight_per_stage))
+    fewest = _fewest_stages(problem, in_flight_per_stage)
+    return InfeasibleError(_short_of_memory(problem, proven, fewest, remedies))
 
 
-def _short_of_memory(problem: Problem, proven: bool, in_flight_per_stage: InFlightPerStage) -> str:
+def _short_of_memory(
+    problem: Problem, proven: bool, fewest_stages: int | None, remedies: Remedies
+) -> str:
     """The stage that is fullest in the placement closest to fitting, and what would help."""
     stages = _filled(problem, _least_scale(problem))
     assert stages is not None
@@ -59,24 +80,36 @@ def _short_of_memory(problem: Problem, proven: bool, in_flight_per_stage: InFlig
         largest_part = "parameters, gradients and optimizer states"
     certainty = "no placement fits" if proven else "no placement was found that fits"
     tried = ", with recompute or without" if may_recompute else ""
-    remedy = "" if may_recompute else ", or recompute: auto in the job file"
+    in_flight = f", {counted(device.in_flight, 'microbatch')} in flight" if remedies.of_job else ""
+    helping = _would_fit(problem, max(used), fewest_stages, remedies)
     return (
         f"{certainty}{tried}: memory binds on stage {fullest} ({device.kind}), which needs "
         f"{show_bytes(used[fullest])} of {show_bytes(device.capacity)} (after the reserve) even in "
         f"the placement closest to fitting; {largest_part} are most of it ({show_bytes(fixed)} "
-        f"parameters with gradients and optimizer states, {show_bytes(activations)} activations, "
-        f"{counted(device.in_flight, 'microbatch')} in flight). What would fit: "
-        f"{show_bytes(max(used))} per device after the reserve with "
-        f"{counted(len(capacity), 'stage')}; or "
-        f"{_more_stages(problem, in_flight_per_stage)}; or a smaller microbatch{remedy}."
+        f"parameters with gradients and optimizer states, {show_bytes(activations)} activations"
+        f"{in_flight}). {helping}"
     )
 
 
-def _more_stages(problem: Problem, in_flight_per_stage: InFlightPerStage) -> str:
-    fewest = _fewest_stages(problem, in_flight_per_stage)
-    if fewest is None:
-        return f"no number of stages up to {MOST_STAGES} of this kind"
-    return f"{counted(fewest, 'stage')} of this kind"
+def _would_fit(
+    problem: Problem, most_used: int, fewest_stages: int | None, remedies: Remedies
+) -> str:
+    """The changes that help, and whether more stages do."""
+    stages = len(problem.stage_devices)
+    memory = f" ({remedies.memory})" if remedies.memory is not None else ""
+    changes = [
+        f"{show_bytes(most_used)} per device after the reserve{memory} with "
+        f"{counted(stages, 'stage')}"
+    ]
+    if fewest_stages is not None:
+        changes.append(
+            f"{counted(fewest_stages, 'stage')} of this kind ({remedies.stages} {fewest_stages})"
+        )
+    changes += ["a smaller microbatch"] if remedies.of_job else []
+    if remedies.of_job and problem.recompute == "never":
+        changes.append("recompute: auto in the job file")
+    more = "" if fewest_stages else f" More stages of this kind do not help, up to {MOST_STAGES}."
+    return f"What would fit: {'; or '.join(changes)}.{more}"
 
 
 def _fewest_stages(problem: Problem, in_flight_per_stage: InFlightPerStage) -> int | None:

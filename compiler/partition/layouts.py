@@ -104,8 +104,8 @@ def pins_of(
     parts = anatomy(operators, parameters)
     if layout.layers != len(parts.layers):
         raise UserFileError(
-            f"the layout has {counted(layout.layers, 'layer')}, and {parts.prefix} "
-            f"{len(parts.layers)}"
+            f"it has {counted(layout.layers, 'layer')}, and the model has {len(parts.layers)}, "
+            f"{parts.prefix}.0 to {len(parts.layers) - 1}; write a t for each"
         )
     pins = dict.fromkeys(parts.embedding, layout.stage_with(EMBEDDING))
     pins |= dict.fromkeys(parts.head, layout.stage_with(HEAD))

@@ -17,7 +17,7 @@ from pipecut.compiler.partition.bounds.work_bound import work_bound
 from pipecut.compiler.partition.break_ties import break_ties
 from pipecut.compiler.partition.chain.chain import chain_cuts
 from pipecut.compiler.partition.contract import contract, expand
-from pipecut.compiler.partition.explain import InFlightPerStage, explain
+from pipecut.compiler.partition.explain import OF_JOB, InFlightPerStage, Remedies, explain
 from pipecut.compiler.partition.load import bottleneck
 from pipecut.compiler.partition.memory import evenly_shared, fits
 from pipecut.compiler.partition.placement import Certificate
@@ -65,9 +65,12 @@ class SolverOptions:
 
 
 def place(
-    problem: Problem, options: SolverOptions, in_flight_per_stage: InFlightPerStage
+    problem: Problem,
+    options: SolverOptions,
+    in_flight_per_stage: InFlightPerStage,
+    remedies: Remedies = OF_JOB,
 ) -> tuple[Stages, Certificate]:
-    """Stage of each block and the certificate. Raises InfeasibleError."""
+    """Stage of each block and the certificate. Raises InfeasibleError, which names `remedies`."""
     begin = time.perf_counter()
     if options.rule is not None:
         return _by_rule(problem, options.rule, begin)
@@ -77,7 +80,7 @@ def place(
     search.run_program()
     stages = search.best_that_fits()
     if stages is None:
-        raise explain(problem, search.infeasible, in_flight_per_stage)
+        raise explain(problem, search.infeasible, in_flight_per_stage, remedies)
     remaining = options.time_limit - (time.perf_counter() - begin)
     stages = break_ties(small, stages, options.solver, remaining)
     stages = expand(stages, members, len(problem.blocks))

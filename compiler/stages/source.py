@@ -126,7 +126,7 @@ def write_stage(graph: Graph, cut: Cut, stages: int) -> str:
         index=cut.index,
         stages=stages,
         modules=in_docstring(", ".join(covered)) or "no module of its own",
-        takes=_described(modules, (*cut.receives, *cut.batch_inputs)),
+        takes=_described(modules, (*cut.receives, *cut.batch_inputs), cut.batch_inputs),
         gives="the loss" if last else _described(modules, cut.sends),
         imports="\n".join([_imports("\n".join(body), modules_named(graph, cut)), *users_imports]),
     )
@@ -260,14 +260,15 @@ def _tools(body: str) -> str:
     return "".join([GROUP] if "Group(" in body or "(Group)" in body else []) + "".join(used)
 
 
-def _described(modules: Modules, names: Sequence[str]) -> str:
-    """`x float32[batch, 16]`, for the docstring."""
+def _described(modules: Modules, names: Sequence[str], batch_inputs: Sequence[str] = ()) -> str:
+    """`x (add_3 in plan.yaml) float32[batch, 16]`, for the docstring."""
     forward = next(iter(modules.root.methods.values()))
     scope = readable(forward.block, modules.held, forward.hints)
-    values = [(name, forward.graph.values[name]) for name in names]
-    texts = [
-        f"{scope.names.get(name) or forward.hints.of(name, ())} "
-        f"{value.dtype}[{', '.join(map(str, value.shape))}]"
-        for name, value in values
-    ]
+    texts = []
+    for name in names:
+        value = forward.graph.values[name]
+        readable_name = scope.names.get(name) or forward.hints.of(name, ())
+        differs = readable_name != name and name not in batch_inputs
+        in_plan = f" ({name} in plan.yaml)" if differs else ""
+        texts.append(f"{readable_name}{in_plan} {value.dtype}[{', '.join(map(str, value.shape))}]")
     return ", ".join(texts) or "nothing"

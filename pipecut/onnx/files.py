@@ -4,6 +4,7 @@ import math
 import shutil
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -30,6 +31,7 @@ class Destination:
                 f"-o {output}: the folder has other files, and no {MANIFEST} of an export; name "
                 "another one"
             )
+        self.is_new = not output.exists()
         writable_folder(output, "-o")
 
     def __enter__(self) -> Path:
@@ -51,6 +53,9 @@ class Destination:
                     file.rename(self.output / file.name)
         finally:
             shutil.rmtree(self.scratch, ignore_errors=True)
+            if kind is not None and self.is_new:
+                with suppress(OSError):  # someone has put a file there
+                    self.output.rmdir()
 
 
 def write_stage(

@@ -69,6 +69,19 @@ def test_an_export_that_fails_leaves_the_earlier_one(tmp_path: Path) -> None:
     assert (tmp_path / MANIFEST).read_text() == "earlier"
 
 
+@pytest.mark.parametrize("others", ((), ("mine.txt",)))
+def test_an_export_that_is_stopped_leaves_no_folder_of_its_own(
+    tmp_path: Path, others: tuple[str, ...]
+) -> None:
+    output = tmp_path / "onnx"
+    with pytest.raises(KeyboardInterrupt), Destination(output) as scratch:
+        (scratch / MANIFEST).write_text("new")
+        for name in others:
+            (output / name).write_text("put there meanwhile")
+        raise KeyboardInterrupt
+    assert [path.name for path in tmp_path.rglob("*")] == (["onnx", *others] if others else [])
+
+
 def test_weights_that_are_not_there_are_refused(tmp_path: Path) -> None:
     folder: Any = SimpleNamespace(plan=made_plan(), path=tmp_path)
     with pytest.raises(UserFileError, match="there is no such file or folder; give a checkpoint"):

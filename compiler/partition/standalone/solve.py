@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipecut.compiler.inputs.units import parse_bytes
+from pipecut.compiler.partition.explain import Remedies
 from pipecut.compiler.partition.load import loads
 from pipecut.compiler.partition.memory import peak_bytes
 from pipecut.compiler.partition.place import SolverOptions, place
@@ -21,6 +22,9 @@ from pipecut.errors import InfeasibleError, UserFileError
 from pipecut.quantities import show_bytes
 
 Status = Literal["optimal", "feasible", "infeasible"]
+
+# What `pipecut solve` lets change where nothing fits.
+OF_FILE = Remedies(stages="--devices", memory="--memory", of_job=False)
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,9 @@ def solve_file(
     named = read_problem(path, devices, _bytes(capacity), comm, stages_per_device, uncosted)
     in_flight = named.problem.stage_devices[0].in_flight
     try:
-        stages, certificate = place(named.problem, options, lambda count: (in_flight,) * count)
+        stages, certificate = place(
+            named.problem, options, lambda count: (in_flight,) * count, OF_FILE
+        )
     except InfeasibleError as error:
         return Solved(time.perf_counter() - begin, options.solver, why=str(error))
     return Solved(

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from pipecut.compiler.partition.explain import explain
+from pipecut.compiler.partition.explain import Remedies, explain
 from pipecut.compiler.partition.problem import Problem, SharedParameter
 from tests.compiler.partition.problems import block, chain, device, in_flight_per_stage
 
@@ -38,11 +38,22 @@ def test_the_least_memory_and_the_fewest_stages_are_named() -> None:
     assert text.startswith("no placement fits: memory binds on stage 0 (gpu), which needs 12.0 GiB")
     assert "parameters, gradients and optimizer states are most of it" in text
     assert "What would fit: 12.0 GiB per device after the reserve with 2 stages" in text
-    assert "or 4 stages of this kind" in text and "or recompute: auto in the job file." in text
+    assert "; or 4 stages of this kind (--stages 4); or a smaller microbatch; or" in text
+    assert text.endswith("or recompute: auto in the job file.")
 
 
 def test_more_stages_help_only_where_a_block_fits_alone() -> None:
-    assert "no number of stages up to 256 of this kind" in message(heavy(11 * GIB))
+    text = message(heavy(11 * GIB))
+    assert text.endswith("job file. More stages of this kind do not help, up to 256.")
+
+
+def test_where_there_is_no_job_its_keys_are_no_remedies() -> None:
+    """As where `pipecut solve` partitions a file."""
+    remedies = Remedies(stages="--devices", memory="--memory", of_job=False)
+    text = str(explain(heavy(6 * GIB), True, in_flight_per_stage, remedies))
+    assert "What would fit: 12.0 GiB per device after the reserve (--memory)" in text
+    assert text.endswith("or 4 stages of this kind (--devices 4).")
+    assert "microbatch" not in text and "recompute" not in text
 
 
 def test_activations_in_flight_are_named_where_they_weigh_most() -> None:

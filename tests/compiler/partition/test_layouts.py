@@ -105,8 +105,11 @@ def test_a_job_with_a_layout_is_placed_by_it() -> None:
     assert placement_rules(job, graph, 2).pins == tuple(enumerate(stages))
     with pytest.raises(UserFileError, match="layout Et.ttL: it has 2 stages, and 3 are asked for"):
         placement_rules(job, graph, 3)
-    with pytest.raises(UserFileError, match="layout Et.tL: the layout has 2 layers, and h 3"):
+    with pytest.raises(UserFileError, match=r"^job.yaml.* layout Et.tL: it has 2 layers, and"):
         placement_rules(made_job(placement={"layout": "Et|tL"}), graph, 2)
+    message = r"^--layout Et.tL: it has 2 layers, and the model has 3, h.0 to 2; write a t for each"
+    with pytest.raises(UserFileError, match=message):
+        placement_rules(made_job().with_layout("Et|tL"), graph, 2)
 
 
 def test_what_no_parameter_has_a_part_in_may_be_anywhere() -> None:
