@@ -7,9 +7,8 @@ import pytest
 
 from pipecut.compiler import Options, SizeOverrides, compile
 from pipecut.compiler.schedules.registry import SCHEDULES
-from pipecut.runtime.launch.launch import launch
-from pipecut.runtime.verify import verify as verifying
-from tests.programs.emulated_rank import RULES
+from pipecut.runtime.verify.verify import verify
+from tests.runtime.exact import exact_under_rules
 
 STAGES = {name: 2 * (schedule.stages_per_rank or 2) for name, schedule in SCHEDULES.items()}
 EXTRAS = {"": "", "replicas": "data_parallel: 2\n", "recompute": "recompute: always\n"}
@@ -38,7 +37,7 @@ def test_every_schedule_is_exact_for_microbatches_of_their_own_lengths(
 ) -> None:
     sizes = SizeOverrides(stages=STAGES[schedule], schedule=schedule)
     plan = compiled(tmp_path, slow_cores, sizes, extra=EXTRAS[extra])
-    result = verifying.verify(plan, steps=2, evaluation=not extra)
+    result = verify(plan, steps=2, evaluation=not extra)
     assert result.passed, result.worst
 
 
@@ -50,14 +49,7 @@ def test_lengths_are_exact_under_the_rules_of_nccl(
 ) -> None:
     sizes = SizeOverrides(stages=STAGES[schedule], schedule=schedule)
     plan = compiled(tmp_path, slow_cores, sizes)
-    monkeypatch.setenv(RULES, rules)
-
-    def emulated(ranks: int, module: str, *given: Any, **options: Any) -> None:
-        launch(ranks, "tests.programs.emulated_rank", *given, **options)
-
-    monkeypatch.setattr(verifying, "launch", emulated)
-    result = verifying.verify(plan, steps=2)
-    assert result.passed, result.worst
+    exact_under_rules(plan, rules, monkeypatch)
 
 
 @pytest.mark.slow
@@ -67,5 +59,5 @@ def test_families_are_exact_for_microbatches_of_their_own_lengths(
 ) -> None:
     sizes = SizeOverrides(stages=2, schedule="1f1b")
     plan = compiled(tmp_path, slow_cores, sizes, model=model, inputs=inputs)
-    result = verifying.verify(plan, steps=2)
+    result = verify(plan, steps=2)
     assert result.passed, result.worst

@@ -7,9 +7,7 @@ import pytest
 
 from pipecut.compiler import Options, SizeOverrides, compile
 from pipecut.compiler.schedules.registry import SCHEDULES
-from pipecut.runtime.launch.launch import launch
-from pipecut.runtime.verify import verify as verifying
-from tests.programs.emulated_rank import RULES
+from tests.runtime.exact import exact_under_rules
 
 # Stages of each schedule on two ranks, and on three.
 STAGES = {
@@ -21,18 +19,6 @@ EXTRAS = {
     "replicas": "data_parallel: 2\n",
     "shards": "data_parallel: 2\nshard_optimizer: true\n",
 }
-
-
-def verified(plan: Path, rules: str, monkeypatch: Any) -> None:
-    """The plan's ranks, under these rules, compute what the unsplit model does."""
-    monkeypatch.setenv(RULES, rules)
-
-    def emulated(ranks: int, module: str, *given: Any, **options: Any) -> None:
-        launch(ranks, "tests.programs.emulated_rank", *given, **options)
-
-    monkeypatch.setattr(verifying, "launch", emulated)
-    result = verifying.verify(plan, steps=2)
-    assert result.passed, result.worst
 
 
 @pytest.mark.slow
@@ -51,7 +37,7 @@ def test_tied_models_are_exact_under_the_rules_of_nccl(
     job = write_job("t5" if schedule == "1f1b" else "gpt2", "tokens", extra=EXTRAS[extra])
     sizes = SizeOverrides(stages=STAGES[schedule][0], schedule=schedule)
     assert compile(job, slow_cores, tmp_path / "plan", Options(sizes)).plan.tied
-    verified(tmp_path / "plan", rules, monkeypatch)
+    exact_under_rules(tmp_path / "plan", rules, monkeypatch)
 
 
 @pytest.mark.slow
@@ -69,4 +55,4 @@ def test_any_number_of_microbatches_is_exact_under_the_rules_of_nccl(
     job.write_text(job.read_text().replace("global: 8", f"global: {2 * microbatches}"))
     sizes = SizeOverrides(stages=STAGES[schedule][1], schedule=schedule)
     compile(job, slow_cores, tmp_path / "plan", Options(sizes))
-    verified(tmp_path / "plan", "Lagging", monkeypatch)
+    exact_under_rules(tmp_path / "plan", "Lagging", monkeypatch)

@@ -7,15 +7,15 @@ import pytest
 import torch
 from torch import nn
 
-from pipecut.compiler import Options, SizeOverrides, compile
+from pipecut.compiler import SizeOverrides
 from pipecut.compiler.schedules.registry import SCHEDULES
 from pipecut.errors import RunError
 from pipecut.model.draws import Draws
 from pipecut.plan.schema import OpaqueModule, OpaqueResult
 from pipecut.runtime.engine.opaque_modules import OpaqueModules, check_result
 from pipecut.runtime.engine.weight_gradients import WeightGradStore
-from pipecut.runtime.verify.verify import verify
 from tests.plans import made_stage
+from tests.runtime.exact import exact_plan
 
 JOB = """
 model: {{factory: "tests.models.opaque:mixture", args: {args}, opaque: ["layers.*.moe"]}}
@@ -89,15 +89,12 @@ def test_a_plan_computes_what_the_unsplit_model_does(
     text = JOB.format(args=args).replace("True", "true").replace("False", "false") + CELLS[cell]
     if "smaller" in extra:
         text = text.replace("microbatch: 2", "microbatch: 3")
-    (tmp_path / "job.yaml").write_text(text)
     stages_per_rank = SCHEDULES[schedule].stages_per_rank or 2
     stages = 3 if stages_per_rank == 1 else 4
     sizes = SizeOverrides(stages=stages, schedule=schedule, stages_per_rank=stages_per_rank)
-    plan = compile(tmp_path / "job.yaml", slow_cores, tmp_path / "plan", Options(sizes)).plan
+    plan = exact_plan(tmp_path, text, slow_cores, sizes, evaluation=True)
     assert sum(len(stage.opaque) for stage in plan.stages) == 4
     assert all(stage.passes is not None for stage in plan.stages)
-    result = verify(tmp_path / "plan", steps=2, evaluation=True)
-    assert result.passed, result.worst
 
 
 KINDS = [
@@ -113,32 +110,23 @@ batch: {{global: 8, microbatch: 2}}
 
 @pytest.mark.slow
 def test_what_no_graph_can_hold_runs_as_it_is(slow_cores: str, tmp_path: Path) -> None:
-    job = tmp_path / "job.yaml"
-    job.write_text(ODD.format(kinds=", ".join(KINDS), opaque=""))
-    plan = compile(job, slow_cores, tmp_path / "plan", Options(SizeOverrides(stages=3))).plan
+    job = ODD.format(kinds=", ".join(KINDS), opaque="")
+    plan = exact_plan(tmp_path, job, slow_cores, SizeOverrides(stages=3))
     opaque = {opaque.name for stage in plan.stages for opaque in stage.opaque}
     assert {f"blocks.{kind}" for kind in KINDS if kind != "functional"} <= opaque
-    result = verify(tmp_path / "plan", steps=2)
-    assert result.passed, result.worst
 
 
 @pytest.mark.slow
 def test_hooks_of_an_opaque_module_run_once(slow_cores: str, tmp_path: Path) -> None:
-    job = tmp_path / "job.yaml"
-    job.write_text(ODD.format(kinds="hooked, numpy", opaque=', opaque: ["blocks.hooked"]'))
-    compile(job, slow_cores, tmp_path / "plan", Options(SizeOverrides(stages=2)))
-    result = verify(tmp_path / "plan", steps=1, evaluation=True)
-    assert result.passed, result.worst
+    job = ODD.format(kinds="hooked, numpy", opaque=', opaque: ["blocks.hooked"]')
+    exact_plan(tmp_path, job, slow_cores, SizeOverrides(stages=2), evaluation=True)
 
 
 @pytest.mark.slow
 def test_a_single_tensor_comes_beside_a_flag_and_a_number(slow_cores: str, tmp_path: Path) -> None:
-    job = tmp_path / "job.yaml"
     text = ODD.format(kinds="", opaque=', opaque: ["chosen"]').replace(
         "opaque:tokens", "opaque:rows"
     )
-    job.write_text(text.replace(":odd", ":flagging").replace("args: {kinds: []}, ", ""))
-    plan = compile(job, slow_cores, tmp_path / "plan", Options(SizeOverrides(stages=2))).plan
+    job = text.replace(":odd", ":flagging").replace("args: {kinds: []}, ", "")
+    plan = exact_plan(tmp_path, job, slow_cores, SizeOverrides(stages=2))
     assert [m.others for s in plan.stages for m in s.opaque] == [[["bool True", "int 2*batch"]]]
-    result = verify(tmp_path / "plan", steps=2)
-    assert result.passed, result.worst
