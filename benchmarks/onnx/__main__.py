@@ -8,7 +8,6 @@ that was stopped goes on where it was.
 """
 
 import json
-import re
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.families.outcome import shortened
 from benchmarks.figures import read_figures, write_figures
 from benchmarks.onnx.families import FAMILIES
 from benchmarks.slow_cores import SLOW_CORES, STAGES
@@ -50,7 +50,7 @@ def measured(name: str) -> dict[str, Any]:
                 folder / "job.yaml", str(folder / "cluster.yaml"), folder / "plan", options
             )
         except PipecutError as error:
-            return _refused(f"compile: {error}")
+            return {"refused": shortened(f"compile: {error}")}
         weights = Weights(plan, None)
         begin = time.process_time()
         try:
@@ -58,7 +58,7 @@ def measured(name: str) -> dict[str, Any]:
             seconds = time.process_time() - begin
             found = differences(plan, folder / "onnx", weights)
         except PipecutError as error:
-            return _refused(str(error))
+            return {"refused": shortened(str(error))}
         graphs = [onnx.load(folder / "onnx" / s.file).graph for s in manifest.stages]
     return {
         "stages": len(manifest.stages),
@@ -68,11 +68,6 @@ def measured(name: str) -> dict[str, Any]:
         "seconds": seconds / len(manifest.stages),
         "difference": max(difference.largest for difference in found),
     }
-
-
-def _refused(reason: str) -> dict[str, Any]:
-    """Where a package is installed says nothing to a reader."""
-    return {"refused": re.sub(r"/\S*/site-packages/", "", reason)}
 
 
 def main() -> None:
