@@ -8,17 +8,19 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 WIDTH, VOCABULARY, LENGTH = 16, 20, 6
+CALLS: list[int] = []
+TABLES: dict[int, torch.Tensor] = {}
 
 
 class Experts(nn.Module):
     """Each token goes to its best expert; how many an expert gets depends on data."""
 
-    def __init__(self, experts: int = 3) -> None:
+    def __init__(self, experts: int = 3, counting: bool = True) -> None:
         super().__init__()
         self.gate = nn.Linear(WIDTH, experts)
         self.experts = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(experts))
         self.drop = nn.Dropout(0.2)
-        self.register_buffer("counts", torch.zeros(experts))
+        self.register_buffer("counts", torch.zeros(experts) if counting else None)
 
     def forward(self, x: torch.Tensor, scale: Any = None, *, like: Any = ()) -> Any:
         """The result, and how many tokens each expert got."""
@@ -30,7 +32,7 @@ class Experts(nn.Module):
             if len(mine):
                 out.index_add_(0, mine, self.drop(expert(rows[mine])) * weights[mine, None])
         counts = torch.bincount(chosen, minlength=len(self.experts))
-        if self.training:
+        if self.training and self.counts is not None:
             self.counts += counts
         return {"hidden": out.view_as(x), "counts": counts, "names": ("a", None)}
 
@@ -38,10 +40,10 @@ class Experts(nn.Module):
 class Block(nn.Module):
     """Its experts are opaque."""
 
-    def __init__(self) -> None:
+    def __init__(self, experts: int, counting: bool) -> None:
         super().__init__()
         self.linear, self.norm = nn.Linear(WIDTH, WIDTH), nn.LayerNorm(WIDTH)
-        self.drop, self.moe = nn.Dropout(0.1), Experts()
+        self.drop, self.moe = nn.Dropout(0.1), Experts(experts, counting)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """A result like x."""
@@ -54,10 +56,10 @@ class Block(nn.Module):
 class Mixture(nn.Module):
     """Tokens to a loss."""
 
-    def __init__(self, layers: int, tied: bool) -> None:
+    def __init__(self, layers: int, tied: bool, experts: int, counting: bool) -> None:
         super().__init__()
         self.embed = nn.Embedding(VOCABULARY, WIDTH)
-        self.layers = nn.ModuleList(Block() for _ in range(layers))
+        self.layers = nn.ModuleList(Block(experts, counting) for _ in range(layers))
         self.head = nn.Linear(WIDTH, VOCABULARY, bias=False)
         if tied:
             self.head.weight = self.embed.weight
@@ -73,9 +75,11 @@ class Mixture(nn.Module):
         return {"loss": loss, "logits": logits}
 
 
-def mixture(layers: int = 3, tied: bool = False) -> nn.Module:
-    """A mixture of experts."""
-    return Mixture(layers, tied)
+def mixture(
+    layers: int = 3, tied: bool = False, experts: int = 3, counting: bool = True
+) -> nn.Module:
+    """A mixture of experts, which may be `counting` in a buffer what they get."""
+    return Mixture(layers, tied, experts, counting)
 
 
 def tokens(samples: int) -> dict[str, torch.Tensor]:
@@ -154,6 +158,14 @@ class Odd(nn.Module):
 
     def _functional(self, x: torch.Tensor) -> torch.Tensor:
         return x + torch.vmap(torch.func.grad(lambda row: (row**3).sum()))(x)
+
+    def _counted(self, x: torch.Tensor) -> torch.Tensor:
+        CALLS.append(1)
+        return x * (1 + len(CALLS) % 4)
+
+    def _table(self, x: torch.Tensor) -> torch.Tensor:
+        table = TABLES.setdefault(len(x), torch.arange(float(len(x)))[:, None])
+        return x * table
 
     def _packed(self, x: torch.Tensor) -> torch.Tensor:
         assert self.lstm is not None

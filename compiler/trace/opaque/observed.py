@@ -11,6 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pipecut.compiler.graph import OpaqueWork
 from pipecut.compiler.trace.opaque.argument_code import ArgumentCode, argument_code
+from pipecut.compiler.trace.rehearse.moving import refuse_moving
+from pipecut.compiler.trace.rehearse.python_state import PythonState
 from pipecut.compiler.trace.watch.randomness import may_seed
 from pipecut.errors import TraceError
 from pipecut.model.draws import CountDraws
@@ -19,6 +21,10 @@ from pipecut.model.opaque.nested import Leaf, leaves_in, tensors_in, with_leaves
 DRAWS_IN_BACKWARD = (
     "a backward of the model draws random numbers, which no plan can seed; draw them in forward "
     "and keep them with ctx.save_for_backward"
+)
+ORDER_OF_ITS_OWN = (
+    "and a plan runs forwards in an order of its own, some of them twice; keep it in a buffer of "
+    "the module (register_buffer), written in place"
 )
 # How often other values are tried, whose sizes of results would show that they depend on data.
 TRIES = 3
@@ -93,14 +99,14 @@ def observe(
     written = [at for at, t in enumerate(inputs) if t._version != versions[at]]
     _refuse_writes(what, written, len(given), held)
     tensors = tensors_in(result)
-    for tensor in tensors:
-        if tensor.layout != torch.strided or tensor.is_nested:
-            raise TraceError(f"{what} returns a tensor that is not dense, which no plan can carry")
+    _refuse_not_dense(what, tensors)
     numbering = iter(range(len(tensors)))
     template = with_leaves(
         result, lambda leaf: Position(next(numbering)) if isinstance(leaf, torch.Tensor) else leaf
     )
-    _refuse_other_sizes(what, forward, code, tensors, originals[0], originals[1])
+    after_first = PythonState.of(module)
+    _refuse_other_sizes(what, forward, code, tensors, *originals)
+    refuse_moving(after_first, ORDER_OF_ITS_OWN, module)
     seen = SeenCall(
         samples,
         code.code,
@@ -126,10 +132,14 @@ def _refuse_other_sizes(
     args: Any,
     kwargs: Any,
 ) -> None:
-    """Raises TraceError where other values of the same sizes make results of other sizes."""
+    """Raises TraceError where values of the same sizes make results of other sizes.
+
+    The first try has the values themselves: the module may do something else when called again.
+    """
     generator = torch.Generator().manual_seed(0)
-    for _ in range(TRIES):
-        others = [_other_values(t, generator) for t in code.leaves if isinstance(t, torch.Tensor)]
+    given = [leaf for leaf in code.leaves if isinstance(leaf, torch.Tensor)]
+    for number in range(1 + TRIES):
+        others = [_other_values(t, generator) if number else t.detach().clone() for t in given]
         try:
             with torch.no_grad():
                 other_args, other_kwargs = _with_copies(code, others, args, kwargs)
@@ -270,6 +280,11 @@ def _refuse_assigned(
                 f"{what} assigns its buffer '{place}', and a plan's buffers stay where they are; "
                 f"write it in place with {place.rpartition('.')[2]}.copy_(...)"
             )
+
+
+def _refuse_not_dense(what: str, tensors: Sequence[torch.Tensor]) -> None:
+    if any(tensor.layout != torch.strided or tensor.is_nested for tensor in tensors):
+        raise TraceError(f"{what} returns a tensor that is not dense, which no plan can carry")
 
 
 def _refuse_writes(

@@ -6,7 +6,6 @@ in a trace, so that the parameters that autograd reaches are known as well.
 """
 
 import logging
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -17,12 +16,11 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from pipecut.compiler.graph import Graph
 from pipecut.compiler.trace.export import Exported, surroundings
-from pipecut.compiler.trace.rehearse.own_code import is_own, line_that_reads, modules_of
+from pipecut.compiler.trace.rehearse.moving import refuse_moving
 from pipecut.compiler.trace.rehearse.python_state import PythonState, put_back_after
 from pipecut.compiler.trace.rehearse.recording import OtherCall, Recording
 from pipecut.compiler.trace.rehearse.stand_ins import stand_ins
 from pipecut.errors import PipecutError, TraceError
-from pipecut.model.unsplit import WithLoss
 
 log = logging.getLogger("pipecut")
 
@@ -74,7 +72,7 @@ def _forward_twice(exported: Exported, mode: FakeTensorMode, state: PythonState)
                 f"with inputs of the same sizes the model's second forward does something else: "
                 f"{other.now} {other.place}, where the first does {other.before}, {REMEDY}"
             ) from None
-        _refuse_moving(model, after_first, PythonState.of(model.model, model.loss))
+        refuse_moving(after_first, REMEDY, model.model, model.loss)
     return loss
 
 
@@ -105,23 +103,6 @@ def _refuse_other_modules(before: PythonState, after: PythonState) -> None:
             raise TraceError(
                 f"the model's forward replaces its module '{path.removesuffix(' (module)')}', "
                 f"{REMEDY}"
-            )
-
-
-def _refuse_moving(model: WithLoss, first: PythonState, second: PythonState) -> None:
-    """Raises TraceError where the second forward changed what the first one had left.
-
-    What is only written, as for a log, may change.
-    """
-    modules = [m for m in modules_of(model.model, model.loss) if is_own(m)]
-    for path in second.change_from(first):
-        names = re.findall(r"\w+", re.sub(r" \(.*", "", path))
-        is_container = path.endswith((")", "]"))
-        lines = [line_that_reads(name, modules) for name in names[::-1][: 2 if is_container else 1]]
-        line = next(filter(None, lines), "")
-        if line:
-            raise TraceError(
-                f"'{path}' changes from one forward to the next ({line} reads it), {REMEDY}"
             )
 
 

@@ -92,6 +92,13 @@ def test_a_model_that_cannot_be_traced_itself_is_told_to_have_a_module(tmp_path:
         traced(tmp_path, "picking", "rows", "[]")
 
 
+def test_state_outside_modules_that_moves_on_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(PipecutError, match=r"opaque.CALLS \(its length\)' changes .*opaque.py:\d+"):
+        traced(tmp_path, "odd", "tokens", "[blocks.counted]", "{kinds: [counted]}")
+    graph = traced(tmp_path, "odd", "tokens", "[blocks.table]", "{kinds: [table]}")
+    assert any(operator.opaque for operator in graph.operators)
+
+
 def test_a_list_of_modules_is_never_called(tmp_path: Path) -> None:
     with pytest.raises(PipecutError, match="is never called, so it cannot run as it is; name"):
         traced(tmp_path, "mixture", "tokens", "[layers]", "{layers: 2}")
