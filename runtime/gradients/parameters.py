@@ -24,6 +24,9 @@ class RankParameter:
     has: `master` itself, or with `shard_optimizer: true` a parameter with this replica's `rows` of
     it; the master of one that is sharded has no values. `rows` is None where the optimizer has all
     rows.
+
+    One that is `opaque` is in a module that runs as it is: the data decides whether it gets a
+    gradient.
     """
 
     names: tuple[str, ...]
@@ -34,6 +37,7 @@ class RankParameter:
     stepped: nn.Parameter
     rows: Rows | None = None
     tied_ranks: tuple[int, ...] = ()
+    opaque: bool = False
 
     @property
     def name(self) -> str:
@@ -81,6 +85,8 @@ def rank_parameters(
     stages = [stage for stage in plan.stages if stage.index in modules]
     tensors = {name: tensor for s in stages for tensor in s.parameters for name in tensor.names}
     tied_ranks = ranks_that_share(plan, world)
+    # On any stage, so that all ranks that share a parameter say the same of it.
+    within_opaque = tuple(f"{opaque.name}." for stage in plan.stages for opaque in stage.opaque)
     parameters: dict[str, RankParameter] = {}
     for module in modules.values():
         for module_name, model in module.named_parameters():
@@ -97,6 +103,7 @@ def rank_parameters(
                 master,
                 master,
                 tied_ranks=tied_ranks.get(name, ()),
+                opaque=any(name.startswith(within_opaque) for name in tensor.names),
             )
     return list(parameters.values())
 

@@ -7,6 +7,8 @@ nothing but the plan, so all replicas call in one order.
 
 from collections.abc import Sequence
 
+import torch
+import torch.distributed as dist
 from torch import nn
 
 from pipecut.runtime.gradients.buckets import Collective, buckets
@@ -14,27 +16,33 @@ from pipecut.runtime.gradients.parameters import RankParameter, on_gradient
 from pipecut.runtime.gradients.shards import Shards
 
 Bucket = list[RankParameter]
+# What a gradient is; of two that are summed, the later one here is what both become.
+NONE, SPARSE, DENSE = range(3)
 
 
 class ReplicaGradients:
     """Sums the gradients of this rank's parameters with those of the same stages in other replicas.
 
     A parameter that only one stage uses has its whole gradient after that stage's last backward.
-    Shared ones are summed at the step's end, once their stages have summed theirs (see tied.py).
+    Shared ones are summed at the step's end, once their stages have summed theirs (see tied.py),
+    and opaque ones once replicas have compared which of them have a gradient.
     """
 
     def __init__(self, replicas: int, parameters: Sequence[RankParameter], shards: Shards) -> None:
         self.shards = shards
         self.summed = [p for p in parameters if p.model.requires_grad] if replicas > 1 else []
-        unshared = [p for p in self.summed if len(p.stages) == 1 and not p.tied_ranks]
+        self.opaque = [p for p in self.summed if p.opaque]
+        unshared = [
+            p for p in self.summed if len(p.stages) == 1 and not p.tied_ranks and not p.opaque
+        ]
         self.unshared = {parameter.model: parameter for parameter in unshared}
-        shared = [p for p in self.summed if p.model not in self.unshared]
+        at_end = [p for p in self.summed if p.model not in self.unshared]
         # Backward makes the gradients of a stage's last parameters first.
         self.buckets = {
             stage: self._bucketed([p for p in reversed(unshared) if p.stages == (stage,)])
             for stage in dict.fromkeys(stage for p in unshared for stage in p.stages)
         }
-        self.shared_buckets = self._bucketed(shared)
+        self.buckets_at_end = self._bucketed(at_end)
         self.begun: list[Collective] = []
         self.buckets_begun = dict.fromkeys(self.buckets, 0)
         # Those to whose gradients this step adds no more.
@@ -69,7 +77,8 @@ class ReplicaGradients:
         self.last_backward_of(None)
         for stage in self.buckets:
             self._begin(stage, all_left=True)
-        for bucket in self.shared_buckets:
+        self._complete_opaque()
+        for bucket in self.buckets_at_end:
             self._sum(bucket)
         for collective in self.begun:
             collective.wait()
@@ -78,6 +87,24 @@ class ReplicaGradients:
         self.buckets_begun = dict.fromkeys(self.buckets, 0)
         for parameter in self.summed:
             self.shards.hand_over(parameter)
+
+    def _complete_opaque(self) -> None:
+        """Zeros where only other replicas made a gradient: all sum the same ones.
+
+        What no replica made stays None: an optimizer passes over it, as unsplit.
+        """
+        if not self.opaque:
+            return
+        layouts = [_layout(parameter.master.grad) for parameter in self.opaque]
+        of_all = torch.tensor(layouts, device=self.opaque[0].master.device)
+        dist.all_reduce(of_all, dist.ReduceOp.MAX, group=self.shards.world.replica_group)
+        for parameter, layout in zip(self.opaque, of_all.tolist(), strict=True):
+            master = parameter.master
+            if layout != NONE and master.grad is None:
+                zeros = torch.zeros_like(master, requires_grad=False)
+                master.grad = zeros.to_sparse(1) if layout == SPARSE else zeros
+            elif layout == DENSE and master.grad is not None:
+                master.grad = master.grad.to_dense()
 
     def _bucketed(self, parameters: Sequence[RankParameter]) -> list[Bucket]:
         """Buckets, those whose rows are summed apart from those that are summed whole."""
@@ -96,3 +123,9 @@ class ReplicaGradients:
 
     def _sum(self, bucket: Bucket) -> None:
         self.begun += self.shards.sum([p for p in bucket if p.master.grad is not None])
+
+
+def _layout(gradient: torch.Tensor | None) -> int:
+    if gradient is None:
+        return NONE
+    return DENSE if gradient.layout == torch.strided else SPARSE

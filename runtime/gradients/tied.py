@@ -36,7 +36,7 @@ class TiedGradients:
         # A rank meets its parameters in the order of its own stages, which is not that of another
         # rank's stages: by name, all ranks sum them in one order.
         self.parameters = sorted(tied, key=lambda parameter: parameter.name)
-        # Those that had a gradient on some stage: they have one in each step.
+        # Those that had a gradient on some stage, and have one in each step: none is opaque.
         self.with_gradient: set[RankParameter] = set()
 
     def reduce(self) -> None:
@@ -57,13 +57,15 @@ class TiedGradients:
 
     def _has_gradient(self, parameter: RankParameter, group: dist.ProcessGroup) -> bool:
         """Whether any of its stages made a gradient."""
-        if parameter not in self.with_gradient:
-            here = parameter.master.grad is not None
-            flag = torch.tensor(float(here), device=parameter.master.device)
-            dist.all_reduce(flag, group=group)
-            if flag.item():
-                self.with_gradient.add(parameter)
-        return parameter in self.with_gradient
+        if parameter in self.with_gradient:
+            return True
+        here = parameter.master.grad is not None
+        flag = torch.tensor(float(here), device=parameter.master.device)
+        dist.all_reduce(flag, group=group)
+        made = bool(flag.item())
+        if made and not parameter.opaque:
+            self.with_gradient.add(parameter)
+        return made
 
 
 def _sum_from_the_last(

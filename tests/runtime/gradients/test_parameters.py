@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pipecut.plan.schema import Plan, StageTensor, Tied
+from pipecut.plan.schema import OpaqueModule, Plan, StageTensor, Tied
 from pipecut.runtime.gradients.parameters import (
     by_name,
     on_gradient,
@@ -69,6 +69,16 @@ def test_a_weight_of_two_stages_of_one_rank_is_one_parameter() -> None:
     }
     assert held == {id(weight.model)}
     assert not bias.trainable and parameters["head.weight"] is weight
+
+
+def test_a_weight_of_an_opaque_module_of_any_stage_is_opaque() -> None:
+    plan = tied_plan((0, 1, 2))
+    head = plan.stages[2].model_copy(update={"opaque": [OpaqueModule(name="head", results=[])]})
+    plan = plan.model_copy(update={"stages": [*plan.stages[:2], head]})
+    modules: dict[int, nn.Module] = {0: Ends()}
+    share_tied(plan, modules)
+    parameters = by_name(rank_parameters(plan, chain_worlds(plan)[0], modules))
+    assert parameters["embedding.weight"].opaque and not parameters["bias"].opaque
 
 
 def test_a_weight_of_several_ranks_names_those_of_its_replica() -> None:

@@ -125,6 +125,34 @@ def test_replicas_sum_and_gather_in_few_calls(shards: int, half: bool, monkeypat
     assert len(calls) <= 7 * count, calls
 
 
+def summed_of_experts(group: Any, hit: Sequence[int], sparse: Sequence[int]) -> list[Any]:
+    """The gradients of four experts and a layer, where a replica's data reached these experts.
+
+    `sparse` are those of them whose gradient is sparse.
+    """
+    layout = RankLayout((0,), replicas=group.size())
+    world = World(group.rank(), layout, torch.device("cpu"), Status(0), replica_group=group)
+    parameters = [
+        *(weight(f"experts.{number}", opaque=True) for number in range(4)),
+        weight("layer"),
+    ]
+    for number in (*hit, 4):
+        gradient = torch.full((2,), number + 1.0)
+        parameters[number].master.grad = gradient.to_sparse() if number in sparse else gradient
+    ReplicaGradients(group.size(), parameters, Shards(world, parameters)).reduce()
+    gradients = [parameter.master.grad for parameter in parameters]
+    return [None if g is None else (g.is_sparse, g.to_dense()[0].item()) for g in gradients]
+
+
+def test_replicas_whose_data_reaches_other_experts_sum_the_same_gradients() -> None:
+    """As many on each replica, so that a sum of what is there would add up different experts."""
+    hits, sparse = [(0, 1), (1, 3)], [(0, 1), ()]
+    sums = in_group(
+        2, lambda group: summed_of_experts(group, hits[group.rank()], sparse[group.rank()])
+    )
+    assert sums == [[(True, 1.0), (False, 4.0), None, (False, 4.0), (False, 10.0)]] * 2
+
+
 class Sums(Shards):
     """Notes what would be summed, in order."""
 

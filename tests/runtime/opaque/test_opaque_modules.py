@@ -76,6 +76,11 @@ CELLS = {
     "interleaved, bf16": "precision: bf16\n",
     "v-shaped": "",
     "1f1b, last microbatch smaller": "",
+    "1f1b, replicas": "data_parallel: 2\n",
+    "zb-h1, tied replicas": "data_parallel: 2\n",
+    "interleaved, sharded bf16 replicas": (
+        "data_parallel: 2\nshard_optimizer: true\nprecision: bf16\n"
+    ),
 }
 
 
@@ -85,7 +90,10 @@ def test_a_plan_computes_what_the_unsplit_model_does(
     cell: str, slow_cores: str, tmp_path: Path
 ) -> None:
     schedule, _, extra = cell.partition(", ")
-    args: Any = {"layers": 4, "tied": extra == "tied"}
+    args: Any = {"layers": 4, "tied": "tied" in extra}
+    if "replicas" in extra:
+        # More than a replica has tokens for: some get none, others on another replica.
+        args |= {"experts": 40, "counting": False}
     text = JOB.format(args=args).replace("True", "true").replace("False", "false") + CELLS[cell]
     if "smaller" in extra:
         text = text.replace("microbatch: 2", "microbatch: 3")
@@ -129,4 +137,5 @@ def test_a_single_tensor_comes_beside_a_flag_and_a_number(slow_cores: str, tmp_p
     )
     job = text.replace(":odd", ":flagging").replace("args: {kinds: []}, ", "")
     plan = exact_plan(tmp_path, job, slow_cores, SizeOverrides(stages=2))
-    assert [m.others for s in plan.stages for m in s.opaque] == [[["bool True", "int 2*batch"]]]
+    returned = ["bool True", "int 2*batch", "nesting (tensor, value, value)"]
+    assert [m.others for s in plan.stages for m in s.opaque] == [[returned]]
