@@ -6,6 +6,7 @@ where such a call takes it. So a table that the first forward fills is the same 
 """
 
 import hashlib
+import re
 import sys
 from collections.abc import Iterable
 from types import FrameType
@@ -19,6 +20,8 @@ from torch.utils._pytree import tree_leaves
 from pipecut.model.draws import may_draw
 from pipecut.model.functions import running_user_frame
 
+# How torch names a size that depends on data, anew in each forward.
+OF_DATA = re.compile(r"\bu\d+\b")
 # Markers of another kind of values among arguments.
 PLAIN = (bool, int, float, complex, str, bytes, type(None))
 
@@ -46,6 +49,8 @@ class Recording(TorchFunctionMode):
         self.dependent: dict[int, tuple[torch.Tensor, int]] = {}
         self.constant: dict[int, tuple[torch.Tensor, str]] = {}
         self.stale: dict[int, torch.Tensor] = {}
+        # Sizes that depend on data, by their order in this forward.
+        self.sizes: dict[str, str] = {}
         if first is not None:
             self.constant = first.constant
             self.stale = {key: tensor for key, (tensor, _) in first.dependent.items()}
@@ -68,6 +73,7 @@ class Recording(TorchFunctionMode):
             id(t) in self.dependent or id(t) in self.stale for t in tensors
         )
         text = f"{name}({', '.join(map(self._argument, leaves))})"
+        text = OF_DATA.sub(lambda size: self._size(size[0]), text)
         if counts:
             self._note(text)
         result = func(*args, **kwargs)
@@ -105,6 +111,9 @@ class Recording(TorchFunctionMode):
             return f"array {hashlib.blake2b(data, digest_size=8).hexdigest()}"
         is_plain = isinstance(leaf, (*PLAIN, torch.dtype, torch.device, torch.Size))
         return repr(leaf) if is_plain else type(leaf).__name__
+
+    def _size(self, of_data: str) -> str:
+        return self.sizes.setdefault(of_data, f"size {len(self.sizes)} of data")
 
     def _note(self, call: str) -> None:
         number = len(self.calls)

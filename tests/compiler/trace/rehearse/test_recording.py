@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from pipecut.compiler.trace.rehearse.recording import OtherCall, Recording
 
@@ -86,3 +88,14 @@ def test_the_line_is_that_of_the_second_call() -> None:
     with pytest.raises(OtherCall) as raised:
         twice(OTHER["another number"])
     assert "test_recording.py:" in raised.value.place and "mul" in raised.value.now
+
+
+def test_sizes_that_depend_on_data_are_named_anew_in_each_forward() -> None:
+    with FakeTensorMode(shape_env=ShapeEnv()) as mode:
+        x = mode.from_tensor(X, static_shapes=True)
+        with Recording([x]) as first:
+            first_size = (x * 1).nonzero().contiguous().shape[0]
+        with Recording([x], first) as second:
+            second_size = (x * 1).nonzero().contiguous().shape[0]
+        second.end()
+    assert str(first_size) != str(second_size)
