@@ -1,14 +1,12 @@
 """Job to graph: the model in training mode, and what runs in eval mode."""
 
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
 
 from pipecut.compiler.graph import Graph, Origin
 from pipecut.compiler.inputs.job import Job
-from pipecut.compiler.stages.cut import opaque_modules
 from pipecut.compiler.trace.batch_of_one import alike_for_one
 from pipecut.compiler.trace.export import EVERYTHING, Asked, Exported, export, export_evaluation
 from pipecut.compiler.trace.following import FIXED, OF_ONE_SIZE, Open
@@ -19,7 +17,8 @@ from pipecut.compiler.trace.modes.evaluation import (
     with_evaluation,
     without_dropout,
 )
-from pipecut.compiler.trace.opaque.untraceable import Untraceable, make_opaque, masked
+from pipecut.compiler.trace.opaque.notes import opaque_notes
+from pipecut.compiler.trace.opaque.untraceable import Untraceable, make_opaque
 from pipecut.compiler.trace.rehearse.rehearsal import rehearse
 from pipecut.compiler.trace.requirements import checked
 from pipecut.compiler.trace.stamp.stamped import NotEqualAfterAll
@@ -52,7 +51,7 @@ def _with_opaque_modules(job: Job) -> Graph:
     while True:
         try:
             graph = _both_modes(job)
-            return replace(graph, notes=(*graph.notes, *_opaque_notes(graph, job)))
+            return replace(graph, notes=(*graph.notes, *opaque_notes(graph, job.opaque)))
         except Untraceable as error:
             first = first or error
             wider = make_opaque(job, error)
@@ -75,13 +74,6 @@ def _of_example_batch(job: Job, refused: Untraceable) -> Graph:
         return _both_modes(job, by_example=True)
     except Untraceable:
         raise TraceError(f"{refused}; {OWN_MODULE}") from refused
-
-
-def _opaque_notes(graph: Graph, job: Job) -> Iterator[str]:
-    """Which modules run as they are, and why."""
-    reasons = {masked(path): reason for path, reason in job.opaque.items()}
-    for name in dict.fromkeys(map(masked, opaque_modules(graph.operators))):
-        yield f"{name} runs as it is: {reasons.get(name, 'the job says so, in model.opaque')}"
 
 
 def _origin(job: Job) -> Origin:
