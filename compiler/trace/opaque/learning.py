@@ -17,7 +17,8 @@ from pipecut.compiler.inputs.job import Job
 from pipecut.compiler.trace.batch import ExampleBatch, example_batch
 from pipecut.compiler.trace.opaque.calls import CallKey, KnownCall, known_call
 from pipecut.compiler.trace.opaque.hooks import replaced_call
-from pipecut.compiler.trace.opaque.observed import SeenCall, observe
+from pipecut.compiler.trace.opaque.observed import SeenCall, Watched, observe
+from pipecut.compiler.trace.opaque.outside import storage_of
 from pipecut.compiler.trace.opaque.untraceable import Untraceable
 from pipecut.compiler.trace.watch.attributes import MISSING, Copied, attributes_of
 from pipecut.compiler.trace.watch.randomness import only_operators_draw
@@ -94,7 +95,7 @@ def _run(
         stack.enter_context(only_operators_draw())
         stack.enter_context(calling(f"{job.spec.model.factory}'s model, run on the example batch,"))
         stack.enter_context(_unchanged(modules))
-        stack.enter_context(_watched(modules, real.training, batch.samples, calls))
+        stack.enter_context(_watched(real, modules, batch.samples, calls))
         with torch.no_grad():
             real.has_loss = real.training
             real({**batch.tensors, **batch.constants})
@@ -110,19 +111,21 @@ def _run(
 
 @contextmanager
 def _watched(
-    modules: dict[str, nn.Module], training: bool, samples: int, calls: dict[CallKey, SeenCall]
+    real: WithLoss, modules: dict[str, nn.Module], samples: int, calls: dict[CallKey, SeenCall]
 ) -> Iterator[None]:
     """Note every call of these modules, but for those within another one."""
     numbers: Counter[str] = Counter()
-
+    tensors = (*real.model.named_parameters(), *real.model.named_buffers())
+    of_model = {storage_of(t): name for name, t in tensors if t.layout == torch.strided}
     own_calls: dict[str, Callable[..., Any]] = {}
 
     def instead(path: str, module: nn.Module) -> Callable[..., Any]:
         def forward(*args: Any, **kwargs: Any) -> Any:
-            key = CallKey(path, numbers[path], training)
+            key = CallKey(path, numbers[path], real.training)
             numbers[path] += 1
+            watched = Watched(path, module, own_calls[path], of_model)
             try:
-                calls[key], result = observe(path, module, own_calls[path], samples, args, kwargs)
+                calls[key], result = observe(watched, samples, args, kwargs)
             except TraceError as error:
                 raise Untraceable(str(error), path) from error
             return result

@@ -1,7 +1,7 @@
 """What is seen of a call of an opaque module when it runs for real."""
 
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pipecut.compiler.graph import OpaqueWork
 from pipecut.compiler.trace.opaque.argument_code import ArgumentCode, argument_code
+from pipecut.compiler.trace.opaque.outside import Outside, refuse_moved
 from pipecut.compiler.trace.rehearse.moving import refuse_moving
 from pipecut.compiler.trace.rehearse.python_state import PythonState
 from pipecut.compiler.trace.watch.randomness import may_seed
@@ -78,35 +79,47 @@ def held_by(module: nn.Module) -> list[torch.Tensor]:
     return list({id(tensor): tensor for tensor in tensors}.values())
 
 
-def observe(
-    name: str, module: nn.Module, forward: Callable[..., Any], samples: int, args: Any, kwargs: Any
-) -> tuple[SeenCall, Any]:
+@dataclass(frozen=True)
+class Watched:
+    """A module at its path, its own forward, and all of the model's tensors by storage."""
+
+    path: str
+    module: nn.Module
+    forward: Callable[..., Any]
+    of_model: Mapping[int, str]
+
+
+def observe(watched: Watched, samples: int, args: Any, kwargs: Any) -> tuple[SeenCall, Any]:
     """Run a module, forward and, where it trains, backward. Returns its result without gradients.
 
-    `forward` is its own. Raises TraceError for what no plan can carry.
+    Raises TraceError for what no plan can carry.
     """
-    what = f"the module '{name}' ({type(module).__name__})"
+    module = watched.module
+    what = f"the module '{watched.path}' ({type(module).__name__})"
     code = argument_code(args, kwargs, what)
     leaves, given = _copies(code, module.training)
-    originals = args, kwargs
-    args, kwargs = _with_copies(code, given, args, kwargs)
+    own_args, own_kwargs = _with_copies(code, given, args, kwargs)
     held = held_by(module)
     inputs = [*given, *held]
-    versions = [tensor._version for tensor in inputs]
-    buffers = _buffers(module)
-    result, work = _run(lambda: forward(*args, **kwargs), inputs, leaves, samples, module.training)
-    _refuse_assigned(what, buffers, _buffers(module))
-    written = [at for at, t in enumerate(inputs) if t._version != versions[at]]
-    _refuse_writes(what, written, len(given), held)
+    outside = Outside(inputs, watched.of_model)
+
+    def call() -> Any:
+        with outside:
+            return watched.forward(*own_args, **own_kwargs)
+
+    with _refused_effects(what, watched, inputs, (own_args, own_kwargs)) as written:
+        result, work = _run(call, inputs, leaves, samples, module.training)
     tensors = tensors_in(result)
     _refuse_not_dense(what, tensors)
     numbering = iter(range(len(tensors)))
     template = with_leaves(
         result, lambda leaf: Position(next(numbering)) if isinstance(leaf, torch.Tensor) else leaf
     )
-    after_first = PythonState.of(module)
-    _refuse_other_sizes(what, forward, code, tensors, *originals)
+    after_first, kept = PythonState.of(module), outside.kept()
+    outside.refuse_others(what)
+    _refuse_other_sizes(what, watched.forward, code, tensors, args, kwargs)
     refuse_moving(after_first, ORDER_OF_ITS_OWN, module)
+    refuse_moved(what, kept)
     seen = SeenCall(
         samples,
         code.code,
@@ -122,6 +135,28 @@ def observe(
         result, lambda leaf: leaf.detach() if isinstance(leaf, torch.Tensor) else leaf
     )
     return seen, detached
+
+
+@contextmanager
+def _refused_effects(
+    what: str, watched: Watched, inputs: Sequence[torch.Tensor], given: Any
+) -> Iterator[list[int]]:
+    """Around a call on `inputs`, in `given` and held: which of them it writes to, afterwards.
+
+    Raises TraceError where it assigns a buffer, writes a parameter or changes a container.
+    """
+    leaves, buffers = list(leaves_in(given)), _buffers(watched.module)
+    versions = [tensor._version for tensor in inputs]
+    written: list[int] = []
+    yield written
+    _refuse_other_contents(what, leaves, list(leaves_in(given)))
+    _refuse_assigned(what, buffers, _buffers(watched.module))
+    written += [at for at, t in enumerate(inputs) if t._version != versions[at]]
+    if any(isinstance(inputs[at], nn.Parameter) for at in written):
+        raise TraceError(
+            f"{what} writes to a parameter, which a plan does not carry on; write to it "
+            "between steps in a loop of your own"
+        )
 
 
 def _refuse_other_sizes(
@@ -282,22 +317,17 @@ def _refuse_assigned(
             )
 
 
+def _refuse_other_contents(what: str, before: Sequence[Any], after: Sequence[Any]) -> None:
+    if len(before) != len(after) or any(a is not b for a, b in zip(before, after, strict=True)):
+        raise TraceError(
+            f"{what} changes a list, dict or object that it is given, which no stage's code passes "
+            "on; return what it adds, or make the module around it opaque"
+        )
+
+
 def _refuse_not_dense(what: str, tensors: Sequence[torch.Tensor]) -> None:
     if any(tensor.layout != torch.strided or tensor.is_nested for tensor in tensors):
         raise TraceError(f"{what} returns a tensor that is not dense, which no plan can carry")
-
-
-def _refuse_writes(
-    what: str, written: Sequence[int], given: int, held: Sequence[torch.Tensor]
-) -> None:
-    for at in written:
-        if at < given:
-            continue
-        if isinstance(held[at - given], nn.Parameter):
-            raise TraceError(
-                f"{what} writes to a parameter, which a plan does not carry on; write to it "
-                "between steps in a loop of your own"
-            )
 
 
 def plain_leaves(template: Any) -> list[Any]:
