@@ -9,6 +9,7 @@ from pipecut.compiler.partition.partition import Placed
 from pipecut.compiler.partition.placement import Placement
 from pipecut.compiler.predict.step import Scheduled
 from pipecut.compiler.stages.place_evaluation import place_evaluation
+from pipecut.compiler.stages.source import write_stage
 
 
 @dataclass(frozen=True)
@@ -16,19 +17,22 @@ class Draft:
     """The sizes, the placement and its schedule.
 
     `cluster` has its nodes in the order that suits the placement. `evaluation_refused` is the
-    reason why the stages cannot run in eval mode, "" where they can.
+    reason why the stages cannot run in eval mode, "" where they can. `code` has the source of each
+    stage: the replay runs it, and the plan has it.
     """
 
     candidate: Candidate
     cluster: Cluster
     placement: Placement
     scheduled: Scheduled
+    code: tuple[str, ...]
     evaluation_refused: str = ""
 
 
 def draft_of(graph: Graph, sizes: Candidate, placed: Placed, scheduled: Scheduled) -> Draft:
-    """The draft, with the operators of eval mode on the stages that training has."""
+    """The draft: operators of eval mode are on the stages that training has; each has its code."""
     placement = placed.placement
     evaluation = place_evaluation(graph, placement.stages_of, scheduled.cuts)
     scheduled = replace(scheduled, cuts=evaluation.cuts)
-    return Draft(sizes, placed.cluster, placement, scheduled, evaluation.refused)
+    code = tuple(write_stage(graph, cut, len(evaluation.cuts)) for cut in evaluation.cuts)
+    return Draft(sizes, placed.cluster, placement, scheduled, code, evaluation.refused)

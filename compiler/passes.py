@@ -74,7 +74,7 @@ def compile_plan(request: Request, progress: Progress = silent) -> Compiled:
         source = source_of(request, job.spec, machine, draft)
         plan = plan_of(job, costed, draft, source, notes, compared)
         progress("replaying its memory")
-        plan = replay(plan, graph, draft.scheduled)
+        plan = replay(plan, graph, draft.scheduled, draft.code)
         fits, cluster = not any(shortage(plan)), cluster.leaving_free(shortage(plan))
     plan = with_price_of_layout(plan, job, costed, draft, options.solving)
     progress("writing and checking the plan")

@@ -8,10 +8,8 @@ from safetensors.torch import save_file
 from pipecut.compiler.costs.roofline import CostedGraph
 from pipecut.compiler.draft import Draft
 from pipecut.compiler.emit.graph import graph_of
-from pipecut.compiler.graph import Graph
 from pipecut.compiler.partition.standalone.graph_json import as_data
 from pipecut.compiler.stages.cut import Cut
-from pipecut.compiler.stages.source import write_stage
 from pipecut.plan.edit.sealing import refuse_other_code, schedule_text
 from pipecut.plan.folder import GRAPH, SCHEDULE, file_hash
 from pipecut.plan.schema.explanation import EXPLANATION, Explanation
@@ -26,8 +24,8 @@ def write_files(
     """
     cuts = draft.scheduled.cuts
     (folder / "stages").mkdir()
-    for cut in cuts:
-        _write_stage(folder / "stages" / f"stage_{cut.index}.py", costed.graph, cut, len(cuts))
+    for cut, code in zip(cuts, draft.code, strict=True):
+        _write_stage(folder / "stages" / f"stage_{cut.index}.py", cut, code)
     (folder / SCHEDULE).write_text(schedule_text(draft.scheduled.actions))
     graph = graph_of(costed, draft.placement, cuts).model_dump(exclude_unset=True)
     graph["problem"] = as_data(draft.placement.problem)
@@ -38,9 +36,9 @@ def write_files(
     return {str(path.relative_to(folder)): file_hash(path) for path in files}
 
 
-def _write_stage(file: Path, graph: Graph, cut: Cut, stages: int) -> None:
+def _write_stage(file: Path, cut: Cut, code: str) -> None:
     """The stage's code, and beside it its buffers, where it has any."""
-    file.write_text(write_stage(graph, cut, stages), encoding="utf-8")
+    file.write_text(code, encoding="utf-8")
     refuse_other_code(file, f"Stage{cut.index}")
     if cut.buffers:
         data = {buffer.names[0]: buffer.data.contiguous().clone() for buffer in cut.buffers}

@@ -11,7 +11,7 @@ from pipecut.compiler.graph import Graph, Value
 from pipecut.compiler.predict.fake_allocations import FakeAllocations
 from pipecut.compiler.predict.known_calls import KnownCalls
 from pipecut.compiler.predict.opaque_modules import returning_tensors, standing_in
-from pipecut.compiler.stages.build import build
+from pipecut.compiler.stages.build import module_of
 from pipecut.compiler.stages.cut import Cut
 from pipecut.plan.schema import Plan, StageMemory
 from pipecut.runtime.engine.stage import RunningStage
@@ -22,9 +22,9 @@ CPU = torch.device("cpu")
 
 
 def stage_memory(
-    plan: Plan, graph: Graph, cut: Cut, split_backward: bool, known: KnownCalls
+    plan: Plan, graph: Graph, cut: Cut, code: str, split_backward: bool, known: KnownCalls
 ) -> StageMemory:
-    """Run two microbatches one after the other: the first allocates the parameters' gradients.
+    """Run two microbatches of a stage's code one after the other: the first allocates gradients.
 
     `known` has what calls of stages before made, and gets what this one's make.
 
@@ -34,7 +34,7 @@ def stage_memory(
     with FakeTensorMode() as mode:
         buffers = {buffer.names[0]: mode.from_tensor(buffer.data) for buffer in cut.buffers}
         own_modules = standing_in(graph, cut, plan.batch.microbatch)
-        module = build(graph, cut, len(plan.stages), CPU, buffers, own_modules)
+        module = module_of(code, cut.index, CPU, buffers, own_modules)
         parameters = parameters_of(module)
         running = RunningStage(plan, stage, module, Masters(parameters), split_backward)
         running.begin(0, 0, [plan.batch.largest])

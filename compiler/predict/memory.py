@@ -15,10 +15,10 @@ from pipecut.plan.schema import Plan, Stage, StageMemory
 UPPER_BOUND = "memory: an upper bound, since an operator cannot run on fake tensors"
 
 
-def replay(plan: Plan, graph: Graph, scheduled: Scheduled) -> Plan:
+def replay(plan: Plan, graph: Graph, scheduled: Scheduled, code: Sequence[str]) -> Plan:
     """The plan with what each stage's passes take, and the peak of its rank under the schedule."""
     split_backward = any(splits_backward(row) for row in scheduled.actions)
-    passes = passes_of(plan, graph, scheduled.cuts, split_backward)
+    passes = passes_of(plan, graph, scheduled.cuts, code, split_backward)
     stages = [
         stage.model_copy(update={"passes": memory})
         for stage, memory in zip(plan.stages, passes, strict=True)
@@ -40,20 +40,26 @@ def _with_peak(plan: Plan, stage: Stage, scheduled: Scheduled) -> Stage:
 
 
 def passes_of(
-    plan: Plan, graph: Graph, cuts: Sequence[Cut], split_backward: bool = False
+    plan: Plan,
+    graph: Graph,
+    cuts: Sequence[Cut],
+    code: Sequence[str],
+    split_backward: bool = False,
 ) -> list[StageMemory | None]:
     """What a microbatch takes on each stage; None where an operator has no fake kernel.
+
+    `code` has the source of each stage.
 
     Stages that are alike are run once.
     """
     known = KnownCalls()
     memory_of: dict[Hashable, StageMemory | None] = {}
     passes = []
-    for cut in cuts:
+    for cut, source in zip(cuts, code, strict=True):
         key = _fingerprint(plan, graph, cut)
         if key not in memory_of:
             try:
-                memory_of[key] = stage_memory(plan, graph, cut, split_backward, known)
+                memory_of[key] = stage_memory(plan, graph, cut, source, split_backward, known)
             except Exception:
                 # Operators without a fake kernel raise as they like.
                 memory_of[key] = None

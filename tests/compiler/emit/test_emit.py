@@ -12,6 +12,7 @@ from pipecut.compiler.emit.graph import graph_of
 from pipecut.compiler.emit.plan import plan_of
 from pipecut.compiler.emit.publish import publish
 from pipecut.compiler.predict.memory import UPPER_BOUND, replay
+from pipecut.compiler.stages.source import write_stage
 from pipecut.errors import PlanError, UserFileError
 from pipecut.plan.check.check import check
 from pipecut.plan.edit.sealing import schedule_text
@@ -32,7 +33,7 @@ def tied(tmp_path_factory: pytest.TempPathFactory) -> Drafted:
 @pytest.fixture(scope="module")
 def plan(tied: Drafted) -> Plan:
     plan = plan_of(tied.job, tied.costed, tied.draft, SOURCE, ["a note"])
-    return replay(plan, tied.costed.graph, tied.draft.scheduled)
+    return replay(plan, tied.costed.graph, tied.draft.scheduled, tied.draft.code)
 
 
 def test_a_plan_prints_as_it_was_read(plan: Plan) -> None:
@@ -55,12 +56,12 @@ def test_a_plan_says_what_the_draft_decided(tied: Drafted, plan: Plan) -> None:
 
 
 def test_stage_code_that_is_no_python_is_never_published(
-    tied: Drafted, plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tied: Drafted, plan: Plan, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("pipecut.compiler.emit.files.write_stage", lambda *_: "x = 1\ny = = x\n")
+    draft = replace(tied.draft, code=("x = 1\ny = = x\n",) * 2)
     with (
         pytest.raises(PlanError, match=r"stage_0\.py:2:\d+: invalid syntax"),
-        emit(plan, tied.costed, tied.draft, tmp_path / "plan"),
+        emit(plan, tied.costed, draft, tmp_path / "plan"),
     ):
         pass
     assert not list(tmp_path.iterdir())
@@ -86,7 +87,8 @@ def test_a_stage_that_cannot_run_on_fake_tensors_has_an_upper_bound(tied: Drafte
     first = replace(graph.operators[0], target="aten.no_such_operator.default")
     graph = replace(graph, operators=(first, *graph.operators[1:]))
     plan = plan_of(tied.job, tied.costed, tied.draft, SOURCE, [])
-    plan = replay(plan, graph, tied.draft.scheduled)
+    code = tuple(write_stage(graph, cut, 2) for cut in tied.draft.scheduled.cuts)
+    plan = replay(plan, graph, tied.draft.scheduled, code)
     assert [stage.passes is None for stage in plan.stages] == [True, False]
     assert plan.notes == [UPPER_BOUND]
     first_stage = plan.stages[0]

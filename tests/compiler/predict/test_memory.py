@@ -9,6 +9,7 @@ from pipecut.compiler.graph import Graph
 from pipecut.compiler.predict.dry_run import Microbatch, _memory
 from pipecut.compiler.predict.known_calls import KnownCalls
 from pipecut.compiler.stages.cut import Cut, cut
+from pipecut.compiler.stages.source import write_stage
 from pipecut.plan.schema import Boundary, Plan, StageMemory
 from tests.compiler.chain_graphs import chain
 from tests.plans import made_plan, made_stage, made_tensor
@@ -43,9 +44,13 @@ def plan_for(cuts: tuple[Cut, ...], **fields: object) -> Plan:
     return made_plan(len(cuts), stages=stages, boundaries=boundaries, inputs=inputs)
 
 
+def code_of(graph: Graph, cuts: tuple[Cut, ...]) -> list[str]:
+    return [write_stage(graph, cut, len(cuts)) for cut in cuts]
+
+
 def passes(graph: Graph, stages: list[int], **fields: object) -> list[StageMemory]:
     cuts = cut(graph, [(stage,) for stage in stages], max(stages) + 1)
-    found = memory.passes_of(plan_for(cuts, **fields), graph, cuts)
+    found = memory.passes_of(plan_for(cuts, **fields), graph, cuts, code_of(graph, cuts))
     return [stage for stage in found if stage is not None]
 
 
@@ -76,10 +81,10 @@ def test_stages_that_are_alike_are_run_once(monkeypatch: pytest.MonkeyPatch) -> 
     stage_memory = memory.stage_memory
 
     def recording(
-        plan: Plan, graph: Graph, cut: Cut, split_backward: bool, known: KnownCalls
+        plan: Plan, graph: Graph, cut: Cut, code: str, split_backward: bool, known: KnownCalls
     ) -> StageMemory:
         run.append(cut.index)
-        return stage_memory(plan, graph, cut, split_backward, known)
+        return stage_memory(plan, graph, cut, code, split_backward, known)
 
     monkeypatch.setattr(memory, "stage_memory", recording)
     first, second, third, last = passes(chain(4), [0, 1, 2, 3, 3])
@@ -92,10 +97,8 @@ def test_an_operator_without_a_fake_kernel_leaves_its_stage_unknown() -> None:
     unknown = replace(graph.operators[0], target="aten.no_such_operator.default")
     graph = replace(graph, operators=(unknown, *graph.operators[1:]))
     cuts = cut(graph, [(0,), (1,), (1,)], 2)
-    assert [found is None for found in memory.passes_of(plan_for(cuts), graph, cuts)] == [
-        True,
-        False,
-    ]
+    found = memory.passes_of(plan_for(cuts), graph, cuts, code_of(graph, cuts))
+    assert [memory is None for memory in found] == [True, False]
 
 
 def test_what_a_split_backward_puts_off_is_told_from_gradients() -> None:
