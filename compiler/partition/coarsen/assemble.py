@@ -23,11 +23,15 @@ Edges = set[tuple[int, int]]
 
 @dataclass(frozen=True)
 class Grouping:
-    """Groups of operators, each a block, and the operators that are in none of them."""
+    """Groups of operators, each a block, and the operators that are in none of them.
+
+    `written` has the operators of each storage that is written.
+    """
 
     costed: CostedGraph
     members: list[list[int]]
     duplicated: frozenset[int]
+    written: dict[str, list[int]]
 
     @cached_property
     def block_of(self) -> dict[int, int]:
@@ -37,7 +41,7 @@ class Grouping:
     @cached_property
     def duplicate_users(self) -> dict[int, frozenset[int]]:
         """Duplicated operator -> the blocks that need its result, directly or through others."""
-        return users_of(self.costed.graph, self.duplicated, self.block_of)
+        return users_of(self.costed.graph, self.duplicated, self.block_of, self.written)
 
     @cached_property
     def producers(self) -> dict[str, int]:

@@ -41,5 +41,5 @@ def coarsen(
     for indices in constraints.together:
         groups.union(*(index for index in indices if index not in duplicated))
 
-    grouping = Grouping(costed, ordered_groups(dependencies, groups), duplicated)
+    grouping = Grouping(costed, ordered_groups(dependencies, groups), duplicated, written)
     return replace(assemble(grouping, stage_devices, fixed, constraints), recompute=recompute)

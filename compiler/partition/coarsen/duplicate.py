@@ -116,11 +116,12 @@ class _Needs:
                 operator = waiting.pop()
                 if operator not in needed:
                     needed.add(operator)
-                    waiting += self._directly(operator)
+                    waiting += self.directly(operator)
             self.computed[index] = frozenset(needed)
         return self.computed[index]
 
-    def _directly(self, index: int) -> Iterator[int]:
+    def directly(self, index: int) -> Iterator[int]:
+        """What makes its inputs, and what touches a written storage with it."""
         inputs = self.operators[index].inputs
         yield from (self.producers[name] for name in inputs if name in self.producers)
         yield from self.together.get(index, ())
@@ -172,15 +173,22 @@ def sent_seconds(value: Value, stage_devices: tuple[StageDevice, ...]) -> float:
 
 
 def users_of(
-    graph: Graph, duplicated: frozenset[int], block_of: dict[int, int]
+    graph: Graph,
+    duplicated: frozenset[int],
+    block_of: dict[int, int],
+    written: dict[str, list[int]],
 ) -> dict[int, frozenset[int]]:
-    """Duplicated operator -> the blocks that need its result, directly or through others."""
-    producers = graph.producers()
+    """Duplicated operator -> the blocks that need it, directly or through others.
+
+    Who reads a storage needs what writes to it, whether or not it uses the write's own result.
+    """
+    needs = _Needs(graph, set(duplicated), written)
     blocks: dict[int, set[int]] = {index: set() for index in duplicated}
-    for index in range(len(graph.operators) - 1, -1, -1):
-        users = blocks[index] if index in duplicated else {block_of[index]}
-        for name in graph.operators[index].inputs:
-            producer = producers.get(name)
-            if producer in blocks:
-                blocks[producer] |= users
+    waiting = [(index, {block}) for index, block in block_of.items()]
+    while waiting:
+        index, users = waiting.pop()
+        for needed in needs.directly(index):
+            if needed in blocks and not users <= blocks[needed]:
+                blocks[needed] |= users
+                waiting.append((needed, blocks[needed]))
     return {index: frozenset(users) for index, users in blocks.items()}

@@ -68,7 +68,7 @@ def test_a_parameter_that_nothing_uses_stands_with_the_first_block() -> None:
     sketch.parameter("unused")
     sketch.add("first", "x")
     sketch.add("loss", "first")
-    grouping = Grouping(sketch.costed(), [[0], [1]], frozenset())
+    grouping = Grouping(sketch.costed(), [[0], [1]], frozenset(), {})
     problem = assemble(grouping, DEVICES, {"unused": 12}, Constraints())
     assert [(row.name, row.bytes, row.users) for row in problem.shared] == [("unused", 12, (0,))]
 

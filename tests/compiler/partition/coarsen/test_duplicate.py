@@ -86,5 +86,20 @@ def test_users_are_found_through_other_duplicated_operators() -> None:
     sketch.add("slice", "table")
     sketch.add("first", "x", "slice")
     sketch.add("second", "first", "slice")
-    users = users_of(sketch.costed().graph, frozenset({0, 1}), {2: 0, 3: 1})
+    users = users_of(sketch.costed().graph, frozenset({0, 1}), {2: 0, 3: 1}, {})
     assert users == {0: {0, 1}, 1: {0, 1}}
+
+
+def test_who_reads_a_storage_needs_what_writes_to_it() -> None:
+    sketch = Sketch()
+    sketch.add("mask", target="aten.ones.default")
+    sketch.add("row", "mask", target="aten.slice.Tensor", aliases=("mask",))
+    sketch.add("value")
+    # Nothing uses the result of the write.
+    sketch.add("filled", "row", "value", writes=("row",), aliases=("row",))
+    sketch.add("first", "x")
+    sketch.add("second", "first", "mask")
+    graph = sketch.costed().graph
+    written = written_storages(graph)
+    users = users_of(graph, frozenset({0, 1, 2, 3}), {4: 0, 5: 1}, written)
+    assert users == dict.fromkeys(range(4), frozenset({1}))
