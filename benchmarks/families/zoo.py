@@ -10,6 +10,7 @@ from pathlib import Path
 
 import yaml
 
+from benchmarks.families.sizes import with_own_sizes
 from benchmarks.figures import ROOT
 from benchmarks.slow_cores import SLOW_CORES
 
@@ -73,12 +74,12 @@ def write_job(name: str, zoo: Path, folder: Path) -> None:
 
 
 def import_zoo(folder: Path) -> types.ModuleType:
-    """The folder's zoo.py, with all that it imports."""
+    """The folder's zoo.py, with all that it imports, and sizes of ours for a few models."""
     import importlib
 
     sys.path.insert(0, str(folder.resolve()))
     _import_torchvision()
-    return importlib.import_module("zoo")
+    return with_own_sizes(importlib.import_module("zoo"))
 
 
 def _import_torchvision() -> None:
