@@ -26,12 +26,16 @@ StepsOption = Annotated[
 ]
 RateOption = Annotated[
     float | None,
-    typer.Option("--lr", help="Learning rate; default: 0.001, or the checkpoint's with --resume."),
+    typer.Option(
+        "--lr", help="Learning rate; default: the job's, or the checkpoint's with --resume."
+    ),
 ]
 ClipOption = Annotated[
     float | None,
     typer.Option(
-        "--clip", min=0.0, help="Largest norm of all gradients together; default: 0, no limit."
+        "--clip",
+        min=0.0,
+        help="Largest norm of all gradients together, 0: no limit; default: the job's.",
     ),
 ]
 SaveOption = Annotated[
@@ -58,6 +62,14 @@ EveryOption = Annotated[
 ]
 KeepOption = Annotated[
     int, typer.Option("--keep", min=1, help="Newest checkpoints to keep; older ones are removed.")
+]
+TrainedOnlyOption = Annotated[
+    bool,
+    typer.Option(
+        "--trained-only",
+        help="Write checkpoints without frozen parameters, which --resume takes from the plan's"
+        " weights or seed again.",
+    ),
 ]
 ResumeOption = Annotated[
     bool,
@@ -87,7 +99,11 @@ CodeOption = Annotated[
 DEFAULT_STEPS, DEFAULT_KEEP, DEFAULT_CHECKPOINTS = 10, 3, Path("checkpoints")
 
 # Fields of RunOptions whose name is not that of their option.
-OPTION_OF = {"rate": "--lr", "checkpoint_every": "--checkpoint-every"}
+OPTION_OF = {
+    "rate": "--lr",
+    "checkpoint_every": "--checkpoint-every",
+    "trained_only": "--trained-only",
+}
 
 
 @dataclass(frozen=True)
@@ -105,6 +121,7 @@ class RunOptions:
     checkpoints: CheckpointsOption = DEFAULT_CHECKPOINTS
     checkpoint_every: EveryOption = 0
     keep: KeepOption = DEFAULT_KEEP
+    trained_only: TrainedOnlyOption = False
     resume: ResumeOption = False
     code: CodeOption = None
     log: LogOption = None

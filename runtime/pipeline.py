@@ -316,6 +316,7 @@ class Pipeline:
         data: Any = None,
         keep: int = 3,
         wait: bool = True,
+        trained_only: bool = False,
     ) -> Path:
         """Write a checkpoint after so many steps, on every rank at once. Returns its folder.
 
@@ -324,13 +325,14 @@ class Pipeline:
         one. The last `keep` checkpoints are kept. Machines that do not see the same folder each
         keep the files of their own ranks. A crash meanwhile leaves the checkpoint before; later
         ones are set aside. Without `wait` it is written beside the training; the next save, or
-        `finish_saving`, waits for it. Raises CheckpointError, also where another run writes into
-        the folder.
+        `finish_saving`, waits for it. With `trained_only` frozen parameters are left out: going on
+        takes them from the plan's weights or seed again, and compares them. Raises CheckpointError,
+        also where another run writes into the folder.
         """
         if isinstance(optimizer, PlanOptimizer):
             scheduler, optimizer = optimizer.scheduler, optimizer.optimizer
         return self.saving.save(
-            SaveRequest(Path(folder), step, optimizer, scheduler, data, keep, wait)
+            SaveRequest(Path(folder), step, optimizer, scheduler, data, keep, wait, trained_only)
         )
 
     def finish_saving(self) -> None:

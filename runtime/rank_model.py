@@ -18,6 +18,7 @@ from pipecut.runtime.gradients.tied import share_tied
 from pipecut.runtime.gradients.user_changes import check_unchanged, load_value
 from pipecut.runtime.health.rank_errors import naming_errors
 from pipecut.runtime.ranks.first_values import fill
+from pipecut.runtime.ranks.frozen_values import refuse_other_values, with_only
 from pipecut.runtime.ranks.world import World
 
 
@@ -57,6 +58,21 @@ class RankModel:
     def _fill(self, parameters: list[RankParameter]) -> None:
         masters = {name: p.master for name, p in by_name(parameters).items()}
         fill(self.plan, self.stages, {**self.buffers, **masters}, self.world.rank)
+
+    def take_frozen(self, where: str, digests: Mapping[str, str]) -> None:
+        """Have the plan's values of frozen parameters that the checkpoint at `where` leaves out.
+
+        Raises CheckpointError where these are others than it has digests of.
+        """
+        left_out = [parameter for parameter in self.parameters if parameter.name in digests]
+        if not left_out:
+            return
+        if self.values_missing:
+            tensors = {name: p.model for name, p in by_name(left_out).items()}
+            fill(self.plan, with_only(digests, self.stages), tensors, self.world.rank)
+        origin = self.plan.model.weights or self.plan.model.factory
+        values = {parameter.name: parameter.model for parameter in left_out}
+        refuse_other_values(where, digests, values, origin)
 
     @property
     def stored_buffers(self) -> dict[str, torch.Tensor]:

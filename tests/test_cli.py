@@ -321,6 +321,7 @@ def test_ranks_take_the_options_that_run_passes_on() -> None:
             2,
             3,
             True,
+            True,
             Path("d"),
             Path("l"),
         )

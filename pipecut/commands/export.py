@@ -23,7 +23,8 @@ def export(
 ) -> None:
     """Write a checkpoint as a state dict of the unsplit model.
 
-    Load it with load_state_dict(..., strict=True).
+    Load it with load_state_dict(..., strict=True); with strict=False where the checkpoint was
+    written with --trained-only.
 
     Example: pipecut export plan/ checkpoints/ -o model.safetensors
     """
@@ -31,8 +32,15 @@ def export(
     from pipecut.runtime.checkpoint.export import export as export_checkpoint
 
     exported = export_checkpoint(plan_in(plan), checkpoint, output)
+    without = ""
+    if exported.left_out:
+        without = (
+            f", without {counted(exported.left_out, 'frozen parameter')} that the checkpoint "
+            "leaves out: load them with strict=False"
+        )
     console.print(
         f"{counted(exported.tensors, 'tensor')} after step {exported.step} written to {output}"
+        f"{without}"
     )
 
 

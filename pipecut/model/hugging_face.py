@@ -18,7 +18,7 @@ from torch import nn
 from pipecut.errors import UserFileError
 from pipecut.extras import need
 
-CONFIG = "config.json"
+CONFIG, ADAPTER = "config.json", "adapter_config.json"
 REMEDY = "write a job file with a factory and an inputs function of your own (pipecut init)"
 # The kinds of models whose batches can be made by rule, and the maps of transformers' Auto classes.
 KINDS = {
@@ -118,15 +118,8 @@ def read_model(path: Path) -> HuggingFaceModel:
     architecture whose batches cannot be made by rule.
     """
     file = path / CONFIG if path.is_dir() else path
-    try:
-        written = json.loads(file.read_text())
-        model_type = written["model_type"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        what = f"has no {error}" if isinstance(error, KeyError) else str(error)
-        raise UserFileError(
-            f"{file} is no config.json of a Hugging Face model: {what}; give the folder that "
-            "save_pretrained wrote"
-        ) from None
+    written = _read_config(path, file)
+    model_type = written["model_type"]
     transformers = _transformers()
     if model_type not in transformers.CONFIG_MAPPING:
         raise UserFileError(
@@ -145,8 +138,42 @@ def read_model(path: Path) -> HuggingFaceModel:
             f"{file}: {architectures[0]} is none of {', '.join(KINDS)}, whose batches can be made "
             f"by rule; {REMEDY}"
         )
-    config = transformers.AutoConfig.from_pretrained(str(file), local_files_only=True)
+    try:
+        config = transformers.AutoConfig.from_pretrained(str(file), local_files_only=True)
+    except Exception as error:
+        # Each configuration has checks of its own.
+        reason = " ".join(str(error).split())
+        raise UserFileError(f"{file}: transformers does not take it: {reason}; mend it") from None
     return HuggingFaceModel(file, config, kind, architectures[0])
+
+
+def _read_config(path: Path, file: Path) -> dict[str, Any]:
+    """A config.json, which has a model_type. Raises UserFileError."""
+    if not path.exists():
+        raise UserFileError(
+            f"{path}: there is no such folder or file, and pipecut downloads none; hf download "
+            "NAME --local-dir FOLDER does"
+        )
+    if path.is_dir() and (path / ADAPTER).is_file() and not file.exists():
+        raise UserFileError(
+            f"{path} is an adapter of peft without its model; write a factory that builds the "
+            "model and puts the adapter on it (docs/lora.md)"
+        )
+    try:
+        written = json.loads(file.read_text(encoding="utf-8"))
+        problem = "" if "model_type" in written else "it has no model_type"
+    except OSError as error:
+        problem = error.strerror or str(error)
+    except UnicodeDecodeError:
+        problem = "it is no text"
+    except (ValueError, TypeError) as error:
+        problem = f"not valid JSON: {error}"
+    if problem:
+        raise UserFileError(
+            f"{file} is no config.json of a Hugging Face model: {problem}; give the folder that "
+            "save_pretrained wrote"
+        )
+    return dict(written)
 
 
 def kind_of(model_type: str, architecture: str) -> str | None:

@@ -20,6 +20,7 @@ from pipecut.runtime.checkpoint.reading import read_tensors
 from pipecut.runtime.checkpoint.resume import refuse_other_model
 from pipecut.runtime.engine.stage import build_module
 from pipecut.runtime.ranks.first_values import fill
+from pipecut.runtime.ranks.frozen_values import refuse_other_values, with_only
 
 NONE = "none"
 
@@ -78,6 +79,7 @@ class Weights:
         if self.absent:
             _load_buffers(self.folder.path / stage.file, stage, module)
         elif self.checkpoint is not None:
+            self._take_frozen(self.checkpoint, stage, tensors)
             self._restore(self.checkpoint, stage, tensors)
         else:
             fill(self.plan, [stage], tensors)
@@ -96,11 +98,24 @@ class Weights:
         for stage in self.plan.stages:
             self._restore(self.checkpoint, stage, tensors)
 
+    def _take_frozen(self, path: Path, stage: Stage, tensors: dict[str, torch.Tensor]) -> None:
+        """Values of the plan's for what the checkpoint leaves out. Raises CheckpointError."""
+        digests = read_manifest(path).frozen
+        (of_stage,) = with_only(digests, [stage])
+        names = {name for parameter in of_stage.parameters for name in parameter.names}
+        if names:
+            left_out = {name: tensors[name] for name in names}
+            fill(self.plan, [of_stage], left_out)
+            model = self.plan.model
+            refuse_other_values(str(path), digests, left_out, model.weights or model.factory)
+
     @torch.no_grad()
     def _restore(self, path: Path, stage: Stage, tensors: dict[str, torch.Tensor]) -> None:
         stored = {f"parameter/{tensor.names[0]}": tensor for tensor in stage.parameters}
         stored |= {f"buffer/{buffer.names[0]}": buffer for buffer in stage.buffers if _kept(buffer)}
-        for name, value in read_tensors(path, read_manifest(path), stored).items():
+        manifest = read_manifest(path)
+        wanted = [name for name in stored if name.removeprefix("parameter/") not in manifest.frozen]
+        for name, value in read_tensors(path, manifest, wanted).items():
             tensors[stored[name].names[0]].copy_(value)
 
 

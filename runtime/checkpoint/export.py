@@ -17,10 +17,14 @@ from pipecut.writable import writable_file
 
 @dataclass(frozen=True)
 class Exported:
-    """How many tensors a file has, and after which step of the training."""
+    """How many tensors a file has, and after which step of the training.
+
+    `left_out` counts frozen parameters that the checkpoint does not have.
+    """
 
     tensors: int
     step: int
+    left_out: int = 0
 
 
 def export(plan: Plan, folder: Path, output: Path) -> Exported:
@@ -43,6 +47,8 @@ def export(plan: Plan, folder: Path, output: Path) -> Exported:
     for stage in plan.stages:
         names |= {f"parameter/{p.names[0]}": p.names for p in stage.parameters}
         names |= {f"buffer/{b.names[0]}": b.names for b in stage.buffers if b.persistent}
+    left_out = [f"parameter/{name}" for name in manifest.frozen]
+    names = {key: fqns for key, fqns in names.items() if key not in left_out}
     values = read_tensors(path, manifest, names)
     # Cloned, since a file cannot have one tensor under two names.
     tensors = {name: values[key].clone() for key, fqns in names.items() for name in fqns}
@@ -51,4 +57,4 @@ def export(plan: Plan, folder: Path, output: Path) -> Exported:
         save_file(tensors, str(output))
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{output} cannot be written: {error}") from None
-    return Exported(len(tensors), manifest.step)
+    return Exported(len(tensors), manifest.step, len(left_out))

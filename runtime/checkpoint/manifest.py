@@ -78,7 +78,8 @@ class Manifest:
 
     `pieces` has what is divided into rows, in their order. `model` is the factory and its
     arguments. `finite` is False where a value of a parameter or an optimizer's state is infinite
-    or NaN. `save` is the same on all machines that wrote one checkpoint.
+    or NaN. `save` is the same on all machines that wrote one checkpoint. `frozen` has parameters
+    that are not in it since they are not trained, with a digest of their values.
     """
 
     __pydantic_config__ = STRICT
@@ -94,6 +95,7 @@ class Manifest:
     finite: bool = True
     save: str = ""
     elsewhere: dict[str, Elsewhere] = field(default_factory=dict)
+    frozen: dict[str, str] = field(default_factory=dict)
     seal: str | None = None
 
     @property

@@ -22,13 +22,14 @@ def put_back(
     optimizer: torch.optim.Optimizer | None,
     groups: Sequence[Group],
 ) -> list[str]:
-    """The reverse of `collect` and `groups_of`, all or nothing.
+    """The reverse of `collect` and `groups_of`, all or nothing; what has no value stays as it is.
 
     Returns a line for each option whose value in the checkpoint is not the optimizer's. Raises
     CheckpointError.
     """
     targets = {f"parameter/{p.name}": p.stepped.detach() for p in parameters}
     targets |= {f"buffer/{name}": buffer for name, buffer in buffers.items()}
+    targets = {name: target for name, target in targets.items() if name in values}
     for name, target in targets.items():
         _check_fits(where, name, values[name], target)
     wrong = not_finite(values)

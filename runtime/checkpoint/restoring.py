@@ -23,6 +23,7 @@ from pipecut.runtime.checkpoint.resume import (
     refuse_diverged,
     refuse_other_model,
     refuse_other_optimizer,
+    refuse_trained,
 )
 from pipecut.runtime.gradients.loss_scale import LossScale
 from pipecut.runtime.rank_model import RankModel
@@ -91,9 +92,11 @@ def restore(model: RankModel, scale: LossScale, request: RestoreRequest) -> Mani
     if request.optimizer is not None:
         kind = request.recipe.get("kind")
         refuse_other_optimizer(where, manifest, request.optimizer, kind)
+    refuse_trained(where, plan, manifest)
     refuse_diverged(where, manifest)
     values = _read(model, path, manifest, request.optimizer)
     _check_random(path, values, world.device)
+    model.take_frozen(where, manifest.frozen)
     notes = changes(manifest, plan, request.recipe)
     notes += put_back(
         where, values, model.parameters, model.stored_buffers, request.optimizer, manifest.groups
@@ -128,7 +131,7 @@ def _read(
     states = saved_states(model.parameters, manifest.names if optimizer is not None else ())
     names: list[str] = []
     rows: dict[str, WantedRows] = {}
-    for parameter in model.parameters:
+    for parameter in (p for p in model.parameters if p.name not in manifest.frozen):
         of_parameter = [f"parameter/{parameter.name}"]
         of_parameter += [f"optimizer/{state}/{parameter.name}" for state in states[parameter]]
         names += of_parameter

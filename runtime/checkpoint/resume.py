@@ -57,6 +57,7 @@ def refuse_other_model(where: str, plan: Plan, manifest: Manifest) -> None:
     in_checkpoint = {
         name for name in manifest.names if name.partition("/")[0] in ("parameter", "buffer")
     }
+    in_checkpoint |= {f"parameter/{name}" for name in manifest.frozen}
     factory = plan.model.factory
     if in_checkpoint - in_plan:
         extra = _listed(in_checkpoint - in_plan)
@@ -70,6 +71,19 @@ def refuse_other_model(where: str, plan: Plan, manifest: Manifest) -> None:
         f"{where} is of another model, made by {manifest.model.get('factory')}: it {difference}; "
         "compile the model that it is of, or give --checkpoints another folder"
     )
+
+
+def refuse_trained(where: str, plan: Plan, manifest: Manifest) -> None:
+    """Raise OtherTrainingError where the plan trains what the checkpoint leaves out as frozen."""
+    parameters = (parameter for stage in plan.stages for parameter in stage.parameters)
+    trained = {p.names[0] for p in parameters if p.trainable}
+    names = [f"parameter/{name}" for name in manifest.frozen if name in trained]
+    if names:
+        raise OtherTrainingError(
+            f"{where} has trained parameters alone; {_listed(names)} was frozen then, and this "
+            "plan trains it; compile it frozen as it was, or go on from a checkpoint that was "
+            "written without --trained-only"
+        )
 
 
 def refuse_other_optimizer(

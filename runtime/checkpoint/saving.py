@@ -38,6 +38,7 @@ from pipecut.runtime.gradients.loss_scale import LossScale
 from pipecut.runtime.gradients.parameters import RankParameter
 from pipecut.runtime.health.status import State
 from pipecut.runtime.rank_model import RankModel
+from pipecut.runtime.ranks.frozen_values import Digests
 
 log = logging.getLogger("pipecut")
 DOING = "saving a checkpoint"
@@ -54,6 +55,7 @@ class SaveRequest:
     data: Any
     keep: int
     wait: bool
+    trained_only: bool
 
 
 @dataclass(frozen=True)
@@ -62,12 +64,14 @@ class RankReport:
 
     `groups` are the optimizer's; `not_finite` is the first tensor with a value that is no finite
     number. `last_rows` has the row after the last of each of its tensors, 0 for a whole one; it is
-    empty where all ranks see the folder. All ranks take the first one's `save_id`.
+    empty where all ranks see the folder. `frozen` has digests of frozen parameters that are left
+    out. All ranks take the first one's `save_id`.
     """
 
     groups: list[Group]
     not_finite: str | None
     last_rows: dict[str, int]
+    frozen: dict[str, str]
     save_id: str
 
 
@@ -85,6 +89,7 @@ class Saving:
         self.recipe: dict[str, Any] = {}
         self.sharing: dict[Path, Sharing] = {}
         self.locks: dict[Path, int] = {}
+        self.digests = Digests()
 
     def save(self, request: SaveRequest) -> Path:
         """Save as Pipeline.save says. Returns the checkpoint's folder."""
@@ -115,7 +120,9 @@ class Saving:
     def _collect(self, request: SaveRequest, shares: Sharing) -> tuple[RankTensors, RankReport]:
         """This rank's tensors on the CPU, and what it reports of them."""
         world, parameters = self.world, self.model.parameters
-        written = [parameter for parameter in parameters if self._saves(parameter, shares)]
+        left_out = [p for p in parameters if request.trained_only and not p.trainable]
+        kept = [parameter for parameter in parameters if parameter not in left_out]
+        written = [parameter for parameter in kept if self._saves(parameter, shares)]
         collected = collect(written, self.model.stored_buffers, request.optimizer)
         tensors, rows = collected.tensors, collected.rows
         if self._first_replica(shares) != world.rank:
@@ -129,8 +136,13 @@ class Saving:
         if of_device is not None:
             tensors[random_of_device(world)] = of_device
         last_rows = {name: rows[name][1] if name in rows else 0 for name in tensors}
-        groups = groups_of(parameters, request.optimizer)
-        report = RankReport(groups, wrong, {} if shares.all else last_rows, uuid.uuid4().hex)
+        report = RankReport(
+            groups_of(parameters, request.optimizer),
+            wrong,
+            {} if shares.all else last_rows,
+            self.digests.of(left_out),
+            uuid.uuid4().hex,
+        )
         return RankTensors(tensors, rows), report
 
     def _agree(self, request: SaveRequest, shares: Sharing, report: RankReport) -> Manifest:
@@ -164,6 +176,7 @@ class Saving:
             finite=wrong is None,
             save=reports[0].save_id,
             elsewhere=_elsewhere(shares, reports),
+            frozen={name: digest for r in reports for name, digest in r.frozen.items()},
         )
 
     def _saves(self, parameter: RankParameter, shares: Sharing) -> bool:

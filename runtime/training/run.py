@@ -103,6 +103,7 @@ def _alike(options: RunOptions) -> dict[str, str]:
         "--lr": str(options.rate),
         "--clip": str(options.clip),
         "--checkpoint-every": str(options.checkpoint_every),
+        "--trained-only": str(options.trained_only),
         "--log": "given" if options.log is not None else "none",
     }
 
@@ -118,4 +119,5 @@ def _training_options(options: RunOptions, restarted: bool) -> TrainingOptions:
         resume=options.resume,
         restarted=restarted,
         log=options.log,
+        trained_only=options.trained_only,
     )

@@ -40,6 +40,7 @@ class TrainingOptions:
     Learning rate and gradient norm to clip to (0: none) are None where the user sets none: then
     those of the checkpoint go on, or those of the job. With `resume` there must be a checkpoint;
     one that was `restarted` takes one where there is one. `log` is a folder for the log, if any.
+    Checkpoints with `trained_only` leave frozen parameters out.
     """
 
     steps: int
@@ -51,6 +52,7 @@ class TrainingOptions:
     resume: bool
     restarted: bool = False
     log: Path | None = None
+    trained_only: bool = False
 
 
 @dataclass
@@ -109,9 +111,16 @@ class Training:
             if options.checkpoint_every and (
                 (step + 1) % options.checkpoint_every == 0 or self.stopped
             ):
-                pipe.save(self.home, optimizer, step=step + 1, keep=options.keep, wait=False)
+                self._save(step + 1, optimizer)
             if self.stopped:
                 break
+
+    def _save(self, step: int, optimizer: PlanOptimizer) -> None:
+        """Begin to write a checkpoint."""
+        keep, trained_only = self.options.keep, self.options.trained_only
+        self.pipe.save(
+            self.home, optimizer, step=step, keep=keep, wait=False, trained_only=trained_only
+        )
 
     def _begin(self, data: str | None) -> PlanOptimizer:
         """The optimizer, at the first step or where the last checkpoint left it."""

@@ -1,25 +1,29 @@
 """A rank's model and its checkpoints as wholes, from a plan of one stage written by hand."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
-from pipecut.errors import CheckpointError, RunError
+from pipecut.errors import CheckpointError, OtherTrainingError, RunError
 from pipecut.plan.folder import file_hash, read_plan, write_plan
 from pipecut.plan.part.read import read_part
-from pipecut.plan.schema import StageTensor
+from pipecut.plan.schema import Stage, StageTensor
+from pipecut.runtime.checkpoint.export import export
 from pipecut.runtime.checkpoint.folder import checkpoints, step_of
+from pipecut.runtime.checkpoint.manifest import read_manifest
 from pipecut.runtime.checkpoint.restoring import RestoreRequest, restore
+from pipecut.runtime.checkpoint.resume import refuse_trained
 from pipecut.runtime.checkpoint.saving import SaveRequest, Saving
 from pipecut.runtime.gradients.loss_scale import LossScale
 from pipecut.runtime.health.status import Status
 from pipecut.runtime.rank_model import RankModel
 from pipecut.runtime.ranks.world import World
-from tests.plans import made_stage, write_made_plan
+from tests.checkpoints import about
+from tests.plans import made_plan, made_stage, write_made_plan
 
 CODE = """
 import torch
@@ -37,6 +41,7 @@ class Stage0(nn.Module):
         return [torch.tanh(self.layers[0](x)).square().mean()]
 """
 WEIGHT = torch.arange(16.0).reshape(4, 4) / 16
+BASE = StageTensor(names=["base"], shape=[4, 4], dtype="float32")
 SEEN = StageTensor(names=["seen"], shape=[], dtype="float32", written=True)
 
 
@@ -65,6 +70,7 @@ class Rank:
     def save(self, folder: Path, step: int, **fields: Any) -> Path:
         """Save, and wait until it is written."""
         usual = {"optimizer": self.optimizer, "scheduler": None, "data": None, "keep": 3}
+        usual |= {"trained_only": False}
         return self.saving.save(SaveRequest(folder, step, wait=True, **usual | fields))
 
     def restore(self, folder: Path) -> int:
@@ -76,13 +82,35 @@ class Rank:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A plan folder of one stage, whose values are those of a file."""
-    (tmp_path / "plan").mkdir()
-    path = write_made_plan(tmp_path / "plan")
-    weights = tmp_path / "model.safetensors"
-    save_file({"layers.0.weight": WEIGHT, "seen": torch.zeros(())}, str(weights))
+    values = {"layers.0.weight": WEIGHT, "seen": torch.zeros(())}
+    return plan_of(tmp_path, CODE, values, made_stage(buffers=[SEEN]))
+
+
+@pytest.fixture
+def partly_frozen(tmp_path: Path) -> Path:
+    """A plan folder of one stage that trains one of its two parameters."""
+    code = CODE.replace("self.layers[0](x)", "self.layers[0](x) @ self.base").replace(
+        "self.register_buffer(",
+        "self.base = nn.Parameter(torch.zeros(4, 4, device=device), requires_grad=False)\n"
+        "        self.register_buffer(",
+    )
+    values = {"layers.0.weight": WEIGHT, "seen": torch.zeros(()), "base": WEIGHT.T + 1}
+    trained = made_stage(buffers=[SEEN])
+    return plan_of(
+        tmp_path,
+        code,
+        values,
+        trained.model_copy(update={"parameters": [*trained.parameters, BASE]}),
+    )
+
+
+def plan_of(folder: Path, code: str, values: dict[str, torch.Tensor], stage: Stage) -> Path:
+    (folder / "plan").mkdir()
+    path = write_made_plan(folder / "plan")
+    weights = folder / "model.safetensors"
+    save_file({name: value.contiguous() for name, value in values.items()}, str(weights))
     plan = read_plan(path).plan
-    stage = made_stage(buffers=[SEEN])
-    (path / stage.file).write_text(CODE)
+    (path / stage.file).write_text(code)
     changes = {
         "stages": [stage],
         "hashes": {name: file_hash(path / name) for name in plan.hashes},
@@ -149,6 +177,47 @@ def test_a_training_goes_on_from_its_checkpoint_as_if_it_had_not_stopped(
     resumed.train()
     assert torch.equal(resumed.weight, rank.weight)
     assert resumed.model.buffers["seen"] == rank.model.buffers["seen"] == 3
+
+
+def test_a_checkpoint_may_leave_out_what_is_frozen(partly_frozen: Path, tmp_path: Path) -> None:
+    rank = made_rank(partly_frozen)
+    rank.train()
+    whole = read_manifest(rank.save(tmp_path / "whole", 1))
+    manifest = read_manifest(rank.save(tmp_path / "trained", 1, trained_only=True))
+    assert whole.names - manifest.names == {"parameter/base"} and set(manifest.frozen) == {"base"}
+    rank.train()
+    for restoring in (True, False):
+        resumed = made_rank(partly_frozen, restoring)
+        resumed.restore(tmp_path / "trained")
+        resumed.model.values_missing = False
+        resumed.train()
+        assert torch.equal(resumed.weight, rank.weight)
+        assert torch.equal(resumed.model.state_dict()["base"], WEIGHT.T + 1)
+    plan = read_plan(partly_frozen).plan
+    exported = export(plan, tmp_path / "trained", tmp_path / "trained.safetensors")
+    assert exported.left_out == 1
+    assert set(load_file(tmp_path / "trained.safetensors")) == {"layers.0.weight", "seen"}
+
+
+def test_frozen_parameters_that_are_others_than_those_trained_with_are_refused(
+    partly_frozen: Path, tmp_path: Path
+) -> None:
+    rank = made_rank(partly_frozen)
+    rank.save(tmp_path / "first", 1, trained_only=True)
+    rank.model.state_dict()["base"].add_(1)
+    # Its digest is made anew, since the values changed.
+    rank.save(tmp_path / "second", 2, trained_only=True)
+    made_rank(partly_frozen, restoring=True).restore(tmp_path / "first")
+    with pytest.raises(CheckpointError, match="the frozen base that .* gives is not the one"):
+        made_rank(partly_frozen, restoring=True).restore(tmp_path / "second")
+
+
+def test_a_plan_that_trains_what_a_checkpoint_leaves_out_is_refused() -> None:
+    stage = made_stage(parameters=[BASE.model_copy(update={"trainable": True})])
+    plan, manifest = made_plan(1).model_copy(update={"stages": [stage]}), about(1)
+    refuse_trained("step_1", plan, manifest)
+    with pytest.raises(OtherTrainingError, match="parameter base was frozen then, and this plan"):
+        refuse_trained("step_1", plan, replace(manifest, frozen={"base": "digest"}))
 
 
 def test_only_the_newest_checkpoints_are_kept(folder: Path, tmp_path: Path) -> None:

@@ -80,6 +80,8 @@ def test_a_job_file_is_written_again_until_somebody_changes_it(tmp_path: Path) -
         ({"architectures": ["LlamaModel"]}, "LlamaModel is none of CausalLM"),
         ({"architectures": None}, "name the class to train"),
         ({"model_type": "mine"}, "no model of type mine"),
+        ({"num_attention_heads": 3}, "config.json: transformers does not take it: .* mend it$"),
+        ({"hidden_size": "large"}, "does not take it: .*expected int, got str"),
         ({"max_position_embeddings": 4}, "max_position_embeddings 4"),
     ],
 )
@@ -92,9 +94,28 @@ def test_what_no_job_can_be_written_for_is_refused(
     assert not (tmp_path / "job.yaml").exists()
 
 
-def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserFileError, match=r"no config\.json"):
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({}, r"no config\.json of a Hugging Face model: No such file or directory; give"),
+        ({"config.json": "{"}, "not valid JSON: Expecting property name"),
+        ({"config.json": "7"}, "no config"),
+        ({"config.json": "{}"}, "it has no model_type"),
+        ({"adapter_config.json": "{}"}, "an adapter of peft without its model; write a factory"),
+    ],
+)
+def test_a_folder_without_a_model_is_refused(
+    tmp_path: Path, files: dict[str, str], said: str
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(UserFileError, match=said):
         read_model(tmp_path)
+
+
+def test_a_name_on_a_hub_is_no_folder() -> None:
+    with pytest.raises(UserFileError, match="there is no such folder .* hf download NAME"):
+        read_model(Path("meta-llama/Llama-3.1-8B"))
 
 
 def test_weights_are_an_index_a_file_or_none(tmp_path: Path) -> None:
