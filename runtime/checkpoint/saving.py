@@ -140,7 +140,7 @@ class Saving:
             groups_of(parameters, request.optimizer),
             wrong,
             {} if shares.all else last_rows,
-            self.digests.of(left_out),
+            self.digests.of({parameter.name: parameter.model for parameter in left_out}),
             uuid.uuid4().hex,
         )
         return RankTensors(tensors, rows), report

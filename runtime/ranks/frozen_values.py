@@ -12,7 +12,6 @@ import torch
 
 from pipecut.errors import CheckpointError
 from pipecut.plan.schema import Stage
-from pipecut.runtime.gradients.parameters import RankParameter
 
 
 def digest_of(value: torch.Tensor) -> str:
@@ -27,18 +26,17 @@ def digest_of(value: torch.Tensor) -> str:
 class Digests:
     """Digests of parameters, each made anew where its values were written since."""
 
-    known: dict[tuple[str, int, int], str] = field(default_factory=dict)
+    made: dict[tuple[str, int, int], str] = field(default_factory=dict)
 
-    def of(self, parameters: Iterable[RankParameter]) -> dict[str, str]:
-        """By first name."""
-        return {parameter.name: self._of(parameter) for parameter in parameters}
+    def of(self, parameters: Mapping[str, torch.Tensor]) -> dict[str, str]:
+        """Of each, by name."""
+        return {name: self._of(name, tensor) for name, tensor in parameters.items()}
 
-    def _of(self, parameter: RankParameter) -> str:
-        tensor = parameter.model
-        key = (parameter.name, tensor.data_ptr(), tensor._version)
-        if key not in self.known:
-            self.known[key] = digest_of(tensor)
-        return self.known[key]
+    def _of(self, name: str, tensor: torch.Tensor) -> str:
+        key = (name, tensor.data_ptr(), tensor._version)
+        if key not in self.made:
+            self.made[key] = digest_of(tensor)
+        return self.made[key]
 
 
 def with_only(names: Collection[str], stages: Iterable[Stage]) -> list[Stage]:
