@@ -10,7 +10,7 @@ from typing import Any
 import networkx as nx
 
 from pipecut.compiler.choices import Check
-from pipecut.plan.schema import Constant
+from pipecut.plan.schema import Constant, Container
 from pipecut.text_table import text_table
 
 
@@ -252,7 +252,8 @@ class Origin:
 class Graph:
     """A traced model. Operators stand in program order; `values` has every tensor by name.
 
-    `constants` are the numbers and flags of a batch, by the user's names.
+    `constants` are the numbers and flags of a batch, by the user's names; `nesting` says which of
+    its inputs are within containers.
     `left_out` maps what the model returns and a plan cannot hand out to the reason.
     `default_dtype` is the dtype of tensors whose operator names none.
     In eval mode the operators run as they stand; where `evaluation` is set, that runs instead;
@@ -275,6 +276,7 @@ class Graph:
     notes: tuple[str, ...] = ()
     outputs: tuple[Output, ...] = ()
     constants: dict[str, Constant] = field(default_factory=dict)
+    nesting: dict[str, Container] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     evaluation: "Graph | None" = None
     refused: str = ""

@@ -9,10 +9,11 @@ import torch
 
 from pipecut.device.work import fork_rng
 from pipecut.errors import RunError
+from pipecut.model.batch.nesting import members_of
 from pipecut.model.outputs import Outputs
 from pipecut.plan.forward_only import forward_only
 from pipecut.plan.schema import Plan, Sizes, Tensor
-from pipecut.runtime.batches.check_tensors import check_tensors
+from pipecut.runtime.batches.flat import flat_batch
 from pipecut.runtime.batches.microbatches import shape_in_batch, sizes_in
 from pipecut.runtime.batches.splitter import BatchSplitter, Given, Tensors
 from pipecut.runtime.engine.engine import Engine, Work
@@ -53,7 +54,7 @@ class Evaluation:
                 f"rank {world.rank}: the model returns no loss in eval mode; "
                 "ask for its outputs with predict"
             )
-        check_tensors(batch, f"rank {world.rank}", self.plan.constants)
+        batch = flat_batch(self.plan, batch, f"rank {world.rank}")
         work = self.splitter.for_evaluation(batch)
         self.same_batches.compare(batch, "eval_step")
         loss = self._run(work)
@@ -65,14 +66,14 @@ class Evaluation:
         world.status.note(State.BETWEEN)
         return shared
 
-    def predict(self, batch: Tensors, everywhere: bool) -> Outputs:
+    def predict(self, batch: Given, everywhere: bool) -> Outputs:
         """The model's outputs beside its loss, for a batch: see Pipeline.predict."""
         world = self.world
         self._check_possible()
         outputs = {tensor.name: tensor for s in self.evaluated.stages for tensor in s.outputs}
         if not outputs:
             raise RunError(self.plan.evaluation.nothing_to_predict())
-        check_tensors(batch, f"rank {world.rank}", self.plan.constants)
+        batch = flat_batch(self.plan, batch, f"rank {world.rank}")
         self._refuse_lists(batch)
         with naming_errors(f"rank {world.rank}"):
             sizes = sizes_in(self.evaluated, batch)
@@ -94,7 +95,7 @@ class Evaluation:
     def predict_all(self, batches: Iterable[Mapping[str, Any]], everywhere: bool) -> Outputs:
         """As `predict`, of batch after batch, concatenated on the CPU. Raises RunError."""
         parts: list[Tensors] = [
-            {name: tensor.cpu() for name, tensor in self.predict(dict(batch), everywhere).items()}
+            {name: t.cpu() for name, t in self.predict(members_of(batch), everywhere).items()}
             for batch in batches
         ]
         if not parts:

@@ -1,6 +1,6 @@
 """What `pipecut.load` returns: this rank's stages behind the face of a module, with `step`."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from pipecut.plan.part.check import check_part
 from pipecut.plan.part.read import PlanPart, read_part
 from pipecut.plan.rows import Rows
 from pipecut.plan.schema import Plan
-from pipecut.runtime.batches.check_tensors import check_tensors
+from pipecut.runtime.batches.flat import flat_batch
 from pipecut.runtime.batches.splitter import BatchSplitter
 from pipecut.runtime.checkpoint.restoring import RestoreRequest, restore
 from pipecut.runtime.checkpoint.saving import SaveRequest, Saving
@@ -142,20 +142,21 @@ class Pipeline:
         return Engine(world.rank, (), stages, transport, self.tied, self.replicas, world.status)
 
     @on_own_terms
-    def step(self, **batch: torch.Tensor | Sequence[torch.Tensor]) -> torch.Tensor:
+    def step(self, **batch: Any) -> torch.Tensor:
         """Forward and backward of a global batch. Returns the loss, on every rank.
 
         Each input is a tensor that is split into microbatches, or a list of a tensor for each
-        microbatch: where the plan has `lengths`, each may have a length of its own.
+        microbatch: where the plan has `lengths`, each may have a length of its own. Nested inputs
+        are given as the inputs function nests them, or by name: `**{"batch.pixels.0": ...}`.
 
         Gradients are added to `.grad`. The loss is the mean over microbatches, weighted by their
         samples, or by their counted labels where the job says `reduction: tokens`. Raises
         RunError; OtherWayError on every rank, without any gradients, where the batch makes the
         model choose otherwise than the plan does.
         """
-        check_tensors(batch, f"rank {self.world.rank}", self.plan.constants)
-        work = self.splitter.for_step(batch, self.scale.scale)
-        self.same_batches.compare(batch)
+        flat = flat_batch(self.plan, batch, f"rank {self.world.rank}")
+        work = self.splitter.for_step(flat, self.scale.scale)
+        self.same_batches.compare(flat)
         self.model.refresh()
         earlier = self._take_earlier_gradients()
         with self.same_batches.ended_early():
@@ -217,7 +218,7 @@ class Pipeline:
 
     @on_own_terms
     @torch.no_grad()
-    def eval_step(self, **batch: torch.Tensor | Sequence[torch.Tensor]) -> torch.Tensor:
+    def eval_step(self, **batch: Any) -> torch.Tensor:
         """Only forward, in eval mode, of a batch of any size. Returns the loss as `step` does.
 
         Gradients, buffers and random numbers of the training stay as they are. Raises RunError.
@@ -232,7 +233,7 @@ class Pipeline:
         /,
         *,
         everywhere: bool = False,
-        **batch: torch.Tensor,
+        **batch: Any,
     ) -> dict[str, torch.Tensor]:
         """The model's outputs beside its loss, in eval mode, for a batch of any size, by name.
 

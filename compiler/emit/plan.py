@@ -70,6 +70,7 @@ def plan_of(
         schedule=candidate.schedule,
         inputs=_inputs(graph),
         constants=graph.constants,
+        nesting=graph.nesting,
         stages=with_shorter(
             stages_of(costed, draft, optimizer), job, costed, scheduled.cuts, cluster
         ),

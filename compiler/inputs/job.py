@@ -136,8 +136,9 @@ class JobSpec(FileSchema):
     )
     inputs: FunctionName = Field(
         description="A function of a number of samples that returns a batch: a dictionary of "
-        "tensors, which are the keyword arguments of the model's forward. The model is traced "
-        "with it. Parameters that it takes by keyword only, as `def batch(samples, *, width)`, "
+        "tensors, which are the keyword arguments of the model's forward; what it holds may be "
+        "nested in dicts, lists, tuples and dataclasses. The model is traced with it. Parameters "
+        "that it takes by keyword only, as `def batch(samples, *, width)`, "
         "have the values of the factory's args of that name.",
         examples=['"train:batch"'],
     )

@@ -2,11 +2,13 @@
 
 A tensor whose dimension 0 follows the number of samples is split into microbatches. A tensor that
 does not follow it (a table, a mask over positions) goes whole to every microbatch. A flag or number
-that stays the same is a constant of the plan.
+that stays the same is a constant of the plan. What is in containers (dicts, lists, dataclasses) is
+taken by itself, under the container's name and the key: `batch.pixels.0`.
 """
 
+import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -14,10 +16,18 @@ import torch
 
 from pipecut.compiler.inputs.job import Job
 from pipecut.compiler.trace.lengths import NO_LENGTHS, Lengths, learn_lengths, refuse_fixed
+from pipecut.compiler.trace.lower.source import importable_path
 from pipecut.errors import TraceError, UserFileError
+from pipecut.model.batch.nesting import (
+    TakenApart,
+    different_nesting,
+    kind_of,
+    members_of,
+    take_apart,
+)
 from pipecut.model.functions import bound_inputs, calling, find_function
 from pipecut.model.precision import cast_inputs
-from pipecut.plan.schema import ITEM_BYTES, Constant
+from pipecut.plan.schema import ITEM_BYTES, Constant, Container, same_constant
 
 
 @dataclass(frozen=True)
@@ -29,6 +39,7 @@ class ExampleBatch:
     whole: frozenset[str]
     constants: dict[str, Constant]
     lengths: Lengths = NO_LENGTHS
+    nesting: dict[str, Container] = field(default_factory=dict)
 
     def followed(self, name: str) -> dict[int, str]:
         """The sizes that a tensor's dimensions follow: `batch`, or a length's name."""
@@ -40,7 +51,7 @@ class _Call:
     """What the inputs function returned for a number of samples."""
 
     samples: int
-    batch: dict[str, Any]
+    batch: TakenApart
 
 
 @dataclass(frozen=True)
@@ -75,7 +86,7 @@ def example_batch(job: Job, samples: int, at: Mapping[str, int] | None = None) -
     first = _Call(samples, _called(inputs, function, samples))
     second = _another_size(inputs, function, samples)
     tensors, whole, constants = {}, set(), {}
-    for entry in _entries(inputs, first, second):
+    for entry in _entries(_at_line(inputs, function), first, second):
         if isinstance(entry.value, torch.Tensor):
             _check_tensor(entry)
             if not _is_split(entry):
@@ -98,21 +109,38 @@ def example_batch(job: Job, samples: int, at: Mapping[str, int] | None = None) -
         if job.spec.lengths == "dynamic":
             refuse_fixed(inputs, lengths)
     if at:
-        other = _called(inputs, function, samples, **at)
+        other = _called(inputs, function, samples, **at).leaves
         cast = cast_inputs({name: other[name] for name in tensors}, job.spec.precision)
-    return ExampleBatch(samples, cast, frozenset(whole), constants, lengths)
+    nesting = first.batch.nesting
+    return ExampleBatch(samples, cast, frozenset(whole), constants, lengths, nesting)
+
+
+def _at_line(inputs: str, function: Callable[..., Any]) -> str:
+    """The inputs function by name, and where it is defined."""
+    while isinstance(function, partial):
+        function = function.func
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    line = f" ({importable_path(code.co_filename)}:{code.co_firstlineno})" if code else ""
+    return f"{inputs}{line}"
 
 
 def _entries(inputs: str, first: _Call, second: _Call) -> list[_Entry]:
-    if list(first.batch) != list(second.batch):
-        different = sorted(set(first.batch) ^ set(second.batch)) or list(first.batch)
+    first_leaves, second_leaves = first.batch.leaves, second.batch.leaves
+    for name, difference in different_nesting(first.batch.nesting, second.batch.nesting):
+        raise TraceError(
+            f"'{name}' of {inputs} is {difference}, for {first.samples} samples and for "
+            f"{second.samples}: return a tensor with the samples in dimension 0, as torch.stack "
+            "makes it, and take it apart in forward"
+        )
+    if list(first_leaves) != list(second_leaves):
+        different = sorted(set(first_leaves) ^ set(second_leaves)) or list(first_leaves)
         raise TraceError(
             f"{inputs} returns '{different[0]}' for some numbers of samples only; "
             "return the same names, in one order"
         )
     return [
-        _Entry(name, inputs, first.samples, value, second.samples, second.batch[name])
-        for name, value in first.batch.items()
+        _Entry(name, inputs, first.samples, value, second.samples, second_leaves[name])
+        for name, value in first_leaves.items()
     ]
 
 
@@ -124,26 +152,24 @@ def _another_size(inputs: str, function: Callable[..., Any], samples: int) -> _C
         return _Call(2 * samples, _called(inputs, function, 2 * samples))
 
 
-def _called(
-    inputs: str, function: Callable[..., Any], samples: int, **lengths: int
-) -> dict[str, Any]:
+def _called(inputs: str, function: Callable[..., Any], samples: int, **lengths: int) -> TakenApart:
     given = ", ".join([str(samples), *(f"{name}={size}" for name, size in lengths.items())])
     with torch.random.fork_rng(devices=[]), calling(f"{inputs}({given})"):
         batch = function(samples, **lengths)
-    if not isinstance(batch, dict) or not any(
-        isinstance(value, torch.Tensor) for value in batch.values()
-    ):
-        kind = type(batch).__name__
-        raise TraceError(
-            f"{inputs} returned a {kind}; it must return a dict of tensors, dimension 0 the sample"
-        )
-    for key in batch:
+    members = {} if kind_of(batch) in (None, "list", "tuple") else members_of(batch)
+    for key in members:
         if not isinstance(key, str):
             raise TraceError(
                 f"{inputs} has the key {key!r}; the model is called as module(**batch), "
                 "so keys must be strings"
             )
-    return batch
+    apart = take_apart(members, _at_line(inputs, function))
+    if not any(isinstance(value, torch.Tensor) for value in apart.leaves.values()):
+        kind = type(batch).__name__
+        raise TraceError(
+            f"{inputs} returned a {kind}; it must return a dict of tensors, dimension 0 the sample"
+        )
+    return apart
 
 
 def _check_tensor(entry: _Entry) -> None:
@@ -223,12 +249,16 @@ def _check_constant(entry: _Entry) -> None:
         remedy = (
             f"torch.from_numpy({entry.name})"
             if kind == "numpy.ndarray"
+            else f"{entry.name}.item()"
+            if kind.startswith("numpy.")
             else "each of its tensors under a name of its own"
         )
         raise TraceError(f"{entry} is a {kind}, which a plan cannot split; return {remedy}")
-    if type(value) is not type(other) or value != other:
+    if not same_constant(value, other):
+        remedy = "return it as a tensor, or compute it in forward from a tensor's shape"
+        if isinstance(value, str):
+            remedy = "a plan carries no text: return numbers for it, as a tokenizer makes them"
         raise TraceError(
             f"{entry} is {value!r} for {entry.samples} samples and {other!r} for "
-            f"{entry.other_samples}, and a plan holds one value; "
-            "return it as a tensor, or compute it in forward from a tensor's shape"
+            f"{entry.other_samples}, and a plan holds one value; {remedy}"
         )

@@ -268,6 +268,7 @@ def _attempt(
     """Trace the model; `reads` counts the dropouts of the last trace. Raises PipecutError."""
     model.names = {f"input_{number}": name for number, name in enumerate(batch.tensors)}
     model.constants, model.whole = dict(batch.constants), batch.whole
+    model.nesting = batch.nesting
     state = ModuleState(model.model)
     model.inside = state.watched
     furthest: _Attempt | None = None

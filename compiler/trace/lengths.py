@@ -14,6 +14,8 @@ import torch
 
 from pipecut.compiler.names import is_length
 from pipecut.errors import TraceError
+from pipecut.model.batch.nesting import TakenApart
+from pipecut.plan.schema import same_constant
 
 # The least that a dimension is traced for: torch.export takes 0 and 1 as constants.
 SHORTEST = 2
@@ -39,21 +41,22 @@ NO_LENGTHS = Lengths()
 
 
 def learn_lengths(
-    inputs: str, function: Callable[..., Any], batch: Mapping[str, Any], call: Callable[..., Any]
+    inputs: str, function: Callable[..., Any], batch: TakenApart, call: Callable[..., TakenApart]
 ) -> Lengths:
     """The lengths of the function `inputs`, whose result for its defaults is `batch`.
 
     `call(name=size)` calls it for another length. Raises TraceError for a length without a default.
     """
     longest = _longest(inputs, function)
-    dimensions: dict[str, dict[int, str]] = {name: {} for name in batch}
+    dimensions: dict[str, dict[int, str]] = {name: {} for name in batch.leaves}
     for length, most in longest.items():
         other_size = max(SHORTEST, most // 2)
         other = call(**{length: other_size})
-        if list(other) != list(batch):
+        if other.nesting != batch.nesting or list(other.leaves) != list(batch.leaves):
             return Lengths(refused=f"{inputs} returns other names for another {length}")
-        for name, value in batch.items():
-            refused = _follow(dimensions[name], value, other[name], (length, most, other_size))
+        for name, value in batch.leaves.items():
+            sizes = length, most, other_size
+            refused = _follow(dimensions[name], value, other.leaves[name], sizes)
             if refused:
                 return Lengths(refused=f"'{name}' of {inputs} {refused}")
         if not any(length in followed.values() for followed in dimensions.values()):
@@ -99,7 +102,7 @@ def _follow(followed: dict[int, str], value: Any, other: Any, sizes: tuple[str, 
     """
     length, most, other_size = sizes
     if not isinstance(value, torch.Tensor) or not isinstance(other, torch.Tensor):
-        return "" if type(value) is type(other) and value == other else f"is no tensor of {length}"
+        return "" if same_constant(value, other) else f"is no tensor of {length}"
     if value.dim() != other.dim():
         return f"has another number of dimensions for another {length}"
     for dimension, (size, changed) in enumerate(zip(value.shape, other.shape, strict=True)):

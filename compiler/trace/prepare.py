@@ -12,6 +12,7 @@ from pipecut.compiler.trace.opaque.learning import learnt_calls
 from pipecut.compiler.trace.opaque.standing_in import StandingIn
 from pipecut.compiler.trace.watch.beyond_graph import refuse_hooks, refuse_scripted
 from pipecut.errors import TraceError
+from pipecut.model.batch.nesting import nested
 from pipecut.model.building.on_meta import build_on_meta
 from pipecut.model.building.shared_memory import buffers_that_share
 from pipecut.model.functions import calling, find_function
@@ -85,7 +86,7 @@ def check_names(model: WithLoss, batch: ExampleBatch, inputs: str) -> None:
 
     `inputs` is the job's name of the function that made the batch.
     """
-    available = {*batch.tensors, *batch.constants}
+    available = set(nested(batch.nesting, {**batch.tensors, **batch.constants}))
     lacking = [name for name in names_needed(model.model) if name not in available]
     if lacking:
         raise TraceError(

@@ -9,7 +9,9 @@ import torch
 from torch import nn
 
 from pipecut.errors import TraceError
+from pipecut.model.batch.nesting import nested
 from pipecut.model.outputs import loss_in, outputs_of
+from pipecut.plan.schema import Nesting
 
 Loss = Callable[[Any, dict[str, torch.Tensor]], torch.Tensor]
 # Kinds of a function's parameters: **kwargs, and those that a name can be passed for.
@@ -49,6 +51,8 @@ class WithLoss(nn.Module):
         self.names: dict[str, str] = {}
         self.constants: dict[str, Any] = {}
         self.whole: frozenset[str] = frozenset()
+        # What the tensors and constants of a batch are nested in, by the names that it has them by.
+        self.nesting: Nesting = {}
         # Each two buffers that share memory, by name.
         self.sharing_buffers: tuple[tuple[str, str], ...] = ()
 
@@ -59,6 +63,7 @@ class WithLoss(nn.Module):
         } | self.constants
         self.begin(self._samples(batch))
         with self.around(batch), self.inside():
+            batch = nested(self.nesting, batch) if self.nesting else batch
             takes = self.takes if self.takes is not None else batch
             output = self.model(**{name: batch[name] for name in batch if name in takes})
             loss = self._loss(output, batch) if self.has_loss else None

@@ -17,6 +17,7 @@ from pipecut.onnx.chain import Arrays, Chain
 from pipecut.onnx.values import Weights
 from pipecut.plan.folder import PlanFolder
 from pipecut.plan.schema import HALF, Plan
+from pipecut.runtime.batches.flat import flat_batch
 from pipecut.runtime.batches.microbatches import checked_batch
 from pipecut.runtime.verify.unsplit import initial_model
 
@@ -92,6 +93,7 @@ def _unsplit(plan: Plan, weights: Weights) -> WithLoss:
     loss = function_of_plan(plan.model.loss, plan.model) if plan.model.loss else None
     with_loss = WithLoss(cast_model(model, plan.model.precision), loss).eval()
     with_loss.traced, with_loss.has_loss = True, plan.evaluation.loss
+    with_loss.nesting = plan.nesting
     return with_loss
 
 
@@ -99,7 +101,7 @@ def _batch(plan: Plan, samples: int, size: int, number: int) -> dict[str, torch.
     """A batch of that many samples; None where the user's function makes other sizes only."""
     try:
         batch = sample_batch(plan.model, samples, FIRST + number)
-        return checked_batch(plan, batch)[0]
+        return checked_batch(plan, flat_batch(plan, batch, plan.model.inputs))[0]
     except Exception:
         if samples == size:
             raise

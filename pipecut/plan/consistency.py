@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from pipecut.plan.schema import Plan, Tensor, evaluate
+from pipecut.plan.schema import Plan, Tensor, evaluate, name_within
 
 # Files beside the stages that every plan has.
 SCHEDULE, GRAPH, PARAMETERS = "schedule.yaml", "graph.json", "parameters.json"
@@ -36,6 +36,10 @@ def _rules(plan: Plan) -> Iterator[tuple[bool, str]]:
         all(tied.names and tied.stages for tied in plan.tied),
         "a tied parameter has no name, or no stage",
     )
+    within = [name_within(name, key) for name, each in plan.nesting.items() for key in each.keys]
+    named = {*plan.nesting, *plan.constants, *(tensor.name for tensor in plan.inputs)}
+    yield set(within) <= named, "a container of nesting has what is no input and no constant"
+    yield len(set(within)) == len(within), "two containers of nesting have one name within them"
     held = [tensor for stage in plan.stages for tensor in (*stage.parameters, *stage.buffers)]
     yield all(tensor.names for tensor in held), "a parameter or buffer has no name"
     hashed = set(plan.hashes)

@@ -6,10 +6,12 @@ from typing import Any
 import torch
 
 from pipecut.errors import RunError
+from pipecut.model.batch.nesting import kind_of
 
 REMEDIES = {
     "ndarray": "make it one with torch.from_numpy",
     "NoneType": "leave it out of the model's inputs, and compile again",
+    "str": "give numbers for it, as a tokenizer makes them",
 }
 
 
@@ -24,12 +26,19 @@ def check_tensors(batch: Mapping[Any, Any], where: str, constants: Collection[st
             raise RunError(f"{where}: the batch has a key {name!r}; keys are names of inputs")
         if name in constants:
             continue
-        listed = isinstance(value, list | tuple)
-        if listed and not all(isinstance(tensor, torch.Tensor) for tensor in value):
-            kind = type(value).__name__
+        kind = kind_of(value)
+        if kind not in (None, "list", "tuple"):
+            raise RunError(
+                f"{where}: input '{name}' is a {kind}, the plan was compiled for a tensor; "
+                "compile with inputs that nest it likewise"
+            )
+        listed = kind is not None
+        odd = [member for member in value if not isinstance(member, torch.Tensor)] if listed else []
+        if odd:
+            remedy = REMEDIES.get(type(odd[0]).__name__, "make it one with torch.as_tensor")
             raise RunError(
                 f"{where}: input '{name}' is a {kind}, it must be a tensor, or list one for each "
-                "microbatch; make it one with torch.as_tensor"
+                f"microbatch; {remedy}"
             )
         for tensor in value if listed else [value]:
             _check_tensor(name, tensor, where)

@@ -8,7 +8,7 @@ import torch
 
 from pipecut.errors import RunError
 from pipecut.model.precision import cast_inputs
-from pipecut.plan.schema import Plan, Sizes, Tensor
+from pipecut.plan.schema import Plan, Sizes, Tensor, same_constant
 from pipecut.runtime.batches.listed import listed_microbatches
 from pipecut.runtime.batches.order import balanced
 from pipecut.runtime.health.rank_errors import naming_errors
@@ -100,7 +100,7 @@ def _check_names(plan: Plan, batch: Mapping[str, Any]) -> None:
         raise RunError(f"the batch {problem}; the plan was compiled for {', '.join(expected)}")
     for name, constant in plan.constants.items():
         value = batch.get(name, constant)
-        if type(value) is not type(constant) or value != constant:
+        if not same_constant(value, constant):
             raise RunError(
                 f"input '{name}' is {value!r}, the plan was compiled for {constant!r}; "
                 "compile it for that value"

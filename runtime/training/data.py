@@ -1,18 +1,20 @@
 """The global batches of a training: of the user's iterable, or the job's example inputs."""
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from pipecut.errors import RunError
+from pipecut.model.batch.nesting import kind_of, members_of
 from pipecut.model.functions import calling, find_function, inputs_of_plan, places_of_data
-from pipecut.runtime.batches.check_tensors import check_tensors
+from pipecut.runtime.batches.flat import flat_batch
 from pipecut.runtime.pipeline import Pipeline
 
-Batch = dict[str, torch.Tensor]
+# By the names of the plan's inputs.
+Batch = dict[str, Any]
 # In place of a batch where an iterable ends.
 END = object()
 
@@ -58,9 +60,8 @@ def batches_once(pipe: Pipeline, data: str, option: str) -> Iterator[Batch]:
     pipe.same_batches.same_length(iterable)
     count = 0
     for batch in _once(iterable, where):
-        check_tensors(batch, where, pipe.plan.constants)
         count += 1
-        yield batch
+        yield flat_batch(pipe.plan, batch, where)
     if not count:
         raise RunError(f"{where} gave no batch")
 
@@ -75,7 +76,7 @@ def _examples(pipe: Pipeline, plan: Path, index: int) -> Iterator[Batch]:
             torch.manual_seed(index)
             batch = inputs(pipe.plan.batch.global_size)
         index += 1
-        yield batch
+        yield flat_batch(pipe.plan, members_of(batch), where)
 
 
 def takes_shard(function: Callable[..., Any]) -> bool:
@@ -105,15 +106,14 @@ def _endless(pipe: Pipeline, data: str) -> Iterator[Batch]:
             pipe.same_batches.same_length(iterable)
         drawn_before = drawn
         for batch in _once(iterable, where):
-            check_tensors(batch, where, pipe.plan.constants)
             drawn += 1
-            yield batch
+            yield flat_batch(pipe.plan, batch, where)
         if drawn == drawn_before:
             raise RunError(f"{where} gave no batch")
         pipe.same_batches.data_ended(drawn)
 
 
-def _once(iterable: Iterable[Any], where: str) -> Iterator[Batch]:
+def _once(iterable: Iterable[Any], where: str) -> Iterator[dict[Any, Any]]:
     with calling(where, RunError):
         source: Iterator[Any] = iter(iterable)
     while True:
@@ -121,14 +121,14 @@ def _once(iterable: Iterable[Any], where: str) -> Iterator[Batch]:
             batch = next(source, END)
         if batch is END:
             return
-        if not isinstance(batch, dict):
+        if kind_of(batch) in (None, "list", "tuple"):
             kind = type(batch).__name__
             raise RunError(f"{where} gave a {kind}; it must give dictionaries of tensors")
-        yield batch
+        yield members_of(batch)
 
 
 def _checked_iterable(source: Any, where: str) -> Iterable[Any]:
-    if isinstance(source, dict) or not hasattr(source, "__iter__"):
+    if isinstance(source, Mapping) or not hasattr(source, "__iter__"):
         kind = type(source).__name__
         raise RunError(
             f"{where} gave a {kind}; it must give an iterable of batches, such as a list"

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from pipecut.model.batch.nesting import kind_of
 from pipecut.model.sample_batch import sample_batch
 from pipecut.plan.schema import Plan
 from pipecut.runtime.batches.microbatches import samples_per_microbatch
@@ -43,4 +44,5 @@ def _length(shortest: int, longest: int, number: int) -> int:
 
 
 def _listed(values: list[Any]) -> Any:
-    return values if isinstance(values[0], torch.Tensor) else values[0]
+    listed = isinstance(values[0], torch.Tensor) or kind_of(values[0]) is not None
+    return values if listed else values[0]

@@ -13,6 +13,7 @@ from pipecut.model.opaque.watching import drawing_once
 from pipecut.model.sample_batch import sample_batch
 from pipecut.model.unsplit import WithLoss
 from pipecut.plan.schema import HALF, Plan
+from pipecut.runtime.batches.flat import flat_batch
 from pipecut.runtime.batches.microbatches import checked_batch, microbatches, samples_in
 from pipecut.runtime.pipeline import Pipeline
 from pipecut.runtime.verify.batches import lengths_of
@@ -45,7 +46,7 @@ def evaluated_by_plan(pipe: Pipeline, step: int) -> Tensors:
 
 def evaluated_unsplit(plan: Plan, model: WithLoss, draws: Draws, step: int, device: str) -> Tensors:
     """The same of the unsplit model; outputs of the whole batch at once where it takes any size."""
-    batch = _batch(plan, step)
+    batch = _by_name(plan, step)
     evaluated = plan.in_evaluation()
     outputs = {tensor.name: tensor.samples_at for s in evaluated.stages for tensor in s.outputs}
     parts = microbatches(plan, batch)
@@ -70,6 +71,10 @@ def evaluated_unsplit(plan: Plan, model: WithLoss, draws: Draws, step: int, devi
         joined = {name: _expected(at_once[name].cpu(), part) for name, part in joined.items()}
     eval_loss = {"eval loss/loss": loss} if plan.evaluation.loss else {}
     return eval_loss | _comparable(plan, joined)
+
+
+def _by_name(plan: Plan, step: int) -> Tensors:
+    return flat_batch(plan, _batch(plan, step), plan.model.inputs)
 
 
 def _expected(at_once: torch.Tensor, joined: torch.Tensor) -> torch.Tensor:

@@ -15,6 +15,7 @@ from pipecut.model.precision import as_summed, cast_model
 from pipecut.model.unsplit import WithLoss
 from pipecut.model.weights import read_weights
 from pipecut.plan.schema import Plan
+from pipecut.runtime.batches.flat import flat_batch
 from pipecut.runtime.batches.microbatches import microbatches, samples_in
 from pipecut.runtime.gradients.loss_scale import LossScale
 from pipecut.runtime.gradients.masters import Masters
@@ -55,6 +56,7 @@ class Unsplit:
         loss = function_of_plan(plan.model.loss, plan.model) if plan.model.loss else None
         in_precision = cast_model(self.model, plan.model.precision)
         self.with_loss = WithLoss(in_precision, loss).train().to(device)
+        self.with_loss.nesting = plan.nesting
         self.parameters = parameters_of(self.model)
         self.masters, self.scale = Masters(self.parameters), LossScale(plan.model.precision)
         with torch.no_grad():
@@ -89,7 +91,7 @@ class Unsplit:
     def _accumulate(self, step: int) -> torch.Tensor:
         """Forward and backward of each microbatch. Returns the loss of the whole batch."""
         plan = self.plan
-        batch = batch_of_step(plan, step)
+        batch = flat_batch(plan, batch_of_step(plan, step), plan.model.inputs)
         parts = microbatches(plan, batch)
         weights = plan.batch.weights(parts, [samples_in(plan, part) for part in parts])
         total = torch.zeros(())

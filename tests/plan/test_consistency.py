@@ -6,7 +6,7 @@ import pytest
 
 from pipecut.errors import PlanError
 from pipecut.plan.consistency import GRAPH, PARAMETERS, SCHEDULE, check_dimensions, contradiction_in
-from pipecut.plan.schema import Evaluation, EvaluationStage, Plan, StageTensor, Tied
+from pipecut.plan.schema import Container, Evaluation, EvaluationStage, Plan, StageTensor, Tied
 from tests.plans import made_plan, made_stage, made_tensor
 
 HASHES = {"stages/stage_0.py": "", "stages/stage_1.py": "", SCHEDULE: "", GRAPH: "", PARAMETERS: ""}
@@ -44,6 +44,11 @@ def test_a_plan_of_a_chain_says_nothing_wrong() -> None:
         (
             second(buffers=[StageTensor(names=[], shape=[1], dtype="bool")]),
             "a parameter or buffer has no name",
+        ),
+        ({"nesting": {"a": Container(kind="list", keys=[0])}}, "no input and no constant"),
+        (
+            {"nesting": {"a": Container(kind="dict", keys=[0, "0"])}, "constants": {"a.0": 1}},
+            "have one name within them",
         ),
         (second(file="elsewhere.py"), "a stage's file has no hash"),
         (

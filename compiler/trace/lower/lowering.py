@@ -88,6 +88,7 @@ def _graph(
         notes=exported.notes,
         outputs=results.outputs,
         constants=dict(exported.batch.constants),
+        nesting=dict(exported.batch.nesting),
         left_out=results.left_out,
         stamped=exported.stamped.summary,
         lengths=exported.lengths,

@@ -98,6 +98,7 @@ def _run(
         stack.enter_context(_watched(real, modules, batch.samples, calls))
         with torch.no_grad():
             real.has_loss = real.training
+            real.nesting = batch.nesting
             real({**batch.tensors, **batch.constants})
     for path in paths:
         if CallKey(path, 0, real.training) not in calls and real.training:

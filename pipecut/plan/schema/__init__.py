@@ -3,7 +3,17 @@
 from pipecut.plan.schema.batch import Batch, LengthRange, Terms
 from pipecut.plan.schema.dimensions import Dimension, Sizes, evaluate
 from pipecut.plan.schema.dtypes import HALF, ITEM_BYTES, Dtype
-from pipecut.plan.schema.numbers import Bytes, Constant, Count, Finite, Positive, Rate, Seconds
+from pipecut.plan.schema.nesting import Container, Nesting, name_within
+from pipecut.plan.schema.numbers import (
+    Bytes,
+    Constant,
+    Count,
+    Finite,
+    Positive,
+    Rate,
+    Seconds,
+    same_constant,
+)
 from pipecut.plan.schema.optimizer import KINDS, Optimizer
 from pipecut.plan.schema.plan import (
     TRUSTED,
@@ -41,6 +51,7 @@ __all__ = [
     "Bytes",
     "CertificateRecord",
     "Constant",
+    "Container",
     "Count",
     "Dimension",
     "Dtype",
@@ -52,6 +63,7 @@ __all__ = [
     "LengthRange",
     "LrSchedule",
     "ModelRef",
+    "Nesting",
     "OpaqueModule",
     "OpaqueResult",
     "Optimizer",
@@ -72,4 +84,6 @@ __all__ = [
     "TraceComparison",
     "ValueCheck",
     "evaluate",
+    "name_within",
+    "same_constant",
 ]

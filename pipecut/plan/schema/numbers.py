@@ -17,6 +17,11 @@ Positive = Annotated[int, Field(ge=1, le=2**31)]
 Constant = bool | int | float | str | None
 
 
+def same_constant(value: object, other: object) -> bool:
+    """Whether two constants are alike in type and value: 0.0 is not -0.0, and nan is nan."""
+    return type(value) is type(other) and repr(value) == repr(other)
+
+
 class PlanModel(BaseModel):
     """Base of the schema: immutable, no unknown keys."""
 

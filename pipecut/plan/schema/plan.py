@@ -6,6 +6,7 @@ from typing import Any, Literal
 from pipecut.plan.layout import RankLayout
 from pipecut.plan.schema.batch import Batch
 from pipecut.plan.schema.dtypes import Dtype
+from pipecut.plan.schema.nesting import Container
 from pipecut.plan.schema.numbers import (
     Constant,
     Count,
@@ -144,6 +145,7 @@ class Plan(PlanModel):
     tied: list[Tied]
     inputs: list[Tensor]
     constants: dict[str, Constant] = {}
+    nesting: dict[str, Container] = {}
     evaluation: Evaluation = Evaluation()
     source: Source | None = None
     hashes: dict[str, str] = {}

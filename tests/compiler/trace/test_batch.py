@@ -31,6 +31,18 @@ def test_tensors_are_split_or_whole_and_numbers_are_constants(batch_of: Any) -> 
     assert batch.whole == {"table"} and batch.constants == {"causal": True}
 
 
+def test_nested_tensors_and_numbers_have_names_of_their_own(batch_of: Any) -> None:
+    def inputs(n: int, length: int = 8) -> Any:
+        ids = [torch.ones(n, length), torch.ones(length)]
+        return {"x": {"ids": ids, "flag": None, "nan": float("nan")}, "y": (torch.ones(n), 2)}
+
+    batch = batch_of(inputs)
+    assert list(batch.tensors) == ["x.ids.0", "x.ids.1", "y.0"] and batch.whole == {"x.ids.1"}
+    assert list(batch.constants) == ["x.flag", "x.nan", "y.1"]
+    assert list(batch.nesting) == ["x", "x.ids", "y"]
+    assert batch.lengths.dimensions["x.ids.0"] == {1: "length"}
+
+
 def test_floating_tensors_have_the_jobs_precision(batch_of: Any) -> None:
     batch = batch_of(lambda n: {"x": torch.ones(n), "y": torch.ones(n, dtype=torch.int64)}, "bf16")
     assert [t.dtype for t in batch.tensors.values()] == [torch.bfloat16, torch.int64]
@@ -66,7 +78,18 @@ def x(make: Callable[[int], Any]) -> Inputs:
         (x(lambda n: torch.ones(n, n)), r"dimensions \[0, 1\] .* all follow the batch"),
         (x(lambda n: torch.ones(3, n)), r"return x.transpose\(0, 1\), and transpose it back"),
         (x(lambda n: torch.ones(n).numpy()), r"numpy.ndarray.*return torch.from_numpy\(x\)"),
-        (x(lambda n: [1]), "is a list.*under a name of its own"),
+        (x(lambda n: {1}), "is a set.*under a name of its own"),
+        (
+            x(lambda n: torch.ones(1).numpy()[0]),
+            r"'x' of .*test_batch.py:\d+\) .*return x.item\(\)",
+        ),
+        (
+            x(lambda n: [torch.ones(3)] * n),
+            r"\(.*test_batch.py:\d+\) is a list of 2, then 3.*stack",
+        ),
+        (x(lambda n: {"a" * n: torch.ones(n)}), "'x' .* is of keys .*'aa'.*, then .*'aaa'"),
+        (x(lambda n: {"a": [torch.ones(n, n)]}), r"dimensions \[0, 1\] of 'x.a.0' .*all follow"),
+        (x(lambda n: {"a": [f"{n} words"]}), "'x.a.0' of .* is '2 words' .*no text.*tokenizer"),
         (x(lambda n: n), "is 2 for 2 samples and 3 for 3, and a plan holds one value"),
     ],
 )
