@@ -17,6 +17,7 @@ from pipecut.compiler.inputs.job import Job
 from pipecut.compiler.operators.lookup import short_name
 from pipecut.compiler.partition.coarsen.parameter_bytes import OptimizerSpec
 from pipecut.compiler.partition.placement import Certificate
+from pipecut.compiler.predict.more_samples import more_samples
 from pipecut.compiler.predict.shorter import with_shorter
 from pipecut.compiler.predict.step import Scheduled
 from pipecut.compiler.stages.imports import functions_called
@@ -148,6 +149,7 @@ def _batch(job: Job, graph: Graph) -> Batch:
         },
         order=sizes.order,
         pad=sizes.pad,
+        more_samples=more_samples(graph, job.microbatch) if sizes.order == "balanced" else None,
     )
 
 

@@ -1,22 +1,24 @@
 """A batch given as lists: a tensor for each microbatch, or for each sample, of its own length."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from pipecut.errors import RunError
-from pipecut.plan.schema import Plan, Tensor
+from pipecut.plan.schema import Plan, Sizes, Tensor
+from pipecut.runtime.batches.grouping import grouped
 
 Parts = list[dict[str, Any]]
 
 
-def listed_microbatches(plan: Plan, batch: Mapping[str, Any]) -> Parts:
+def listed_microbatches(plan: Plan, batch: Mapping[str, Any], wanted: int = 0) -> Parts:
     """The parts of a batch whose inputs are lists; what is no list goes to each microbatch whole.
 
-    Tensors with a dimension less than the plan's are samples: they are padded to the longest of
-    their microbatch, with the plan's `pad`. Raises RunError where lists do not belong together.
+    Tensors with a dimension less than the plan's are samples: they make up `wanted` microbatches,
+    and are padded to the longest of their own, with the plan's `pad`. Raises RunError where lists
+    do not belong together.
     """
     whole = {tensor.name for tensor in plan.inputs if tensor.whole} | plan.constants.keys()
     lists = {name: value for name, value in batch.items() if isinstance(value, list | tuple)}
@@ -40,7 +42,11 @@ def listed_microbatches(plan: Plan, batch: Mapping[str, Any]) -> Parts:
         return parts
     if not all(sampled):
         raise RunError("the batch lists samples and microbatches; give a list of one of them")
-    return [_together(plan, split, group) for group in _groups(plan, split, parts)]
+    lengths = [_lengths_of(plan, split, sample) for sample in parts]
+    return [
+        _together(plan, split, [parts[number] for number in group])
+        for group in grouped(plan, lengths, wanted)
+    ]
 
 
 def _is_sample(split: Mapping[str, Tensor], part: Mapping[str, Any]) -> bool:
@@ -59,16 +65,17 @@ def _is_sample(split: Mapping[str, Tensor], part: Mapping[str, Any]) -> bool:
     return any(lacking.values())
 
 
-def _groups(plan: Plan, split: Mapping[str, Tensor], samples: Parts) -> Iterator[Parts]:
-    """Samples that make up a microbatch: neighbours, or those of similar length."""
-    if plan.batch.order == "balanced":
-        samples = sorted(samples, key=lambda sample: _elements(split, sample))
-    for first in range(0, len(samples), plan.batch.microbatch):
-        yield samples[first : first + plan.batch.microbatch]
-
-
-def _elements(split: Mapping[str, Tensor], sample: Mapping[str, Any]) -> int:
-    return sum(sample[name].numel() for name in split if isinstance(sample.get(name), torch.Tensor))
+def _lengths_of(plan: Plan, split: Mapping[str, Tensor], sample: Mapping[str, Any]) -> Sizes:
+    """The lengths of a sample, which may miss inputs; the longest that no input tells."""
+    lengths: dict[str, int] = {}
+    for name, tensor in split.items():
+        given = sample.get(name)
+        if isinstance(given, torch.Tensor):
+            for planned, size in zip(tensor.shape[1:], given.shape, strict=True):
+                if isinstance(planned, str) and planned in plan.batch.lengths:
+                    lengths[planned] = max(size, lengths.get(planned, 0))
+    longest = {name: allowed.longest for name, allowed in plan.batch.lengths.items()}
+    return {**longest, **lengths}
 
 
 def _together(plan: Plan, split: Mapping[str, Tensor], samples: Parts) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import torch
 from pipecut.errors import RunError
 from pipecut.model.precision import cast_inputs
 from pipecut.plan.schema import Plan, Sizes, Tensor, same_constant
+from pipecut.runtime.batches.grouping import samples_per_microbatch, work_of
 from pipecut.runtime.batches.listed import listed_microbatches
 from pipecut.runtime.batches.order import balanced
 from pipecut.runtime.health.rank_errors import naming_errors
@@ -33,7 +34,7 @@ def divided(
     if any(isinstance(value, list | tuple) for value in batch.values()):
         listed = [
             _checked_microbatch(plan, number, part)
-            for number, part in enumerate(listed_microbatches(plan, batch))
+            for number, part in enumerate(listed_microbatches(plan, batch, wanted))
         ]
         return _ordered(plan, listed)
     tensors, sizes = checked_batch(plan, batch)
@@ -53,7 +54,7 @@ def _ordered(plan: Plan, parts: list[Microbatch]) -> list[Microbatch]:
     """In the order in which they run."""
     if plan.batch.order == "as-given":
         return parts
-    works = [float(sum(t.numel() for t in part.tensors.values())) for part in parts]
+    works = [work_of(plan, part.sizes) for part in parts]
     return balanced(parts, works, plan.replicas)
 
 
@@ -61,10 +62,11 @@ def _checked_microbatch(plan: Plan, number: int, part: Mapping[str, Any]) -> Mic
     """One that the batch lists. Raises RunError."""
     with naming_errors(f"microbatch {number}"):
         tensors, sizes = checked_batch(plan, part)
-        if not 0 < sizes["batch"] <= plan.batch.microbatch:
+        most = plan.batch.most_samples(sizes)
+        if not 0 < sizes["batch"] <= most:
             raise RunError(
-                f"it has {sizes['batch']} samples; the plan's have up to {plan.batch.microbatch}, "
-                "for which memory is planned"
+                f"it has {sizes['batch']} samples; the plan's have up to {most}, for which memory "
+                "is planned"
             )
     return Microbatch(tensors, sizes)
 
@@ -168,18 +170,6 @@ def samples_in(plan: Plan, batch: Mapping[str, Any]) -> int:
     return next(iter(names_by_count), 0)
 
 
-def samples_per_microbatch(plan: Plan, count: int, wanted: int = 0) -> list[int]:
-    """Samples of each microbatch of a batch of `count`; the last may have fewer.
-
-    Where these would be fewer microbatches than `wanted`, that many, of as equal sizes as can be.
-    """
-    size = plan.batch.microbatch
-    if plan.batch.dynamic and count_microbatches(plan, count) < wanted <= count:
-        each, more = divmod(count, wanted)
-        return [each + (number < more) for number in range(wanted)]
-    return [min(size, count - start) for start in range(0, count, size)]
-
-
 def count_samples(plan: Plan, batch: Mapping[str, Any]) -> int:
     """Samples of a batch of tensors, or of lists of microbatches or samples. Raises RunError."""
     for expected in plan.inputs:
@@ -188,11 +178,6 @@ def count_samples(plan: Plan, batch: Mapping[str, Any]) -> int:
             dimensions = len(expected.shape)
             return sum(1 if t.dim() < dimensions else t.shape[0] for t in listed)
     return samples_in(plan, batch)
-
-
-def count_microbatches(plan: Plan, count: int) -> int:
-    """Microbatches of so many samples, of which the last may be smaller."""
-    return -(-count // plan.batch.microbatch)
 
 
 def split(plan: Plan, name: str, tensor: torch.Tensor, counts: Sequence[int]) -> list[torch.Tensor]:

@@ -6,7 +6,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def balanced(parts: Sequence[T], works: Sequence[float], replicas: int) -> list[T]:
+def balanced(parts: Sequence[T], works: Sequence[int], replicas: int) -> list[T]:
     """Microbatches in the order in which they are run, by the work of each; as many per replica.
 
     Each replica has about as much work as others. Within one, work rises and then falls:

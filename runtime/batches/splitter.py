@@ -8,7 +8,8 @@ import torch.distributed as dist
 
 from pipecut.errors import RunError
 from pipecut.plan.schema import Plan
-from pipecut.runtime.batches.microbatches import Microbatch, count_microbatches, divided
+from pipecut.runtime.batches.grouping import count_microbatches
+from pipecut.runtime.batches.microbatches import Microbatch, divided
 from pipecut.runtime.engine.engine import Work
 from pipecut.runtime.health.rank_errors import naming_errors
 from pipecut.runtime.ranks.world import World

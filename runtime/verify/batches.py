@@ -7,7 +7,7 @@ import torch
 from pipecut.model.batch.nesting import kind_of
 from pipecut.model.sample_batch import sample_batch
 from pipecut.plan.schema import Plan
-from pipecut.runtime.batches.microbatches import samples_per_microbatch
+from pipecut.runtime.batches.grouping import samples_per_microbatch
 
 # Seeds of a batch's microbatches: more than a batch has.
 APART = 100_000

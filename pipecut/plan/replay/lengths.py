@@ -23,8 +23,7 @@ def predicted_for(folder: PlanFolder, microbatches: Sequence[Sizes]) -> Timeline
 def costs_for(plan: Plan, whole: Costs, sizes: Sizes) -> Costs:
     """The costs of a microbatch of such sizes; `whole` has those of the longest."""
     samples = sizes["batch"] / plan.batch.microbatch
-    shares = [sizes[name] / allowed.longest for name, allowed in plan.batch.lengths.items()]
-    share = sum(shares) / len(shares) if shares else 1.0
+    share = share_of_longest(plan, sizes)
     forward = [samples * _at(stage, share, False) for stage in plan.stages]
     backward = [
         samples * _at(stage, share, True) + (again if stage.recompute else 0.0)
@@ -36,6 +35,19 @@ def costs_for(plan: Plan, whole: Costs, sizes: Sizes) -> Costs:
     ]
     transfers = transfers_of(plan, sizes)
     return replace(whole, forward=forward, backward=backward, weights=weights, transfers=transfers)
+
+
+def seconds_of_all_stages(plan: Plan, sizes: Sizes) -> float:
+    """Forward and backward of a microbatch of such sizes, on all stages together."""
+    share = share_of_longest(plan, sizes)
+    samples = sizes["batch"] / plan.batch.microbatch
+    return samples * sum(_at(s, share, False) + _at(s, share, True) for s in plan.stages)
+
+
+def share_of_longest(plan: Plan, sizes: Sizes) -> float:
+    """What lengths are of the longest, in the mean."""
+    shares = [sizes[name] / allowed.longest for name, allowed in plan.batch.lengths.items()]
+    return sum(shares) / len(shares) if shares else 1.0
 
 
 def _at(stage: Stage, share: float, backward: bool) -> float:

@@ -1,6 +1,6 @@
 """The plan folder as typed values: the contract between compiler and runtime."""
 
-from pipecut.plan.schema.batch import Batch, LengthRange, Terms
+from pipecut.plan.schema.batch import Batch, LengthRange, MoreSamples, Terms
 from pipecut.plan.schema.dimensions import Dimension, Sizes, evaluate
 from pipecut.plan.schema.dtypes import HALF, ITEM_BYTES, Dtype
 from pipecut.plan.schema.nesting import Container, Nesting, name_within
@@ -63,6 +63,7 @@ __all__ = [
     "LengthRange",
     "LrSchedule",
     "ModelRef",
+    "MoreSamples",
     "Nesting",
     "OpaqueModule",
     "OpaqueResult",

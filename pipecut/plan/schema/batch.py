@@ -33,6 +33,13 @@ class LengthRange(PlanModel):
     longest: Positive
 
 
+class MoreSamples(PlanModel):
+    """Microbatches of up to these lengths may have so many samples, in the same memory."""
+
+    samples: Positive
+    lengths: dict[str, Positive]
+
+
 class Batch(PlanModel):
     """Samples per step and per microbatch; `dynamic` when any other size works too.
 
@@ -40,7 +47,8 @@ class Batch(PlanModel):
     where it is `summed`, their sum.
     `lengths` has each length that microbatches may have of their own, by the name that dimensions
     call it. Memory is checked and time predicted for the longest. `order` is that in which listed
-    microbatches run; `pad` has what samples of an input are made longer with.
+    microbatches run; `pad` has what samples of an input are made longer with; `more_samples` is
+    what microbatches of shorter lengths may have.
     """
 
     global_size: Positive
@@ -51,11 +59,19 @@ class Batch(PlanModel):
     lengths: dict[str, LengthRange] = {}
     order: Literal["as-given", "balanced"] = "as-given"
     pad: dict[str, float] = {}
+    more_samples: MoreSamples | None = None
 
     def sizes(self, samples: int) -> dict[str, int]:
         """What dimensions are evaluated for: so many samples, of the longest lengths."""
         longest = {name: allowed.longest for name, allowed in self.lengths.items()}
         return {"batch": samples, **longest}
+
+    def most_samples(self, lengths: Mapping[str, int]) -> int:
+        """The most samples of a microbatch of such lengths, for which memory is planned."""
+        more = self.more_samples
+        if more is None or any(lengths[name] > most for name, most in more.lengths.items()):
+            return self.microbatch
+        return more.samples
 
     @property
     def largest(self) -> dict[str, int]:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipecut.errors import RunError
-from pipecut.plan.schema import Batch, LengthRange, Plan
+from pipecut.plan.schema import Batch, LengthRange, MoreSamples, Plan
 from pipecut.runtime.batches.microbatches import count_samples, divided
 from pipecut.runtime.batches.order import balanced
 from tests.plans import made_plan, made_tensor
@@ -82,3 +82,25 @@ def test_every_microbatch_runs_once_and_replicas_have_as_many(
 ) -> None:
     ordered = balanced(works, works, replicas)
     assert sorted(ordered) == sorted(works)
+
+
+def test_short_microbatches_may_have_more_samples_where_the_plan_has_memory_for_them() -> None:
+    more = MoreSamples(samples=4, lengths={"length": 4})
+    plan = plan_of(more_samples=more)
+    for count, length, message in ((4, 4, ""), (5, 4, "up to 4"), (3, 5, "up to 2")):
+        batch = {name: [torch.ones(count, length, dtype=torch.int64)] for name in PAD}
+        if not message:
+            assert [part.sizes["batch"] for part in divided(plan, batch)] == [count]
+            continue
+        with pytest.raises(RunError, match=f"it has {count} samples; the plan's have {message}"):
+            divided(plan, batch)
+
+
+def test_a_smaller_batch_of_samples_is_spread_over_as_many_microbatches() -> None:
+    parts = divided(plan_of(pad=PAD), samples(3, 5, 9, 2, 4), wanted=4)
+    assert [part.sizes for part in parts] == [
+        {"batch": 2, "length": 5},
+        {"batch": 1, "length": 9},
+        {"batch": 1, "length": 2},
+        {"batch": 1, "length": 4},
+    ]

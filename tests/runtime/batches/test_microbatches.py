@@ -9,13 +9,12 @@ from hypothesis import strategies as st
 
 from pipecut.errors import RunError
 from pipecut.plan.schema import Batch, LengthRange, Plan
+from pipecut.runtime.batches.grouping import count_microbatches, samples_per_microbatch
 from pipecut.runtime.batches.microbatches import (
     checked_batch,
-    count_microbatches,
     divided,
     microbatches,
     samples_in,
-    samples_per_microbatch,
     split,
 )
 from tests.plans import made_plan, made_tensor
