@@ -65,18 +65,24 @@ def identity(operator: Operator, graph: Graph) -> Any:
     """
     position = {name: index for index, name in enumerate(operator.inputs)}
 
+    def tensor(name: str) -> Any:
+        value = graph.values.get(name)
+        if value is None:
+            return position[name], name
+        return position[name], (value.sizes, value.strides, value.dtype, value.needs_grad)
+
     def anonymous(argument: Any) -> Any:
         if isinstance(argument, Ref):
-            value = graph.values.get(argument.name)
-            if value is None:
-                return position[argument.name], argument.name
-            tensor = (value.sizes, value.strides, value.dtype, value.needs_grad)
-            return position[argument.name], tensor
+            return tensor(argument.name)
         if isinstance(argument, tuple):
             return tuple(anonymous(item) for item in argument)
         return repr(argument)
 
-    return operator.target, anonymous(operator.args), anonymous(operator.kwargs), operator.contexts
+    called = operator.target, anonymous(operator.args), anonymous(operator.kwargs)
+    if operator.opaque is not None:
+        # By its class, and what it holds: its arguments are only what it is given.
+        return *called, operator.source, *map(tensor, operator.inputs), operator.contexts
+    return *called, operator.contexts
 
 
 def _measure(operator: Operator, graph: Graph, microbatch: int, device_type: str) -> Work:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from pipecut.compiler.graph import Graph
+from pipecut.compiler.stages.cut import opaque_modules
 from pipecut.device.memory import free_bytes
 
 # The share of free memory that a chain may fill: what kernels allocate beside it needs the rest.
@@ -21,12 +22,18 @@ class Layer:
 
 
 def layers_of(graph: Graph) -> list[Layer]:
-    """The layers in program order. Every operator is in one."""
+    """The layers in program order. Every operator is in one.
+
+    A module that runs as it is has its own: nothing of it can be timed by itself.
+    """
     runs: list[tuple[str, list[int]]] = []
+    opaque = set(opaque_modules(graph.operators))
     for index, operator in enumerate(graph.operators):
-        layer = _layer_of(operator.module)
+        is_opaque = operator.module in opaque
+        layer = operator.module if is_opaque else _layer_of(operator.module)
         # An operator of no module goes with what is around it.
-        if runs and (layer == runs[-1][0] or not operator.module):
+        around = bool(runs) and not operator.module and runs[-1][0] not in opaque
+        if runs and (around or layer == runs[-1][0]):
             runs[-1][1].append(index)
         else:
             runs.append((layer, [index]))

@@ -16,7 +16,8 @@ from pipecut.compiler.graph import Graph
 from pipecut.compiler.profile.layers import Layer
 from pipecut.compiler.profile.timing import SECONDS, PassSeconds, Timed, enough, medians, now
 from pipecut.compiler.stages.build import build
-from pipecut.compiler.stages.cut import Cut, batch_inputs_of
+from pipecut.compiler.stages.cut import Cut, batch_inputs_of, opaque_modules
+from pipecut.errors import TraceError
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class Runner:
     def _forward_or_fail(self, at: int, layer: RunnableLayer, failed: set[int]) -> ForwardPass:
         try:
             return self._forward(layer, grad=at not in failed)
-        except RuntimeError:
+        except Exception:
             # What writes to a tensor of another layer cannot run where gradients are kept.
             failed.add(at)
             return self._forward(layer, grad=False)
@@ -113,7 +114,16 @@ class Runner:
                 for leaf, written in zip(leaves, layer.written, strict=True)
             ]
             start = now(self.device)
-            outputs = list(layer.module(*inputs))
+            try:
+                outputs = list(layer.module(*inputs))
+            except Exception as error:
+                if grad or not layer.cut.opaque:
+                    raise
+                raise TraceError(
+                    f"'{layer.cut.opaque[0]}' runs as it is, and fails with random parameters "
+                    f"({type(error).__name__}: {error}), so it cannot be timed; compile with "
+                    "--costs roofline"
+                ) from error
             seconds = now(self.device) - start
         self.values |= dict(zip(layer.cut.sends, outputs, strict=True))
         self._drop_unused(after=layer.cut.operators[-1])
@@ -185,7 +195,10 @@ class Runner:
         batch_inputs = batch_inputs_of(self.graph, receives, used)
         parameters = tuple(p for p in self.graph.parameters if p.value in used)
         buffers = tuple(b for b in self.graph.buffers if b.value in used)
-        return Cut(0, layer.operators, receives, sends, batch_inputs, parameters, buffers)
+        return Cut(
+            *(0, layer.operators, receives, sends, batch_inputs, parameters, buffers),
+            opaque=opaque_modules(operators),
+        )
 
 
 def _initialise(module: nn.Module) -> None:

@@ -54,8 +54,12 @@ class MeasuredLayer:
     def scaled(self) -> list[PassSeconds]:
         """Seconds of each operator, such that their sum is that of the layer where it could run.
 
-        An operator that cannot run by itself is part of the others' time.
+        An operator that cannot run by itself is part of the others' time; where none can, the
+        first one has it all, which is the call of a module that runs as it is.
         """
+        if self.whole is not None and not any(self.alone):
+            whole = PassSeconds(self.whole.forward, self.whole.backward)
+            return [whole, *(PassSeconds(0.0, 0.0) for _ in self.alone[1:])]
         total = self.sum_alone
         forward = backward = 1.0
         if self.whole is not None:

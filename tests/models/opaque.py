@@ -84,8 +84,40 @@ def mixture(
 
 def tokens(samples: int) -> dict[str, torch.Tensor]:
     """Tokens and labels."""
-    ids = torch.randint(0, VOCABULARY, (samples, LENGTH))
+    return ragged(samples, LENGTH)
+
+
+def ragged(samples: int, length: int = 12) -> dict[str, torch.Tensor]:
+    """Tokens and labels of a length that may vary."""
+    ids = torch.randint(0, VOCABULARY, (samples, length))
     return {"ids": ids, "labels": ids.roll(1, 1)}
+
+
+class Added(nn.Module):
+    """Its opaque module adds a row, so that no size of its is a multiple of the length."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Embedding(VOCABULARY, WIDTH), nn.Linear(WIDTH, VOCABULARY)
+        self.longer = Longer()
+
+    def forward(self, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """A loss."""
+        x = self.longer(self.embed(ids)).mean(1)
+        return F.cross_entropy(self.head(x), labels[:, 0])
+
+
+class Longer(nn.Module):
+    """One step more than it is given."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Steps of x."""
+        return torch.cat([x, x[:, :1]], 1) if x.isfinite().all() else x
+
+
+def added() -> nn.Module:
+    """A model whose opaque module is known for one length only."""
+    return Added()
 
 
 class Chosen(nn.Module):
@@ -166,6 +198,11 @@ class Odd(nn.Module):
     def _table(self, x: torch.Tensor) -> torch.Tensor:
         table = TABLES.setdefault(len(x), torch.arange(float(len(x)))[:, None])
         return x * table
+
+    def _positive(self, x: torch.Tensor) -> torch.Tensor:
+        if (self.linear.bias == 1).all():
+            raise ValueError("nobody has trained this")
+        return x
 
     def _packed(self, x: torch.Tensor) -> torch.Tensor:
         assert self.lstm is not None

@@ -18,7 +18,7 @@ from pipecut.compiler.profile.runner import Runner
 from pipecut.compiler.profile.scaled import measured_seconds
 from pipecut.compiler.profile.timing import Timed
 from pipecut.compiler.trace.trace import trace
-from pipecut.errors import UserFileError
+from pipecut.errors import TraceError, UserFileError
 
 CPU = torch.device("cpu")
 
@@ -55,6 +55,34 @@ def test_a_profile_has_every_operator_and_is_used_by_compile(
         f * len(o.get("stages", [o["stage"]])) for (f, _), o in zip(seconds, placed, strict=True)
     )
     assert sum(s.forward_seconds for s in plan.stages) == pytest.approx(expected, rel=1e-6)
+
+
+OPAQUE = """
+model: {{factory: "tests.models.opaque:{model}", args: {args}, opaque: ["{opaque}"]}}
+inputs: "tests.models.opaque:tokens"
+batch: {{global: 8, microbatch: 2}}
+"""
+
+
+@pytest.mark.slow
+def test_opaque_modules_are_part_of_their_layers(tmp_path: Path) -> None:
+    job, store = tmp_path / "job.yaml", tmp_path / "profile.sqlite"
+    job.write_text(OPAQUE.format(model="mixture", args="{layers: 2}", opaque="layers.*.moe"))
+    assert profile_job(job, CPU, None, store, quiet).failed == ("pipecut.opaque.tensors",)
+    seconds = measured_seconds(trace(read_job(job)), 2, ["cpu-core"], store)["cpu-core"]
+    graph = trace(read_job(job))
+    opaque = [s for s, o in zip(seconds, graph.operators, strict=True) if o.opaque is not None]
+    assert len(opaque) == 2 and all(forward > 0 and backward > 0 for forward, backward in opaque)
+    options = Options(SizeOverrides(stages=2), costs="profile", profile=store)
+    compile(job, "auto", tmp_path / "plan", options)
+
+
+@pytest.mark.slow
+def test_an_opaque_module_that_needs_its_own_parameters_cannot_be_timed(tmp_path: Path) -> None:
+    job = tmp_path / "job.yaml"
+    job.write_text(OPAQUE.format(model="odd", args="{kinds: [positive]}", opaque="blocks.*"))
+    with pytest.raises(TraceError, match="'blocks.positive' runs as it is, and fails with random"):
+        profile_job(job, CPU, None, tmp_path / "profile.sqlite", quiet)
 
 
 def test_what_the_profile_lacks_is_reported(write_job: Any, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from pipecut.compiler.graph import OpaqueCall, OpaqueWork
 from pipecut.compiler.profile.layers import Layer, chains_of, held_bytes, layers_of
 from pipecut.compiler.profile.operators import operator_key
 from pipecut.compiler.profile.profile import median_of
@@ -61,6 +62,21 @@ def test_a_layer_is_a_run_of_operators_of_one_module(
     layers = layers_of(replace(GRAPH, operators=operators))
     assert [layer.module for layer in layers] == expected
     assert [i for layer in layers for i in layer.operators] == list(range(len(modules)))
+
+
+def test_a_module_that_runs_as_it_is_has_its_layer_and_all_of_its_seconds() -> None:
+    work = OpaqueWork(2, 0.0, 0.0, (), 0)
+    call = OpaqueCall("h.0.moe", "{0}", (), "tensors", (True,), False, (work, work))
+    operators = (
+        made_operator("norm", "aten.relu.default", module="h.0.norm"),
+        made_operator("moe", "pipecut.opaque.tensors", module="h.0.moe", opaque=call),
+        made_operator("part", "getitem", module="h.0.moe"),
+        made_operator("sum", "aten.relu.default", module=""),
+    )
+    layers = layers_of(replace(GRAPH, operators=operators))
+    assert layers == [Layer("h.0", (0,)), Layer("h.0.moe", (1, 2)), Layer("", (3,))]
+    whole = MeasuredLayer(layers[1], timed(3.0, 5.0), (None, None))
+    assert whole.scaled() == [PassSeconds(3.0, 5.0), PassSeconds(0.0, 0.0)]
 
 
 def test_chains_hold_what_fits_into_a_part_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
