@@ -193,12 +193,7 @@ class Body:
         first, last = layers[0], layers[-1]
         results = [self.scope[name] for name in last.results]
         given = {name: self.scope[name] for name in first.inputs}
-        for position, result in run.carried.items():
-            value = first.inputs[position]
-            if given[value] != results[result]:
-                self._write(f"{results[result]} = {given[value]}")
-                self._drop([value] if value in self.block.drops[run.start] else [], run.end)
-            given[value] = results[result]
+        self._begin(run, first.inputs, results, given)
         relative = run.container.removeprefix(self.block.module).strip(".")
         container = access(relative.split(".") if relative else ())
         numbers = [int(block.module.rpartition(".")[2]) for block in layers]
@@ -212,6 +207,22 @@ class Body:
         self.lines.append(f"{INDENT}    {assigned}{call}")
         self._bind(last.results)
         self._drop(self.block.drops[run.end - 1], run.end)
+
+    def _begin(
+        self, run: Run, inputs: Sequence[str], results: Sequence[str], given: dict[str, str]
+    ) -> None:
+        """Put the first layer's inputs into the variables of the results that the others take.
+
+        In one statement, since one may be in the variable that another is to have.
+        """
+        taken = {inputs[position]: results[result] for position, result in run.carried.items()}
+        moved = [value for value, name in taken.items() if given[value] != name]
+        if moved:
+            names, values = [taken[value] for value in moved], [given[value] for value in moved]
+            self._write(f"{', '.join(names)} = {', '.join(values)}")
+            gone = [v for v in moved if v in self.block.drops[run.start]]
+            self._drop([v for v in gone if given[v] not in results], run.end)
+        given |= taken
 
     def _free(self, name: str) -> str:
         while name in self.scope.names.values():

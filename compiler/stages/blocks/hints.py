@@ -93,7 +93,8 @@ class Hints:
         left = []
         for operator in results:
             inner = list(self.named.get(operator.name, {}).values())
-            alike = [t for t in targets if any(t.endswith(name) for name in inner)]
+            alike = [t for t in targets if t in inner]
+            alike += [t for t in targets if any(t.endswith(name) for name in inner)]
             if alike:
                 targets.remove(alike[0])
                 self._name(operator, call, alike[0])

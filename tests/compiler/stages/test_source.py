@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from pipecut.compiler.compare.compare import compare
 from pipecut.compiler.graph import Graph, Literal, Output, Ref, Sym
 from pipecut.compiler.inputs.job import read_job
 from pipecut.compiler.stages.blocks.wrapping import wrapped
@@ -95,6 +96,49 @@ def test_a_model_that_is_a_list_of_layers_is_one_in_its_stage(tmp_path: Path) ->
     (whole,) = cut(graph, [(0,)] * len(graph.operators), 1)
     module = build(graph, whole, 1, torch.device("cpu"), {})
     assert set(module.state_dict()) == {f"{n}.{p}" for n in range(3) for p in ("weight", "bias")}
+
+
+PAIRS = """
+import torch
+from torch import nn
+
+class Pair(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.left, self.right = nn.Linear(3, 3), nn.Linear(3, 3)
+    def forward(self, left, right):
+        right, left = self.left(left), self.right(right)
+        right = right + left.mean()
+        left = left * 2
+        return right, left
+
+class Pairs(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(Pair() for _ in range(3))
+    def forward(self, left, right):
+        for layer in self.layers:
+            left, right = layer(left, right)
+        return left - right
+
+build = Pairs
+def inputs(count): return {'left': torch.randn(count, 3), 'right': torch.randn(count, 3)}
+def loss(output, batch): return output.square().sum()
+"""
+
+
+def test_a_loop_whose_variables_change_places_computes_what_the_model_does(tmp_path: Path) -> None:
+    (tmp_path / "pairs.py").write_text(PAIRS)
+    job = tmp_path / "job.yaml"
+    job.write_text(
+        "model: {factory: 'pairs:build'}\ninputs: 'pairs:inputs'\nloss: 'pairs:loss'\n"
+        "batch: {global: 4, microbatch: 2}\n"
+    )
+    read = read_job(job).with_microbatch(2)
+    graph = trace(read)
+    lines = stage_class(graph, *[0] * len(graph.operators))
+    assert "right, left = left, right" in lines
+    assert compare(read, graph).compared
 
 
 def test_a_stage_of_many_equal_layers_is_as_long_as_one_of_two() -> None:
