@@ -1,4 +1,8 @@
-"""What a stage's forward and backward allocate: run as a rank runs them, on fake tensors."""
+"""What a stage's forward and backward allocate: run as a rank runs them, without memory.
+
+They run on hollow tensors. What these cannot be - sparse gradients, sizes that change in place -
+is run on fake tensors, and so are the user's own autograd.Functions, which may look into tensors.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,15 +12,17 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pipecut.compiler.costs.kernels import Kernels
 from pipecut.compiler.graph import Graph, Value
-from pipecut.compiler.predict.fake_allocations import FakeAllocations
+from pipecut.compiler.predict.hollow_allocations import HollowAllocations
 from pipecut.compiler.predict.known_calls import KnownCalls
 from pipecut.compiler.predict.opaque_modules import returning_tensors, standing_in
 from pipecut.compiler.stages.build import module_of
 from pipecut.compiler.stages.cut import Cut
-from pipecut.plan.schema import Plan, StageMemory
+from pipecut.compiler.stages.imports import functions_of
+from pipecut.plan.schema import Plan, Stage, StageMemory
 from pipecut.runtime.engine.stage import RunningStage
 from pipecut.runtime.gradients.masters import Masters
 from pipecut.runtime.gradients.parameters import parameters_of
+from pipecut.runtime.observe.allocations import Allocations
 
 CPU = torch.device("cpu")
 
@@ -31,19 +37,56 @@ def stage_memory(
     Raises what an operator raises that has no fake kernel.
     """
     stage = returning_tensors(plan.stages[cut.index])
-    with FakeTensorMode() as mode:
-        buffers = {buffer.names[0]: mode.from_tensor(buffer.data) for buffer in cut.buffers}
-        own_modules = standing_in(graph, cut, plan.batch.microbatch)
-        module = module_of(code, cut.index, CPU, buffers, own_modules)
-        parameters = parameters_of(module)
-        running = RunningStage(plan, stage, module, Masters(parameters), split_backward)
-        running.begin(0, 0, [plan.batch.largest])
-        held = [*module.parameters(), *(p.master for p in parameters), *module.buffers()]
+    dry = DryStage(plan, stage, graph, cut, code, split_backward)
+    if not functions_of(graph, cut):
+        try:
+            return dry.on_hollow_tensors(known)
+        except Exception:
+            # Operators without a fake kernel raise as they like, and do so again below.
+            pass
+    return dry.on_fake_tensors()
+
+
+@dataclass(frozen=True)
+class DryStage:
+    """A stage to be run without memory."""
+
+    plan: Plan
+    stage: Stage
+    graph: Graph
+    cut: Cut
+    code: str
+    split_backward: bool
+
+    def on_hollow_tensors(self, known: KnownCalls) -> StageMemory:
+        """Raises NotHollowError, and what an operator raises."""
+        with HollowAllocations(known) as allocations:
+            return self._run(self._running(), allocations)
+
+    def on_fake_tensors(self) -> StageMemory:
+        """Raises what an operator raises."""
+        with FakeTensorMode():
+            running = self._running()
+            masters = [parameter.master for parameter in running.masters.parameters.values()]
+            module = running.module
+            with Allocations([*module.parameters(), *masters, *module.buffers()]) as allocations:
+                return self._run(running, allocations)
+
+    def _running(self) -> RunningStage:
+        buffers = {buffer.names[0]: _like(buffer.data) for buffer in self.cut.buffers}
+        own_modules = standing_in(self.graph, self.cut, self.plan.batch.microbatch)
+        module = module_of(self.code, self.cut.index, CPU, buffers, own_modules)
+        masters = Masters(parameters_of(module))
+        running = RunningStage(self.plan, self.stage, module, masters, self.split_backward)
+        running.begin(0, 0, [self.plan.batch.largest])
+        return running
+
+    def _run(self, running: RunningStage, allocations: Allocations) -> StageMemory:
         # The kernels of the plan's kind of device, whatever this machine has.
-        with FakeAllocations(mode, known, held) as allocations, Kernels(stage.device_type):
-            first = _microbatch(running, graph, cut, allocations)
-            second = _microbatch(running, graph, cut, allocations)
-    return _memory(first, second, split_backward)
+        with Kernels(self.stage.device_type):
+            first = _microbatch(running, self.graph, self.cut, allocations)
+            second = _microbatch(running, self.graph, self.cut, allocations)
+        return _memory(first, second, self.split_backward)
 
 
 @dataclass(frozen=True)
@@ -85,7 +128,7 @@ def _memory(first: Microbatch, second: Microbatch, split_backward: bool) -> Stag
 
 
 def _microbatch(
-    running: RunningStage, graph: Graph, cut: Cut, allocations: FakeAllocations
+    running: RunningStage, graph: Graph, cut: Cut, allocations: Allocations
 ) -> Microbatch:
     """Run forward and backward, and the gradients of weights where backward is split."""
     before = allocations.live
@@ -125,6 +168,10 @@ def _needing_gradients(running: RunningStage, cut: Cut) -> list[str]:
 
 def _empty(graph: Graph, names: Sequence[str]) -> list[torch.Tensor]:
     return [_empty_tensor(graph.values[name]) for name in names]
+
+
+def _like(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype)
 
 
 def _empty_tensor(value: Value) -> torch.Tensor:

@@ -1,143 +1,224 @@
-"""What calls of operators on fake tensors make, remembered: equal layers make equal calls.
+"""What calls of operators on hollow tensors make, remembered: equal layers make equal calls.
 
-A fake kernel takes longer to find what a call makes than it takes to make that again. What a call
-makes follows from the operator, the other arguments and each tensor's size, strides, offset, dtype
-and device. Remembered are calls whose results are tensors of their own, views of an argument or an
-argument itself; any other runs each time.
+The first of equal calls is made on fake tensors. What it makes follows from the operator, the other
+arguments and each tensor's size, strides, offset and dtype: what would follow from contents fails.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch._subclasses.fake_tensor import (
-    FakeTensor,
-    FakeTensorMode,
-    in_kernel_invocation_manager,
-)
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-# What an operator makes that has one of these may follow from its arguments' contents.
-_BY_CONTENTS = (
-    torch.Tag.data_dependent_output,
-    torch.Tag.dynamic_output_shape,
-    torch.Tag.inplace_view,
-)
+from pipecut.compiler.predict.hollow import CPU, NOWHERE, tensor_in
+
+Count = Callable[[torch.UntypedStorage], None]
+
+
+class NotHollowError(Exception):
+    """A call that takes or makes something else than hollow tensors."""
 
 
 @dataclass(frozen=True)
 class _Made:
-    """A result: argument `source` itself, a view of it, or without a source a tensor of its own."""
+    """A tensor of a result: argument `source` itself, or a view of it, or of new storage `new`."""
 
     source: int | None
-    itself: bool = False
-    sizes: tuple[int, ...] = ()
-    strides: tuple[int, ...] = ()
-    offset: int = 0
-    dtype: torch.dtype = torch.float32
-    device: torch.device = torch.device("cpu")
+    itself: bool
+    new: int
+    sizes: tuple[int, ...]
+    strides: tuple[int, ...]
+    offset: int
+    dtype: torch.dtype
+    conjugated: bool
+    negated: bool
 
-    def again(self, mode: FakeTensorMode, tensors: Sequence[FakeTensor]) -> FakeTensor:
-        """The result of an equal call on other tensors."""
-        source = None if self.source is None else tensors[self.source]
-        if source is not None and self.itself:
-            return source
-        with in_kernel_invocation_manager(mode):
-            made = torch.empty_strided(self.sizes, self.strides, dtype=self.dtype, device="meta")
-            if source is not None:
-                made.set_(source.untyped_storage(), self.offset, self.sizes, self.strides)
-        return FakeTensor(mode, made, self.device)
+    def again(
+        self, tensors: Sequence[torch.Tensor], storages: Sequence[torch.UntypedStorage]
+    ) -> torch.Tensor:
+        """The tensor that an equal call on other tensors makes."""
+        if self.source is None:
+            storage = storages[self.new]
+        elif self.itself:
+            return tensors[self.source]
+        else:
+            storage = tensors[self.source].untyped_storage()
+        made = tensor_in(storage, self.dtype, self.offset, self.sizes, self.strides)
+        if self.conjugated:
+            made = made.conj()
+        return made._neg_view() if self.negated else made
+
+
+@dataclass(frozen=True)
+class _Result:
+    """What a call returns, of which `made` are tensors or constants, and bytes of new storages.
+
+    `sequence` is tuple or list; None where the call returns the first of `made`.
+    """
+
+    sequence: type[Any] | None
+    made: tuple[Any, ...]
+    new_bytes: tuple[int, ...]
+
+    @property
+    def has_views(self) -> bool:
+        """Whether a tensor of it shares an argument's storage, and is not that argument."""
+        tensors = [made for made in self.made if isinstance(made, _Made)]
+        return any(made.source is not None and not made.itself for made in tensors)
+
+    def again(self, tensors: Sequence[torch.Tensor], count: Count) -> Any:
+        """What an equal call on other tensors returns; `count` is given each new storage."""
+        storages = [NOWHERE.storage(size) for size in self.new_bytes]
+        for storage in storages:
+            count(storage)
+        results = [
+            made.again(tensors, storages) if isinstance(made, _Made) else made for made in self.made
+        ]
+        return results[0] if self.sequence is None else self.sequence(results)
 
 
 class KnownCalls:
-    """The calls so far. What they are keyed by holds within a process, over all its fake modes."""
+    """The calls so far, over all dry runs of a process."""
 
     def __init__(self) -> None:
-        self.made: dict[Hashable, tuple[_Made, ...] | None] = {}
+        self.results: dict[Hashable, _Result] = {}
 
-    def run(
-        self, mode: FakeTensorMode, func: Any, args: Sequence[Any], kwargs: dict[str, Any]
-    ) -> Any:
-        """What `func(*args, **kwargs)` returns."""
-        tensors: list[FakeTensor] = []
+    def run(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any], count: Count) -> Any:
+        """What `func(*args, **kwargs)` returns; `count` is given each new storage.
+
+        Raises NotHollowError, and what an operator raises on fake tensors.
+        """
+        tensors: list[torch.Tensor] = []
         try:
             key = func, _described(args, tensors), _described(list(kwargs.items()), tensors)
-            known = self.made.get(key, ())
-        except (TypeError, _UnknownError):
-            # Something that cannot be told apart from another.
+            result = self.results.get(key)
+        except _MetaError:
+            # What has no storage takes none, and is as fast.
             return func(*args, **kwargs)
-        if known:
-            results = [made.again(mode, tensors) for made in known]
-            return results[0] if len(results) == 1 else tuple(results)
-        result = func(*args, **kwargs)
-        if known is not None:
-            self.made[key] = None if _depends_on_contents(func) else _made_of(result, tensors)
-        return result
+        if result is None:
+            result = _learned(func, args, kwargs, tensors)
+            if not (result.has_views and _share(tensors)):
+                # Of tensors that share a storage it is not known which one a view is of.
+                self.results[key] = result
+        return result.again(tensors, count)
 
 
-class _UnknownError(Exception):
-    """An argument whose contents or kind a description leaves out."""
+class _MetaError(Exception):
+    """A tensor or an argument says that the call is one on meta."""
 
 
-def _described(value: Any, tensors: list[FakeTensor]) -> Hashable:
+def _described(value: Any, tensors: list[torch.Tensor]) -> Hashable:
     """An argument without the identity of its tensors, which are added to the list."""
-    if isinstance(value, FakeTensor):
-        if value.constant is not None or value.dtype.is_complex or value.layout != torch.strided:
-            raise _UnknownError
+    # By the type itself: torch answers isinstance in Python.
+    kind = type(value)
+    if kind is torch.Tensor or kind is torch.nn.Parameter:
+        if value.is_meta:
+            raise _MetaError
+        if value.layout is not torch.strided:
+            raise NotHollowError(f"a tensor of layout {value.layout}")
         tensors.append(value)
-        sizes, strides = tuple(value.shape), value.stride()
-        return sizes, strides, value.storage_offset(), value.dtype, value.fake_device
-    if isinstance(value, list | tuple):
-        return type(value), tuple([_described(item, tensors) for item in value])
+        place = value.shape, value.stride(), value.storage_offset(), value.dtype
+        return *place, value.is_conj(), value.is_neg()
+    if kind is list or kind is tuple:
+        return kind, tuple([_described(item, tensors) for item in value])
+    if kind is torch.device and value.type == "meta":
+        raise _MetaError
     if isinstance(value, torch.Tensor):
-        raise _UnknownError
+        raise NotHollowError(f"a tensor of type {kind.__name__}")
     # 1, 1.0 and True are equal, and ask for different things.
-    return type(value), value
+    return kind, value
 
 
-def _depends_on_contents(func: Any) -> bool:
-    return any(tag in func.tags for tag in _BY_CONTENTS)
+def _share(tensors: Sequence[torch.Tensor]) -> bool:
+    return len({tensor.untyped_storage()._cdata for tensor in tensors}) < len(tensors)
 
 
-def _made_of(result: Any, tensors: Sequence[FakeTensor]) -> tuple[_Made, ...] | None:
-    """How results are made; None where that is none of the ways that can be remembered."""
-    results = result if isinstance(result, tuple) else (result,)
-    if isinstance(result, tuple) and len(result) < 2:
-        return None
-    storages = [tensor.untyped_storage()._cdata for tensor in tensors]
-    made, own = [], set[int]()
-    for tensor in results:
-        if not isinstance(tensor, FakeTensor) or tensor.constant is not None:
-            return None
-        if tensor.dtype.is_complex or tensor.layout != torch.strided or tensor.requires_grad:
-            return None
-        itself = next((i for i, argument in enumerate(tensors) if argument is tensor), None)
-        if itself is not None:
-            made.append(_Made(itself, itself=True))
-            continue
-        storage = tensor.untyped_storage()
-        source = storages.index(storage._cdata) if storage._cdata in storages else None
-        if source is None and (not _fills(tensor) or storage._cdata in own):
-            return None
-        own.add(storage._cdata)
-        made.append(
-            _Made(
-                source,
-                sizes=tuple(tensor.shape),
-                strides=tensor.stride(),
-                offset=int(tensor.storage_offset()),
-                dtype=tensor.dtype,
-                device=tensor.fake_device,
-            )
-        )
-    return tuple(made)
+def _learned(
+    func: Any, args: Sequence[Any], kwargs: dict[str, Any], tensors: Sequence[torch.Tensor]
+) -> _Result:
+    """Make a call on fake tensors in place of hollow ones."""
+    mode = FakeTensorMode()
+    fakes = _fake(mode, tensors)
+    following = iter(fakes)
+    fake_args, fake_kwargs = _put(args, following), _put(kwargs, following)
+    with mode:
+        result = func(*fake_args, **fake_kwargs)
+    for fake, tensor in zip(fakes, tensors, strict=True):
+        if fake.shape != tensor.shape or fake.stride() != tensor.stride():
+            raise NotHollowError(f"{func} changes the sizes of what it is given")
+    return _result_of(result, fakes)
 
 
-def _fills(tensor: FakeTensor) -> bool:
-    """Whether a tensor has all of its storage, as a new one of its sizes and strides would."""
-    reach = 1 + sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True))
-    elements = reach if tensor.numel() else 0
-    return (
-        tensor.storage_offset() == 0
-        and tensor.untyped_storage().nbytes() == elements * tensor.element_size()
+def _fake(mode: FakeTensorMode, tensors: Sequence[torch.Tensor]) -> list[FakeTensor]:
+    """Fake tensors of the same sizes, which share storages as the hollow ones do."""
+    storages: dict[int, torch.UntypedStorage] = {}
+    fakes = []
+    for tensor in tensors:
+        own = tensor.untyped_storage()
+        if own._cdata not in storages:
+            empty = torch.empty(own.nbytes(), dtype=torch.uint8, device="meta")
+            storages[own._cdata] = empty.untyped_storage()
+        storage, offset = storages[own._cdata], int(tensor.storage_offset())
+        meta = tensor_in(storage, tensor.dtype, offset, tensor.shape, tensor.stride())
+        if tensor.is_conj():
+            meta = meta.conj()
+        fakes.append(FakeTensor(mode, meta._neg_view() if tensor.is_neg() else meta, CPU))
+    return fakes
+
+
+def _put(value: Any, fakes: Any) -> Any:
+    """An argument with the next fake tensors in the places of tensors."""
+    if isinstance(value, torch.Tensor):
+        return next(fakes)
+    if isinstance(value, dict):
+        return {name: _put(item, fakes) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)([_put(item, fakes) for item in value])
+    return value
+
+
+def _result_of(result: Any, arguments: Sequence[FakeTensor]) -> _Result:
+    """How what a call returned is made. Raises NotHollowError."""
+    sequence = type(result) if isinstance(result, list | tuple) else None
+    storages = [argument.untyped_storage()._cdata for argument in arguments]
+    new: dict[int, torch.UntypedStorage] = {}
+    made: list[Any] = []
+    for item in result if sequence is not None else [result]:
+        if isinstance(item, FakeTensor):
+            made.append(_made_of(item, arguments, storages, new))
+        elif item is None or isinstance(item, bool | int | float):
+            made.append(item)
+        else:
+            raise NotHollowError(f"a result of type {type(item).__name__}")
+    return _Result(sequence, tuple(made), tuple(storage.nbytes() for storage in new.values()))
+
+
+def _made_of(
+    tensor: FakeTensor,
+    arguments: Sequence[FakeTensor],
+    storages: Sequence[int],
+    new: dict[int, torch.UntypedStorage],
+) -> _Made:
+    """How a tensor is made; its storage is added to `new` where no argument has it."""
+    if tensor.layout != torch.strided or tensor.fake_device != CPU:
+        raise NotHollowError(f"a result of layout {tensor.layout} on {tensor.fake_device}")
+    itself = next((i for i, argument in enumerate(arguments) if argument is tensor), None)
+    storage = tensor.untyped_storage()
+    key = storage._cdata
+    source = itself
+    if itself is None and key in storages:
+        source = storages.index(key)
+    elif itself is None:
+        new.setdefault(key, storage)
+    return _Made(
+        source,
+        itself is not None,
+        list(new).index(key) if source is None else 0,
+        tuple(tensor.shape),
+        tensor.stride(),
+        int(tensor.storage_offset()),
+        tensor.dtype,
+        tensor.is_conj(),
+        tensor.is_neg(),
     )

@@ -20,28 +20,27 @@ class Allocations(TorchDispatchMode):
     def __init__(self, held: Iterable[torch.Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.live = self.peak = 0
-        self.seen: set[int] = set()
+        self.seen: dict[int, weakref.ref[torch.UntypedStorage]] = {}
         for tensor in held:
             self._count(tensor)
 
     def _count(self, tensor: torch.Tensor) -> None:
         if tensor.device.type != "meta":
-            self.count_storage(tensor)
+            self.count_storage(tensor.untyped_storage())
 
-    def count_storage(self, tensor: torch.Tensor) -> None:
-        """Count the storage of a tensor until it is gone, unless it is counted already."""
-        storage = tensor.untyped_storage()
+    def count_storage(self, storage: torch.UntypedStorage) -> None:
+        """Count a storage until it is gone, unless it is counted already."""
         key = storage._cdata
         if key in self.seen:
             return
         size = storage.nbytes()
-        self.seen.add(key)
         self.live += size
         self.peak = max(self.peak, self.live)
-        weakref.finalize(storage, self._gone, key, size)
+        # weakref.finalize takes longer than an operator of a dry run.
+        self.seen[key] = weakref.ref(storage, lambda _: self._gone(key, size))
 
     def _gone(self, key: int, size: int) -> None:
-        self.seen.discard(key)
+        self.seen.pop(key, None)
         self.live -= size
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
