@@ -126,13 +126,15 @@ def _job_of_folder(
 ) -> Path:
     """The job file of --model, written beside the plan."""
     from pipecut.compiler.emit.publish import refuse_occupied
-    from pipecut.compiler.inputs.hugging_face import FolderRequest, write_job_of_folder
+    from pipecut.compiler.inputs.hugging_face.job import FolderRequest, write_job_of_folder
 
     assert model is not None and batch is not None
     refuse_occupied(output)
     written = output.parent / f"{output.name}.job.yaml"
-    write_job_of_folder(FolderRequest(model, sequence, batch, microbatch), written)
+    left_out = write_job_of_folder(FolderRequest(model, sequence, batch, microbatch), written)
     console.print(f"wrote {written}, which says the same and can be changed", markup=False)
+    if left_out:
+        console.print(f"the model has none of these weights: {', '.join(left_out)}", markup=False)
     return written
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -11,11 +12,34 @@ from safetensors.torch import _TYPES
 
 from pipecut.errors import RunError
 from pipecut.plan.schema import Plan, Stage, StageTensor
+from pipecut.quantities import counted
 
+# The end of an index's name. Its `weight_map` has the file of each tensor. Where `stored_names` has
+# names, too, these are all its tensors, each by the name that it has in its file.
+INDEX = ".index.json"
 # Ranks compare so many pieces of so many bytes of each file.
 PIECES, PIECE_BYTES = 64, 4096
+FIX_INDEX = "fix weights: in the job file and compile again"
 # Names in a message, at most.
 LISTED = 3
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor in a file of safetensors, by its name there."""
+
+    file: Path
+    name: str
+
+    def __str__(self) -> str:
+        """For messages."""
+        return f"{self.file}: {self.name}"
+
+    def value(self) -> torch.Tensor:
+        """Read it."""
+        with safe_open(str(self.file), framework="pt") as archive:
+            tensor: torch.Tensor = archive.get_tensor(self.name)
+        return tensor
 
 
 def stored_values(
@@ -26,19 +50,19 @@ def stored_values(
     Buffers that the files lack keep the plan's values. Raises RunError for a missing parameter, a
     tensor that no stage has, another shape, values that the plan's dtype cannot hold, and NaN.
     """
-    file_of = check_files(
+    stored = check_files(
         path,
         [parameter for stage in plan.stages for parameter in stage.parameters],
         [buffer for stage in plan.stages for buffer in stage.buffers],
     )
     for stage in stages:
         for wanted in (*stage.parameters, *stage.buffers):
-            name = next((n for n in wanted.names if n in file_of), None)
+            name = next((n for n in wanted.names if n in stored), None)
             if name is not None:
-                tensor = _tensor(file_of[name], name)
+                tensor = stored[name].value()
                 if _has_nan(tensor):
                     raise RunError(
-                        f"{file_of[name]}: {name} has values that are no numbers (NaN); give "
+                        f"{stored[name]} has values that are no numbers (NaN); give "
                         "weights of a run that did not diverge"
                     )
                 yield wanted, tensor
@@ -51,31 +75,35 @@ def _has_nan(tensor: torch.Tensor) -> bool:
 
 def check_files(
     path: Path, parameters: Iterable[StageTensor], buffers: Iterable[StageTensor]
-) -> dict[str, Path]:
-    """The file of each tensor by name, without reading values.
+) -> dict[str, Stored]:
+    """Where each tensor is, by name, without reading values.
 
     Raises RunError where the files are not a model's: see `stored_values`.
     """
-    file_of = weight_files(path)
+    stored = weight_files(path)
     parameters = list(parameters)
     wanted = {name: tensor for tensor in (*parameters, *buffers) for name in tensor.names}
-    missing = {p.names[0] for p in parameters if not any(name in file_of for name in p.names)}
+    missing = {p.names[0] for p in parameters if not any(name in stored for name in p.names)}
     if missing:
-        raise RunError(f"{path} has no '{min(missing)}' ({len(missing)} parameters are missing)")
-    extra = sorted(set(file_of) - set(wanted))
+        raise RunError(
+            f"{path} has no '{min(missing)}' ({counted(len(missing), 'parameter')} missing); give "
+            "the weights of this model, or leave weights: out to begin with what its factory draws"
+        )
+    extra = sorted(set(stored) - set(wanted))
     if extra:
         count = f" and {len(extra) - LISTED} more" if len(extra) > LISTED else ""
         raise RunError(
             f"{path} has tensors that the model has not: {', '.join(extra[:LISTED])}{count}; give "
             "the weights of this model, or leave out of the file what does not belong to it"
         )
-    for file in sorted(set(file_of.values())):
+    for file in sorted({tensor.file for tensor in stored.values()}):
         with safe_open(str(file), framework="pt") as archive:
-            for name in (name for name in file_of if file_of[name] == file):
-                stored = archive.get_slice(name)
-                dtype = _TYPES.get(stored.get_dtype())
-                _refuse_unlike(f"{file}: {name}", wanted[name], stored.get_shape(), dtype)
-    return file_of
+            for name, tensor in stored.items():
+                if tensor.file == file:
+                    part = archive.get_slice(tensor.name)
+                    dtype = _TYPES.get(part.get_dtype())
+                    _refuse_unlike(str(tensor), wanted[name], part.get_shape(), dtype)
+    return stored
 
 
 def read_weights(path: Path, plan: Plan) -> dict[str, torch.Tensor]:
@@ -88,7 +116,7 @@ def read_weights(path: Path, plan: Plan) -> dict[str, torch.Tensor]:
 
 def all_values(path: Path) -> dict[str, torch.Tensor]:
     """All tensors of the files, by name. Raises RunError where there is no file."""
-    return {name: _tensor(file, name) for name, file in weight_files(path).items()}
+    return {name: tensor.value() for name, tensor in weight_files(path).items()}
 
 
 def _refuse_unlike(
@@ -121,12 +149,24 @@ def _name(dtype: torch.dtype | None) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def weight_files(path: Path) -> dict[str, Path]:
-    """A file of each tensor by name.
+def weight_files(path: Path) -> dict[str, Stored]:
+    """Where each tensor is, by name.
 
     Raises RunError when there is no file, or two files have different values of one name.
     """
-    file_of: dict[str, Path] = {}
+    stored = _all_in_files(path)
+    if not path.name.endswith(INDEX):
+        return stored
+    renamed = _read_index(path).get("stored_names", {})
+    missing = sorted(name for name in renamed.values() if name not in stored)
+    if missing:
+        raise RunError(f"{path} names '{missing[0]}', which none of its files has; {FIX_INDEX}")
+    return {name: stored[in_file] for name, in_file in renamed.items()} or stored
+
+
+def _all_in_files(path: Path) -> dict[str, Stored]:
+    """All tensors of the files, by their names there. Raises RunError."""
+    stored: dict[str, Stored] = {}
     for file in _files(path):
         try:
             with safe_open(str(file), framework="pt") as archive:
@@ -138,18 +178,12 @@ def weight_files(path: Path) -> dict[str, Path]:
             ) from None
         for name in names:
             # The files of several ranks each have a tied tensor.
-            first = file_of.get(name)
-            if first is not None and not torch.equal(_tensor(first, name), _tensor(file, name)):
-                files = f"{first.name} and {file.name}"
+            first, second = stored.get(name), Stored(file, name)
+            if first is not None and not torch.equal(first.value(), second.value()):
+                files = f"{first.file.name} and {file.name}"
                 raise RunError(f"{path} has two values of {name}, in {files}; keep one of them")
-            file_of[name] = file
-    return file_of
-
-
-def _tensor(file: Path, name: str) -> torch.Tensor:
-    with safe_open(str(file), framework="pt") as archive:
-        tensor: torch.Tensor = archive.get_tensor(name)
-    return tensor
+            stored[name] = second
+    return stored
 
 
 def weights_digest(path: Path) -> str:
@@ -157,7 +191,7 @@ def weights_digest(path: Path) -> str:
 
     It differs between two runs' weights, but may miss a change of single values.
     """
-    total = hashlib.sha256()
+    total = hashlib.sha256(path.read_bytes() if path.name.endswith(INDEX) else b"")
     for file in _files(path):
         size = file.stat().st_size
         total.update(f"{file.name} {size}".encode())
@@ -170,16 +204,24 @@ def weights_digest(path: Path) -> str:
     return total.hexdigest()
 
 
+def _read_index(path: Path) -> dict[str, dict[str, str]]:
+    """The maps of an index. Raises RunError."""
+    try:
+        index = json.loads(path.read_text())
+        return {
+            key: {str(name): str(value) for name, value in index[key].items()}
+            for key in ("weight_map", "stored_names")
+            if key == "weight_map" or key in index
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise RunError(f"{path} is no index of safetensors files; {FIX_INDEX}") from None
+
+
 def _files(path: Path) -> list[Path]:
-    if path.name.endswith(".index.json"):
-        try:
-            names = set(json.loads(path.read_text())["weight_map"].values())
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            raise RunError(
-                f"{path} is no index of safetensors files; "
-                "fix weights: in the job file and compile again"
-            ) from None
-        return [path.parent / str(name) for name in sorted(names)]
+    if path.name.endswith(INDEX):
+        return [
+            path.parent / name for name in sorted(set(_read_index(path)["weight_map"].values()))
+        ]
     files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
     if not files or not files[0].is_file():
         raise RunError(

@@ -57,7 +57,10 @@ def test_a_buffer_may_be_missing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"layers.0.weight": None}, "has no 'layers.0.weight' (1 parameters are missing)"),
+        (
+            {"layers.0.weight": None},
+            "has no 'layers.0.weight' (1 parameter missing); give the weights of",
+        ),
         ({"extra": torch.ones(1)}, "has tensors that the model has not: extra; give the weights"),
         ({f"e{n}": torch.ones(1) for n in range(5)}, "e0, e1, e2 and 2 more"),
         ({"layers.0.weight": torch.ones(4, 3)}, "is [4, 3], the plan has [4, 4]; compile again"),
@@ -87,6 +90,23 @@ def test_files_of_ranks_and_an_index_are_one_set_of_weights(tmp_path: Path) -> N
     index = tmp_path / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"layers.0.weight": "rank0.safetensors"}}))
     assert set(weight_files(index)) == {"layers.0.weight"}
+
+
+def test_an_index_may_have_names_of_its_own(tmp_path: Path) -> None:
+    """As of weights that transformers stores under old names; others of the file are left out."""
+    saved(tmp_path, name="old")
+    index = tmp_path / "new.index.json"
+    maps = {"weight_map": {"new": "old.safetensors"}, "stored_names": {"new": "layers.1.weight"}}
+    index.write_text(json.dumps(maps))
+    first = weights_digest(index)
+    assert torch.equal(weight_files(index)["new"].value(), VALUES["layers.1.weight"])
+    maps["stored_names"]["new"] = "layers.0.weight"
+    index.write_text(json.dumps(maps))
+    assert set(weight_files(index)) == {"new"} and weights_digest(index) != first
+    maps["stored_names"]["new"] = "absent"
+    index.write_text(json.dumps(maps))
+    with pytest.raises(RunError, match="names 'absent', which none of its files has; fix weights:"):
+        weight_files(index)
 
 
 def test_two_values_of_one_name_are_refused(tmp_path: Path) -> None:

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from pipecut.cli import app
-from pipecut.compiler.inputs.hugging_face import (
+from pipecut.compiler.inputs.hugging_face.job import (
     FolderRequest,
     weights_of,
     write_job_of_folder,
@@ -18,7 +19,7 @@ from pipecut.errors import UserFileError
 from pipecut.model.functions import bound_inputs, function_of_plan
 from pipecut.model.hugging_face import build, images, kind_of, read_model, tokens
 from pipecut.model.sample_batch import sample_batch
-from pipecut.model.weights import read_weights
+from pipecut.model.weights import all_values, read_weights
 from pipecut.plan.folder import read_plan
 
 TINY = {
@@ -55,9 +56,9 @@ def folder_of(config: dict[str, object], folder: Path) -> Path:
 
 def test_the_job_file_says_what_the_folder_has(tmp_path: Path) -> None:
     folder = folder_of(TINY, tmp_path / "llama")
-    (folder / "model.safetensors").touch()
+    save_file(build(str(folder)).state_dict(), folder / "model.safetensors")
     job = tmp_path / "plan.job.yaml"
-    write_job_of_folder(FolderRequest(folder, 8, 64, "auto"), job)
+    assert write_job_of_folder(FolderRequest(folder, 8, 64, "auto"), job) == ()
     spec = read_job(job).spec
     assert spec.model.args == {"folder": "llama", "length": 8}
     assert (spec.weights, spec.precision) == ("llama/model.safetensors", "bf16")
@@ -72,6 +73,31 @@ def test_a_job_file_is_written_again_until_somebody_changes_it(tmp_path: Path) -
     job.write_text(job.read_text() + "clip: 1.0\n")
     with pytest.raises(UserFileError, match="was changed since"):
         write_job_of_folder(FolderRequest(folder, 8, 64, "auto"), job)
+
+
+def test_weights_under_old_names_are_read_under_the_models(tmp_path: Path) -> None:
+    """transformers writes a ViT's under those of its first version."""
+    folder, job = folder_of(VIT, tmp_path / "vit"), tmp_path / "plan.job.yaml"
+    model = build(str(folder))
+    model.save_pretrained(folder)
+    file = folder / "model.safetensors"
+    stored = load_file(file)
+    save_file({**stored, "vit.pooler.dense.bias": torch.ones(2)}, file)
+    left_out = write_job_of_folder(FolderRequest(folder, None, 64, "auto"), job)
+    assert left_out == ("vit.pooler.dense.bias",) and set(stored) != set(model.state_dict())
+    assert read_job(job).spec.weights == "plan.weights.index.json"
+    assert "it leaves out vit.pooler.dense.bias" in job.read_text()
+    values = all_values(tmp_path / "plan.weights.index.json")
+    assert set(values) == set(model.state_dict())
+    assert all(torch.equal(value, values[name]) for name, value in model.state_dict().items())
+
+
+def test_weights_that_the_model_has_merged_are_refused(tmp_path: Path) -> None:
+    experts = {"model_type": "mixtral", "architectures": ["MixtralForCausalLM"]}
+    folder = folder_of({**TINY, **experts, "num_local_experts": 2}, tmp_path / "mixtral")
+    build(str(folder)).save_pretrained(folder)
+    with pytest.raises(UserFileError, match="is stored by itself, and the model has it within"):
+        write_job_of_folder(FolderRequest(folder, 8, 64, "auto"), tmp_path / "job.yaml")
 
 
 @pytest.mark.parametrize(

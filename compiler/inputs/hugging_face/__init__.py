@@ -1,0 +1,1 @@
+"""A Hugging Face folder in place of a job file."""
