@@ -17,10 +17,10 @@ from pipecut.compiler.inputs.job import Job
 from pipecut.compiler.trace.batch import ExampleBatch, example_batch
 from pipecut.compiler.trace.opaque.calls import CallKey, KnownCall, known_call
 from pipecut.compiler.trace.opaque.hooks import replaced_call
+from pipecut.compiler.trace.opaque.left_behind import Ran, kept, run_twice_if_changed
 from pipecut.compiler.trace.opaque.observed import SeenCall, Watched, observe
 from pipecut.compiler.trace.opaque.outside import storage_of
 from pipecut.compiler.trace.opaque.untraceable import Untraceable
-from pipecut.compiler.trace.watch.attributes import MISSING, Copied, attributes_of
 from pipecut.compiler.trace.watch.randomness import only_operators_draw
 from pipecut.errors import PipecutError, TraceError, UserFileError
 from pipecut.model.functions import calling, find_function
@@ -86,20 +86,9 @@ def _built(job: Job, traced: WithLoss) -> WithLoss:
 def _run(
     job: Job, real: WithLoss, paths: Sequence[str], batch: ExampleBatch
 ) -> dict[CallKey, SeenCall]:
-    """One forward of the model, whose modules at these paths are watched."""
-    calls: dict[CallKey, SeenCall] = {}
+    """The calls of the modules at these paths in a forward of the model."""
     modules = {path: real.model.get_submodule(path) for path in paths}
-    with ExitStack() as stack:
-        stack.enter_context(torch.random.fork_rng(devices=[]))
-        torch.manual_seed(job.spec.seed)
-        stack.enter_context(only_operators_draw())
-        stack.enter_context(calling(f"{job.spec.model.factory}'s model, run on the example batch,"))
-        stack.enter_context(_unchanged(modules))
-        stack.enter_context(_watched(real, modules, batch.samples, calls))
-        with torch.no_grad():
-            real.has_loss = real.training
-            real.nesting = batch.nesting
-            real({**batch.tensors, **batch.constants})
+    calls = run_twice_if_changed(real, modules, lambda: _forward(job, real, modules, batch)).calls
     for path in paths:
         if CallKey(path, 0, real.training) not in calls and real.training:
             raise Untraceable(
@@ -110,9 +99,25 @@ def _run(
     return calls
 
 
+def _forward(job: Job, real: WithLoss, modules: dict[str, nn.Module], batch: ExampleBatch) -> Ran:
+    """One forward of the model, in which these modules are watched."""
+    ran = Ran({}, {})
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices=[]))
+        torch.manual_seed(job.spec.seed)
+        stack.enter_context(only_operators_draw())
+        stack.enter_context(calling(f"{job.spec.model.factory}'s model, run on the example batch,"))
+        stack.enter_context(_watched(real, modules, batch.samples, ran))
+        with torch.no_grad():
+            real.has_loss = real.training
+            real.nesting = batch.nesting
+            real({**batch.tensors, **batch.constants})
+    return ran
+
+
 @contextmanager
 def _watched(
-    real: WithLoss, modules: dict[str, nn.Module], samples: int, calls: dict[CallKey, SeenCall]
+    real: WithLoss, modules: dict[str, nn.Module], samples: int, ran: Ran
 ) -> Iterator[None]:
     """Note every call of these modules, but for those within another one."""
     numbers: Counter[str] = Counter()
@@ -126,9 +131,10 @@ def _watched(
             numbers[path] += 1
             watched = Watched(path, module, own_calls[path], of_model)
             try:
-                calls[key], result = observe(watched, samples, args, kwargs)
+                ran.calls[key], result = observe(watched, samples, args, kwargs)
             except TraceError as error:
                 raise Untraceable(str(error), path) from error
+            ran.results[key] = kept(result)
             return result
 
         return forward
@@ -138,25 +144,3 @@ def _watched(
             replaced = replaced_call(module, instead(path, module))
             own_calls[path] = stack.enter_context(replaced)
         yield
-
-
-@contextmanager
-def _unchanged(modules: dict[str, nn.Module]) -> Iterator[None]:
-    """Raises TraceError where a forward changes what a module within them keeps in Python."""
-    within = {
-        f"{path}.{name}".rstrip("."): inner
-        for path, module in modules.items()
-        for name, inner in module.named_modules()
-    }
-    before = {place: Copied.of(value) for place, value in attributes_of(within).items()}
-    yield
-    for place, value in attributes_of(within).items():
-        earlier = before.get(place, Copied(MISSING))
-        # What is filled once, as a cache, may stay.
-        filled = earlier.value is MISSING or earlier.value is None
-        if not filled and earlier.differs(value):
-            raise TraceError(
-                f"'{place}' changes from one forward to the next, and a plan runs forwards in an "
-                "order of its own; register it as a buffer, and write it in place with "
-                f"self.{place.name}.copy_(...)"
-            )
