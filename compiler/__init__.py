@@ -3,6 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from pipecut.rare_collections import rare_collections
+
 if TYPE_CHECKING:
     from pipecut.compiler.entry import compile as compile
     from pipecut.compiler.inputs.auto import AUTO as AUTO
@@ -39,5 +41,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in HOMES:
-        return getattr(import_module(HOMES[name]), name)
+        # Nothing that an import makes is garbage, and Python looks for some a dozen times.
+        with rare_collections():
+            return getattr(import_module(HOMES[name]), name)
     raise AttributeError(f"module 'pipecut.compiler' has no attribute {name!r}")

@@ -9,6 +9,7 @@ own, so that its memory can be measured, and its CPU seconds, imports and solver
 """
 
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -39,6 +40,14 @@ EXAMPLES = {
     "classifier.yaml": ("rtx-4090x4", 2),
 }
 FAST = (*EXAMPLES, "ViT-H")
+# Prints a model's figures; imports as `pipecut compile` does.
+AS_A_COMMAND = """
+import json, sys
+from pipecut.rare_collections import collect_rarely
+collect_rarely()
+from benchmarks.compiles.models import compiled
+print(json.dumps(compiled(sys.argv[1])))
+"""
 # Figures that are equal on every machine, and the part of itself by which another may differ, since
 # solvers stop by the clock.
 EQUAL = ("operators", "stages", "replicas", "boundary_bytes", "recomputing", "proven")
@@ -115,13 +124,17 @@ def met(name: str, row: dict[str, float]) -> str:
     return "yes" if all(bar is None or value <= bar for bar, value in bars) else "no"
 
 
+def _with_bytecode() -> dict[str, str]:
+    """An environment in which Python finds compiled what is imported, as where it is installed."""
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    subprocess.run([sys.executable, "-c", "import pipecut.compiler.passes"], env=environment)
+    return environment
+
+
 def main() -> None:
     """Print the table; write the file, or compare with it."""
     options = [a for a in sys.argv[1:] if a.startswith("--")]
     names = [a for a in sys.argv[1:] if not a.startswith("--")]
-    if "--one" in options:
-        print(json.dumps(compiled(names[0])))
-        return
     names = names or ([*FAST] if "--fast" in options else [*EXAMPLES, *CONFIGURATIONS])
     table = Table(
         "model",
@@ -137,9 +150,13 @@ def main() -> None:
     )
     rows: Figures = {}
     wrong: list[str] = []
+    environment = _with_bytecode()
     for name in names:
         done = subprocess.run(
-            [sys.executable, "-m", __spec__.name, "--one", name], capture_output=True, text=True
+            [sys.executable, "-c", AS_A_COMMAND, name],
+            env=environment,
+            capture_output=True,
+            text=True,
         )
         if done.returncode:
             wrong.append(f"{name}: {(done.stderr.strip().splitlines() or ['failed'])[-1]}")
