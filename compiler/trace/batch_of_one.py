@@ -11,11 +11,13 @@ from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
+import sympy
 import torch
 
 from pipecut.compiler.costs.arguments import size_of
 from pipecut.compiler.graph import Graph, Operator, Ref, Sym
 from pipecut.compiler.operators.lookup import rule_of
+from pipecut.compiler.trace.expanding import expands_to_its_own_shape
 from pipecut.model.functions import is_machinery
 
 
@@ -36,8 +38,13 @@ def noting_choices(samples: int) -> Iterator[list[str]]:
         caller = sys._getframe(1)
         if symbols and not is_machinery(caller.f_code.co_filename):
             traced = self.node.shape_env.backed_var_to_val
-            sizes = {s: 1 if traced.get(s) == samples else traced.get(s) for s in symbols}
-            if bool(expression.subs(sizes)) != answered:
+            ones = {s: sympy.Integer(1) for s, size in traced.items() if size == samples}
+
+            def for_one(size: Any) -> Any:
+                return size.node.expr.xreplace(ones) if isinstance(size, torch.SymInt) else size
+
+            other = bool(expression.xreplace(ones).subs(traced)) != answered
+            if other and not expands_to_its_own_shape(caller, for_one):
                 places.append(f"{caller.f_code.co_filename}:{caller.f_lineno}")
         return answered
 
