@@ -17,6 +17,7 @@ from typing import Protocol
 from safetensors import SafetensorError
 
 from pipecut.compiler.candidate import Candidate
+from pipecut.compiler.costs.loss_terms import terms_of
 from pipecut.compiler.graph import Graph, Operator
 from pipecut.compiler.graphs import Estimates
 from pipecut.compiler.inputs.auto import AUTO, Auto
@@ -29,10 +30,10 @@ from pipecut.compiler.partition.constraints import placement_rules
 from pipecut.compiler.schedules.registry import SCHEDULES
 from pipecut.compiler.stages.cut import opaque_modules
 from pipecut.device.types import type_of
-from pipecut.errors import PipecutError, UserFileError
+from pipecut.errors import PipecutError, TraceError, UserFileError
 from pipecut.model.weights import check_files
 from pipecut.plan.rules import Combination, conflict_of
-from pipecut.plan.schema import StageTensor
+from pipecut.plan.schema import StageTensor, has_value
 from pipecut.quantities import show_bytes
 
 
@@ -205,6 +206,40 @@ def padded_inputs_known(asked: Proposal) -> Refusal | None:
     return Refusal(why, UserFileError(f"{location}: batch: {why}; {remedy}"))
 
 
+def pads_are_values(asked: Proposal) -> Refusal | None:
+    """A number of `pad:` that the input's type does not have, as 0.5 of integers."""
+    job = asked.job
+    for tensor in asked.graph.batch_inputs:
+        value = job.spec.batch.pad.get(tensor.name)
+        dtype = asked.graph.values[tensor.value].dtype
+        if value is not None and not has_value(dtype, value):
+            why = f"pad has {value:g} for '{tensor.name}', which no {dtype} is"
+            location = location_of(job.path, "batch", "pad", tensor.name)
+            return Refusal(why, UserFileError(f"{location}: batch: {why}; write one that is"))
+    return None
+
+
+def grouping_keeps_loss(asked: Proposal) -> Refusal | None:
+    """Samples are grouped by length, and the step's loss depends on which share a microbatch."""
+    job, batch = asked.job, asked.job.spec.batch
+    if batch.order != "balanced" or not batch.pad or job.spec.reduction != "samples":
+        return None
+    try:
+        terms = terms_of(asked.graph, job.microbatch)
+    except TraceError:
+        return None
+    names = {tensor.name: tensor.value for tensor in asked.graph.batch_inputs}
+    if len(asked.graph.values[names[terms.input]].sizes) == 1:
+        return None
+    why = (
+        f"the loss is the mean over the labels of '{terms.input}' in a microbatch, so the step's "
+        "loss depends on which samples are together"
+    )
+    remedy = "write reduction: tokens, which weights every label alike, or order: as-given"
+    location = location_of(job.path, "batch", "order")
+    return Refusal(why, UserFileError(f"{location}: order: balanced: {why}; {remedy}"))
+
+
 def _some(names: Sequence[str]) -> str:
     """The first and last of some names, which show how they are made."""
     return ", ".join(names) if len(names) <= 4 else f"{names[0]}, {names[1]}, ..., {names[-1]}"
@@ -215,6 +250,8 @@ MODEL_RULES: tuple[Rule, ...] = (
     recurrent_dropout_on_gpu,
     optimizer_fits_parameters,
     padded_inputs_known,
+    pads_are_values,
+    grouping_keeps_loss,
 )
 SIZE_RULES: tuple[Rule, ...] = (plan_conflicts, placement_patterns, unmeasured)
 

@@ -24,7 +24,7 @@ from pipecut.compiler import Options, SizeOverrides, compile
 from pipecut.plan.folder import PlanFolder, read_plan
 from pipecut.plan.replay.lengths import costs_for, predicted_for
 from pipecut.plan.replay.simulate import Costs, costs_of, simulate
-from pipecut.plan.schema import Sizes
+from pipecut.plan.schema import Plan, Sizes
 from pipecut.runtime.batches.microbatches import divided
 from pipecut.runtime.launch.launch import launch
 from pipecut.runtime.pipeline import load_pipeline
@@ -77,21 +77,28 @@ def padded(batch: dict[str, list[torch.Tensor]]) -> dict[str, torch.Tensor]:
 
 def predicted_overhead(folder: PlanFolder, batch: dict[str, list[torch.Tensor]]) -> float:
     """The predicted step beside one whose microbatches take what their samples alone would."""
-    parts = divided(folder.plan, batch)
+    parts = divided(folder.plan, batch, folder.plan.microbatches)
     step = predicted_for(folder, [part.sizes for part in parts]).step_seconds
     whole = costs_of(folder.plan)
     alone = []
     for part in parts:
         lengths = (part.tensors["labels"] != IGNORED).sum(1).tolist()
         sizes: list[Sizes] = [{"batch": 1, "length": length} for length in lengths]
-        alone.append(_together([costs_for(folder.plan, whole, each) for each in sizes]))
+        alone.append(_together(folder.plan, [costs_for(folder.plan, whole, e) for e in sizes]))
     return step / simulate(folder.actions, replace(whole, by_microbatch=alone)).step_seconds
 
 
-def _together(samples: list[Costs]) -> Costs:
+def _together(plan: Plan, samples: list[Costs]) -> Costs:
     """The costs of a microbatch that takes what its samples take; messages have one latency."""
+    latency = {boundary.left: boundary.latency for boundary in plan.boundaries}
+    transfers = {
+        hop: sum(each.transfers[hop] for each in samples)
+        - (len(samples) - 1) * latency[hop.receiver - 1 if hop.direction == "F" else hop.receiver]
+        for hop in samples[0].transfers
+    }
     return replace(
         samples[0],
+        transfers=transfers,
         forward=[sum(each) for each in zip(*(s.forward for s in samples), strict=True)],
         backward=[sum(each) for each in zip(*(s.backward for s in samples), strict=True)],
         weights=[sum(each) for each in zip(*(s.weights for s in samples), strict=True)],

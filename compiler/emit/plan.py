@@ -18,6 +18,7 @@ from pipecut.compiler.operators.lookup import short_name
 from pipecut.compiler.partition.coarsen.parameter_bytes import OptimizerSpec
 from pipecut.compiler.partition.placement import Certificate
 from pipecut.compiler.predict.more_samples import more_samples
+from pipecut.compiler.predict.order import with_order
 from pipecut.compiler.predict.shorter import with_shorter
 from pipecut.compiler.predict.step import Scheduled
 from pipecut.compiler.stages.imports import functions_called
@@ -88,6 +89,7 @@ def plan_of(
         ],
         source=source,
     )
+    plan = with_order(plan, scheduled.actions)
     evaluation = evaluation_of(graph, scheduled.cuts, draft.evaluation_refused)
     return plan if evaluation is None else plan.model_copy(update={"evaluation": evaluation})
 

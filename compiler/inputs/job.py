@@ -63,9 +63,9 @@ class BatchSpec(FileSchema):
     order: Literal["as-given", "balanced"] = Field(
         default="as-given",
         description="The order in which a step runs microbatches that are given as lists. "
-        "`balanced` puts short ones first and last and long ones between, deals them evenly to "
-        "replicas, and puts listed samples of similar length into one microbatch: the step is "
-        "shorter, and sums of the loss and gradients round differently.",
+        "`balanced` takes the order with the shortest predicted step, deals them evenly to "
+        "replicas, and groups listed samples into microbatches with the least padding: the step "
+        "is shorter, and sums of the loss and gradients round differently.",
         examples=["balanced"],
     )
     pad: dict[str, float] = Field(

@@ -55,7 +55,7 @@ def _ordered(plan: Plan, parts: list[Microbatch]) -> list[Microbatch]:
     if plan.batch.order == "as-given":
         return parts
     works = [work_of(plan, part.sizes) for part in parts]
-    return balanced(parts, works, plan.replicas)
+    return balanced(parts, works, plan.replicas, plan.batch.rising)
 
 
 def _checked_microbatch(plan: Plan, number: int, part: Mapping[str, Any]) -> Microbatch:

@@ -16,15 +16,19 @@ APART = 100_000
 def batch_of_step(plan: Plan, step: int) -> dict[str, Any]:
     """The global batch of a step; where lengths differ, each microbatch has its own.
 
-    The first microbatch has the longest, the second the shortest, others some between.
+    The first microbatch has the longest, the second the shortest and most samples, others some
+    between.
     """
     size = plan.batch.global_size
     if not plan.batch.lengths:
         return sample_batch(plan.model, size, step)
-    parts = [
-        sample_batch(plan.model, samples, step + number * APART, lengths_of(plan, number))
-        for number, samples in enumerate(samples_per_microbatch(plan, size))
-    ]
+    parts = []
+    for number, samples in enumerate(samples_per_microbatch(plan, size)):
+        lengths = lengths_of(plan, number)
+        if number == 1:
+            # As many as its length allows.
+            samples = plan.batch.most_samples(lengths)
+        parts.append(sample_batch(plan.model, samples, step + number * APART, lengths))
     return {name: _listed([part[name] for part in parts]) for name in parts[0]}
 
 

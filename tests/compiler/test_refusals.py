@@ -175,6 +175,32 @@ def test_what_is_padded_is_an_input() -> None:
     assert "batch: pad has 'labls', which " in message and f"it returns {name}" in message
 
 
+@pytest.mark.parametrize(
+    ("dtype", "value", "fits"),
+    [
+        ("int64", -100.0, True),
+        ("int64", 0.5, False),
+        ("uint8", -1.0, False),
+        ("uint8", 256.0, False),
+        ("bool", 1.0, True),
+        ("bool", 2.0, False),
+        ("bfloat16", 0.3, True),
+        ("int32", float("inf"), False),
+    ],
+)
+def test_what_is_padded_with_is_a_value_of_the_input(dtype: str, value: float, fits: bool) -> None:
+    graph = chain(2)
+    name, at = graph.batch_inputs[0].name, graph.batch_inputs[0].value
+    values = {**graph.values, at: replace(graph.values[at], dtype=dtype)}
+    asked = proposal(
+        replace(graph, values=values), batch={"global": 8, "microbatch": 2, "pad": {name: value}}
+    )
+    if fits:
+        refuse_impossible(asked)
+    else:
+        assert f"which no {dtype} is; write one that is" in refused(asked)
+
+
 def test_whole_parameters_are_not_divided_over_replicas() -> None:
     keys = {"optimizer": {"name": "adafactor"}, "shard_optimizer": True}
     refuse_impossible(proposal(chain(2), Candidate(2, 1, 2, 2, "1f1b"), **keys))

@@ -1,8 +1,8 @@
 """The plan folder as typed values: the contract between compiler and runtime."""
 
-from pipecut.plan.schema.batch import Batch, LengthRange, MoreSamples, Terms
+from pipecut.plan.schema.batch import Batch, LengthRange, MoreSamples, Rising, Terms
 from pipecut.plan.schema.dimensions import Dimension, Sizes, evaluate
-from pipecut.plan.schema.dtypes import HALF, ITEM_BYTES, Dtype
+from pipecut.plan.schema.dtypes import HALF, ITEM_BYTES, Dtype, has_value
 from pipecut.plan.schema.nesting import Container, Nesting, name_within
 from pipecut.plan.schema.numbers import (
     Bytes,
@@ -72,6 +72,7 @@ __all__ = [
     "Positive",
     "Prediction",
     "Rate",
+    "Rising",
     "Seconds",
     "SecondsAt",
     "Sizes",
@@ -85,6 +86,7 @@ __all__ = [
     "TraceComparison",
     "ValueCheck",
     "evaluate",
+    "has_value",
     "name_within",
     "same_constant",
 ]

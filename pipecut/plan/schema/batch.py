@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from pipecut.errors import RunError
-from pipecut.plan.schema.numbers import Count, PlanModel, Positive
+from pipecut.plan.schema.numbers import Count, PlanModel, Positive, Signed
 
 if TYPE_CHECKING:
     import torch
@@ -40,6 +40,17 @@ class MoreSamples(PlanModel):
     lengths: dict[str, Positive]
 
 
+class Rising(PlanModel):
+    """Which microbatches run first, in rising order; the others follow in falling order.
+
+    Of those from the shortest to the longest every so many, from `first` on, which counts from the
+    longest where it is negative.
+    """
+
+    first: Signed = 0
+    every: Positive = 2
+
+
 class Batch(PlanModel):
     """Samples per step and per microbatch; `dynamic` when any other size works too.
 
@@ -48,7 +59,7 @@ class Batch(PlanModel):
     `lengths` has each length that microbatches may have of their own, by the name that dimensions
     call it. Memory is checked and time predicted for the longest. `order` is that in which listed
     microbatches run; `pad` has what samples of an input are made longer with; `more_samples` is
-    what microbatches of shorter lengths may have.
+    what microbatches of shorter lengths may have; of a balanced order `rising` says which rise.
     """
 
     global_size: Positive
@@ -60,6 +71,7 @@ class Batch(PlanModel):
     order: Literal["as-given", "balanced"] = "as-given"
     pad: dict[str, float] = {}
     more_samples: MoreSamples | None = None
+    rising: Rising = Rising()
 
     def sizes(self, samples: int) -> dict[str, int]:
         """What dimensions are evaluated for: so many samples, of the longest lengths."""

@@ -22,3 +22,14 @@ def _known_dtype(name: str) -> str:
 
 
 Dtype = Annotated[str, AfterValidator(_known_dtype)]
+
+
+def has_value(dtype: Dtype, value: float) -> bool:
+    """Whether a tensor of a dtype may have a value; one of floating numbers has any, rounded."""
+    if dtype == "bool":
+        return value in (0, 1)
+    if "int" not in dtype:
+        return True
+    bits = 8 * ITEM_BYTES[dtype]
+    least, most = (0, 2**bits) if dtype.startswith("u") else (-(2 ** (bits - 1)), 2 ** (bits - 1))
+    return float(value).is_integer() and least <= value < most

@@ -81,7 +81,7 @@ def padded_work(plan: Plan, groups: list[list[int]]) -> int:
     return work
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.lists(st.integers(1, 16), min_size=4, max_size=6))
 def test_no_other_microbatches_have_less_padding(sizes: list[int]) -> None:
     """Tried: every way to make three microbatches of the samples, in any order."""

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipecut.errors import RunError
-from pipecut.plan.schema import Batch, LengthRange, MoreSamples, Plan
+from pipecut.plan.schema import Batch, LengthRange, MoreSamples, Plan, Rising
 from pipecut.runtime.batches.microbatches import count_samples, divided
 from pipecut.runtime.batches.order import balanced
 from tests.plans import made_plan, made_tensor
@@ -72,15 +72,18 @@ def test_samples_that_make_no_microbatch_are_refused(batch: dict[str, Any], mess
 
 
 def test_work_rises_and_falls_within_a_replica() -> None:
-    works = [7.0, 1.0, 5.0, 3.0, 2.0, 6.0, 4.0]
-    assert balanced(works, works, 1) == [1.0, 3.0, 5.0, 7.0, 6.0, 4.0, 2.0]
+    works = [7, 1, 5, 3, 2, 6, 4]
+    assert balanced(works, works, 1, Rising()) == [1, 3, 5, 7, 6, 4, 2]
+    assert balanced(works, works, 1, Rising(every=3)) == [1, 4, 7, 6, 5, 3, 2]
+    assert balanced(works, works, 1, Rising(first=-2, every=1)) == [6, 7, 5, 4, 3, 2, 1]
+    assert balanced(works, works, 1, Rising(first=-1, every=1)) == [7, 6, 5, 4, 3, 2, 1]
 
 
 @given(st.lists(st.integers(1, 99), max_size=24), st.integers(1, 4))
 def test_every_microbatch_runs_once_and_replicas_have_as_many(
     works: list[int], replicas: int
 ) -> None:
-    ordered = balanced(works, works, replicas)
+    ordered = balanced(works, works, replicas, Rising())
     assert sorted(ordered) == sorted(works)
 
 
