@@ -239,6 +239,25 @@ class Output:
 
 
 @dataclass(frozen=True)
+class TracedLayer:
+    """A layer that was traced for others that are equal: its FQN, its module, and its operators.
+
+    `given` are the values that it was called with, `made` those that it made; `form`, `results` and
+    `modes` say how to call it (`compiler/trace/stamp/stamped.py`), `summary` which are like it.
+    """
+
+    path: str
+    module: Any
+    form: Any
+    results: Any
+    modes: tuple[bool, ...]
+    given: tuple[str, ...]
+    made: tuple[str, ...]
+    operators: tuple[str, ...]
+    summary: str
+
+
+@dataclass(frozen=True)
 class Origin:
     """Where the model is from: `factory(**args)` with a seed, cast to a precision."""
 
@@ -264,6 +283,7 @@ class Graph:
     `checks` must hold in every microbatch, or what the model does is not what the graph does.
     `lengths` are the sizes, beside `batch`, that dimensions follow, as `values` has them;
     `shortest` are the least that the graph holds for, where it was traced for the most.
+    `layers` has one of each kind of layers that were traced once for many.
     """
 
     operators: tuple[Operator, ...]
@@ -287,6 +307,7 @@ class Graph:
     lengths: dict[str, int] = field(default_factory=dict)
     shortest: dict[str, int] = field(default_factory=dict)
     rehearsal: str = ""
+    layers: tuple[TracedLayer, ...] = field(default=(), compare=False, repr=False)
 
     def __str__(self) -> str:
         """Inputs and operators as tables, then outputs and what is different in eval mode."""

@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping
 import torch
 
 from pipecut.compiler.compare.graph_run import REMEDY
-from pipecut.compiler.compare.limits import why_too_large
+from pipecut.compiler.compare.layers import compare_layers
+from pipecut.compiler.compare.limits import RunSize, size_to_run, why_too_large
 from pipecut.compiler.compare.model_run import CannotRun, running_model, training_terms
 from pipecut.compiler.compare.side_by_side import Difference, SideBySide
 from pipecut.compiler.graph import Graph
@@ -42,14 +43,17 @@ def compare(
     """
     if trust:
         return TraceComparison(how=TRUSTED)
-    too_large = why_too_large(graph)
-    if too_large:
-        why = f"too large to run while compiling: {too_large}; {_rehearsed(graph)}"
-        return TraceComparison(how=why)
     begin = time.process_time()
+    size = size_to_run(graph, job.microbatch)
+    if size is None:
+        lines = compare_layers(job, graph)
+        if lines:
+            progress(f"{'; '.join(lines)}, in {show_seconds(time.process_time() - begin)}")
+        why = f"too large to run while compiling: {why_too_large(graph)}"
+        return TraceComparison(how="; ".join((why, *lines, _rehearsed(graph))))
     with training_terms(getattr(torch, graph.default_dtype)):
         try:
-            compared = _compared(job, graph)
+            compared = _compared(job, graph, size)
         except CannotRun as reason:
             log.debug("not compared", exc_info=True)
             compared = TraceComparison(how=str(reason))
@@ -63,26 +67,26 @@ def _rehearsed(graph: Graph) -> str:
     return "its forward does the same twice on fake tensors"
 
 
-def _compared(job: Job, graph: Graph) -> TraceComparison:
+def _compared(job: Job, graph: Graph, size: RunSize) -> TraceComparison:
     """Raises TraceError, and CannotRun where the model cannot run."""
     both = SideBySide(job, graph)
     # The last batch is shorter, where lengths are left open.
-    between = {name: (most + graph.shortest[name]) // 2 for name, most in graph.lengths.items()}
-    for seed in SEEDS:
-        difference = both.step(_batch(job, seed, between if seed == SEEDS[-1] else {}))
+    lengths = (size.lengths, size.shorter(graph))
+    for seed, at in zip(SEEDS, lengths, strict=True):
+        difference = both.step(_batch(job, seed, size.samples, at))
         if difference is not None:
             place = both.first_difference()
             raise TraceError(_text(difference, place, TOLERANCE[job.spec.precision]))
     gradients = counted(sum(p.trainable for p in graph.parameters), "gradient")
     buffers = counted(sum(1 for _ in both.model.model.buffers()), "buffer")
-    how = f"loss, {gradients} and {buffers} of {len(SEEDS)} batches"
+    how = f"loss, {gradients} and {buffers} of {len(SEEDS)} batches {size.reduced}".rstrip()
     return TraceComparison(compared=True, how=how)
 
 
-def _batch(job: Job, seed: int, lengths: Mapping[str, int]) -> ExampleBatch:
+def _batch(job: Job, seed: int, samples: int, lengths: Mapping[str, int]) -> ExampleBatch:
     torch.manual_seed(seed)
     with running_model():
-        return example_batch(job, job.microbatch, lengths)
+        return example_batch(job, samples, lengths)
 
 
 def _text(difference: Difference, place: str, tolerance: float) -> str:

@@ -1,10 +1,9 @@
 """A traced graph as one stage, in the code that a plan would have, run on an example batch."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
-from torch import nn
 
 from pipecut.compiler.compare.model_run import STEP, Tensors, tensors_after
 from pipecut.compiler.graph import Graph
@@ -25,20 +24,19 @@ REMEDY = (
 
 
 class GraphRun:
-    """Runs the graph of training mode; `model` has the values of parameters to begin with."""
+    """Runs the graph of training mode; `values` has those of parameters to begin with, by FQN."""
 
-    def __init__(self, graph: Graph, model: nn.Module, seed: int) -> None:
+    def __init__(self, graph: Graph, values: Mapping[str, torch.Tensor], seed: int) -> None:
         (whole,) = cut(graph, [(0,)] * len(graph.operators), 1)
         buffers = {buffer.names[0]: buffer.data.detach().clone() for buffer in graph.buffers}
         self.module = build(graph, whole, 1, CPU, buffers).train()
         self.inputs = [graph.batch_names()[value] for value in whole.batch_inputs]
         self.opaque = whole.opaque
         self.draws = StageDraws(seed, [n for o in graph.operators for n in o.draws])
-        self.take_values(model)
+        self.take_values(values)
 
-    def take_values(self, model: nn.Module) -> None:
-        """Copy the values of a model's parameters, by FQN."""
-        values = dict(model.named_parameters(remove_duplicate=False))
+    def take_values(self, values: Mapping[str, torch.Tensor]) -> None:
+        """Copy the values of parameters, by FQN."""
         with torch.no_grad():
             for name, parameter in self.module.named_parameters():
                 parameter.copy_(values[name])

@@ -64,6 +64,10 @@ class ModelRun:
         """The user's own module."""
         return self.with_loss.model
 
+    def parameters(self) -> Tensors:
+        """By FQN, a tied one under each."""
+        return dict(self.model.named_parameters(remove_duplicate=False))
+
     def forward(self, batch: ExampleBatch) -> torch.Tensor:
         """The loss. Raises what the user's code raises."""
         tensors = {name: tensor.clone() for name, tensor in batch.tensors.items()}

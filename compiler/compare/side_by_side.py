@@ -38,7 +38,7 @@ class SideBySide:
         self.batches: list[ExampleBatch] = []
         with_loss = model_with_values(job)
         self.model = ModelRun(with_loss, job.spec.seed, opaque_modules(graph.operators))
-        self.graph = GraphRun(graph, with_loss.model, job.spec.seed)
+        self.graph = GraphRun(graph, self.model.parameters(), job.spec.seed)
 
     def step(self, batch: ExampleBatch) -> Difference | None:
         """Forward and backward of both; what differs by more than rounding, if anything does.
@@ -89,7 +89,7 @@ class SideBySide:
                 for parameter in self.model.model.parameters():
                     if parameter.is_floating_point() or parameter.is_complex():
                         parameter.mul_(STEP_FACTOR)
-            self.graph.take_values(self.model.model)
+            self.graph.take_values(self.model.parameters())
         self.batches.append(batch)
 
     def _put_buffers(self, values: Sequence[torch.Tensor]) -> None:

@@ -736,3 +736,55 @@ class IdentityOfTensor(Base):
 class HashOfObject(Base):
     def odd(self, h: Tensor) -> Tensor:
         return h * (1 + hash(object()) % 5)
+
+
+# Of a model that is too large to run as a whole, layers that are compared by themselves.
+WORDS = 50
+
+
+class Layer(nn.Module):
+    """Dropout, a buffer, a mask; `odd` ones do something else where no trace looks."""
+
+    def __init__(self, odd: str) -> None:
+        super().__init__()
+        self.odd = odd
+        self.norm, self.inside = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.register_buffer("table", torch.linspace(0.5, 1.5, WIDTH))
+
+    def forward(
+        self, x: Tensor, unused: Tensor, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        assert mask is not None
+        y = self.inside(self.norm(x)) * self.table
+        if self.odd == "value" and type(x) is torch.Tensor:
+            y = y * 1.5
+        if self.odd == "gradient" and type(x) is torch.Tensor:
+            y = y + (self.inside.bias - self.inside.bias.detach())
+        y = F.dropout(F.gelu(y.masked_fill(mask, 0.0)), 0.1, self.training)
+        return x + y, y.mean()
+
+
+class Layered(nn.Module):
+    """Layers that are stamped, with a mask of the batch."""
+
+    def __init__(self, odd: str) -> None:
+        super().__init__()
+        self.table = nn.Embedding(WORDS, WIDTH)
+        self.layers = nn.ModuleList(Layer(odd) for _ in range(6))
+        self.head = nn.Linear(WIDTH, WORDS)
+
+    def forward(self, words: Tensor, labels: Tensor) -> Tensor:
+        x, extra = self.table(words), torch.zeros(())
+        mask = (words == 0)[:, :, None]
+        for layer in self.layers:
+            x, mean = layer(x, words.float(), mask=mask)
+            extra = extra + mean
+        return F.cross_entropy(self.head(x).flatten(0, 1), labels.flatten()) + extra
+
+
+def layered(odd: str = "") -> nn.Module:
+    return Layered(odd)
+
+
+def words(count: int, length: int = 12) -> dict[str, Tensor]:
+    return {name: torch.randint(WORDS, (count, length)) for name in ("words", "labels")}

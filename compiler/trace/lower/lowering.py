@@ -60,7 +60,11 @@ def lower(exported: Exported, microbatch: int) -> Lowered:
     outputs = {output.value for output in results.outputs}
     return Lowered(
         operators,
-        replace(_graph(exported, values, signature, results, operators, loss), checks=checks),
+        replace(
+            _graph(exported, values, signature, results, operators, loss),
+            checks=checks,
+            layers=reader.stamps.layers(),
+        ),
         replace(
             _graph(exported, values, signature, results, operators, loss | outputs), checks=checks
         ),

@@ -6,7 +6,14 @@ from itertools import count, islice
 from typing import Any, Protocol
 
 from pipecut.compiler.choices import Check
-from pipecut.compiler.graph import ModuleCall, Operator, Ref, Value, storage_roots
+from pipecut.compiler.graph import (
+    ModuleCall,
+    Operator,
+    Ref,
+    TracedLayer,
+    Value,
+    storage_roots,
+)
 from pipecut.compiler.trace.stamp.stamped import NotEqualAfterAll, Stamped
 
 
@@ -192,6 +199,26 @@ class Stamps:
         value = self._made[call][position]
         self._program.alias(name, value)
         self._program.storage[value] = storage
+
+    def layers(self) -> tuple[TracedLayer, ...]:
+        """One of each kind of layers that others were stamped from."""
+        layers = []
+        for template in self._stamped.templates:
+            region = self._regions[template.number]
+            layers.append(
+                TracedLayer(
+                    region.path,
+                    template.module,
+                    template.form,
+                    template.results,
+                    template.modes,
+                    region.begin.tensors,
+                    region.made,
+                    tuple(operator.name for operator in region.operators),
+                    template.summary,
+                )
+            )
+        return tuple(layers)
 
     def check(self) -> None:
         """Raises NotEqualAfterAll where a traced layer is not what would have been stamped."""

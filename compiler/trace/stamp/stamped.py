@@ -2,8 +2,25 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from pipecut.errors import PipecutError
+
+
+@dataclass(frozen=True)
+class Template:
+    """A traced call that stamped ones have the operators of: the number of the call, its module.
+
+    `form` and `results` say how it was called and what it returned; `modes` have `training` of the
+    module and those in it; `summary` says in a few words which layers are like it.
+    """
+
+    number: int
+    module: Any
+    form: Any
+    results: Any
+    modes: tuple[bool, ...]
+    summary: str
 
 
 class NotEqualAfterAll(PipecutError):
@@ -25,6 +42,7 @@ class Stamped:
     template_of: Mapping[int, int] = field(default_factory=dict)
     proof_of: Mapping[int, int] = field(default_factory=dict)
     summary: tuple[str, ...] = ()
+    templates: tuple[Template, ...] = ()
 
     def counterparts(self, names: Iterable[str]) -> dict[str, str]:
         """FQNs of tensors in layers that were stamped, to those in the traced one."""

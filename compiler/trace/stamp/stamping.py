@@ -26,7 +26,7 @@ from pipecut.compiler.trace.stamp.node_names import NodeNames
 from pipecut.compiler.trace.stamp.reached import CodeNoted, Reached
 from pipecut.compiler.trace.stamp.reads import DifferingReads
 from pipecut.compiler.trace.stamp.side_effects import Surroundings
-from pipecut.compiler.trace.stamp.stamped import NotEqualAfterAll, Stamped
+from pipecut.compiler.trace.stamp.stamped import NotEqualAfterAll, Stamped, Template
 
 Forward = Callable[..., Any]
 
@@ -79,7 +79,22 @@ class Stamping:
                     f"{name}: {kind.broken or 'the last one is called otherwise'}"
                 )
             proof_of[kind.last.number] = proof_of[kind.first.number] = kind.second.number
-        return Stamped(self._paths, self._template_of, proof_of, tuple(self._summary()))
+        summary, templates = tuple(self._summary()), tuple(self._templates())
+        return Stamped(self._paths, self._template_of, proof_of, summary, templates)
+
+    def _templates(self) -> Iterator[Template]:
+        for kind in self._kinds:
+            if kind.stamped and kind.second is not None:
+                asked = kind.second.asked
+                modules = tuple(module.training for module in asked.layer.module.modules())
+                yield Template(
+                    kind.second.number,
+                    asked.layer.module,
+                    asked.form,
+                    kind.second.results,
+                    modules,
+                    f"{len(kind.equal.layers)} layers of {kind.equal.class_name}",
+                )
 
     def _summary(self) -> Iterator[str]:
         for equal in self._sets:
