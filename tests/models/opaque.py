@@ -153,11 +153,15 @@ def rows(samples: int) -> dict[str, torch.Tensor]:
 class Odd(nn.Module):
     """What a trace leaves out or cannot hold, by kind; tokens of a sample to a result like x."""
 
+    mean: torch.Tensor
+
     def __init__(self, kind: str) -> None:
         super().__init__()
         self.kind = kind
         self.linear = nn.Linear(WIDTH, WIDTH)
         self.lstm = nn.LSTM(WIDTH, WIDTH, batch_first=True) if kind == "packed" else None
+        if kind == "assigned":
+            self.register_buffer("mean", torch.zeros(()))
         if kind == "hooked":
             self.register_forward_pre_hook(lambda _, args: (2 * args[0],))
             self.register_forward_hook(lambda _, args, result: result * result)
@@ -177,6 +181,11 @@ class Odd(nn.Module):
         if x.requires_grad:
             x.register_hook(lambda gradient: gradient * 0.5)
         return x
+
+    def _assigned(self, x: torch.Tensor) -> torch.Tensor:
+        mean = x.detach().mean()
+        self.mean = mean if self.mean == 0 else 0.9 * self.mean + 0.1 * mean
+        return x * self.mean
 
     def _numpy(self, x: torch.Tensor) -> torch.Tensor:
         return x * torch.from_numpy(x.detach().numpy().round())

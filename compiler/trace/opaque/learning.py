@@ -109,7 +109,8 @@ def _forward(job: Job, real: WithLoss, modules: dict[str, nn.Module], batch: Exa
         stack.enter_context(calling(f"{job.spec.model.factory}'s model, run on the example batch,"))
         stack.enter_context(_watched(real, modules, batch.samples, ran))
         with torch.no_grad():
-            real.has_loss = real.training
+            # The loss has no opaque modules, and may look for gradients.
+            real.has_loss = False
             real.nesting = batch.nesting
             real({**batch.tensors, **batch.constants})
     return ran

@@ -17,6 +17,7 @@ from pipecut.compiler.trace.rehearse.python_state import PythonState
 from pipecut.compiler.trace.watch.randomness import may_seed
 from pipecut.errors import TraceError
 from pipecut.model.draws import CountDraws
+from pipecut.model.opaque.assigned_buffers import buffers_of, keep_in_place
 from pipecut.model.opaque.nested import Leaf, leaves_in, tensors_in, with_leaves
 
 DRAWS_IN_BACKWARD = (
@@ -88,6 +89,13 @@ class Watched:
     forward: Callable[..., Any]
     of_model: Mapping[int, str]
 
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        """A forward, after which buffers that it assigned are the tensors that they were."""
+        buffers = buffers_of(self.module)
+        result = self.forward(*args, **kwargs)
+        keep_in_place(self.module, buffers)
+        return result
+
 
 def observe(watched: Watched, samples: int, args: Any, kwargs: Any) -> tuple[SeenCall, Any]:
     """Run a module, forward and, where it trains, backward. Returns its result without gradients.
@@ -105,7 +113,7 @@ def observe(watched: Watched, samples: int, args: Any, kwargs: Any) -> tuple[See
 
     def call() -> Any:
         with outside:
-            return watched.forward(*own_args, **own_kwargs)
+            return watched.run(*own_args, **own_kwargs)
 
     with _refused_effects(what, watched, inputs, (own_args, own_kwargs)) as written:
         result, work = _run(call, inputs, leaves, samples, module.training)
@@ -117,7 +125,7 @@ def observe(watched: Watched, samples: int, args: Any, kwargs: Any) -> tuple[See
     )
     after_first, kept = PythonState.of(module), outside.kept()
     outside.refuse_others(what)
-    _refuse_other_sizes(what, watched.forward, code, tensors, args, kwargs)
+    _refuse_other_sizes(what, watched.run, code, tensors, args, kwargs)
     refuse_moving(after_first, ORDER_OF_ITS_OWN, module)
     refuse_moved(what, kept)
     seen = SeenCall(
@@ -145,12 +153,12 @@ def _refused_effects(
 
     Raises TraceError where it assigns a buffer, writes a parameter or changes a container.
     """
-    leaves, buffers = list(leaves_in(given)), _buffers(watched.module)
+    leaves, buffers = list(leaves_in(given)), buffers_of(watched.module)
     versions = [tensor._version for tensor in inputs]
     written: list[int] = []
     yield written
     _refuse_other_contents(what, leaves, list(leaves_in(given)))
-    _refuse_assigned(what, buffers, _buffers(watched.module))
+    _refuse_assigned(what, buffers, buffers_of(watched.module))
     written += [at for at, t in enumerate(inputs) if t._version != versions[at]]
     if any(isinstance(inputs[at], nn.Parameter) for at in written):
         raise TraceError(
@@ -219,10 +227,6 @@ def _with_copies(code: ArgumentCode, given: Sequence[torch.Tensor], args: Any, k
     tensors = [leaf for leaf in code.leaves if isinstance(leaf, torch.Tensor)]
     copy_of = {id(tensor): copy for tensor, copy in zip(tensors, given, strict=True)}
     return with_leaves((args, kwargs), lambda leaf: copy_of.get(id(leaf), leaf))
-
-
-def _buffers(module: nn.Module) -> dict[str, torch.Tensor]:
-    return dict(module.named_buffers(remove_duplicate=False))
 
 
 def _run(
@@ -312,8 +316,8 @@ def _refuse_assigned(
     for place, buffer in before.items():
         if after.get(place) is not buffer:
             raise TraceError(
-                f"{what} assigns its buffer '{place}', and a plan's buffers stay where they are; "
-                f"write it in place with {place.rpartition('.')[2]}.copy_(...)"
+                f"{what} assigns its buffer '{place}' a tensor of another shape or dtype, and a "
+                "plan's buffers keep theirs; assign one that is like it"
             )
 
 

@@ -107,7 +107,7 @@ def test_a_plan_computes_what_the_unsplit_model_does(
 
 KINDS = [
     *("backward", "gradient", "numpy", "chosen", "distinct", "functional", "packed"),
-    "checkpointed",
+    *("checkpointed", "assigned"),
 ]
 ODD = """
 model: {{factory: "tests.models.opaque:odd", args: {{kinds: [{kinds}]}}{opaque}}}
@@ -122,6 +122,14 @@ def test_what_no_graph_can_hold_runs_as_it_is(slow_cores: str, tmp_path: Path) -
     plan = exact_plan(tmp_path, job, slow_cores, SizeOverrides(stages=3))
     opaque = {opaque.name for stage in plan.stages for opaque in stage.opaque}
     assert {f"blocks.{kind}" for kind in KINDS if kind != "functional"} <= opaque
+
+
+@pytest.mark.slow
+def test_a_buffer_that_is_assigned_goes_on_where_stages_recompute(
+    slow_cores: str, tmp_path: Path
+) -> None:
+    job = ODD.format(kinds="assigned, numpy", opaque="") + "recompute: always\n"
+    exact_plan(tmp_path, job, slow_cores, SizeOverrides(stages=2), evaluation=True)
 
 
 @pytest.mark.slow
