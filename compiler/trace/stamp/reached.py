@@ -6,17 +6,15 @@ layer may learn which of them it is.
 
 import collections
 import functools
-import gc
 import inspect
 import os
 import sys
 import weakref
 from array import array
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from types import CodeType, FrameType, FunctionType, MethodType, ModuleType
+from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy
@@ -24,13 +22,10 @@ import torch
 from torch import nn
 
 from pipecut.compiler.trace.rehearse.own_code import is_known
+from pipecut.compiler.trace.stamp.code_noted import CodeNoted
 from pipecut.compiler.trace.stamp.layers import Layer
 from pipecut.compiler.trace.stamp.same_value import PLAIN
 
-# Ways past what is watched: where code has a module, to its attributes and to which one it is.
-OF_MODULES = {"__dict__", "vars", "__getattribute__", "id", "hash", "repr"}
-# Anywhere, to who calls, and to names that are made while it runs.
-ANYWHERE = {"_getframe", "currentframe", "globals", "locals", "get_ident"}
 CONTENTS = (list, tuple, set, frozenset, collections.deque)
 # Values of one state: more take longer to look at than a layer takes to trace.
 MOST_VALUES = 20_000
@@ -38,51 +33,6 @@ MOST_VALUES = 20_000
 
 class Unknown(Exception):
     """What a layer does cannot be told from its state; the text says why."""
-
-
-class CodeNoted:
-    """Code that ran for a layer, but known packages', and the globals that it ran with."""
-
-    def __init__(self) -> None:
-        self.ran: dict[CodeType, Mapping[str, Any]] = {}
-        # By the code's id, since a hash of code takes longer; it is kept, so that no other gets it.
-        self._known: dict[int, tuple[CodeType, Mapping[str, Any]]] = {}
-        self.past_watching = ""
-
-    @contextmanager
-    def watched(self) -> Iterator[None]:
-        """Around a layer's forward."""
-        before, collects = sys.getprofile(), gc.isenabled()
-        # A collection calls gc.callbacks in the middle of the layer, which are none of its code.
-        gc.disable()
-        sys.setprofile(self._note)
-        try:
-            yield
-        finally:
-            sys.setprofile(before)
-            if collects:
-                gc.enable()
-
-    def _note(self, frame: FrameType, event: str, _: Any) -> None:
-        if event != "call":
-            return
-        code, held = frame.f_code, frame.f_globals
-        if self._known.get(id(code), (None, None))[1] is held:
-            return
-        if is_known(held.get("__name__")):
-            self._known[id(code)] = code, held
-            return
-        self.ran[code] = held
-        past = ANYWHERE.intersection(code.co_names)
-        if any(isinstance(held, nn.Module) for held in frame.f_locals.values()):
-            past |= OF_MODULES.intersection(code.co_names)
-        if past:
-            self.past_watching = f"its code uses {min(past)}"
-
-    @property
-    def names(self) -> set[str]:
-        """All names of globals and attributes that the code has."""
-        return {name for code in self.ran for name in code.co_names}
 
 
 @dataclass

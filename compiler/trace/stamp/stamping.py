@@ -19,11 +19,12 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from pipecut.compiler.trace.modes.mode_reads import ModeReads
 from pipecut.compiler.trace.stamp.call_form import Call, NoForm, call_of, results_of
+from pipecut.compiler.trace.stamp.code_noted import CodeNoted
 from pipecut.compiler.trace.stamp.kind import Asked, Kind, Traced
 from pipecut.compiler.trace.stamp.layers import EqualLayers, Layer, equal_layers
 from pipecut.compiler.trace.stamp.markers import BEGIN, BODY, END, OUT, results_like
 from pipecut.compiler.trace.stamp.node_names import NodeNames
-from pipecut.compiler.trace.stamp.reached import CodeNoted, Reached
+from pipecut.compiler.trace.stamp.reached import Reached
 from pipecut.compiler.trace.stamp.reads import DifferingReads
 from pipecut.compiler.trace.stamp.side_effects import Surroundings
 from pipecut.compiler.trace.stamp.stamped import NotEqualAfterAll, Stamped, Template
