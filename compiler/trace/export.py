@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -28,7 +28,7 @@ from pipecut.compiler.trace.following import (
 from pipecut.compiler.trace.functions.calling import functions_as_operators
 from pipecut.compiler.trace.lengths import SHORTEST
 from pipecut.compiler.trace.modes.mode_reads import ModeReads, watched_mode
-from pipecut.compiler.trace.opaque.untraceable import located
+from pipecut.compiler.trace.opaque.untraceable import located, untraceable_in
 from pipecut.compiler.trace.prepare import check_names, model_to_trace
 from pipecut.compiler.trace.rehearse.python_state import put_back_after
 from pipecut.compiler.trace.stamp.stamped import NOTHING_STAMPED, Stamped
@@ -38,7 +38,11 @@ from pipecut.compiler.trace.watch.converted_modules import conversions_change_no
 from pipecut.compiler.trace.watch.eager_paths import without_checkpoints
 from pipecut.compiler.trace.watch.forward_hooks import forward_hooks_kept
 from pipecut.compiler.trace.watch.module_state import ModuleState
-from pipecut.compiler.trace.watch.randomness import only_operators_draw
+from pipecut.compiler.trace.watch.randomness import (
+    DrawnByHost,
+    noting_who_draws,
+    only_operators_draw,
+)
 from pipecut.compiler.trace.ways import ways
 from pipecut.errors import PipecutError, TraceError
 from pipecut.model.quiet_export import quiet
@@ -142,6 +146,10 @@ def export(
     model = model_to_trace(job) if model is None else model
     try:
         return _export(job, asked, whole, model, by_example)
+    except DrawnByHost as error:
+        with noting_who_draws() as modules, suppress(TraceError):
+            _export(job, asked, True, model, by_example)
+        raise untraceable_in(error, model.model, modules) from error
     except TraceError as error:
         raise located(error, model.model) from error
 

@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipecut.device.work import generators
+from pipecut.model.opaque.host_random import HostRandom, seed_host
 
 # Functions of torch.nn.functional that are made of random operators of other names.
 COMPOSED = ("dropout", "rrelu", "gumbel", "fractional_max_pool", "multi_head_attention")
@@ -79,8 +80,8 @@ class Draws(TorchDispatchMode):
         self.step = self.microbatch = 0
         # By seed of each draw so far: how many draws there were up to it; None in an opaque module.
         self.after: dict[int, int | None] = {}
-        # Draws before each opaque module that runs now.
-        self.around: list[int] = []
+        # Draws before each opaque module that runs now, and Python's and NumPy's generators then.
+        self.around: list[tuple[int, HostRandom]] = []
         self.states: list[tuple[torch.Generator, torch.Tensor]] = []
 
     def at(self, step: int, microbatch: int) -> "Draws":
@@ -121,14 +122,18 @@ class Draws(TorchDispatchMode):
                 self._seed(self._number(count), count + 1)
 
     def begin_opaque(self) -> None:
-        """An opaque module begins: all that it draws, as often as it likes, is one draw here."""
+        """An opaque module begins: all that it draws, as often as it likes, is one draw here.
+
+        It may draw Python's and NumPy's random numbers as well.
+        """
         count = self._count() or 0
-        self.around.append(count)
-        self._seed(self._number(count), None)
+        self.around.append((count, HostRandom.now()))
+        seed_host(self._seed(self._number(count), None))
 
     def end_opaque(self) -> None:
         """It ends: what is drawn after it does not depend on how often it drew."""
-        count = self.around.pop()
+        count, before = self.around.pop()
+        before.put_back()
         self._seed(f"after {self._number(count)}", count + 1)
 
     def _count(self) -> int | None:
@@ -138,7 +143,7 @@ class Draws(TorchDispatchMode):
         """The number in the model of this forward's next draw."""
         return str(self.numbers[count] if count < len(self.numbers) else count)
 
-    def _seed(self, draw: str, count: int | None) -> None:
+    def _seed(self, draw: str, count: int | None) -> int:
         text = f"{self.seed} {self.step} {self.microbatch} {draw}"
         # A hash, so that no two draws begin with one seed; manual_seed takes 63 bits.
         digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
@@ -148,6 +153,7 @@ class Draws(TorchDispatchMode):
         # formats a stack trace for each that is idle.
         for generator in generators():
             generator.manual_seed(seed)
+        return seed
 
 
 class StageDraws(TorchFunctionMode):

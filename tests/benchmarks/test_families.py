@@ -27,18 +27,18 @@ from torch import nn
 import torch.nn.functional as F
 
 
-class Draws(nn.Linear):
-    def forward(self, x):
+class Draws(nn.Sequential):
+    def forward(self, input):
         import random
 
-        return super().forward(x) * random.random()
+        return super().forward(input) * random.random()
 
 
 def build(name):
     if name == "not:built":
         raise KeyError(name)
-    middle = Draws(8, 8) if name == "draws:python" else nn.Linear(8, 8)
-    return nn.Sequential(nn.Linear(8, 8), middle, nn.Linear(8, 8))
+    layers = [nn.Linear(8, 8) for _ in range(3)]
+    return Draws(*layers) if name == "draws:python" else nn.Sequential(*layers)
 
 
 def inputs(name, samples):

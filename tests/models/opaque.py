@@ -1,7 +1,9 @@
 """A model whose experts choose their tokens by nonzero, which no graph can hold."""
 
+import random
 from typing import Any
 
+import numpy
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -186,6 +188,9 @@ class Odd(nn.Module):
         mean = x.detach().mean()
         self.mean = mean if self.mean == 0 else 0.9 * self.mean + 0.1 * mean
         return x * self.mean
+
+    def _drawn(self, x: torch.Tensor) -> torch.Tensor:
+        return x * random.random() + torch.from_numpy(numpy.random.rand(len(x), 1).astype("f4"))
 
     def _numpy(self, x: torch.Tensor) -> torch.Tensor:
         return x * torch.from_numpy(x.detach().numpy().round())

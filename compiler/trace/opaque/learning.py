@@ -21,9 +21,10 @@ from pipecut.compiler.trace.opaque.left_behind import Ran, kept, run_twice_if_ch
 from pipecut.compiler.trace.opaque.observed import SeenCall, Watched, observe
 from pipecut.compiler.trace.opaque.outside import storage_of
 from pipecut.compiler.trace.opaque.untraceable import Untraceable
-from pipecut.compiler.trace.watch.randomness import only_operators_draw
+from pipecut.compiler.trace.watch.randomness import none_seeds
 from pipecut.errors import PipecutError, TraceError, UserFileError
 from pipecut.model.functions import calling, find_function
+from pipecut.model.opaque.host_random import HostRandom
 from pipecut.model.precision import cast_model
 from pipecut.model.unsplit import WithLoss
 from pipecut.quantities import show_bytes
@@ -105,9 +106,11 @@ def _forward(job: Job, real: WithLoss, modules: dict[str, nn.Module], batch: Exa
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=[]))
         torch.manual_seed(job.spec.seed)
-        stack.enter_context(only_operators_draw())
+        # Who draws them outside of opaque modules, the trace finds.
+        stack.callback(HostRandom.now().put_back)
+        stack.enter_context(none_seeds())
         stack.enter_context(calling(f"{job.spec.model.factory}'s model, run on the example batch,"))
-        stack.enter_context(_watched(real, modules, batch.samples, ran))
+        stack.enter_context(_watched(real, modules, batch, ran))
         with torch.no_grad():
             # The loss has no opaque modules, and may look for gradients.
             real.has_loss = False
@@ -118,21 +121,22 @@ def _forward(job: Job, real: WithLoss, modules: dict[str, nn.Module], batch: Exa
 
 @contextmanager
 def _watched(
-    real: WithLoss, modules: dict[str, nn.Module], samples: int, ran: Ran
+    real: WithLoss, modules: dict[str, nn.Module], batch: ExampleBatch, ran: Ran
 ) -> Iterator[None]:
     """Note every call of these modules, but for those within another one."""
     numbers: Counter[str] = Counter()
     tensors = (*real.model.named_parameters(), *real.model.named_buffers())
     of_model = {storage_of(t): name for name, t in tensors if t.layout == torch.strided}
+    of_batch = frozenset(map(storage_of, batch.tensors.values()))
     own_calls: dict[str, Callable[..., Any]] = {}
 
     def instead(path: str, module: nn.Module) -> Callable[..., Any]:
         def forward(*args: Any, **kwargs: Any) -> Any:
             key = CallKey(path, numbers[path], real.training)
             numbers[path] += 1
-            watched = Watched(path, module, own_calls[path], of_model)
+            watched = Watched(path, module, own_calls[path], of_model, of_batch)
             try:
-                ran.calls[key], result = observe(watched, samples, args, kwargs)
+                ran.calls[key], result = observe(watched, batch.samples, args, kwargs)
             except TraceError as error:
                 raise Untraceable(str(error), path) from error
             ran.results[key] = kept(result)

@@ -1,6 +1,6 @@
 """What is seen of a call of an opaque module when it runs for real."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -11,13 +11,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pipecut.compiler.graph import OpaqueWork
 from pipecut.compiler.trace.opaque.argument_code import ArgumentCode, argument_code
-from pipecut.compiler.trace.opaque.outside import Outside, refuse_moved
+from pipecut.compiler.trace.opaque.outside import Outside, refuse_moved, storage_of
 from pipecut.compiler.trace.rehearse.moving import refuse_moving
 from pipecut.compiler.trace.rehearse.python_state import PythonState
 from pipecut.compiler.trace.watch.randomness import may_seed
 from pipecut.errors import TraceError
 from pipecut.model.draws import CountDraws
 from pipecut.model.opaque.assigned_buffers import buffers_of, keep_in_place
+from pipecut.model.opaque.host_random import HostRandom
 from pipecut.model.opaque.nested import Leaf, leaves_in, tensors_in, with_leaves
 
 DRAWS_IN_BACKWARD = (
@@ -82,18 +83,24 @@ def held_by(module: nn.Module) -> list[torch.Tensor]:
 
 @dataclass(frozen=True)
 class Watched:
-    """A module at its path, its own forward, and all of the model's tensors by storage."""
+    """A module at its path, its own forward, and all of the model's tensors by storage.
+
+    `of_batch` are the storages of the batch, whose tensors need no gradients.
+    """
 
     path: str
     module: nn.Module
     forward: Callable[..., Any]
     of_model: Mapping[int, str]
+    of_batch: frozenset[int] = frozenset()
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """A forward, after which buffers that it assigned are the tensors that they were."""
-        buffers = buffers_of(self.module)
+        buffers, drawn = buffers_of(self.module), HostRandom.now()
         result = self.forward(*args, **kwargs)
         keep_in_place(self.module, buffers)
+        # A plan seeds them for each call.
+        drawn.put_back()
         return result
 
 
@@ -105,7 +112,7 @@ def observe(watched: Watched, samples: int, args: Any, kwargs: Any) -> tuple[See
     module = watched.module
     what = f"the module '{watched.path}' ({type(module).__name__})"
     code = argument_code(args, kwargs, what)
-    leaves, given = _copies(code, module.training)
+    leaves, given = _copies(code, module.training, watched.of_batch)
     own_args, own_kwargs = _with_copies(code, given, args, kwargs)
     held = held_by(module)
     inputs = [*given, *held]
@@ -208,14 +215,17 @@ def _other_values(tensor: torch.Tensor, generator: torch.Generator) -> torch.Ten
     return -drawn if drawn.is_floating_point() or drawn.is_complex() else drawn
 
 
-def _copies(code: ArgumentCode, training: bool) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+def _copies(
+    code: ArgumentCode, training: bool, of_batch: Container[int]
+) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """Leaves that need gradients, and what the module is given: copies that it may write to."""
     leaves, given = [], []
     for tensor in code.leaves:
         if not isinstance(tensor, torch.Tensor):
             continue
         own = tensor.detach().clone()
-        if training and (own.is_floating_point() or own.is_complex()):
+        computed = tensor.layout != torch.strided or storage_of(tensor) not in of_batch
+        if training and computed and (own.is_floating_point() or own.is_complex()):
             leaves.append(own.requires_grad_())
             with torch.enable_grad():
                 own = own.clone()
@@ -255,9 +265,10 @@ def _run(
             saved.clear()
             result = call()
         sources = [*leaves, *(t for t in inputs if isinstance(t, nn.Parameter))]
+        before = HostRandom.now()
         with backward, CountDraws() as counting:
             _gradients(result, sources)
-        if counting.count and not _draws_again(call, sources):
+        if before.who_drew or (counting.count and not _draws_again(call, sources)):
             raise TraceError(DRAWS_IN_BACKWARD)
     storages = [tensor.untyped_storage()._cdata for tensor in inputs]
     kept = {

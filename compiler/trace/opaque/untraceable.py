@@ -1,7 +1,7 @@
 """A module that cannot be traced, and the wider one that is made opaque for it."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from torch import nn
 
@@ -28,7 +28,19 @@ class Untraceable(TraceError):
 def located(error: TraceError, model: nn.Module) -> TraceError:
     """The error with the module of a model in whose code it arose, where there is one."""
     path = failing_module(error, model)
-    if path is None or isinstance(error, Untraceable):
+    return error if path is None else _untraceable_at(path, error)
+
+
+def untraceable_in(error: TraceError, model: nn.Module, modules: Sequence[nn.Module]) -> TraceError:
+    """The error with the first of these modules that is one of a model's."""
+    paths = {id(module): path for path, module in model.named_modules()}
+    found = (paths[id(module)] for module in modules if id(module) in paths)
+    path = next(found, None)
+    return error if path is None else _untraceable_at(path, error)
+
+
+def _untraceable_at(path: str, error: TraceError) -> TraceError:
+    if isinstance(error, Untraceable):
         return error
     untraceable = Untraceable(str(error), path)
     untraceable.__cause__ = error

@@ -1,18 +1,19 @@
 """What a traced model may draw at random: only operators, whose seeds the runtime sets."""
 
 import pkgutil
-import random
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
 
-import numpy
+from torch import nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 from pipecut.compiler.trace.modes.mode_reads import TRACER
 from pipecut.device.types import DEVICE_TYPES
 from pipecut.errors import TraceError
+from pipecut.model.opaque.host_random import HostRandom
 
 SEEDING = (
     *("torch.manual_seed", "torch.random.manual_seed", "torch.seed"),
@@ -26,6 +27,10 @@ SEEDING = (
 )
 
 
+class DrawnByHost(TraceError):
+    """A forward took random numbers that no operator draws."""
+
+
 # Not empty while seeding is allowed.
 _allowed: list[bool] = []
 
@@ -36,16 +41,25 @@ def only_operators_draw() -> Iterator[None]:
 
     What it drew while it was traced would be a constant of the plan.
     """
-    python_state, numpy_state = random.getstate(), numpy.random.get_state()
+    before = HostRandom.now()
+    with none_seeds():
+        yield
+    library = before.who_drew
+    if library is not None:
+        raise DrawnByHost(
+            f"the model's forward draws from Python's {library}, and a plan would keep the numbers "
+            "that it drew while it was traced; draw with torch's operators, such as torch.rand, or "
+            "once in __init__"
+        )
+
+
+@contextmanager
+def none_seeds() -> Iterator[None]:
+    """Raises TraceError when the model seeds torch's random numbers."""
     with ExitStack() as stack:
         for name in SEEDING:
             stack.enter_context(mock.patch(name, _refusing(pkgutil.resolve_name(name))))
         yield
-    if random.getstate() != python_state:
-        raise _drawn_from("random")
-    pairs = zip(numpy.random.get_state(), numpy_state, strict=True)
-    if not all(numpy.array_equal(after, before) for after, before in pairs):
-        raise _drawn_from("numpy.random")
 
 
 @contextmanager
@@ -75,9 +89,16 @@ def _refusing(original: Callable[..., Any]) -> Callable[..., Any]:
     return refuse
 
 
-def _drawn_from(library: str) -> TraceError:
-    return TraceError(
-        f"the model's forward draws from Python's {library}, and a plan would keep the numbers "
-        "that it drew while it was traced; draw with torch's operators, such as torch.rand, "
-        "or once in __init__"
-    )
+@contextmanager
+def noting_who_draws() -> Iterator[list[nn.Module]]:
+    """Meanwhile list the modules whose calls draw past torch's operators, an inner one first."""
+    found: list[nn.Module] = []
+    before: list[HostRandom] = []
+
+    def end(module: nn.Module, *_: Any) -> None:
+        if before.pop().who_drew is not None:
+            found.append(module)
+
+    begin = register_module_forward_pre_hook(lambda *_: before.append(HostRandom.now()))
+    with begin, register_module_forward_hook(end):
+        yield found

@@ -107,7 +107,7 @@ def test_a_plan_computes_what_the_unsplit_model_does(
 
 KINDS = [
     *("backward", "gradient", "numpy", "chosen", "distinct", "functional", "packed"),
-    *("checkpointed", "assigned"),
+    *("checkpointed", "assigned", "drawn"),
 ]
 ODD = """
 model: {{factory: "tests.models.opaque:odd", args: {{kinds: [{kinds}]}}{opaque}}}

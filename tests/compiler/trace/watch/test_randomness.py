@@ -13,6 +13,7 @@ from torch import nn
 
 from pipecut.compiler import Options, SizeOverrides, compile
 from pipecut.compiler.inputs.job import read_job
+from pipecut.compiler.stages.cut import opaque_modules
 from pipecut.compiler.trace.trace import trace
 from pipecut.errors import TraceError, UserFileError
 
@@ -36,6 +37,17 @@ class Layers(nn.Module):
 
 def of_python() -> nn.Module:
     return Layers(lambda x: x if random.random() < 0.5 else -x)
+
+
+class Drawing(nn.Linear):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) * float(numpy.random.rand())
+
+
+def within() -> nn.Module:
+    layers = Layers(lambda x: x)
+    layers.between = nn.Sequential(nn.ReLU(), Drawing(32, 32))
+    return layers
 
 
 def of_numpy() -> nn.Module:
@@ -79,6 +91,13 @@ def job(tmp_path: Path) -> Callable[..., Path]:
 def test_numbers_that_no_seed_reaches_are_refused(name: str, said: str, job: Any) -> None:
     with pytest.raises(TraceError, match=said):
         trace(read_job(job(name, module=__name__)))
+
+
+def test_a_module_within_that_draws_such_numbers_runs_as_it_is(job: Any) -> None:
+    graph = trace(read_job(job("within", module=__name__)))
+    assert opaque_modules(graph.operators) == ("between.1",)
+    (note,) = graph.notes
+    assert note.startswith("between.* runs as it is: the model's forward draws from")
 
 
 def test_draws_are_numbered_as_the_model_makes_them(job: Any) -> None:
