@@ -33,6 +33,8 @@ from pipecut.compiler.partition.problem import Problem, Stages
 # All segments of more blocks than this would take more than half a gigabyte.
 LARGEST_TABLE = 6000
 PRECISION = 1e-9
+# Relative to the bottleneck, the interval in which it is asked whether any cut is better.
+NEAR = 0.01
 
 
 def chain_cuts(problem: Problem, precision: float = PRECISION) -> Stages | None:
@@ -64,22 +66,26 @@ class _Search:
     count: int
 
     def best_ends(self, precision: float) -> list[int] | None:
-        """End of each stage at the least bottleneck, by bisection."""
-        best: list[int] | None = None
-        low, high = 0.0, self.loads.highest
-        while best is None or high - low > precision * high:
-            # The first try asks only whether any bottleneck fits the memory.
-            target = (low + high) / 2 if best is not None else high
+        """End of each stage at the least bottleneck, by bisection.
+
+        Loads are few numbers: the least one is mostly found long before the interval is small. So
+        once it is near, each cut is asked whether any is better at all.
+        """
+        # The first try asks only whether any bottleneck fits the memory.
+        best = self._ends_within(self.loads.highest)
+        if best is None:
+            return None
+        low, high = 0.0, min(self.loads.highest, self._bottleneck(best))
+        asked = False
+        while high - low > precision * high:
+            below = not asked and high - low < NEAR * high
+            target = high * (1 - precision) if below else (low + high) / 2
             stage_ends = self._ends_within(target)
-            if stage_ends is None and best is None:
-                return None
+            asked = asked or below
             if stage_ends is None:
                 low = target
-                continue
-            best = stage_ends
-            high = min(target, self._bottleneck(stage_ends))
-            if high == 0.0:
-                break
+            else:
+                best, high, asked = stage_ends, min(target, self._bottleneck(stage_ends)), False
         return best
 
     def _bottleneck(self, stage_ends: list[int]) -> float:

@@ -34,7 +34,7 @@ def fewest_bytes(problem: Problem, stages: Stages, target: float) -> Stages | No
         return None
     order = sorted(range(len(stages)), key=lambda block: (stages[block], block))
     members = [[block] for block in order]
-    chain = contract(problem, members)
+    chain = problem if order == list(range(len(order))) else contract(problem, members)
     width = _longest_segment(chain, target)
     if width * len(order) * len(chain.stage_devices) > MOST_SEGMENTS:
         return None
@@ -82,8 +82,10 @@ class _Search:
         ]
         least: Floats = np.where(np.arange(count) == 0, 0.0, np.inf)
         starts = []
+        work = _work_on_kinds(chain)
         for stage, (low, high) in enumerate(self._bands()):
-            segments = _Segments(chain, stage, seconds[stage], seconds[stage + 1])
+            kind = chain.stage_devices[stage].kind
+            segments = _Segments(work[kind], seconds[stage], seconds[stage + 1])
             windows = [of_stages[stage] for of_stages in of_choices]
             ends = np.arange(low, high + 1)
             # A row for each end, its starts from the latest on.
@@ -122,11 +124,33 @@ class _Search:
 
 
 @dataclass(frozen=True)
-class _Segments:
-    """The segments of a stage; `received` and `sent` are the seconds across each cut."""
+class _Work:
+    """Seconds on a kind of device of the blocks before each cut, and of what is computed again."""
 
-    chain: Problem
-    stage: int
+    before: Floats
+    again: Floats
+
+    @classmethod
+    def of(cls, chain: Problem, kind: str, recompute: bool) -> "_Work":
+        return cls(work_before(chain, kind, recompute), duplicate_seconds(chain, kind, recompute))
+
+
+def _work_on_kinds(chain: Problem) -> dict[str, list[_Work]]:
+    """By kind of device, the work of each recompute choice."""
+    return {
+        kind: [_Work.of(chain, kind, choice) for choice in chain.recompute_choices]
+        for kind in chain.kinds
+    }
+
+
+@dataclass(frozen=True)
+class _Segments:
+    """The segments of a stage; `received` and `sent` are the seconds across each cut.
+
+    `work` is that of each recompute choice on its device.
+    """
+
+    work: list[_Work]
     received: Floats
     sent: Floats
 
@@ -134,11 +158,9 @@ class _Segments:
         self, target: float, ends: Ints, starts: Ints, windows: list[FeasibleStarts]
     ) -> Bools:
         """Whether the segment to each end from each of its starts fits and is fast enough."""
-        chain, kind = self.chain, self.chain.stage_devices[self.stage].kind
         is_allowed = np.zeros(starts.shape, dtype=bool)
-        for window, choice in zip(windows, chain.recompute_choices, strict=True):
-            work = work_before(chain, kind, choice)
-            before = work - self.received - duplicate_seconds(chain, kind, choice)
-            seconds = (work + self.sent)[ends, None] - before[np.maximum(starts, 0)]
+        for window, work in zip(windows, self.work, strict=True):
+            before = work.before - self.received - work.again
+            seconds = (work.before + self.sent)[ends, None] - before[np.maximum(starts, 0)]
             is_allowed |= (seconds <= target) & (starts >= window.earliest[ends, None])
         return is_allowed

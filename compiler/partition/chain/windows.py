@@ -49,13 +49,25 @@ class FeasibleStarts:
 
     def maximum(self, values: Floats) -> Floats:
         """The largest value of the starts that fit, for every end; -inf for none."""
-        best = window_maximum(values, self.earliest)
-        for distance, fits in enumerate(self.extra):
-            positions = np.flatnonzero(fits)
-            best[positions] = np.maximum(
-                best[positions], values[self.earliest[positions] - 1 - distance]
-            )
+        best = self._ranges.maximum(values)
+        for ends, starts in self._exceptions:
+            best[ends] = np.maximum(best[ends], values[starts])
         return best
+
+    @cached_property
+    def _ranges(self) -> "Ranges":
+        """The starts from `earliest` on, of every end."""
+        return Ranges(self.earliest, np.arange(len(self.earliest)))
+
+    @cached_property
+    def _exceptions(self) -> list[tuple[Ints, Ints]]:
+        """For each distance at which some fit: the ends that have one, and the starts."""
+        ends = [np.flatnonzero(fits) for fits in self.extra]
+        return [
+            (fitting, self.earliest[fitting] - 1 - distance)
+            for distance, fitting in enumerate(ends)
+            if len(fitting)
+        ]
 
 
 def feasible_starts(problem: Problem, recompute: bool = False) -> list[FeasibleStarts]:
@@ -178,34 +190,55 @@ class _Segments:
 
 
 class RangeMaximum:
-    """The largest value within any range of a column."""
+    """The largest value within any range of a column, or any of up to `longest` values."""
 
-    def __init__(self, values: Floats) -> None:
+    def __init__(self, values: Floats, longest: int | None = None) -> None:
+        longest, count = len(values) if longest is None else longest, len(values)
         # A sparse table: levels[k, j] is the largest of values[j : j + 2**k].
-        levels = [values]
-        while 2 ** len(levels) <= len(values):
-            half = 2 ** (len(levels) - 1)
-            shorter, previous = np.full(len(values), -np.inf), levels[-1]
-            shorter[: len(values) - half] = np.maximum(previous[:-half], previous[half:])
-            levels.append(shorter)
-        self.levels = np.stack(levels)
-        self.level_of = np.zeros(len(values) + 1, dtype=np.int64)
-        self.level_of[1:] = np.log2(np.arange(1, len(values) + 1)).astype(np.int64)
+        self.levels = np.full((max(1, longest.bit_length()), count), -np.inf)
+        self.levels[0] = values
+        for level in range(1, len(self.levels)):
+            half = 1 << (level - 1)
+            previous = self.levels[level - 1]
+            np.maximum(previous[:-half], previous[half:], out=self.levels[level, : count - half])
 
     def within(self, starts: Ints, ends: Ints) -> Floats:
         """The largest of values[start:end], for each pair; -inf for none."""
-        # Two ranges of 2**level cover one of up to twice as many.
-        level = self.level_of[ends - starts]
-        last = np.maximum(ends - (1 << level), 0)
-        largest = np.maximum(
-            self.levels[level, np.minimum(starts, self.levels.shape[1] - 1)],
-            self.levels[level, last],
-        )
-        return np.where(ends > starts, largest, -np.inf)
+        return self.at(Places(starts, ends, self.levels.shape[1]))
+
+    def at(self, places: "Places") -> Floats:
+        """The largest of the ranges that places stand for; -inf for those of no value."""
+        flat = self.levels.ravel()
+        largest: Floats = np.maximum(flat[places.first], flat[places.last])
+        largest[places.empty] = -np.inf
+        return largest
 
 
-def window_maximum(values: Floats, earliest: Ints) -> Floats:
-    """The largest of values[earliest[i]:i], for every i; -inf for none."""
-    if not earliest.any():
-        return np.concatenate([[-np.inf], np.maximum.accumulate(values)[:-1]])
-    return RangeMaximum(values).within(earliest, np.arange(len(values)))
+class Places:
+    """Where a `RangeMaximum` of `count` values has the ranges start..end-1.
+
+    Two ranges of 2**level values cover one of up to twice as many.
+    """
+
+    def __init__(self, starts: Ints, ends: Ints, count: int) -> None:
+        self.empty = np.flatnonzero(ends <= starts)
+        lengths = np.maximum(ends - starts, 1)
+        # Exact: a float64 holds every length.
+        level = np.frexp(lengths)[1].astype(np.int64) - 1
+        self.first = level * count + np.minimum(starts, count - 1)
+        self.last = level * count + np.maximum(ends - (1 << level), 0)
+
+
+class Ranges:
+    """Fixed ranges start..end-1, of which the largest of many columns are asked."""
+
+    def __init__(self, starts: Ints, ends: Ints) -> None:
+        self.longest = int((ends - starts).max(initial=0))
+        self.from_first = not starts.any() and bool((ends == np.arange(len(ends))).all())
+        self.places = Places(starts, ends, len(ends))
+
+    def maximum(self, values: Floats) -> Floats:
+        """The largest value of each range; -inf for none."""
+        if self.from_first:
+            return np.concatenate([[-np.inf], np.maximum.accumulate(values)[:-1]])
+        return RangeMaximum(values, self.longest).at(self.places)

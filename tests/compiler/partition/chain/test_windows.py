@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from pipecut.compiler.partition.chain.prefix_sums import received_bytes
 from pipecut.compiler.partition.chain.windows import (
     FeasibleStarts,
+    Ranges,
     feasible_starts,
-    window_maximum,
 )
 from pipecut.compiler.partition.problem import Problem, SharedParameter
 from tests.compiler.partition.problems import block, chain, device, problems
@@ -83,6 +83,6 @@ def test_the_maximum_is_over_windows_and_exceptions() -> None:
 @given(values=st.lists(st.floats(-10, 10), min_size=1, max_size=20), data=st.data())
 def test_a_window_maximum_is_that_of_the_slice(values: list[float], data: st.DataObject) -> None:
     earliest = [data.draw(st.integers(0, end)) for end in range(len(values))]
-    result = window_maximum(np.array(values), np.array(earliest))
+    result = Ranges(np.array(earliest), np.arange(len(values))).maximum(np.array(values))
     slices = (values[first:end] for end, first in enumerate(earliest))
     assert result.tolist() == [max(part, default=-np.inf) for part in slices]
