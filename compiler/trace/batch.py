@@ -41,6 +41,12 @@ class ExampleBatch:
     lengths: Lengths = NO_LENGTHS
     nesting: dict[str, Container] = field(default_factory=dict)
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The number of samples as `batch`, and its lengths by name."""
+        lengths = {n: self.tensors[of].shape[at] for n, (of, at) in self.lengths.places.items()}
+        return {"batch": self.samples, **lengths}
+
     def followed(self, name: str) -> dict[int, str]:
         """The sizes that a tensor's dimensions follow: `batch`, or a length's name."""
         return {**({} if name in self.whole else {0: "batch"}), **self.lengths.of(name)}

@@ -277,6 +277,7 @@ def _attempt(
     model.names = {f"input_{number}": name for number, name in enumerate(batch.tensors)}
     model.constants, model.whole = dict(batch.constants), batch.whole
     model.nesting = batch.nesting
+    model.lengths = batch.lengths.places
     state = ModuleState(model.model)
     model.inside = state.watched
     furthest: _Attempt | None = None

@@ -36,6 +36,15 @@ class Lengths:
         """A tensor's dimensions that follow a length."""
         return self.dimensions.get(tensor, {})
 
+    @property
+    def places(self) -> dict[str, tuple[str, int]]:
+        """For each length a tensor that has it, and in which dimension."""
+        return {
+            length: (tensor, dimension)
+            for tensor, followed in self.dimensions.items()
+            for dimension, length in followed.items()
+        }
+
 
 NO_LENGTHS = Lengths()
 
@@ -50,7 +59,7 @@ def learn_lengths(
     longest = _longest(inputs, function)
     dimensions: dict[str, dict[int, str]] = {name: {} for name in batch.leaves}
     for length, most in longest.items():
-        other_size = max(SHORTEST, most // 2)
+        other_size = other_length(most)
         other = call(**{length: other_size})
         if other.nesting != batch.nesting or list(other.leaves) != list(batch.leaves):
             return Lengths(refused=f"{inputs} returns other names for another {length}")
@@ -73,6 +82,11 @@ def refuse_fixed(inputs: str, lengths: Lengths) -> None:
             f"lengths: dynamic: {inputs} must show which dimensions follow the length; give it a "
             "second parameter with the longest as its default, as def batch(samples, length=512)"
         )
+
+
+def other_length(longest: int) -> int:
+    """A shorter length than the longest one, to learn what follows it."""
+    return max(SHORTEST, longest // 2)
 
 
 def _longest(inputs: str, function: Callable[..., Any]) -> dict[str, int]:

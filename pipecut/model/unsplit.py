@@ -1,7 +1,7 @@
 """The user's model as one module from batch to loss, which is traced, and compared with a run."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -40,8 +40,8 @@ class WithLoss(nn.Module):
         # Around a call with its batch, and within that.
         self.around: Callable[[dict[str, Any]], AbstractContextManager[Any]] = nullcontext
         self.inside: Callable[[], AbstractContextManager[Any]] = nullcontext
-        # Told the number of samples as a forward begins; what stands for opaque modules in a trace.
-        self.begin: Callable[[Any], None] = lambda _: None
+        # Told a batch's sizes as a forward begins; what stands for opaque modules in a trace.
+        self.begin: Callable[[Mapping[str, Any]], None] = lambda _: None
         self.opaque: Any = None
         self.traced = False
         # In eval mode a model may have no loss. `left_out`: why results are no outputs, in a trace.
@@ -53,6 +53,8 @@ class WithLoss(nn.Module):
         self.whole: frozenset[str] = frozenset()
         # What the tensors and constants of a batch are nested in, by the names that it has them by.
         self.nesting: Nesting = {}
+        # For each length of a batch, a tensor that has it, and in which dimension.
+        self.lengths: dict[str, tuple[str, int]] = {}
         # Each two buffers that share memory, by name.
         self.sharing_buffers: tuple[tuple[str, str], ...] = ()
 
@@ -61,7 +63,7 @@ class WithLoss(nn.Module):
         batch = {
             self.names.get(name, name): value for name, value in batch.items()
         } | self.constants
-        self.begin(self._samples(batch))
+        self.begin(self._sizes(batch))
         with self.around(batch), self.inside():
             batch = nested(self.nesting, batch) if self.nesting else batch
             takes = self.takes if self.takes is not None else batch
@@ -73,11 +75,12 @@ class WithLoss(nn.Module):
         self.left_out.now = outputs.left_out
         return {"loss": [] if loss is None else [loss], "others": outputs.tensors}
 
-    def _samples(self, batch: dict[str, Any]) -> Any:
-        """The size of dimension 0 of the first tensor that is split."""
+    def _sizes(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Of the first tensor that is split its samples, as `batch`, and lengths by name."""
         split = (name for name in batch if name not in self.whole)
         tensors = (batch[name] for name in split if isinstance(batch[name], torch.Tensor))
-        return next((tensor.shape[0] for tensor in tensors), 1)
+        sizes = {"batch": next((tensor.shape[0] for tensor in tensors), 1)}
+        return sizes | {n: batch[of].shape[at] for n, (of, at) in self.lengths.items()}
 
     def _loss(self, output: Any, batch: dict[str, Any]) -> torch.Tensor:
         loss = self.loss(output, batch) if self.loss is not None else _loss_in(output)

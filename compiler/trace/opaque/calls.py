@@ -1,14 +1,14 @@
 """What a trace takes for the calls of opaque modules, from what was seen of them."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 
 from pipecut.compiler.graph import OpaqueWork
 from pipecut.compiler.trace.opaque.observed import Position, SeenCall, SeenTensor, plain_leaves
-from pipecut.compiler.trace.opaque.sizes import Size, size_of
+from pipecut.compiler.trace.opaque.sizes import Seen, Size, size_of
 from pipecut.compiler.trace.opaque.untraceable import Untraceable
 from pipecut.model.opaque.nested import as_text, nesting_in, with_leaves
 
@@ -24,14 +24,14 @@ class CallKey:
 
 @dataclass(frozen=True)
 class KnownTensor:
-    """A tensor of a result, for any batch size."""
+    """A tensor of a result, for any batch."""
 
     sizes: tuple[Size, ...]
     seen: SeenTensor
 
-    def made(self, batch: Any) -> torch.Tensor:
-        """A tensor like it, without values."""
-        sizes = [size.of(batch) for size in self.sizes]
+    def made(self, of_batch: Mapping[str, Any]) -> torch.Tensor:
+        """A tensor like it, without values, for a batch of such sizes."""
+        sizes = [size.of(of_batch) for size in self.sizes]
         order = self.seen.order
         dense = torch.empty([sizes[dimension] for dimension in order], dtype=self.seen.dtype)
         return dense.permute([order.index(dimension) for dimension in range(len(order))])
@@ -39,7 +39,10 @@ class KnownTensor:
 
 @dataclass(frozen=True)
 class KnownCall:
-    """A call for any batch size; see `SeenCall`."""
+    """A call for any batch; see `SeenCall`.
+
+    `one_length` is the reason where it is known for lengths of the example batch only.
+    """
 
     key: CallKey
     arguments: str
@@ -50,14 +53,15 @@ class KnownCall:
     tensors: tuple[KnownTensor, ...]
     written: tuple[int, ...]
     work: tuple[OpaqueWork, OpaqueWork]
+    one_length: str = ""
 
-    def result(self, tensors: Sequence[torch.Tensor], batch: Any) -> Any:
+    def result(self, tensors: Sequence[torch.Tensor], of_batch: Mapping[str, Any]) -> Any:
         """The result with these tensors in it."""
 
         def filled(leaf: Any) -> Any:
             if isinstance(leaf, Position):
                 return tensors[leaf.number]
-            return leaf.of(batch) if isinstance(leaf, Size) else leaf
+            return leaf.of(of_batch) if isinstance(leaf, Size) else leaf
 
         return with_leaves(self.template, filled)
 
@@ -81,67 +85,87 @@ class KnownCall:
         return "nested"
 
 
-def known_call(key: CallKey, seen: Sequence[SeenCall]) -> KnownCall:
-    """What two calls with different batch sizes say of any. Raises TraceError where they differ."""
-    if len(seen) != 2:
+def known_call(key: CallKey, seen: Sequence[SeenCall], one_length: str) -> KnownCall:
+    """What calls with several batches say of any.
+
+    The second one had another number of samples than the first, those after it other lengths;
+    `one_length` is the reason where there is none of these. Raises Untraceable where calls with
+    other numbers of samples differ.
+    """
+    try:
+        return replace(_known(key, seen), one_length=one_length)
+    except Untraceable as error:
+        if len(seen) <= 2:
+            raise
+        problem = error.reason.partition(": ")[2]
+        why = f"'{key.path}' runs as it is, and {problem}"
+        return replace(_known(key, seen[:2]), one_length=why)
+
+
+def _known(key: CallKey, seen: Sequence[SeenCall]) -> KnownCall:
+    if len(seen) < 2:
         raise _refusal(key, "it is called more often with one batch than with another")
-    first, second = seen
-    if first.arguments != second.arguments:
+    first = seen[0]
+    if any(call.arguments != first.arguments for call in seen):
         raise _refusal(key, "it is called in one way with one batch and in another with another")
-    batches = first.samples, second.samples
-    numbers = [
-        _size(key, a, b, *batches) for a, b in zip(first.numbers, second.numbers, strict=True)
-    ]
-    if len(first.tensors) != len(second.tensors):
+    numbers = [_size(key, seen, values) for values in zip(*(c.numbers for c in seen), strict=True)]
+    if any(len(call.tensors) != len(first.tensors) for call in seen):
         raise _refusal(key, "it returns more tensors for one batch than for another")
-    pairs = zip(first.tensors, second.tensors, strict=True)
-    tensors = tuple(_tensor(key, a, b, batches) for a, b in pairs)
+    together = zip(*(call.tensors for call in seen), strict=True)
+    tensors = tuple(_tensor(key, seen, of_calls) for of_calls in together)
     return KnownCall(
         key,
         first.arguments,
         first.imports,
         first.places,
         tuple(numbers),
-        _template(key, first, second),
+        _template(key, seen),
         tensors,
-        tuple(sorted({*first.written, *second.written})),
-        (first.work, second.work),
+        tuple(sorted({at for call in seen for at in call.written})),
+        (first.work, seen[1].work),
     )
 
 
-def _tensor(
-    key: CallKey, first: SeenTensor, second: SeenTensor, batches: tuple[int, int]
-) -> KnownTensor:
-    if first.dtype != second.dtype or len(first.sizes) != len(second.sizes):
+def _tensor(key: CallKey, seen: Sequence[SeenCall], tensors: Sequence[SeenTensor]) -> KnownTensor:
+    first = tensors[0]
+    if any((t.dtype, len(t.sizes)) != (first.dtype, len(first.sizes)) for t in tensors):
         raise _refusal(key, "what it returns has another dtype or number of dimensions by batch")
-    pairs = zip(first.sizes, second.sizes, strict=True)
-    return KnownTensor(tuple(_size(key, a, b, *batches) for a, b in pairs), first)
+    together = zip(*(tensor.sizes for tensor in tensors), strict=True)
+    return KnownTensor(tuple(_size(key, seen, values) for values in together), first)
 
 
-def _template(key: CallKey, first: SeenCall, second: SeenCall) -> Any:
+def _template(key: CallKey, seen: Sequence[SeenCall]) -> Any:
     """The result, in which numbers that follow the batch are sizes."""
-    others = iter(plain_leaves(second.template))
+    others = [iter(plain_leaves(call.template)) for call in seen[1:]]
 
     def compared(leaf: Any) -> Any:
         if isinstance(leaf, Position):
             return leaf
-        other = next(others, None)
-        if type(leaf) is int and type(other) is int:
-            return _size(key, leaf, other, first.samples, second.samples)
-        if type(leaf) is not type(other) or (leaf is not other and leaf != other):
-            raise _refusal(key, f"beside tensors it returns {leaf!r} or {other!r}, by the batch")
+        of_calls = [leaf, *(next(other, None) for other in others)]
+        if all(type(value) is int for value in of_calls):
+            return _size(key, seen, of_calls)
+        for other in of_calls:
+            if type(leaf) is not type(other) or (leaf is not other and leaf != other):
+                raise _refusal(
+                    key, f"beside tensors it returns {leaf!r} or {other!r}, by the batch"
+                )
         return leaf
 
-    return with_leaves(first.template, compared)
+    return with_leaves(seen[0].template, compared)
 
 
-def _size(key: CallKey, first: int, second: int, samples: int, other_samples: int) -> Size:
-    size = size_of(first, samples, second, other_samples)
+def _size(key: CallKey, seen: Sequence[SeenCall], values: Sequence[int]) -> Size:
+    together = zip(values, seen, strict=True)
+    size = size_of([Seen(value, call.sizes) for value, call in together])
     if size is None:
+        with_batches = (
+            f"{value} with {' and '.join(f'{name} {of}' for name, of in call.sizes.items())}"
+            for value, call in zip(values, seen, strict=True)
+        )
         raise _refusal(
             key,
-            f"a size of what it takes or returns is {first} with {samples} samples and {second} "
-            f"with {other_samples}, so it depends on data",
+            f"a size of what it takes or returns is {', '.join(with_batches)}: it is neither "
+            "fixed nor a multiple of these",
         )
     return size
 

@@ -1,4 +1,4 @@
-"""Opaque modules run for real, with two batch sizes and in both modes: what they return and take.
+"""Opaque modules run for real, with several batches and in both modes: what they return and take.
 
 The model is built with its first values and runs once for each batch and mode, so that every opaque
 module is given what it is given in training.
@@ -15,6 +15,7 @@ from torch import nn
 
 from pipecut.compiler.inputs.job import Job
 from pipecut.compiler.trace.batch import ExampleBatch, example_batch
+from pipecut.compiler.trace.lengths import other_length
 from pipecut.compiler.trace.opaque.calls import CallKey, KnownCall, known_call
 from pipecut.compiler.trace.opaque.hooks import replaced_call
 from pipecut.compiler.trace.opaque.left_behind import Ran, kept, run_twice_if_changed
@@ -47,32 +48,42 @@ def learnt_calls(job: Job, model: WithLoss, paths: Sequence[str]) -> dict[CallKe
             f"whose parameters of {show_bytes(size)} are over {show_bytes(MOST_BYTES)}; compile "
             "with fewer layers, or write the module so that it can be traced"
         )
-    first, second = _batches(job)
     real = _built(job, model)
+    batches = _batches(job)
     seen: dict[CallKey, list[SeenCall]] = defaultdict(list)
+    one_length = ""
     for training in (True, False):
         real.train(training)
-        for batch in (first, second):
-            try:
-                calls = _run(job, real, paths, batch)
-            except PipecutError:
-                if training:
-                    raise
-                # Then there is no eval mode.
-                log.debug("the model does not run in eval mode", exc_info=True)
-                break
-            for key, call in calls.items():
-                seen[key].append(call)
-    return {key: known_call(key, calls) for key, calls in seen.items()}
+        try:
+            for number, batch in enumerate(batches):
+                try:
+                    calls = _run(job, real, paths, batch)
+                except PipecutError as error:
+                    if number < 2:
+                        raise
+                    one_length = f"the model runs with one length only: {error}"
+                    break
+                for key, call in calls.items():
+                    seen[key].append(call)
+        except PipecutError:
+            if training:
+                raise
+            # Then there is no eval mode.
+            log.debug("the model does not run in eval mode", exc_info=True)
+    return {key: known_call(key, calls, one_length) for key, calls in seen.items()}
 
 
-def _batches(job: Job) -> tuple[ExampleBatch, ExampleBatch]:
+def _batches(job: Job) -> list[ExampleBatch]:
+    """The example batch, one with more samples, and one for each length with a shorter one."""
     samples = max(job.microbatch, 2)
     first = example_batch(job, samples)
     try:
-        return first, example_batch(job, samples + 1)
+        second = example_batch(job, samples + 1)
     except UserFileError:
-        return first, example_batch(job, 2 * samples)
+        second = example_batch(job, 2 * samples)
+    longest = first.lengths.longest
+    shorter = ({length: other_length(most)} for length, most in longest.items())
+    return [first, second, *(example_batch(job, samples, at) for at in shorter)]
 
 
 def _built(job: Job, traced: WithLoss) -> WithLoss:
@@ -136,7 +147,7 @@ def _watched(
             numbers[path] += 1
             watched = Watched(path, module, own_calls[path], of_model, of_batch)
             try:
-                ran.calls[key], result = observe(watched, batch.samples, args, kwargs)
+                ran.calls[key], result = observe(watched, batch.sizes, args, kwargs)
             except TraceError as error:
                 raise Untraceable(str(error), path) from error
             ran.results[key] = kept(result)

@@ -52,12 +52,13 @@ class SeenTensor:
 class SeenCall:
     """One call: its arguments as code, what it returned, what it wrote to, what it took.
 
+    `sizes` are those of the batch that the model was given: `batch`, and lengths by name.
     `places` says of each place in the code whether it is a tensor's, `numbers` are the others.
     `template` is the result with the position of each tensor, from 0, in place of it. `written`
     are positions among what the module is given and what it holds.
     """
 
-    samples: int
+    sizes: Mapping[str, int]
     arguments: str
     imports: tuple[str, ...]
     places: tuple[bool, ...]
@@ -104,9 +105,12 @@ class Watched:
         return result
 
 
-def observe(watched: Watched, samples: int, args: Any, kwargs: Any) -> tuple[SeenCall, Any]:
+def observe(
+    watched: Watched, sizes: Mapping[str, int], args: Any, kwargs: Any
+) -> tuple[SeenCall, Any]:
     """Run a module, forward and, where it trains, backward. Returns its result without gradients.
 
+    `sizes` are those of the batch that the model was given: `batch`, and lengths by name.
     Raises TraceError for what no plan can carry.
     """
     module = watched.module
@@ -123,7 +127,7 @@ def observe(watched: Watched, samples: int, args: Any, kwargs: Any) -> tuple[See
             return watched.run(*own_args, **own_kwargs)
 
     with _refused_effects(what, watched, inputs, (own_args, own_kwargs)) as written:
-        result, work = _run(call, inputs, leaves, samples, module.training)
+        result, work = _run(call, inputs, leaves, sizes["batch"], module.training)
     tensors = tensors_in(result)
     _refuse_not_dense(what, tensors)
     numbering = iter(range(len(tensors)))
@@ -136,7 +140,7 @@ def observe(watched: Watched, samples: int, args: Any, kwargs: Any) -> tuple[See
     refuse_moving(after_first, ORDER_OF_ITS_OWN, module)
     refuse_moved(what, kept)
     seen = SeenCall(
-        samples,
+        sizes,
         code.code,
         tuple(sorted(code.imports)),
         tuple(isinstance(leaf, torch.Tensor) for leaf in code.leaves),

@@ -7,30 +7,30 @@ from typing import Any
 import torch
 
 # tensors: what the module is given; held: its parameters and buffers; numbers: sizes that it is
-# given; call: which call of which module, by its number in the trace; batch: the batch size.
-_ARGUMENTS = "(Tensor[] tensors, Tensor[] held, SymInt[] numbers, int call, SymInt batch)"
+# given; call: which call of which module, by its number in the trace; sizes: those of the batch.
+_ARGUMENTS = "(Tensor[] tensors, Tensor[] held, SymInt[] numbers, int call, SymInt[] sizes)"
 _LIBRARY: Any = torch.library.Library("pipecut", "FRAGMENT")  # type: ignore[no-untyped-call]
 _LIBRARY.define(f"opaque.tensor{_ARGUMENTS} -> Tensor")
 _LIBRARY.define(f"opaque.tensors{_ARGUMENTS} -> Tensor[]")
-Results = Callable[[int, Any], list[torch.Tensor]]
-# What the trace that runs now says of a call's results, for a batch size.
+Results = Callable[[int, Sequence[Any]], list[torch.Tensor]]
+# What the trace that runs now says of a call's results, for sizes of a batch.
 _results: list[Results] = []
 
 
-def _of_call(call: int, batch: Any) -> list[torch.Tensor]:
+def _of_call(call: int, sizes: Sequence[Any]) -> list[torch.Tensor]:
     if not _results:
         raise RuntimeError("the operator of an opaque module runs in a trace only")
-    return _results[-1](call, batch)
+    return _results[-1](call, sizes)
 
 
 def _tensors(
-    tensors: Sequence[torch.Tensor], held: Any, numbers: Any, call: int, batch: Any
+    tensors: Sequence[torch.Tensor], held: Any, numbers: Any, call: int, sizes: Any
 ) -> list[torch.Tensor]:
-    return _of_call(call, batch)
+    return _of_call(call, sizes)
 
 
-def _tensor(tensors: Any, held: Any, numbers: Any, call: int, batch: Any) -> torch.Tensor:
-    return _of_call(call, batch)[0]
+def _tensor(tensors: Any, held: Any, numbers: Any, call: int, sizes: Any) -> torch.Tensor:
+    return _of_call(call, sizes)[0]
 
 
 def _unreal(*_: Any) -> Any:

@@ -11,7 +11,7 @@ from pipecut.compiler.trace.opaque.standing_in import StandingIn
 def as_opaque(operator: Operator, standing_in: StandingIn) -> Operator:
     """A traced operator's own arguments replaced by those that its module is given.
 
-    `operator` takes tensors, what the module holds, numbers, the call's number and the batch size.
+    `operator` takes tensors, what the module holds, numbers, the call's number, the batch's sizes.
     """
     tensors, held, numbers, call, _ = operator.args
     known = standing_in.calls[call]

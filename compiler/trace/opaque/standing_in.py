@@ -1,7 +1,7 @@
 """Opaque modules while their model is traced: an operator stands for each call."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
@@ -9,6 +9,7 @@ from unittest import mock
 import torch
 from torch import nn
 
+from pipecut.compiler.trace.following import UnprovenChoice
 from pipecut.compiler.trace.opaque.argument_code import argument_code
 from pipecut.compiler.trace.opaque.calls import CallKey, KnownCall
 from pipecut.compiler.trace.opaque.hooks import replaced_call
@@ -28,7 +29,7 @@ class StandingIn:
         self._modules = modules
         self.calls = tuple(known.values())
         self._number_of = {call.key: number for number, call in enumerate(self.calls)}
-        self._batch: Any = 1
+        self._sizes: dict[str, Any] = {}
         self._so_far: Counter[str] = Counter()
 
     def class_of(self, path: str) -> type:
@@ -55,13 +56,14 @@ class StandingIn:
                 stack.enter_context(replaced_call(module, forward))
             yield
 
-    def _begin(self, batch: Any) -> None:
-        """A forward begins; `batch` is the size of its batch."""
-        self._batch = batch
+    def _begin(self, sizes: Mapping[str, Any]) -> None:
+        """A forward begins on a batch of such sizes."""
+        self._sizes = dict(sizes)
         self._so_far.clear()
 
-    def _results(self, call: int, batch: Any) -> list[torch.Tensor]:
-        return [tensor.made(batch) for tensor in self.calls[call].tensors]
+    def _results(self, call: int, sizes: Sequence[Any]) -> list[torch.Tensor]:
+        of_batch = dict(zip(self._sizes, sizes, strict=True))
+        return [tensor.made(of_batch) for tensor in self.calls[call].tensors]
 
     def _instead_of(self, path: str, module: Any, model: WithLoss) -> Callable[..., Any]:
         def forward(*args: Any, **kwargs: Any) -> Any:
@@ -87,8 +89,13 @@ class StandingIn:
                 f"({known.arguments}) when it runs; make the module around it opaque",
                 key.path,
             )
+        if known.one_length and any(
+            isinstance(size, torch.SymInt) for name, size in self._sizes.items() if name != "batch"
+        ):
+            raise UnprovenChoice(known.one_length)
         tensors = [leaf for leaf in code.leaves if isinstance(leaf, torch.Tensor)]
         numbers = [leaf for leaf in code.leaves if not isinstance(leaf, torch.Tensor)]
         operator = TENSOR if known.form == "tensor" else TENSORS
-        made = operator(tensors, held_by(module), numbers, number, self._batch)
-        return known.result([made] if operator is TENSOR else made, self._batch)
+        sizes = list(self._sizes.values())
+        made = operator(tensors, held_by(module), numbers, number, sizes)
+        return known.result([made] if operator is TENSOR else made, self._sizes)

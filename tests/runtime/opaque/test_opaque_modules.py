@@ -77,6 +77,8 @@ CELLS = {
     "v-shaped": "",
     "1f1b, last microbatch smaller": "",
     "1f1b, replicas": "data_parallel: 2\n",
+    "gpipe, ragged": "lengths: dynamic\nrecompute: always\n",
+    "interleaved, ragged replicas": "lengths: dynamic\ndata_parallel: 2\n",
     "zb-h1, tied replicas": "data_parallel: 2\n",
     "interleaved, sharded bf16 replicas": (
         "data_parallel: 2\nshard_optimizer: true\nprecision: bf16\n"
@@ -97,6 +99,8 @@ def test_a_plan_computes_what_the_unsplit_model_does(
     text = JOB.format(args=args).replace("True", "true").replace("False", "false") + CELLS[cell]
     if "smaller" in extra:
         text = text.replace("microbatch: 2", "microbatch: 3")
+    if "ragged" in extra:
+        text = text.replace("opaque:tokens", "opaque:ragged")
     stages_per_rank = SCHEDULES[schedule].stages_per_rank or 2
     stages = 3 if stages_per_rank == 1 else 4
     sizes = SizeOverrides(stages=stages, schedule=schedule, stages_per_rank=stages_per_rank)

@@ -52,6 +52,24 @@ def test_its_results_follow_the_batch_and_gradients(graph: Graph) -> None:
     assert (counts.shape, counts.dtype, counts.needs_grad) == ((3,), "int64", False)
 
 
+def test_its_results_follow_a_length(tmp_path: Path) -> None:
+    graph = traced(tmp_path, "mixture", "ragged", '["layers.*.moe"]', "{layers: 1}")
+    operator = next(operator for operator in graph.operators if operator.opaque)
+    hidden, counts = (graph.values[name] for name in graph.results_of(operator))
+    assert graph.lengths == {"length": 12}
+    assert (hidden.shape, counts.shape) == (("batch", "length", 16), (3,))
+
+
+def test_where_a_result_follows_no_length_all_have_that_of_the_example(tmp_path: Path) -> None:
+    graph = traced(tmp_path, "added", "ragged", "[longer]")
+    assert graph.dynamic and not graph.lengths
+    assert graph.notes[0].startswith(
+        "this plan takes batches of length 12 only ('longer' runs as it is, and a size of what it "
+        "takes or returns is 13 with batch 2 and length 12, 13 with batch 3 and length 12, 7 with "
+        "batch 2 and length 6: it is neither fixed nor"
+    )
+
+
 def test_all_its_draws_are_one(graph: Graph) -> None:
     draws = [draw for operator in graph.operators for draw in operator.draws]
     assert draws == [0, 1, 2, 3]

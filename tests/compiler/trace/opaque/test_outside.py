@@ -68,7 +68,12 @@ def seen(how: str, *given: Any) -> None:
     module = Reaching(how)
     other = module.others[0]
     of_model = {storage_of(t): f"other.{name}" for name, t in other.named_parameters()}
-    observe(Watched("part", module, module.forward, of_model), 2, (torch.randn(2, 4), *given), {})
+    observe(
+        Watched("part", module, module.forward, of_model),
+        {"batch": 2},
+        (torch.randn(2, 4), *given),
+        {},
+    )
 
 
 REFUSED: dict[str, tuple[str, tuple[Any, ...]]] = {
