@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from tests.models.opaque import VOCABULARY, Experts
+
 WIDTH = 16
 
 
@@ -137,3 +139,43 @@ def own() -> nn.Module:
 
 def rows(microbatch: int) -> dict[str, torch.Tensor]:
     return {"x": torch.randn(microbatch, WIDTH), "target": torch.randn(microbatch, WIDTH)}
+
+
+class Routed(Layer):
+    """A layer with experts behind it."""
+
+    def __init__(self, experts: int) -> None:
+        super().__init__()
+        self.moe = Experts(experts, counting=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = super().forward(x)
+        return x + self.moe(x)["hidden"]
+
+
+class Combined(nn.Module):
+    """Experts that no graph can hold, Functions and choices by a value, side by side."""
+
+    def __init__(self, experts: int, tied: bool) -> None:
+        super().__init__()
+        self.embed, self.drop = nn.Embedding(VOCABULARY, WIDTH), nn.Dropout(0.1)
+        self.layers = nn.ModuleList(Routed(experts) for _ in range(4))
+        self.head = nn.Linear(WIDTH, VOCABULARY, bias=False)
+        if tied:
+            self.head.weight = self.embed.weight
+            self.layers[0].moe.gate.weight = self.layers[-1].moe.gate.weight
+
+    def forward(self, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        if labels.max() >= VOCABULARY:
+            raise ValueError("a label is no token")
+        x = Reverse.apply(self.drop(self.embed(ids)), 0.5)
+        for layer in self.layers:
+            x = layer(x)
+        x = self.head(x)
+        if ids.min() < 0:
+            x = x.tanh()
+        return F.cross_entropy(x.flatten(0, 1), labels.flatten())
+
+
+def combined(experts: int, tied: bool = False) -> nn.Module:
+    return Combined(experts, tied)
