@@ -1,6 +1,7 @@
 """The traced model as plain immutable values: operators, tensors, parameters, buffers."""
 
 import ast
+import math
 import typing
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from typing import Any
 import networkx as nx
 
 from pipecut.compiler.choices import Check
-from pipecut.plan.schema import Constant, Container
+from pipecut.plan.schema import Constant, Container, Sizes, evaluate
 from pipecut.text_table import text_table
 
 
@@ -25,7 +26,7 @@ class Ref:
 
 
 @lru_cache(maxsize=4096)
-def _sizes_in(expression: str) -> frozenset[str]:
+def names_in(expression: str) -> frozenset[str]:
     """The names in an expression, but not those of functions and modules."""
     nodes = list(ast.walk(ast.parse(expression, mode="eval")))
     called = {id(node.func) for node in nodes if isinstance(node, ast.Call)}
@@ -36,17 +37,21 @@ def _sizes_in(expression: str) -> frozenset[str]:
 
 @dataclass(frozen=True)
 class Sym:
-    """An integer argument that depends on the batch: a Python expression in its sizes."""
+    """An integer argument that depends on the batch: a Python expression in its sizes.
+
+    `read` are those among its names that operators of the graph read: sizes that depend on data.
+    """
 
     expression: str
+    read: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return self.expression
 
     @property
     def symbols(self) -> frozenset[str]:
-        """The names of sizes in it."""
-        return _sizes_in(self.expression)
+        """The names of sizes of a batch in it."""
+        return names_in(self.expression).difference(self.read)
 
 
 @dataclass(frozen=True)
@@ -268,6 +273,24 @@ class Origin:
 
 
 @dataclass(frozen=True)
+class DataSize:
+    """A size that only a batch's values tell, such as the number of rows that a mask selects.
+
+    `most` is the most that it can be, as a dimension; of one that is not `bounded`, a guess.
+    `share` is how much of that it was for the example batch. `source` is the line that makes it.
+    """
+
+    most: int | str
+    bounded: bool
+    source: str
+    share: float = 1.0
+
+    def number(self, sizes: Sizes) -> int:
+        """What it usually is, where other sizes are so."""
+        return math.ceil(self.share * evaluate(self.most, sizes))
+
+
+@dataclass(frozen=True)
 class Graph:
     """A traced model. Operators stand in program order; `values` has every tensor by name.
 
@@ -284,6 +307,7 @@ class Graph:
     `lengths` are the sizes, beside `batch`, that dimensions follow, as `values` has them;
     `shortest` are the least that the graph holds for, where it was traced for the most.
     `layers` has one of each kind of layers that were traced once for many.
+    `data_sizes` are sizes that depend on data, by the names of the operators that read them.
     """
 
     operators: tuple[Operator, ...]
@@ -308,6 +332,7 @@ class Graph:
     shortest: dict[str, int] = field(default_factory=dict)
     rehearsal: str = ""
     layers: tuple[TracedLayer, ...] = field(default=(), compare=False, repr=False)
+    data_sizes: dict[str, DataSize] = field(default_factory=dict)
 
     def __str__(self) -> str:
         """Inputs and operators as tables, then outputs and what is different in eval mode."""
@@ -321,6 +346,10 @@ class Graph:
         parts += [f"leaves out {name}: {reason}" for name, reason in self.left_out.items()]
         parts += [f"note: {note}" for note in self.notes]
         parts += [f"checks that {check}" for check in self.checks]
+        parts += [
+            f"{name} depends on data: {'at most' if size.bounded else 'about'} {size.most}"
+            for name, size in self.data_sizes.items()
+        ]
         parts += list(self.stamped)
         parts += [f"eval mode is refused: {self.refused}"] if self.refused else []
         parts += [f"in eval mode: {self.evaluation}"] if self.evaluation else []
@@ -352,7 +381,10 @@ class Graph:
 
     def sizes(self, microbatch: int) -> dict[str, int]:
         """What dimensions are evaluated for: so many samples, of the graph's lengths."""
-        return {"batch": microbatch, **self.lengths}
+        sizes = {"batch": microbatch, **self.lengths}
+        for name, size in self.data_sizes.items():
+            sizes[name] = size.number(sizes)
+        return sizes
 
     @property
     def symbols(self) -> tuple[str, ...]:

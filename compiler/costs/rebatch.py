@@ -15,8 +15,8 @@ def with_batch(graph: Graph, microbatch: int) -> Graph:
 
 def with_lengths(graph: Graph, microbatch: int, lengths: Mapping[str, int]) -> Graph:
     """The graph of a microbatch, traced for so many samples, at other lengths."""
-    resized = _with_sizes(graph, {"batch": microbatch, **lengths})
-    return replace(resized, lengths=dict(lengths))
+    of_lengths = replace(graph, lengths=dict(lengths))
+    return _with_sizes(of_lengths, of_lengths.sizes(microbatch))
 
 
 def _with_sizes(graph: Graph, sizes: Sizes) -> Graph:

@@ -13,7 +13,7 @@ from pipecut.compiler.costs.work import Work, measure_all
 from pipecut.compiler.graph import Graph, Operator
 from pipecut.compiler.inputs.cluster import Cluster, Device
 from pipecut.compiler.operators.lookup import rule_of, short_name
-from pipecut.compiler.operators.table import GETITEM
+from pipecut.compiler.operators.table import GETITEM, SIZE
 from pipecut.device.types import type_of
 
 # What a cluster file calls operators that it does not name: those with FLOPs, and those without.
@@ -162,7 +162,7 @@ def _moved_bytes(operator: Operator, graph: Graph, storage: Mapping[str, str]) -
     """Bytes read and written: backward, the result's and the inputs' gradients beside them."""
     result = graph.values.get(operator.name)
     is_view = result is not None and storage[operator.name] != operator.name
-    if operator.target == GETITEM or (is_view and not operator.writes):
+    if operator.target in (GETITEM, SIZE) or (is_view and not operator.writes):
         return _PerPass(0.0, 0.0)
     read = sum(graph.values[name].bytes for name in operator.inputs if name in graph.values)
     written = result.bytes if result is not None else read

@@ -1,6 +1,7 @@
 """What an operator computes and keeps, found by running it on fake tensors: FLOPs and bytes."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pipecut.compiler.costs.arguments import concrete, empty_tensor
 from pipecut.compiler.costs.attention import Attention, kernel_of
+from pipecut.compiler.costs.data_sizes import DataSized
 from pipecut.compiler.costs.kernels import Kernels
 from pipecut.compiler.graph import Graph, OpaqueCall, OpaqueWork, Operator, Ref
 from pipecut.compiler.operators.lookup import resolve, rule_of
@@ -49,13 +51,24 @@ def measure_all(graph: Graph, microbatch: int, device_type: str) -> list[Work]:
     """
     measured: dict[Any, Work] = {}
     works = []
-    with FakeTensorMode(allow_non_fake_inputs=True), Kernels(device_type):
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode, Kernels(device_type):
         for operator in graph.operators:
             key = identity(operator, graph)
             if key not in measured:
-                measured[key] = _measure(operator, graph, microbatch, device_type)
+                with _data_sized(operator, graph, mode):
+                    measured[key] = _measure(operator, graph, microbatch, device_type)
             works.append(measured[key])
     return works
+
+
+def _data_sized(
+    operator: Operator, graph: Graph, mode: FakeTensorMode
+) -> AbstractContextManager[Any]:
+    """Around an operator that may make a size which depends on data."""
+    made = [graph.values[name] for name in graph.results_of(operator)] if graph.data_sizes else []
+    named = ((n, s) for v in made for n, s in zip(v.shape, v.sizes, strict=True))
+    numbers = [number for name, number in named if name in graph.data_sizes]
+    return DataSized(mode, numbers[0]) if numbers else nullcontext()
 
 
 def identity(operator: Operator, graph: Graph) -> Any:

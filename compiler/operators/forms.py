@@ -60,6 +60,11 @@ def infix(symbol: str) -> Form:
     return write
 
 
+def size(call: WrittenCall) -> str | None:
+    """`x.size(0)`."""
+    return f"{call.args[0]}.size({call.args[1]})"
+
+
 def method(call: WrittenCall) -> str | None:
     """`x.view(...)`."""
     return f"{call.args[0]}.{call.name}({call.arguments(1)})" if call.tensor_first else None

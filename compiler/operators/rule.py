@@ -65,6 +65,7 @@ class OperatorRule:
     `loss` has the arguments of a mean over labels, some of which are ignored.
     `guard`: checks something while the model is traced, and computes nothing.
     `asserts`: a guard that fails where its first argument, a tensor, is false: in a run as well.
+    `asserts_size`: the same of a condition on sizes.
 
     Costs:
     `gathers`: reads as many bytes of its first input as it writes, not the whole of it.
@@ -93,6 +94,7 @@ class OperatorRule:
     loss: LossArguments | None = None
     guard: bool = False
     asserts: bool = False
+    asserts_size: bool = False
     gathers: bool = False
     counted_as: Literal["measured", "attention", "experts"] = "measured"
     cuda_keeps: Literal["as cpu", "fused attention", "boolean mask"] = "as cpu"

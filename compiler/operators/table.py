@@ -13,6 +13,10 @@ from pipecut.compiler.operators.rule import Indices, LossArguments, OperatorRule
 
 # Python's own operator.getitem: one part of a result that has several.
 GETITEM = "getitem"
+# What reads a size of a tensor that depends on data: the number of its dimension.
+SIZE = "aten.sym_size.int"
+# What makes a tensor of a number.
+NUMBER_AS_TENSOR = "aten.scalar_tensor.default"
 # What makes a result of what is given or held.
 COPY = "aten.clone.default"
 
@@ -175,13 +179,14 @@ RULES: dict[str, OperatorRule] = {
     ),
     # Parts of a storage or of a result.
     GETITEM: OperatorRule(part_of_input=True),
+    "sym_size": OperatorRule(forms.size, part_of_input=True, stops_gradients=True),
     "as_strided": OperatorRule(part_of_input=True),
     "as_strided_": OperatorRule(part_of_input=True),
     "as_strided_copy": OperatorRule(part_of_input=True),
     "as_strided_scatter": OperatorRule(part_of_input=True),
     # Checks that tracing leaves behind.
     "_assert_async": OperatorRule(guard=True, asserts=True),
-    "_assert_scalar": OperatorRule(guard=True),
+    "_assert_scalar": OperatorRule(guard=True, asserts_size=True),
     "_assert_tensor_metadata": OperatorRule(guard=True),
     "_functional_assert_async": OperatorRule(guard=True, asserts=True),
     "_functional_assert_scalar": OperatorRule(guard=True),

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from pipecut.compiler.costs.data_sizes import DataSized
 from pipecut.compiler.costs.kernels import Kernels
 from pipecut.compiler.graph import Graph, Value
 from pipecut.compiler.predict.hollow_allocations import HollowAllocations
@@ -44,7 +45,7 @@ def stage_memory(
         except Exception:
             # Operators without a fake kernel raise as they like, and do so again below.
             pass
-    return dry.on_fake_tensors()
+    return dry.on_fake_tensors(known)
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,9 @@ class DryStage:
         with HollowAllocations(known) as allocations:
             return self._run(self._running(), allocations)
 
-    def on_fake_tensors(self) -> StageMemory:
+    def on_fake_tensors(self, known: KnownCalls) -> StageMemory:
         """Raises what an operator raises."""
-        with FakeTensorMode():
+        with FakeTensorMode() as mode, DataSized(mode, unbounded=known.unbounded):
             running = self._running()
             masters = [parameter.master for parameter in running.masters.parameters.values()]
             module = running.module

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
+from pipecut.compiler.costs.data_sizes import DataSized
+from pipecut.compiler.operators.data_sizes import makes_size
 from pipecut.compiler.predict.hollow import CPU, NOWHERE, tensor_in
 
 Count = Callable[[torch.UntypedStorage], None]
@@ -79,10 +81,15 @@ class _Result:
 
 
 class KnownCalls:
-    """The calls so far, over all dry runs of a process."""
+    """The calls so far, over all dry runs of a process.
 
-    def __init__(self) -> None:
+    Sizes that depend on data are the most that they can be; those of which none is known,
+    `unbounded`.
+    """
+
+    def __init__(self, unbounded: int | None = None) -> None:
         self.results: dict[Hashable, _Result] = {}
+        self.unbounded = unbounded
 
     def run(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any], count: Count) -> Any:
         """What `func(*args, **kwargs)` returns; `count` is given each new storage.
@@ -97,7 +104,7 @@ class KnownCalls:
             # What has no storage takes none, and is as fast.
             return func(*args, **kwargs)
         if result is None:
-            result = _learned(func, args, kwargs, tensors)
+            result = _learned(func, args, kwargs, tensors, self.unbounded)
             if not (result.has_views and _share(tensors)):
                 # Of tensors that share a storage it is not known which one a view is of.
                 self.results[key] = result
@@ -135,7 +142,11 @@ def _share(tensors: Sequence[torch.Tensor]) -> bool:
 
 
 def _learned(
-    func: Any, args: Sequence[Any], kwargs: dict[str, Any], tensors: Sequence[torch.Tensor]
+    func: Any,
+    args: Sequence[Any],
+    kwargs: dict[str, Any],
+    tensors: Sequence[torch.Tensor],
+    unbounded: int | None,
 ) -> _Result:
     """Make a call on fake tensors in place of hollow ones."""
     mode = FakeTensorMode()
@@ -143,7 +154,10 @@ def _learned(
     following = iter(fakes)
     fake_args, fake_kwargs = _put(args, following), _put(kwargs, following)
     with mode:
-        result = func(*fake_args, **fake_kwargs)
+        if makes_size(func, fake_args):
+            result = DataSized(mode, unbounded=unbounded).run(func, fake_args, fake_kwargs)
+        else:
+            result = func(*fake_args, **fake_kwargs)
     for fake, tensor in zip(fakes, tensors, strict=True):
         if fake.shape != tensor.shape or fake.stride() != tensor.stride():
             raise NotHollowError(f"{func} changes the sizes of what it is given")

@@ -52,7 +52,9 @@ def passes_of(
 
     Stages that are alike are run once.
     """
-    known = KnownCalls()
+    sizes = graph.sizes(plan.batch.microbatch)
+    endless = (sizes[name] for name, size in graph.data_sizes.items() if not size.bounded)
+    known = KnownCalls(max(endless, default=None))
     memory_of: dict[Hashable, StageMemory | None] = {}
     passes = []
     for cut, source in zip(cuts, code, strict=True):

@@ -1,6 +1,7 @@
 """One operator as an expression: `F.linear(x, w, b)` where that means the same, or the operator."""
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from pipecut.compiler.operators.lookup import rule_of
 from pipecut.compiler.operators.table import GETITEM
 
 Names = Callable[[str], str]
+READ = re.compile(r"\b[A-Za-z_]\w*")
 
 
 def write_argument(value: Any, names: Names) -> str:
@@ -18,7 +20,7 @@ def write_argument(value: Any, names: Names) -> str:
     if isinstance(value, Ref):
         return names(value.name)
     if isinstance(value, Sym):
-        return value.expression
+        return _size(value, names)
     if isinstance(value, Literal):
         return value.code
     if isinstance(value, SizeOf):
@@ -33,6 +35,13 @@ def write_argument(value: Any, names: Names) -> str:
     if isinstance(value, complex):
         return f"complex({write_argument(value.real, names)}, {write_argument(value.imag, names)})"
     return repr(value)
+
+
+def _size(size: Sym, names: Names) -> str:
+    """A size as code, in which what operators read goes by the names of their results."""
+    if not size.read:
+        return size.expression
+    return READ.sub(lambda m: names(m[0]) if m[0] in size.read else m[0], size.expression)
 
 
 def write_call(operator: Operator, names: Names) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from pipecut.compiler.graph import Graph
-from pipecut.compiler.partition.coarsen.groups import inseparable, ordered_groups, written_storages
+from pipecut.compiler.partition.coarsen.groups import inseparable, kept_together, ordered_groups
 from pipecut.compiler.stages.cut import Cut, cut
 
 
@@ -98,7 +98,7 @@ class _Placing:
             operator.name: min(stages_of[index]) for index, operator in enumerate(graph.operators)
         }
         self.dependencies = evaluation.dependencies()
-        storages = written_storages(evaluation)
+        storages = kept_together(evaluation)
         self.groups = ordered_groups(self.dependencies, inseparable(evaluation, storages))
         self.parameters = {parameter.value for parameter in graph.parameters}
         self.holders = _holders(graph, cuts)

@@ -25,7 +25,7 @@ def checked(graph: Graph) -> Graph:
     _refuse_dtypes(graph)
     _refuse_sparse_gradients(graph)
     _refuse_no_gradient(graph)
-    notes = (*_of_checks(graph), *_of_idle(graph))
+    notes = (*_of_checks(graph), *_of_data_sizes(graph), *_of_idle(graph))
     return replace(graph, notes=(*graph.notes, *notes)) if notes else graph
 
 
@@ -34,6 +34,22 @@ def _of_checks(graph: Graph) -> Iterator[str]:
     if graph.checks:
         texts = dict.fromkeys(str(check.choice) for check in graph.checks)
         yield f"this plan is for batches where {_listed(list(texts))}; each microbatch is checked"
+
+
+def _of_data_sizes(graph: Graph) -> Iterator[str]:
+    """A note on sizes that depend on data."""
+    if graph.data_sizes:
+        sizes = graph.data_sizes.values()
+        places = _listed(list(dict.fromkeys(size.source for size in sizes)))
+        endless = _listed(list(dict.fromkeys(s.source for s in sizes if not s.bounded)))
+        yield (
+            f"sizes depend on data ({places}): times are for those of the example batch where it "
+            "tells them, memory is for the most that they can be"
+            + (
+                f", and for about the example batch where no most is known ({endless})"
+                * bool(endless)
+            )
+        )
 
 
 def _of_idle(graph: Graph) -> Iterator[str]:

@@ -8,6 +8,7 @@ import torch
 from pipecut.compiler.graph import Graph, Origin
 from pipecut.compiler.inputs.job import Job
 from pipecut.compiler.trace.batch_of_one import alike_for_one
+from pipecut.compiler.trace.data_sizes.of_example import with_shares
 from pipecut.compiler.trace.export import EVERYTHING, Asked, Exported, export, export_evaluation
 from pipecut.compiler.trace.following import FIXED, OF_ONE_SIZE, Open
 from pipecut.compiler.trace.lower.dimensions import DependsOnData, NeedsFixedBatch
@@ -90,7 +91,8 @@ class _Traced:
 def _both_modes(job: Job, by_example: bool = False) -> Graph:
     traced = _for_every_microbatch(job, by_example)
     exported, lowered = traced.exported, traced.lowered
-    training = checked(lowered.training)
+    batch = exported.batch
+    training = checked(with_shares(lowered.training, batch.samples, batch.tensors))
     training = replace(training, rehearsal=rehearse(exported, training))
     # What an opaque module does in eval mode, its trace does not tell.
     same = not exported.model.opaque.paths and not exported.reads.differs

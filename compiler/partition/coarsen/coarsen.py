@@ -11,8 +11,8 @@ from pipecut.compiler.partition.coarsen.assemble import Grouping, assemble
 from pipecut.compiler.partition.coarsen.duplicate import duplicated_operators
 from pipecut.compiler.partition.coarsen.groups import (
     inseparable,
+    kept_together,
     ordered_groups,
-    written_storages,
 )
 from pipecut.compiler.partition.coarsen.joins import Neighbours, join_sources, join_views
 from pipecut.compiler.partition.coarsen.parameter_bytes import OptimizerSpec, fixed_bytes
@@ -29,7 +29,7 @@ def coarsen(
 ) -> Problem:
     """Blocks in the topological order closest to program order, to be put on these devices."""
     graph = costed.graph
-    dependencies, written = graph.dependencies(), written_storages(graph)
+    dependencies, written = graph.dependencies(), kept_together(graph)
     fixed = {parameter.value: fixed_bytes(parameter, optimizer) for parameter in graph.parameters}
     duplicated = duplicated_operators(costed, stage_devices, constraints, fixed, written)
     dependencies.remove_nodes_from(duplicated)

@@ -4,7 +4,7 @@ from collections import defaultdict
 
 import networkx as nx
 
-from pipecut.compiler.graph import Graph
+from pipecut.compiler.graph import Graph, names_in
 from pipecut.compiler.operators.lookup import rule_of
 
 # Operators by index, in groups.
@@ -12,10 +12,7 @@ Groups = nx.utils.UnionFind
 
 
 def inseparable(graph: Graph, written: dict[str, list[int]]) -> "Groups[int]":
-    """Results with their parts, and whatever touches storage that is written.
-
-    `written` has the operators of each such storage.
-    """
+    """Results with their parts, and the operators that are `kept_together`, in `written`."""
     groups: Groups[int] = Groups(range(len(graph.operators)))
     producers = graph.producers()
     for index, operator in enumerate(graph.operators):
@@ -25,6 +22,29 @@ def inseparable(graph: Graph, written: dict[str, list[int]]) -> "Groups[int]":
         if touching:
             groups.union(*touching)
     return groups
+
+
+def kept_together(graph: Graph) -> dict[str, list[int]]:
+    """What no boundary may lie between: operators by the storage or the size that they share."""
+    return written_storages(graph) | _of_data_sizes(graph)
+
+
+def _of_data_sizes(graph: Graph) -> dict[str, list[int]]:
+    """For each size that depends on data, the operators that make or use tensors of it."""
+    touching: dict[str, list[int]] = {name: [] for name in graph.data_sizes}
+    if not touching:
+        return touching
+    sizes_of = {
+        name: {size for dimension in value.shape for size in names_in(str(dimension))}
+        & touching.keys()
+        for name, value in graph.values.items()
+    }
+    for index, operator in enumerate(graph.operators):
+        names = (*operator.inputs, operator.name, *graph.results_of(operator))
+        used = {size for name in names for size in sizes_of.get(name, ())}
+        for size in used | (touching.keys() & {*names}):
+            touching[size].append(index)
+    return touching
 
 
 def written_storages(graph: Graph) -> dict[str, list[int]]:

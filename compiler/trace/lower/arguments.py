@@ -64,8 +64,9 @@ class Arguments:
         return Ref(self.names.of(node, prefix))
 
     def _size(self, size: torch.SymInt) -> int | Sym:
-        code = self.dimensions.of(size).code
-        return code if isinstance(code, int) else Sym(code)
+        dimension = self.dimensions.of(size)
+        code = dimension.code
+        return code if isinstance(code, int) else Sym(code, dimension.read)
 
 
 def references(argument: Any) -> Iterator[str]:
@@ -73,6 +74,8 @@ def references(argument: Any) -> Iterator[str]:
     match argument:
         case Ref():
             yield argument.name
+        case Sym():
+            yield from argument.read
         case list() | tuple():
             for item in argument:
                 yield from references(item)

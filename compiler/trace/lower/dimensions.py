@@ -28,10 +28,14 @@ class NeedsFixedBatch(TraceError):
 
 @dataclass(frozen=True)
 class Dimension:
-    """A size: an int or an expression in the batch's sizes, and its number for one microbatch."""
+    """A size: an int or an expression in the batch's sizes, and its number for one microbatch.
+
+    `read` are the names in it of sizes that depend on data.
+    """
 
     code: int | str
     number: int
+    read: tuple[str, ...] = ()
 
 
 class Dimensions:
@@ -51,6 +55,8 @@ class Dimensions:
         self.numbers: dict[Any, int] = {BATCH: microbatch}
         self.numbers |= {_size(name): most for name, most in (longest or {}).items()}
         self._known: dict[Any, Dimension] = {}
+        # Symbols of sizes that depend on data, which operators of the graph read, to their names.
+        self.read: dict[Any, str] = {}
 
     def of(self, size: Any) -> Dimension:
         """Raises TraceError where a size follows something else than the batch."""
@@ -63,7 +69,7 @@ class Dimensions:
 
     def _written(self, expression: Any) -> Dimension:
         symbols = expression.free_symbols
-        of_batch = [symbol for symbol in symbols if symbol not in self.names]
+        of_batch = [s for s in symbols if s not in self.names and s not in self.read]
         if any(map(follows_data, of_batch)) or (len(of_batch) > 1 and not self.dynamic):
             raise DependsOnData(
                 f"a tensor's size depends on data ({expression}); "
@@ -71,11 +77,27 @@ class Dimensions:
             )
         if len(of_batch) > 1:
             raise NeedsFixedBatch(f"a tensor's size is {expression}")
-        named = {symbol: _size(self.names.get(symbol, BATCH.name)) for symbol in symbols}
-        by_name = expression.xreplace(named)
+        by_name = self.named(expression)
         number = int(by_name.subs(self.numbers))
         code = PythonPrinter().doprint(by_name) if by_name.free_symbols else number
-        return Dimension(code, number)
+        read = {self.read[symbol] for symbol in symbols if symbol in self.read}
+        return Dimension(code, number, tuple(sorted(read)))
+
+    def named(self, expression: Any) -> Any:
+        """An expression in the names of what sizes follow; other symbols stand for the batch."""
+        symbols = expression.free_symbols
+        names = {symbol: self.names.get(symbol, BATCH.name) for symbol in symbols} | self.read
+        return expression.xreplace({s: _size(names[s], s in self.read) for s in symbols})
+
+    @property
+    def read_names(self) -> set[str]:
+        """The names of sizes that depend on data."""
+        return set(self.read.values())
+
+    def read_from_now(self, symbol: Any, name: str, number: int) -> None:
+        """Let a symbol of a size that depends on data have a name, and a number for costs."""
+        self.read[symbol] = name
+        self.numbers[_size(name, may_be_none=True)] = number
 
 
 def follows_data(symbol: Any) -> bool:
@@ -83,5 +105,7 @@ def follows_data(symbol: Any) -> bool:
     return str(symbol).startswith(UNBACKED)
 
 
-def _size(name: str) -> Any:
+def _size(name: str, may_be_none: bool = False) -> Any:
+    if may_be_none:
+        return sympy.Symbol(name, integer=True, nonnegative=True)
     return sympy.Symbol(name, integer=True, positive=True)

@@ -58,16 +58,13 @@ def lower(exported: Exported, microbatch: int) -> Lowered:
     checks = needed_checks(operators, reader.checks, signature.buffers, exported.model)
     loss = {results.loss} - {""} | {check.value for check in checks}
     outputs = {output.value for output in results.outputs}
+    training = _graph(exported, values, signature, results, operators, loss)
+    everything = _graph(exported, values, signature, results, operators, loss | outputs)
+    sizes = reader.data_sizes.by_name
     return Lowered(
         operators,
-        replace(
-            _graph(exported, values, signature, results, operators, loss),
-            checks=checks,
-            layers=reader.stamps.layers(),
-        ),
-        replace(
-            _graph(exported, values, signature, results, operators, loss | outputs), checks=checks
-        ),
+        replace(training, checks=checks, layers=reader.stamps.layers(), data_sizes=sizes),
+        replace(everything, checks=checks, data_sizes=sizes),
     )
 
 

@@ -12,6 +12,7 @@ from pipecut.compiler.choices import Check, Choice
 from pipecut.compiler.graph import Operator, Ref, Value
 from pipecut.compiler.operators.lookup import rule_of
 from pipecut.compiler.operators.table import COPY, GETITEM
+from pipecut.compiler.trace.data_sizes.reading import Assumed, DataSizes, TracedCall, has_data_sizes
 from pipecut.compiler.trace.functions.arguments import read_arguments
 from pipecut.compiler.trace.functions.calling import CALL, returns_single
 from pipecut.compiler.trace.functions.observing import Look, Observed, observe
@@ -55,6 +56,7 @@ class OperatorReader:
         self.by_name, self.storage, self.alias = values.by_name, values.storage, names.alias
         self.arguments = Arguments(names, values.dimensions)
         self.storages, self.gradients = Storages(values), Gradients(values)
+        self.data_sizes = DataSizes(values.dimensions)
         self.operators: list[Operator] = []
         self.shared: list[tuple[str, ...]] = []
         self.checks: list[Check] = []
@@ -65,8 +67,11 @@ class OperatorReader:
     def read(self, module: fx.GraphModule, contexts: Contexts = (), prefix: str = "") -> None:
         """Raises TraceError for a node that a stage cannot run."""
         for node in module.graph.nodes:
-            if rule_of(str(node.target)).asserts:
+            rule = rule_of(str(node.target))
+            if rule.asserts:
                 self._assertion(node, prefix)
+            if rule.asserts_size:
+                self._assume(self.data_sizes.assertion(_traced(node, prefix)))
             if node.op in ("placeholder", "output", "get_attr") or _is_guard(node):
                 continue
             try:
@@ -122,7 +127,8 @@ class OperatorReader:
         if isinstance(result, NUMBERS):
             # A number: where it is used, arguments have its expression.
             return
-        if _size_follows_data(result) and all(_asks_for_a_number(user) for user in node.users):
+        elsewhere = _size_follows_data(result) and not _in_own_forward(node)
+        if elsewhere and all(_asks_for_a_number(user) for user in node.users):
             # Something else was traced in its place.
             return
         if self.stamps is not None:
@@ -138,8 +144,30 @@ class OperatorReader:
         self.operators.append(operator)
         self.shared.append(shared)
         needed = self._needed(operator)
+        # A module that makes sizes which depend on data is refused, so that it runs as it is.
+        own = has_data_sizes(result) and _in_own_forward(node)
+        if own:
+            self.data_sizes.note(_traced(node, prefix))
         self._add_values(operator, result, needed)
         self.gradients.follow(operator, shared, needed)
+        if own:
+            self._read_sizes(operator, _traced(node, prefix))
+
+    def _read_sizes(self, operator: Operator, call: TracedCall) -> None:
+        """Operators for what depends on data of the sizes of a result."""
+        for reader in self.data_sizes.readers(operator, self.by_name.get(operator.name)):
+            self.add(reader, (), [])
+        for reader_or_assumed in self.data_sizes.equal(operator, call):
+            if isinstance(reader_or_assumed, Operator):
+                self.add(reader_or_assumed, (), [])
+            else:
+                self._assume(reader_or_assumed)
+
+    def _assume(self, assumed: Assumed | None) -> None:
+        """Let a run check what the trace takes for granted of sizes."""
+        if assumed is not None:
+            self.add(assumed.operator, (), [assumed.value])
+            self.checks.append(assumed.check)
 
     def add(self, operator: Operator, shared: tuple[str, ...], values: Sequence[Value]) -> None:
         """An operator that no node stands for, with what its result is made of."""
@@ -327,6 +355,17 @@ class OperatorReader:
 
 def _size(size: Any) -> Any:
     return size.meta["val"] if isinstance(size, fx.Node) else size
+
+
+def _in_own_forward(node: fx.Node) -> bool:
+    """Whether a node is of the model's own forward, or of its loss."""
+    return not module_calls(node)[-1].module
+
+
+def _traced(node: fx.Node, prefix: str) -> TracedCall:
+    args, kwargs = fx.node.map_arg((node.args, dict(node.kwargs)), lambda n: n.meta.get("val"))
+    place = where(node).strip(" ()")
+    return TracedCall(prefix + node.name, node.target, args, kwargs, node.meta.get("val"), place)
 
 
 def _size_follows_data(result: Any) -> bool:

@@ -127,13 +127,20 @@ def test_what_a_hollow_tensor_cannot_show_is_refused() -> None:
         x = torch.empty(3)
         for call in (
             lambda: x.resize_(2),
-            lambda: torch.nonzero(x),
             lambda: x.sum().item(),
             lambda: x.to_sparse(),
             lambda: torch.add(x, 1.0, out=torch.empty(0)),
         ):
             with pytest.raises((NotHollowError, *NoContents)):
                 call()
+
+
+def test_sizes_that_depend_on_data_are_the_most_that_they_can_be() -> None:
+    with HollowAllocations(KnownCalls(unbounded=9)):
+        rows, mask = torch.empty(4, 2, requires_grad=True), torch.empty(4, dtype=torch.bool)
+        rows[mask].sum().backward()
+        assert rows.grad is not None and torch.nonzero(mask).shape == (4, 1)
+        assert rows.repeat_interleave(mask.long(), 0).shape == (9, 2)
 
 
 def test_terabytes_take_no_memory_and_meta_stays_on_meta() -> None:
