@@ -23,7 +23,7 @@ from pipecut.compiler.trace.opaque.untraceable import Untraceable, make_opaque
 from pipecut.compiler.trace.rehearse.rehearsal import rehearse
 from pipecut.compiler.trace.requirements import checked
 from pipecut.compiler.trace.stamp.stamped import NotEqualAfterAll
-from pipecut.errors import PipecutError, TraceError
+from pipecut.errors import PipecutError, TraceError, UserFileError
 from pipecut.model.unsplit import WithLoss
 
 log = logging.getLogger("pipecut")
@@ -60,6 +60,12 @@ def _with_opaque_modules(job: Job) -> Graph:
                 return _of_example_batch(asked, first)
             log.debug("%s cannot be traced, so it is opaque: %s", error.module, error)
             job = wider
+        except UserFileError as error:
+            if first is None:
+                raise
+            # It keeps something of a batch, say, that no other size fits.
+            log.debug("the model does not run with opaque modules: %s", error)
+            return _of_example_batch(asked, first)
 
 
 def _of_example_batch(job: Job, refused: Untraceable) -> Graph:

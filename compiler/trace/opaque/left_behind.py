@@ -15,8 +15,8 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 from pipecut.compiler.trace.opaque.calls import CallKey
 from pipecut.compiler.trace.opaque.observed import SeenCall
+from pipecut.compiler.trace.opaque.untraceable import Untraceable
 from pipecut.compiler.trace.watch.attributes import MISSING, PLAIN, Copied, Place, attributes_of
-from pipecut.errors import TraceError
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def run_twice_if_changed(
 ) -> Ran:
     """Run a forward of a model with these opaque modules; twice where it changes attributes.
 
-    Each run must draw the same. Raises TraceError where the second one depends on the first.
+    Each run must draw the same. Raises Untraceable where the second one depends on the first.
     """
     within = {
         f"{path}.{name}".rstrip("."): inner
@@ -51,10 +51,11 @@ def run_twice_if_changed(
     after = attributes_of(within)
     for place, value in left.items():
         if not _equal(value, after.get(place, MISSING)) or not _equal(ran.results, again.results):
-            raise TraceError(
+            raise Untraceable(
                 f"'{place}' changes from one forward to the next, and a plan runs forwards in an "
                 "order of its own; register it as a buffer, and write it in place with "
-                f"self.{place.name}.copy_(...)"
+                f"self.{place.name}.copy_(...)",
+                next(path for path in modules if f"{place.path}.".startswith(f"{path}.")),
             )
     return ran
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from pipecut.compiler.trace.opaque.untraceable import Untraceable
 from pipecut.compiler.trace.watch.attributes import AttributeReads, Copied, Place, attributes_of
 from pipecut.errors import TraceError
 
@@ -91,7 +92,7 @@ class ModuleState:
                 buffers[place].copy_(value)
 
     def _refuse_changes(self, before: dict[Place, Copied], reads: AttributeReads) -> None:
-        """Raises TraceError for an attribute that changed and was read before it was written."""
+        """Raises Untraceable for an attribute that changed and was read before it was written."""
         now = attributes_of(self.modules)
         changed = {
             place for place in {*before, *now} if before.get(place, NOTHING).differs(now.get(place))
@@ -101,10 +102,11 @@ class ModuleState:
             if was_empty and not reads.depends_on_data(now.get(place)):
                 # Filled once.
                 continue
-            raise TraceError(
+            raise Untraceable(
                 f"'{place}' changes from one forward to the next ({reads.first_reads[place]} "
                 "reads it), and a plan holds one forward only; register it as a buffer, "
-                f"and write it in place with self.{place.name}.copy_(...)"
+                f"and write it in place with self.{place.name}.copy_(...)",
+                place.path,
             )
         if not changed <= self._changing_attributes:
             self._changing_attributes |= changed
