@@ -18,18 +18,33 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from pipecut.device.work import generators
 from pipecut.model.opaque.host_random import HostRandom, seed_host
 
+# Libraries of operators of which torch tags those that draw.
+TAGGED = ("aten", "prims", "prim", "inductor", "quantized_decomposed", "_c10d_functional")
 # Functions of torch.nn.functional that are made of random operators of other names.
 COMPOSED = ("dropout", "rrelu", "gumbel", "fractional_max_pool", "multi_head_attention")
 
 
 def draws(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
-    """Whether an operator takes random numbers; attention without dropout takes none."""
-    if torch.Tag.nondeterministic_seeded not in func.tags:
-        return False
+    """Whether an operator takes random numbers; attention without dropout takes none.
+
+    An operator of another library may draw within its kernel, where nobody sees it.
+    """
+    if not _is_tagged(func):
+        return not _is_of_torch(func)
     position = _dropout_position(func)
     if position is None:
         return True
     return bool(args[position] if position < len(args) else kwargs.get("dropout_p", 0.0))
+
+
+def _is_tagged(func: Any) -> bool:
+    return torch.Tag.nondeterministic_seeded in func.tags
+
+
+@lru_cache(maxsize=4096)
+def _is_of_torch(func: Any) -> bool:
+    namespace = str(getattr(func, "namespace", TAGGED[0]))
+    return namespace in TAGGED or namespace.startswith("pipecut")
 
 
 @lru_cache(maxsize=4096)
@@ -43,7 +58,7 @@ def _dropout_position(func: Any) -> int | None:
 def may_draw(func: Any) -> bool:
     """Whether a function, or an operator within it, may take random numbers."""
     if isinstance(func, torch._ops.OpOverload):
-        return torch.Tag.nondeterministic_seeded in func.tags
+        return _is_tagged(func) or not _is_of_torch(func)
     name = str(getattr(func, "__name__", ""))
     if any(part in name for part in COMPOSED):
         return True
@@ -51,7 +66,7 @@ def may_draw(func: Any) -> bool:
     overloads = (
         [getattr(packet, overload) for overload in packet.overloads()] if packet is not None else []
     )
-    return any(torch.Tag.nondeterministic_seeded in overload.tags for overload in overloads)
+    return any(map(_is_tagged, overloads))
 
 
 class CountDraws(TorchDispatchMode):

@@ -29,6 +29,19 @@ def test_a_draw_is_fixed_by_seed_step_microbatch_and_place(kind: str) -> None:
             assert not torch.equal(layer(X), first)
 
 
+@torch.library.custom_op("tests_draws::noise", mutates_args=())
+def noise(x: torch.Tensor) -> torch.Tensor:
+    return x + torch.randn_like(x)
+
+
+def test_an_operator_of_another_library_draws_by_its_place() -> None:
+    with Draws(0).at(1, 0):
+        first, second = noise(X), noise(X)
+    with StageDraws(0, [1]).at(1, 0):
+        assert torch.equal(torch.ops.tests_draws.noise.default(X), second)
+    assert not torch.equal(first, second)
+
+
 def test_generators_go_on_from_where_they_were() -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)

@@ -542,6 +542,43 @@ class AssignedBuffer(Base):
         return h + self.ema
 
 
+@torch.library.custom_op("tests_unseen::counted", mutates_args=())
+def counted(x: Tensor) -> Tensor:
+    GROUPS["operator"] += 1
+    return x * GROUPS["operator"]
+
+
+counted.register_fake(torch.empty_like)
+counted.register_autograd(lambda _, gradient: gradient)
+
+
+@kind
+class OperatorCounts(Base):
+    """Neither a trace nor fake tensors see what the kernel does."""
+
+    def odd(self, h: Tensor) -> Tensor:
+        return torch.ops.tests_unseen.counted(h)  # type: ignore[no-any-return]
+
+
+@kind
+class BufferReadAfterWrite(Base):
+    """What is read is saved for backward; the next microbatch writes to it before that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.ones(WIDTH))
+        self.norm = nn.BatchNorm1d(WIDTH)
+
+    def odd(self, h: Tensor) -> Tensor:
+        with torch.no_grad():
+            self.mean.lerp_(h.abs().mean(0), 0.1)
+        once = self.norm(h / self.mean)
+        self.norm.eval()
+        twice = self.norm(once)
+        self.norm.train()
+        return once + twice
+
+
 @kind
 class QueueBuffer(Base):
     def __init__(self) -> None:

@@ -284,6 +284,21 @@ def test_replicas_that_would_drift_apart_are_refused(
         compile(job, slow_cores, tmp_path / "plan", Options(SizeOverrides(stages=2)))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("extra", ["", "recompute: always\n"])
+def test_a_buffer_is_kept_for_backward_as_it_was_read(
+    extra: str, slow_cores: str, tmp_path: Path
+) -> None:
+    job = tmp_path / "job.yaml"
+    job.write_text(
+        'model: {factory: "tests.models.unseen:unseen", args: {name: BufferReadAfterWrite}}\n'
+        f'inputs: "tests.models.unseen:rows"\nbatch: {{global: 8, microbatch: 2}}\n{extra}'
+    )
+    compile(job, slow_cores, tmp_path / "plan", Options(SizeOverrides(stages=2)))
+    result = verify(tmp_path / "plan", steps=2)
+    assert result.passed, result.worst
+
+
 def test_weights_come_from_safetensors_by_name(write_job: Any, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 

@@ -16,6 +16,7 @@ from pipecut.compiler.trace.lower.signature import PREFIX, Signature, read_signa
 from pipecut.compiler.trace.lower.values import Values
 from pipecut.compiler.trace.stamp.expand import Stamps
 from pipecut.compiler.trace.value_checks import needed_checks
+from pipecut.compiler.trace.written_buffers import reading_copies
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def lower(exported: Exported, microbatch: int) -> Lowered:
     reader.opaque = exported.model.opaque
     reader.read(program.graph_module)
     reader.stamps.check()
-    operators = tuple(reader.operators)
+    operators = reading_copies(reader.operators, values.by_name, signature.buffers)
     refuse_writes(operators, signature.parameters, signature.constants)
     results = read_results(exported, values, names, {operator.name for operator in operators})
     refuse_shared_writes(operators, signature.buffers, exported.model.sharing_buffers)

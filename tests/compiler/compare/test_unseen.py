@@ -19,6 +19,7 @@ batch: {{global: 8, microbatch: 2}}
 EXACT = {
     "AssignedBuffer",
     "AutocastInside",
+    "BufferReadAfterWrite",
     "CachedTable",
     "GlobalCacheByShape",
     "LoggedLoss",
