@@ -9,6 +9,8 @@ from benchmarks.markdown import in_a_cell, markdown_table
 # Longest message in a table; what follows a message's first lines is where it is from.
 LONGEST = 400
 WORST_FIRST = list(Kind)[::-1]
+# What is asked of the zoo: so many exact models, and CPU seconds of the slowest compile.
+LEAST_EXACT, MOST_SECONDS = 200, 60.0
 
 
 def counts(outcomes: Iterable[Outcome]) -> str:
@@ -22,6 +24,26 @@ def counts(outcomes: Iterable[Outcome]) -> str:
             of_these = f", {bitwise} of them bitwise" if kind is Kind.EXACT else ""
             rows.append((f"{kind}{of_these}", str(numbers[kind])))
     return markdown_table(("outcome", "models"), [*rows, ("all", str(len(models)))])
+
+
+def bar(outcomes: Iterable[Outcome]) -> str:
+    """What is asked of these models, and what they do."""
+    models = list(outcomes)
+    numbers = Counter(outcome.kind for outcome in models)
+    slowest = max(models, key=lambda outcome: outcome.seconds or 0.0)
+    rows = [
+        ("exact", f"at least {LEAST_EXACT}", str(numbers[Kind.EXACT])),
+        *(
+            (str(kind), "0", str(numbers[kind]))
+            for kind in (Kind.INEXACT, Kind.FAILED, Kind.TIMEOUT)
+        ),
+        (
+            "CPU seconds of the slowest compile",
+            f"at most {MOST_SECONDS:.0f}",
+            f"{slowest.seconds or 0.0:.0f} (`{slowest.name}`)",
+        ),
+    ]
+    return markdown_table(("of the models", "asked", "measured"), rows)
 
 
 def exact(outcomes: Iterable[Outcome]) -> str:
@@ -64,6 +86,7 @@ def _shortened(text: str) -> str:
 
 
 TABLES = {
+    "families_bar": lambda _: bar(read_outcomes().values()),
     "families_counts": lambda _: counts(read_outcomes().values()),
     "families_exact": lambda _: exact(read_outcomes().values()),
     "families_others": lambda _: others(read_outcomes().values()),

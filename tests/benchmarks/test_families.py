@@ -17,7 +17,7 @@ from benchmarks.families.outcome import (
     shortened,
     sort_outcomes,
 )
-from benchmarks.families.tables import counts, exact, made_of, others
+from benchmarks.families.tables import bar, counts, exact, made_of, others
 from benchmarks.families.zoo import names_in
 from benchmarks.figures import ROOT
 
@@ -121,6 +121,13 @@ def test_tables_say_what_happened() -> None:
         outcome("i", Kind.INEXACT, difference=1.0, reason="gradient w"),
     ]
     assert "| exact, 1 of them bitwise | 2 |" in counts(rows) and "| all | 4 |" in counts(rows)
+    assert bar(rows).splitlines()[2:] == [
+        "| exact | at least 200 | 2 |",
+        "| inexact | 0 | 1 |",
+        "| failed | 0 | 0 |",
+        "| timeout | 0 | 0 |",
+        "| CPU seconds of the slowest compile | at most 60 | 61 (`a`) |",
+    ]
     assert exact(rows).splitlines()[2:] == [
         "| `a` | within 2.5e-07 | 61 |",
         "| `z` | bitwise | 4 |",
