@@ -43,7 +43,7 @@ from pipecut.compiler.trace.watch.randomness import (
     noting_who_draws,
     only_operators_draw,
 )
-from pipecut.compiler.trace.ways import ways
+from pipecut.compiler.trace.ways import ENTERS, Enter, ways
 from pipecut.errors import PipecutError, TraceError
 from pipecut.model.quiet_export import quiet
 from pipecut.model.unsplit import WithLoss
@@ -62,6 +62,7 @@ class Exported:
     `choices` are places where the model does something else with a batch of one sample.
     `stamped` says which layers were not traced, being equal to others.
     `by_value` has the answers that the trace took where the model chooses by a tensor's value.
+    `enter` is how the model could be traced.
     """
 
     program: ExportedProgram
@@ -74,6 +75,7 @@ class Exported:
     stamped: Stamped = NOTHING_STAMPED
     by_value: tuple[Choice, ...] = ()
     open: Open = FIXED
+    enter: Enter = ENTERS[0]
 
     @property
     def dynamic(self) -> bool:
@@ -125,6 +127,7 @@ class _Attempt:
     by_value: tuple[Choice, ...] = ()
     open: Open = FIXED
     why: str = ""
+    enter: Enter = ENTERS[0]
 
     def or_further(self, other: "_Attempt") -> "_Attempt":
         """The one of two failed attempts that came further."""
@@ -192,6 +195,7 @@ def _exported(
         stamped=attempt.stamped,
         by_value=attempt.by_value,
         open=attempt.open,
+        enter=attempt.enter,
     )
 
 
@@ -236,7 +240,7 @@ def export_evaluation(
     error: BaseException | None = None
     try:
         for model.has_loss in (True, False):
-            attempt = _attempt_evaluation(model, batch, sizes, whole, by_example)
+            attempt = _attempt_evaluation(model, batch, sizes, whole, by_example, exported.enter)
             if attempt.program is not None:
                 return replace(
                     exported,
@@ -257,10 +261,15 @@ def export_evaluation(
 
 
 def _attempt_evaluation(
-    model: WithLoss, batch: ExampleBatch, sizes: Open, whole: bool, by_example: bool
+    model: WithLoss,
+    batch: ExampleBatch,
+    sizes: Open,
+    whole: bool,
+    by_example: bool,
+    first: Enter,
 ) -> _Attempt:
     try:
-        return _attempt(model, batch, sizes, ModeReads(), whole, by_example)
+        return _attempt(model, batch, sizes, ModeReads(), whole, by_example, first)
     except TraceError as error:
         return _Attempt(None, error)
 
@@ -272,6 +281,7 @@ def _attempt(
     reads: ModeReads,
     whole: bool,
     by_example: bool,
+    first: Enter = ENTERS[0],
 ) -> _Attempt:
     """Trace the model; `reads` counts the dropouts of the last trace. Raises PipecutError."""
     model.names = {f"input_{number}": name for number, name in enumerate(batch.tensors)}
@@ -281,13 +291,13 @@ def _attempt(
     state = ModuleState(model.model)
     model.inside = state.watched
     furthest: _Attempt | None = None
-    for way in ways(model, batch, by_example):
+    for way in ways(model, batch, by_example, first):
         model.around = way.around
         with noting_fixed() as fixed:
             try:
                 with surroundings(model):
                     attempt = _traced(model, batch, sizes, reads, state, whole)
-                return replace(attempt, by_value=tuple(way.choices.made))
+                return replace(attempt, by_value=tuple(way.choices.made), enter=way.enter)
             except PipecutError:
                 raise
             except (Exception, SystemExit) as failure:
@@ -298,7 +308,7 @@ def _attempt(
     assert furthest is not None and furthest.error is not None
     longer = sizes.longer(furthest.error)
     if longer is not None:
-        return _attempt(model, batch, longer, reads, whole, by_example)
+        return _attempt(model, batch, longer, reads, whole, by_example, first)
     return furthest
 
 

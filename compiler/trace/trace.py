@@ -18,7 +18,7 @@ from pipecut.compiler.trace.modes.evaluation import (
     with_evaluation,
     without_dropout,
 )
-from pipecut.compiler.trace.opaque.notes import opaque_notes
+from pipecut.compiler.trace.opaque.chosen import opaque_notes
 from pipecut.compiler.trace.opaque.untraceable import Untraceable, make_opaque
 from pipecut.compiler.trace.rehearse.rehearsal import rehearse
 from pipecut.compiler.trace.requirements import checked

@@ -67,17 +67,28 @@ class Way:
         return by_torch or bool(self.choices.unanswered)
 
 
-def ways(model: WithLoss, batch: ExampleBatch, by_example: bool) -> Iterator[Way]:
-    """Ways to try until one succeeds; with `by_example` those alone that know the batch."""
+def ways(
+    model: WithLoss, batch: ExampleBatch, by_example: bool, first: Enter = ENTERS[0]
+) -> Iterator[Way]:
+    """Ways to try until one succeeds; with `by_example` those alone that know the batch.
+
+    `first` is tried before others: what traced the model in training mode.
+    """
+    enters = sorted(ENTERS, key=lambda enter: enter is not first)
+    # Those to which a value would be no help.
+    failed: set[Enter] = set()
     if not by_example:
-        for enter in ENTERS:
+        for enter in enters:
             way = Way(enter, model)
             yield way
             by_example |= way.lacked_a_value
+            failed |= set() if way.lacked_a_value else {enter}
     if by_example:
         given = Given(batch.tensors, _real_buffers(model))
-        # The last one answers nothing.
-        for enter in ENTERS[:-1]:
+        for enter in enters:
+            # The last one of all answers nothing.
+            if enter in failed or enter is ENTERS[-1]:
+                continue
             way = Way(enter, model, given)
             yield way
             if NOT_PLAIN in str(way.error):

@@ -18,12 +18,14 @@ from pipecut.compiler.trace.batch import ExampleBatch, example_batch
 from pipecut.compiler.trace.lengths import other_length
 from pipecut.compiler.trace.opaque.calls import CallKey, KnownCall, known_call
 from pipecut.compiler.trace.opaque.hooks import replaced_call
+from pipecut.compiler.trace.opaque.in_parts import parameter_bytes, run_in_parts
 from pipecut.compiler.trace.opaque.left_behind import Ran, kept, run_twice_if_changed
 from pipecut.compiler.trace.opaque.observed import SeenCall, Watched, observe
 from pipecut.compiler.trace.opaque.outside import storage_of
 from pipecut.compiler.trace.opaque.untraceable import Untraceable
 from pipecut.compiler.trace.watch.randomness import none_seeds
 from pipecut.errors import PipecutError, TraceError, UserFileError
+from pipecut.model.building.on_meta import build_on_meta
 from pipecut.model.functions import calling, find_function
 from pipecut.model.opaque.host_random import HostRandom
 from pipecut.model.precision import cast_model
@@ -32,7 +34,8 @@ from pipecut.quantities import show_bytes
 
 log = logging.getLogger("pipecut")
 
-# Bytes of parameters up to which a model is built to see what its opaque modules are given.
+# Bytes of parameters up to which a model, or one of its modules, is held to see what its opaque
+# modules are given.
 MOST_BYTES = 8 * 2**30
 
 
@@ -41,14 +44,25 @@ def learnt_calls(job: Job, model: WithLoss, paths: Sequence[str]) -> dict[CallKe
 
     Raises TraceError for what no plan can carry, UserFileError where the model fails.
     """
-    size = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-    if size > MOST_BYTES:
+    size = parameter_bytes(model)
+    try:
+        if size <= MOST_BYTES:
+            return _learnt(job, _built(job, model), paths)
+        real = _built_on_meta(job, model)
+        with run_in_parts(real, MOST_BYTES):
+            return _learnt(job, real, paths)
+    except UserFileError as error:
+        if size <= MOST_BYTES:
+            raise
         raise TraceError(
             f"'{paths[0]}' is to run as it is, and what it returns is learnt by running the model, "
-            f"whose parameters of {show_bytes(size)} are over {show_bytes(MOST_BYTES)}; compile "
-            "with fewer layers, or write the module so that it can be traced"
-        )
-    real = _built(job, model)
+            f"which with parameters of {show_bytes(size)} runs module by module, each with random "
+            f"parameters: {error}; have each module use its own parameters, or compile with fewer "
+            f"layers, so that all fit into {show_bytes(MOST_BYTES)}"
+        ) from error
+
+
+def _learnt(job: Job, real: WithLoss, paths: Sequence[str]) -> dict[CallKey, KnownCall]:
     batches = _batches(job)
     seen: dict[CallKey, list[SeenCall]] = defaultdict(list)
     one_length = ""
@@ -95,6 +109,15 @@ def _built(job: Job, traced: WithLoss) -> WithLoss:
     return WithLoss(cast_model(model, job.spec.precision), traced.loss)
 
 
+def _built_on_meta(job: Job, traced: WithLoss) -> WithLoss:
+    """Not the one that is traced: a forward may write to buffers."""
+    spec = job.spec.model
+    factory = find_function(spec.factory, job.folders, str(job.path))
+    with calling(spec.factory):
+        model = build_on_meta(lambda: factory(**spec.args), job.spec.seed)
+    return WithLoss(cast_model(model, job.spec.precision), traced.loss)
+
+
 def _run(
     job: Job, real: WithLoss, paths: Sequence[str], batch: ExampleBatch
 ) -> dict[CallKey, SeenCall]:
@@ -136,8 +159,6 @@ def _watched(
 ) -> Iterator[None]:
     """Note every call of these modules, but for those within another one."""
     numbers: Counter[str] = Counter()
-    tensors = (*real.model.named_parameters(), *real.model.named_buffers())
-    of_model = {storage_of(t): name for name, t in tensors if t.layout == torch.strided}
     of_batch = frozenset(map(storage_of, batch.tensors.values()))
     own_calls: dict[str, Callable[..., Any]] = {}
 
@@ -145,6 +166,7 @@ def _watched(
         def forward(*args: Any, **kwargs: Any) -> Any:
             key = CallKey(path, numbers[path], real.training)
             numbers[path] += 1
+            of_model = _by_storage(real.model)
             watched = Watched(path, module, own_calls[path], of_model, of_batch)
             try:
                 ran.calls[key], result = observe(watched, batch.sizes, args, kwargs)
@@ -160,3 +182,9 @@ def _watched(
             replaced = replaced_call(module, instead(path, module))
             own_calls[path] = stack.enter_context(replaced)
         yield
+
+
+def _by_storage(model: nn.Module) -> dict[int, str]:
+    """The names of parameters and buffers."""
+    tensors = (*model.named_parameters(), *model.named_buffers())
+    return {storage_of(t): name for name, t in tensors if t.layout == torch.strided}

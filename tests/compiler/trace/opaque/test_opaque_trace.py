@@ -1,6 +1,7 @@
 """Opaque modules in a graph: one operator each, with all that it holds, writes and draws."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,30 @@ def test_what_cannot_be_traced_is_opaque_by_itself(tmp_path: Path) -> None:
     assert note.startswith("layers.*.moe runs as it is: the model chooses what to do by a tensor's")
     with pytest.raises(PipecutError, match="the model chooses what to do by a tensor's value"):
         traced(tmp_path, "mixture", "tokens", "never", "{layers: 2}")
+
+
+def test_a_model_that_is_too_large_to_hold_runs_module_by_module(
+    graph: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Of a block; the model has more than twice as much.
+    monkeypatch.setattr("pipecut.compiler.trace.opaque.learning.MOST_BYTES", 5000)
+    args = "{layers: 2, tied: true}"
+    of_parts = traced(tmp_path, "mixture", "tokens", '["layers.*.moe"]', args)
+    assert of_parts.values == graph.values
+    pairs = zip(of_parts.operators, graph.operators, strict=True)
+    for operator, expected in pairs:
+        opaque, other = operator.opaque, expected.opaque
+        if opaque is not None and other is not None:
+            opaque = replace(opaque, work=other.work)
+        assert replace(operator, opaque=opaque) == expected
+
+
+def test_a_large_module_that_uses_the_parameters_of_another_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipecut.compiler.trace.opaque.learning.MOST_BYTES", 5000)
+    with pytest.raises(PipecutError, match="runs module by module, .*have each module use its own"):
+        traced(tmp_path, "tied_head", "tokens", '["layers.*.moe"]')
 
 
 def test_hooks_of_an_opaque_module_are_part_of_it(tmp_path: Path) -> None:

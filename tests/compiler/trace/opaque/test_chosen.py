@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from pipecut.compiler.graph import Graph, OpaqueCall, OpaqueWork
-from pipecut.compiler.trace.opaque.notes import opaque_notes
+from pipecut.compiler.trace.opaque.chosen import opaque_notes
 from tests.compiler.chain_graphs import chain, made_operator
 
 
