@@ -87,7 +87,8 @@ class Stamping:
         for kind in self._kinds:
             if kind.stamped and kind.second is not None:
                 asked = kind.second.asked
-                modules = tuple(module.training for module in asked.layer.module.modules())
+                # Not as a forward reads it, which is watched.
+                modules = tuple(vars(m)["training"] for m in asked.layer.module.modules())
                 yield Template(
                     kind.second.number,
                     asked.layer.module,

@@ -383,3 +383,13 @@ def test_published_models(name: str, both: Callable[..., Graph]) -> None:
     sizes = {} if "n_layer" in options or "d_model" in options else SIZES
     code = FAMILY.format(config=config, sizes=sizes, options=options, model=name.split()[0])
     assert len(both(code, head="").stamped) == kinds
+
+
+def test_what_stamping_itself_reads_asks_for_no_trace_in_eval_mode(
+    both: Callable[..., Graph], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def evaluation(*_: Any) -> None:
+        raise AssertionError("only dropout differs, whose flag is known")
+
+    monkeypatch.setattr(tracing, "export_evaluation", evaluation)
+    assert both("").stamped == ("7 layers of Layer: 4 traced, 3 stamped",)
