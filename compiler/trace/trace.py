@@ -57,7 +57,7 @@ def _with_opaque_modules(job: Job) -> Graph:
             first = first or error
             wider = make_opaque(job, error)
             if wider is None:
-                return _of_example_batch(asked, first)
+                return _of_example_batch(*_blocking(asked, first, job, error))
             log.debug("%s cannot be traced, so it is opaque: %s", error.module, error)
             job = wider
         except UserFileError as error:
@@ -66,6 +66,19 @@ def _with_opaque_modules(job: Job) -> Graph:
             # It keeps something of a batch, say, that no other size fits.
             log.debug("the model does not run with opaque modules: %s", error)
             return _of_example_batch(asked, first)
+
+
+def _blocking(
+    asked: Job, first: Untraceable, last: Job, error: Untraceable
+) -> tuple[Job, Untraceable]:
+    """The job that is refused, and why: at first, or the last one, with modules made opaque."""
+    if isinstance(first.__cause__, DependsOnData) or error is first:
+        return asked, first
+    if not error.module:
+        return last, error
+    both = Untraceable(f"{first}; nor can it run as it is: {error}", first.module)
+    both.__cause__ = first.__cause__
+    return asked, both
 
 
 def _of_example_batch(job: Job, refused: Untraceable) -> Graph:
