@@ -24,6 +24,7 @@ import numpy
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 WIDTH = 8
 Tensor = torch.Tensor
@@ -577,6 +578,73 @@ class BufferReadAfterWrite(Base):
         twice = self.norm(once)
         self.norm.train()
         return once + twice
+
+
+@kind
+class GradientRead(Base):
+    def odd(self, h: Tensor) -> Tensor:
+        return h if self.b.weight.grad is None else 2 * h
+
+
+@kind
+class GradientDropped(Base):
+    def odd(self, h: Tensor) -> Tensor:
+        self.b.zero_grad()
+        return h
+
+
+@kind
+class GradientAssigned(Base):
+    def odd(self, h: Tensor) -> Tensor:
+        self.b.weight.grad = None
+        return h
+
+
+@kind
+class FrozenMeanwhile(Base):
+    def odd(self, h: Tensor) -> Tensor:
+        self.b.weight.requires_grad_(False)
+        frozen = self.b(h)
+        self.b.weight.requires_grad_(True)
+        return frozen  # type: ignore[no-any-return]
+
+
+@kind
+class FrozenByForward(Base):
+    def odd(self, h: Tensor) -> Tensor:
+        self.b.requires_grad_(False)
+        return h
+
+
+@kind
+class FrozenAlready(Base):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a.requires_grad_(False)
+
+    def odd(self, h: Tensor) -> Tensor:
+        self.a.requires_grad_(False)
+        return h
+
+
+@kind
+class ParameterReplaced(Base):
+    def odd(self, h: Tensor) -> Tensor:
+        self.h.weight = self.b.weight
+        return h
+
+
+class Doubling(TorchDispatchMode):
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        return result * 2 if func is torch.ops.aten.tanh.default else result
+
+
+@kind
+class DispatchMode(Base):
+    def odd(self, h: Tensor) -> Tensor:
+        with Doubling():
+            return torch.tanh(h)
 
 
 @kind

@@ -25,6 +25,10 @@ class Untraceable(TraceError):
         self.reason = reason or message.partition(";")[0].partition(", and a plan")[0]
 
 
+class NotEvenOpaque(TraceError):
+    """What no module may do, be it traced or run as it is."""
+
+
 def located(error: TraceError, model: nn.Module) -> TraceError:
     """The error with the module of a model in whose code it arose, where there is one."""
     path = failing_module(error, model)
@@ -40,7 +44,7 @@ def untraceable_in(error: TraceError, model: nn.Module, modules: Sequence[nn.Mod
 
 
 def _untraceable_at(path: str, error: TraceError) -> TraceError:
-    if isinstance(error, Untraceable):
+    if isinstance(error, Untraceable | NotEvenOpaque):
         return error
     untraceable = Untraceable(str(error), path)
     untraceable.__cause__ = error

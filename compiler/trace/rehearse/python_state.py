@@ -139,8 +139,9 @@ class PythonState:
         name = f"{path}." if path else ""
         hooks = [(f"{name}{hook}", before[hook]) for hook in before if "_hooks" in hook]
         own = [(f"{name}{key}", v) for key, v in before.items() if key not in MODULES_OWN]
-        for child, part in module._modules.items():
-            self.plain[f"{name}{child} (module)"] = id(part)
+        for kind, parts in (("module", module._modules), ("parameter", module._parameters)):
+            for child, part in parts.items():
+                self.plain[f"{name}{child} ({kind})"] = id(part)
         return [*hooks, *own]
 
     def _of_python_module(self, path: str, module: ModuleType) -> Members:

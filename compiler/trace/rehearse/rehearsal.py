@@ -99,11 +99,9 @@ def _loss_of(result: Any) -> torch.Tensor:
 def _refuse_other_modules(before: PythonState, after: PythonState) -> None:
     """Raises TraceError where a forward puts another module in place of one."""
     for path in after.change_from(before):
-        if path.endswith("(module)"):
-            raise TraceError(
-                f"the model's forward replaces its module '{path.removesuffix(' (module)')}', "
-                f"{REMEDY}"
-            )
+        name, _, kind = path.rpartition(" ")
+        if kind in ("(module)", "(parameter)"):
+            raise TraceError(f"the model's forward replaces its {kind[1:-1]} '{name}', {REMEDY}")
 
 
 def _refuse_lost_gradients(

@@ -1,4 +1,4 @@
-"""What a traced graph leaves out without a word: hooks of gradients, TorchScript, `.data`."""
+"""What a traced graph leaves out without a word: hooks and gradients, TorchScript, `.data`."""
 
 import functools
 import os
@@ -12,8 +12,9 @@ from unittest import mock
 import torch
 from torch import nn
 from torch.nn.modules import module as of_modules
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from pipecut.compiler.trace.opaque.untraceable import Untraceable
+from pipecut.compiler.trace.opaque.untraceable import NotEvenOpaque, Untraceable
 from pipecut.errors import TraceError
 
 # Whose code may read gradient functions: torch's, and that of this package's torch modes.
@@ -90,13 +91,20 @@ def past_autograd_seen() -> Iterator[None]:
     """
     replaced = {
         "grad_fn": property(_grad_fn),
+        "grad": property(_grad, _set_grad),
         "data": property(_data, _set_data),
+        "requires_grad_": _requires_grad,
         "register_hook": _register_hook,
         "register_post_accumulate_grad_hook": _register_hook,
     }
     with ExitStack() as stack:
         for name, value in replaced.items():
             stack.enter_context(mock.patch.object(torch.Tensor, name, value, create=True))
+        zero_grad = _refusing_zero_grad(nn.Module.zero_grad)
+        stack.enter_context(mock.patch.object(nn.Module, "zero_grad", zero_grad))
+        for owner, name in OTHERS:
+            refusing = _refusing(getattr(owner, name))
+            stack.enter_context(mock.patch.object(owner, name, refusing))
         saving: Any = torch.autograd.graph.saved_tensors_hooks
         enter = _enter_saving(saving.__enter__)
         stack.enter_context(mock.patch.object(saving, "__enter__", enter))
@@ -141,6 +149,91 @@ def _grad_fn(tensor: torch.Tensor) -> Any:
         )
     original: Any = torch._C.TensorBase.grad_fn
     return original.__get__(tensor)
+
+
+# What else changes parameters, or operators, past a trace: called by other code than torch's.
+OTHERS: tuple[tuple[Any, str], ...] = (
+    (nn.Module, "requires_grad_"),
+    (TorchDispatchMode, "__enter__"),
+)
+
+
+def _refusing(original: Callable[..., Any]) -> Callable[..., Any]:
+    """In place of one of `OTHERS`."""
+
+    @functools.wraps(original)
+    def called(owner: Any, *args: Any, **kwargs: Any) -> Any:
+        own = not isinstance(owner, TorchDispatchMode) or not _is_machinery(type(owner))
+        line = _line_of_others() if own and not _changes_nothing(original, owner, args) else ""
+        if line:
+            raise TraceError(
+                f"the model's forward calls {original.__qualname__} ({line}), which a traced graph "
+                "leaves out; do that once, in the factory, or between steps in a loop of your own"
+            )
+        return original(owner, *args, **kwargs)
+
+    return called
+
+
+def _changes_nothing(original: Callable[..., Any], owner: Any, args: Sequence[Any]) -> bool:
+    """Whether a module's parameters have the flag already."""
+    if original.__name__ != "requires_grad_":
+        return False
+    wanted = bool(args[0]) if args else True
+    return all(parameter.requires_grad == wanted for parameter in owner.parameters())
+
+
+def _is_machinery(cls: type) -> bool:
+    return cls.__module__.partition(".")[0] in ("torch", "pipecut")
+
+
+def _requires_grad(tensor: torch.Tensor, requires_grad: bool = True) -> torch.Tensor:
+    """In place of Tensor.requires_grad_. Raises TraceError where a parameter's flag changes."""
+    changes = tensor.requires_grad != requires_grad
+    line = _line_of_others() if changes and isinstance(tensor, nn.Parameter) else ""
+    if line:
+        raise TraceError(
+            f"the model's forward turns a parameter's gradient on or off ({line}), and a plan's "
+            "parameters are trained or frozen throughout; do it in the factory, or use "
+            "parameter.detach() where no gradient is to come"
+        )
+    torch._C.TensorBase.requires_grad_(tensor, requires_grad)
+    return tensor
+
+
+def _grad(tensor: torch.Tensor) -> Any:
+    """In place of Tensor.grad. Raises TraceError where a forward reads a parameter's."""
+    _refuse_gradient(tensor, _line_of_others(), "reads")
+    original: Any = torch._C.TensorBase.grad
+    return original.__get__(tensor)
+
+
+def _refusing_zero_grad(original: Callable[..., Any]) -> Callable[..., Any]:
+    """In place of Module.zero_grad. Raises TraceError where a forward calls it."""
+
+    @functools.wraps(original)
+    def zero_grad(module: nn.Module, *args: Any, **kwargs: Any) -> None:
+        for parameter in module.parameters():
+            _refuse_gradient(parameter, _line_of_others(), "drops")
+        original(module, *args, **kwargs)
+
+    return zero_grad
+
+
+def _set_grad(tensor: torch.Tensor, value: torch.Tensor | None) -> None:
+    """In place of an assignment to Tensor.grad. Raises TraceError for a parameter's."""
+    _refuse_gradient(tensor, _line_of_others(), "assigns")
+    original: Any = torch._C.TensorBase.grad
+    original.__set__(tensor, value)
+
+
+def _refuse_gradient(tensor: torch.Tensor, line: str, does: str) -> None:
+    if line and isinstance(tensor, nn.Parameter):
+        raise NotEvenOpaque(
+            f"the model's forward {does} the gradient of a parameter ({line}), and a plan runs "
+            "forwards and backwards of other microbatches between; do that between pipe.step and "
+            "optimizer.step in a loop of your own"
+        )
 
 
 def _data(tensor: torch.Tensor) -> torch.Tensor:

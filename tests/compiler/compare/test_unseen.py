@@ -21,6 +21,7 @@ EXACT = {
     "AutocastInside",
     "BufferReadAfterWrite",
     "CachedTable",
+    "FrozenAlready",
     "GlobalCacheByShape",
     "LoggedLoss",
     "MethodOfInstance",
@@ -83,6 +84,12 @@ def test_the_first_operator_that_differs_is_named_with_its_line(job: Callable[[s
         ("GlobalWarmUp", r"'tests.models.unseen.CALLS' changes .*unseen.py:\d+ reads it"),
         ("GlobalCacheOfWeight", r"a tensor \[8, 8\] that the forward before made"),
         ("ModuleReplaced", "replaces its module 'b'"),
+        ("ParameterReplaced", "replaces its parameter 'h.weight'"),
+        ("GradientRead", r"reads the gradient of a parameter \(.*unseen.py:\d+\)"),
+        ("GradientAssigned", "assigns the gradient of a parameter"),
+        ("GradientDropped", "drops the gradient of a parameter"),
+        ("FrozenMeanwhile", "turns a parameter's gradient on or off"),
+        ("FrozenByForward", "calls Module.requires_grad_"),
     ],
 )
 @pytest.mark.slow
