@@ -310,6 +310,12 @@ class Job:
         batch = self.spec.batch.model_copy(update={"microbatch": microbatch})
         return replace(self, spec=self.spec.model_copy(update={"batch": batch}))
 
+    @property
+    def opaque_patterns(self) -> tuple[str, ...]:
+        """What model.opaque names."""
+        named = self.spec.model.opaque
+        return () if isinstance(named, str) else tuple(named)
+
     def with_opaque(self, module: str, reason: str) -> "Job":
         """The same job with one more module that is not traced."""
         return replace(self, opaque={**self.opaque, module: reason})

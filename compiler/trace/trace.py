@@ -52,7 +52,9 @@ def _with_opaque_modules(job: Job) -> Graph:
     while True:
         try:
             graph = _both_modes(job)
-            return replace(graph, notes=(*graph.notes, *opaque_notes(graph, job.opaque)))
+            return replace(
+                graph, notes=(*graph.notes, *opaque_notes(graph, job.opaque, job.opaque_patterns))
+            )
         except Untraceable as error:
             first = first or error
             wider = make_opaque(job, error)

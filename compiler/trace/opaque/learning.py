@@ -17,6 +17,7 @@ from pipecut.compiler.inputs.job import Job
 from pipecut.compiler.trace.batch import ExampleBatch, example_batch
 from pipecut.compiler.trace.lengths import other_length
 from pipecut.compiler.trace.opaque.calls import CallKey, KnownCall, known_call
+from pipecut.compiler.trace.opaque.chosen import is_named
 from pipecut.compiler.trace.opaque.hooks import replaced_call
 from pipecut.compiler.trace.opaque.in_parts import parameter_bytes, run_in_parts
 from pipecut.compiler.trace.opaque.left_behind import Ran, kept, run_twice_if_changed
@@ -124,7 +125,9 @@ def _run(
     """The calls of the modules at these paths in a forward of the model."""
     modules = {path: real.model.get_submodule(path) for path in paths}
     calls = run_twice_if_changed(real, modules, lambda: _forward(job, real, modules, batch)).calls
-    for path in paths:
+    # Others are there because their likes are.
+    asked = (p for p in paths if p in job.opaque or is_named(p, job.opaque_patterns))
+    for path in asked:
         if CallKey(path, 0, real.training) not in calls and real.training:
             raise Untraceable(
                 f"'{path}' ({type(modules[path]).__name__}) is never called, so it cannot run as "

@@ -1,9 +1,13 @@
 """Which modules run as they are, and why, in few lines."""
 
 from dataclasses import replace
+from pathlib import Path
+
+from torch import nn
 
 from pipecut.compiler.graph import Graph, OpaqueCall, OpaqueWork
-from pipecut.compiler.trace.opaque.chosen import opaque_notes
+from pipecut.compiler.inputs.job import read_job
+from pipecut.compiler.trace.opaque.chosen import chosen_modules, opaque_notes
 from tests.compiler.chain_graphs import chain, made_operator
 
 
@@ -34,3 +38,27 @@ def test_modules_of_several_classes_have_a_line_each() -> None:
         "mid.1 runs as it is: it chooses",
         "mid.3 runs as it is: the job says so, in model.opaque",
     ]
+
+
+class Own(nn.Module):
+    """Of a class that is not torch's."""
+
+
+def test_a_class_that_cannot_be_traced_in_two_places_is_opaque_in_all(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text("model: {factory: 'a:b'}\ninputs: 'a:c'\nbatch: {global: 4, microbatch: 2}\n")
+    job = read_job(path)
+    model = nn.ModuleDict(
+        {
+            "first": Own(),
+            "second": nn.ModuleList([Own(), nn.Identity()]),
+            "third": nn.Sequential(nn.Sequential(), Own()),
+        }
+    )
+    once = job.with_opaque("first", "it chooses")
+    assert chosen_modules(once, model) == ("first",)
+    twice = once.with_opaque("second.0", "it chooses")
+    assert chosen_modules(twice, model) == ("first", "second.0", "third.1")
+    # Torch's own classes hold modules that differ.
+    lists = job.with_opaque("third.0", "its parts cannot").with_opaque("third", "nor can this")
+    assert chosen_modules(lists, model) == ("third",)
