@@ -46,7 +46,10 @@ class Own(nn.Module):
 
 def test_a_class_that_cannot_be_traced_in_two_places_is_opaque_in_all(tmp_path: Path) -> None:
     path = tmp_path / "job.yaml"
-    path.write_text("model: {factory: 'a:b'}\ninputs: 'a:c'\nbatch: {global: 4, microbatch: 2}\n")
+    path.write_text(
+        "model: {factory: 'tests.models.opaque:choosing'}\ninputs: 'tests.models.opaque:rows'\n"
+        "batch: {global: 4, microbatch: 2}\n"
+    )
     job = read_job(path)
     model = nn.ModuleDict(
         {
