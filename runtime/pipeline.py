@@ -38,6 +38,7 @@ from pipecut.runtime.rank_model import RankModel
 from pipecut.runtime.ranks.agree.agreement import agree_to_start
 from pipecut.runtime.ranks.agree.meeting import meet
 from pipecut.runtime.ranks.agree.same_batches import SameBatches, Shard, seed_alike
+from pipecut.runtime.ranks.agree.sampled_batches import SampledBatches
 from pipecut.runtime.ranks.agree.value_checks import refuse_other_way
 from pipecut.runtime.ranks.channels import open_channels
 from pipecut.runtime.ranks.first_values import warn_of_changes
@@ -101,7 +102,8 @@ class Pipeline:
         )
         self.engine = self._training_engine(part.actions, messages)
         self.splitter = BatchSplitter(self.plan, world)
-        self.same_batches = SameBatches(world.meeting, world.status)
+        samples = SampledBatches(world.device)
+        self.same_batches = SameBatches(world.meeting, world.status, samples)
         self.evaluation = Evaluation(
             self.plan, self.model, self._evaluation_engine(messages), self.same_batches
         )

@@ -17,11 +17,18 @@ import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
 from pipecut.errors import DisagreementError, PeerLostError, RunError
+from pipecut.runtime.health.rank_errors import naming_errors
 from pipecut.runtime.health.status import State, Status
 from pipecut.runtime.health.timeouts import start_timeout, transfer_timeout
 from pipecut.runtime.ranks.agree.meeting import Meeting, ended_early
+from pipecut.runtime.ranks.agree.sampled_batches import (
+    Replicas,
+    SampledBatches,
+    differ,
+    sample_of,
+)
 
-# The first steps are compared, then every so many.
+# The first batches are compared whole, then every so many; between them samples are.
 FIRST, EVERY = 3, 100
 # Elements that are summed at once, so that this takes little memory.
 PART = 1 << 20
@@ -32,7 +39,7 @@ INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 # Seconds within which another rank, after the same step, records that its data ended.
 PATIENCE = 10.0
 # What of a batch is compared: tensors, and lists of one for each microbatch.
-Given = (torch.Tensor, list, tuple)
+COMPARED = (torch.Tensor, list, tuple)
 REMEDIES = {
     "batch": "give every rank the same batches in the same order: the whole global batch, or after "
     "pipe.read_shards() that of its replica; pipecut.load seeds all ranks alike",
@@ -54,6 +61,28 @@ class Shard:
     count: int
 
 
+@dataclass(frozen=True)
+class _Given:
+    """A batch, what it is for, and what messages call it."""
+
+    batch: Mapping[str, Any]
+    call: str
+    subject: str
+
+    @property
+    def lists(self) -> bool:
+        """Whether its microbatches have sizes of their own."""
+        return any(isinstance(value, list | tuple) for value in self.batch.values())
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """A batch, and the samples that ranks have of theirs."""
+
+    given: _Given
+    samples: torch.Tensor
+
+
 def seed_alike(seed: int) -> None:
     """Seed torch, Python and an imported NumPy: a DataLoader then shuffles alike on all ranks."""
     torch.manual_seed(seed)
@@ -65,8 +94,16 @@ def seed_alike(seed: int) -> None:
 class SameBatches:
     """Compares this rank's batches, one after the other, with those of the other ranks."""
 
-    def __init__(self, meeting: Meeting, status: Status) -> None:
+    def __init__(
+        self,
+        meeting: Meeting,
+        status: Status,
+        samples: SampledBatches | None = None,
+    ) -> None:
         self.meeting, self.status = meeting, status
+        self.samples = samples or SampledBatches(torch.device("cpu"))
+        # A sample that was shared, and what it is of; its answer is on the device.
+        self.unread: _Shared | None = None
         self.calls: Counter[str] = Counter()
         # Times that this rank's data ended; the key of the last one, until all ranks are compared.
         self.epochs = 0
@@ -77,33 +114,61 @@ class SameBatches:
     def compare(self, batch: Mapping[str, Any], call: str = "step") -> None:
         """Raises DisagreementError on all ranks where batches differ, RunError where one lacks.
 
-        `call` is what the batch is for; the first batches of every kind of call are compared.
+        `call` is what the batch is for; the first batches of every kind of call are compared, of
+        others samples. On an accelerator a sample of tensors is read as the next batch comes.
         """
         self.calls[call] += 1
         number = self.calls[call]
-        if self.meeting.size == 1 or (number > FIRST and number % EVERY):
+        if self.meeting.size == 1:
             return
+        of_step = f"the batch of step {self.status.step}"
+        given = _Given(batch, call, of_step if call == "step" else f"batch {number} of {call}")
         # The batch is the user's: a mode that counts a step's allocations must not see it here.
         with self.status.during(State.COMPARING), _disable_current_modes():
-            # The plan itself is compared with what is no tensor.
-            tensors = {n: t for n, t in sorted(batch.items()) if isinstance(t, Given)}
-            digests = {f"input '{name}'": _digest_of(tensor) for name, tensor in tensors.items()}
-            of_step = f"the batch of step {self.status.step}"
-            subject = of_step if call == "step" else f"batch {number} of {call}"
-            limit = transfer_timeout().total_seconds()
-            compared = {"batch": {"called": call, **digests}}
-            shard = self.shard if call == "step" else None
-            if shard is None:
-                self.meeting.agree(subject, compared, REMEDIES, limit)
+            if self.unread is not None:
+                unread, self.unread = self.unread, None
+                self._read(unread)
+            if number <= FIRST or number % EVERY == 0:
+                self._compare_whole(given)
                 return
-            group = f"replica {shard.rank}"
-            different = self.meeting.agree(subject, compared, REMEDIES_OF_SHARDS, limit, group)
-            if different == 1 and shard.count > 1:
-                raise DisagreementError(
-                    f"{subject} is the same on all {shard.count} replicas, which read parts of "
-                    "their own: give rank `rank` of `count` other samples than the others, as a "
-                    "DistributedSampler does, or give every rank the global batch"
-                )
+            with self.ended_early(), naming_errors(f"rank {self.meeting.rank}, comparing batches"):
+                shared = _Shared(given, self._shared_sample(given, number))
+            # Messages have the sizes of what is listed, so ranks must know before they are sent.
+            if given.lists or self.samples.of_host:
+                self._read(shared)
+            else:
+                self.unread = shared
+
+    def _shared_sample(self, given: _Given, number: int) -> torch.Tensor:
+        shard = self._shard_of(given) or Shard(0, 1)
+        sample = sample_of(given.call, given.batch, number)
+        return self.samples.shared(sample, Replicas(shard.rank, shard.count))
+
+    def _shard_of(self, given: _Given) -> Shard | None:
+        return self.shard if given.call == "step" else None
+
+    def _read(self, shared: _Shared) -> None:
+        if differ(shared.samples):
+            self._compare_whole(shared.given)
+
+    def _compare_whole(self, given: _Given) -> None:
+        subject, shard = given.subject, self._shard_of(given)
+        # The plan itself is compared with what is no tensor.
+        tensors = {n: t for n, t in sorted(given.batch.items()) if isinstance(t, COMPARED)}
+        digests = {f"input '{name}'": _digest_of(tensor) for name, tensor in tensors.items()}
+        limit = transfer_timeout().total_seconds()
+        compared = {"batch": {"called": given.call, **digests}}
+        if shard is None:
+            self.meeting.agree(subject, compared, REMEDIES, limit)
+            return
+        group = f"replica {shard.rank}"
+        different = self.meeting.agree(subject, compared, REMEDIES_OF_SHARDS, limit, group)
+        if different == 1 and shard.count > 1:
+            raise DisagreementError(
+                f"{subject} is the same on all {shard.count} replicas, which read parts of "
+                "their own: give rank `rank` of `count` other samples than the others, as a "
+                "DistributedSampler does, or give every rank the global batch"
+            )
 
     def same_length(self, data: Any) -> None:
         """Compare the number of batches, where the data has one. Raises DisagreementError."""

@@ -21,6 +21,7 @@ from pipecut.runtime.ranks.agree.same_batches import (
     digest,
     seed_alike,
 )
+from pipecut.runtime.ranks.agree.sampled_batches import SampledBatches
 
 
 def of_ranks(count: int) -> list[SameBatches]:
@@ -104,8 +105,9 @@ def test_parts_that_are_all_the_same_are_refused() -> None:
     assert all(message and "the same on all 2 replicas" in message for message in messages)
 
 
-def test_only_the_first_batches_and_a_few_later_are_compared() -> None:
-    batches = SameBatches(Meeting(0, 2, HashStore()), Status(0))
+def test_only_the_first_batches_and_a_few_later_are_compared_whole() -> None:
+    samples = SampledBatches(torch.device("cpu"), lambda tensor, op: None)
+    batches = SameBatches(Meeting(0, 2, HashStore()), Status(0), samples)
     compared: list[str] = []
     batches.meeting.agree = lambda subject, *_: compared.append(subject)  # type: ignore[method-assign]
     for _ in range(2 * EVERY):
