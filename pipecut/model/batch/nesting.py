@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from pipecut.errors import TraceError
+from pipecut.errors import PlanError, TraceError
 from pipecut.plan.schema import Container, Nesting, name_within
 
 PLAIN = {"dict": dict, "list": list, "tuple": tuple}
@@ -123,7 +123,12 @@ def _made(kind: str, members: Mapping[Any, Any]) -> Any:
         return dict(members)
     if kind in PLAIN:
         return PLAIN[kind](members.values())
-    cls: Any = _class_of(kind)
+    try:
+        cls: Any = _class_of(kind)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise PlanError(
+            f"inputs are nested in {kind}, which is not here ({error}); compile again"
+        ) from error
     if issubclass(cls, tuple):
         return tuple.__new__(cls, members.values())
     if issubclass(cls, dict | UserDict):

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from pipecut.errors import TraceError
+from pipecut.errors import PlanError, TraceError
 from pipecut.model.batch.nesting import different_nesting, nested, take_apart
+from pipecut.plan.schema import Container
 from tests.models.batches.nested import Boxes, Encoding, Target, inputs, scored_inputs
 
 
@@ -123,6 +124,12 @@ def local() -> Any:
 def test_what_cannot_be_made_again_is_refused(value: Any, message: str) -> None:
     with pytest.raises(TraceError, match=message):
         take_apart({"batch": value}, "m:inputs")
+
+
+@pytest.mark.parametrize("kind", ["", "x", "no_such_module:X", "tests.plans:no.X", "os:getcwd"])
+def test_a_class_that_is_not_here_is_told(kind: str) -> None:
+    with pytest.raises(PlanError, match="which is not here .*; compile again"):
+        nested({"batch": Container(kind=kind, keys=["x"])}, {"batch.x": 1})
 
 
 def test_differences_of_two_nestings_are_named() -> None:
