@@ -9,6 +9,7 @@ no more is said.
 
 Loose blocks are work that each stage takes as early and as much of as it has time for, fractions
 too: x seconds of it are done before a boundary, no less than is due and no more than is free there.
+What is done before it is due sends its results over the boundary, which takes both stages longer.
 """
 
 from dataclasses import dataclass
@@ -161,17 +162,18 @@ class _Search:
             if len(next_front) and (next_front >= highest).all(axis=1).any():
                 break
             part = closures.part(number)
-            due, free = closures.due[part], closures.free[part]
+            work = closures.loose_work
+            due, free = work.due[part], work.free[part]
             users = [row[part] for row in closures.users]
             loose_done = np.full(len(due), -np.inf)
             for choice in range(len(self.choices)):
-                work = seconds[choice][part] + sent[part]
-                stage_ends = _Ends(work, bytes_[choice][part], due, free, users)
+                stage_seconds = seconds[choice][part] + sent[part]
+                stage_ends = _Ends(stage_seconds, bytes_[choice][part], due, free, users)
                 spare = self._spare_seconds(device, choice, stage_ends, front, target)
                 loose_done = np.maximum(loose_done, spare.max(axis=1))
             is_reached = loose_done > -np.inf
-            loose_done = np.minimum(loose_done, free)[is_reached]
-            reached = next_starts.rows[part][is_reached] + np.outer(loose_done, self.columns.grows)
+            spared = work.worth(part, np.where(is_reached, loose_done, 0.0), device)[is_reached]
+            reached = next_starts.rows[part][is_reached] + np.outer(spared, self.columns.grows)
             next_front = unbeaten(np.concatenate([next_front, reached]))
         return next_front
 
@@ -221,7 +223,10 @@ class _Search:
                 seconds = amounts.seconds_on(device, recompute) - self._seconds_over(stage - 1)
                 columns += [seconds, seconds, amounts.bytes_on(device, recompute) - received]
             rows = np.stack([*columns, *closures.users], axis=1)
-            with_loose = rows + np.outer(closures.free, self.columns.grows)
+            work, everything = closures.loose_work, slice(None)
+            link = self.stage_devices[stage - 1]
+            spared = work.worth(everything, np.full(len(work.free), np.inf), link)
+            with_loose = rows + np.outer(spared, self.columns.grows)
             highest = np.maximum.reduceat(with_loose, closures.starts[:-1], axis=0)
             self.starts_of_stage[stage] = _Starts(rows, np.maximum.accumulate(highest, axis=0))
         return self.starts_of_stage[stage]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipecut.compiler.partition.bounds.amounts import Amounts, Quantities
-from pipecut.compiler.partition.bounds.boundaries import Crossing, crossing, loose_seconds
+from pipecut.compiler.partition.bounds.boundaries import Crossing, LooseWork, crossing, loose_work
 from pipecut.compiler.partition.bounds.segments import Segments, needs_of, segments_of
 from pipecut.compiler.partition.chain.prefix_sums import Bools, Floats, Ints
 from pipecut.compiler.partition.problem import Problem, SharedParameter
@@ -30,8 +30,7 @@ class Closures:
     `starts`     parts[k] of the closures begins with number starts[k]
     `amounts`    of the kept blocks in each closure
     `crossing`   of the tensors across its boundary
-    `due`        seconds of the loose blocks that it needs
-    `free`       seconds of the loose blocks that have all they need in it
+    `loose_work` seconds of the loose blocks that may be done before each boundary
     `everything` amounts of all kept blocks
     `loose`      seconds of all loose blocks
     `several`    what several blocks use, and each stage has for itself
@@ -42,8 +41,7 @@ class Closures:
     starts: Ints
     amounts: Amounts
     crossing: Crossing
-    due: Floats
-    free: Floats
+    loose_work: LooseWork
     everything: Amounts
     loose: float
     several: tuple[SharedParameter, ...]
@@ -70,14 +68,12 @@ def closures_of(problem: Problem) -> Closures | None:
     several = shared_by_several(problem)
     marks = [_marks(shared, needs.kept) for shared in several]
     sums = _sums([*rows, *marks], segments)
-    due, free = loose_seconds(needs, segments, fastest)
     count = quantities.count
     return Closures(
         _parts(segments),
         quantities.named(sums.of_closures[:count]),
         crossing(problem, segments),
-        due,
-        free,
+        loose_work(problem, needs, segments, fastest),
         quantities.named([np.array([amount]) for amount in sums.of_all_blocks[:count]]),
         float(loose),
         several,

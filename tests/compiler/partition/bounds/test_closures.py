@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from pipecut.compiler.partition.bounds import closures, segments
 from pipecut.compiler.partition.bounds.amounts import Quantities
+from pipecut.compiler.partition.bounds.boundaries import LooseWork
 from pipecut.compiler.partition.bounds.closure_bound import unbeaten
 from pipecut.compiler.partition.bounds.closures import closures_of, shared_by_several
-from pipecut.compiler.partition.problem import Problem, SharedParameter
+from pipecut.compiler.partition.problem import Problem, SharedParameter, StageDevice
 from tests.compiler.partition.problems import block, chain, device, tensor
 
 EDGES = frozenset({(0, 1), (0, 2), (1, 3), (2, 3)})
@@ -54,10 +55,29 @@ def test_loose_blocks_are_due_where_they_are_needed_and_free_where_they_can_run(
         result = closures_of(problem)
     assert result is not None and result.loose == 1.0
     # Nothing, 0, 0-1, 0-3, everything that is not loose.
-    assert result.free.tolist() == [0.0, 1.0, 1.0, 1.0, 1.0]
-    assert result.due.tolist() == [0.0, 0.0, 0.0, 0.0, 1.0]
+    assert result.loose_work.free.tolist() == [0.0, 1.0, 1.0, 1.0, 1.0]
+    assert result.loose_work.due.tolist() == [0.0, 0.0, 0.0, 0.0, 1.0]
     # Between its source and its user the least of 7 and 5 bytes crosses.
     assert result.crossing.forward_bytes.tolist() == [0.0, 5.0, 5.0, 5.0, 0.0]
+
+
+def test_what_is_done_early_pays_for_what_crosses() -> None:
+    # For each second of a run half a second crosses; for more than 0.5 seconds of others, one.
+    runs = ((4.0, np.array([0.0, 2.0, 0.0])),)
+    due, free, beside, paying = (np.array([amount]) for amount in (1.0, 11.0, 2.0, 8.0))
+    work = LooseWork(due, free, beside, 0.5, np.array([0.0, 1.0, 0.0]), paying, 0.0, runs)
+    link = StageDevice("gpu", 1, 1, 1.0, 0.0)
+
+    def worth(seconds: float) -> float:
+        return float(work.worth(slice(None), np.array([seconds]), link)[0])
+
+    assert worth(1.5) == 1.5
+    # 4.5 seconds do 3 of runs, of which the next stage is spared 1.5.
+    assert worth(6.0) == 3.0
+    # All of them: 4 of the 8 seconds of runs, and 2 - 1 of the others.
+    assert worth(np.inf) == 6.0
+    # Where all runs are done and the longest of them pays nothing.
+    assert replace(work, spared=4.0).worth(slice(None), np.array([np.inf]), link) == [8.0]
 
 
 def test_too_much_that_is_loose_makes_no_closures() -> None:
