@@ -58,7 +58,7 @@ def compile_plan(request: Request, progress: Progress = silent) -> Compiled:
     sizes = choice.sizes
     job = job.with_microbatch(sizes.microbatch)
     graph = graphs[sizes.microbatch]  # trace
-    compared = compare(job, graph, options.trust_trace, progress)
+    compared = compare(job, graph, options.trust_trace, progress, cluster)
     costed = costs[sizes.microbatch]
     blocks = coarsen_for(
         costed, cluster, job.spec, placement_rules(job, graph, sizes.stages), sizes

@@ -17,8 +17,10 @@ from pipecut.compiler.compare.limits import RunSize, size_to_run, why_too_large
 from pipecut.compiler.compare.model_run import CannotRun, running_model, training_terms
 from pipecut.compiler.compare.side_by_side import Difference, SideBySide
 from pipecut.compiler.graph import Graph
+from pipecut.compiler.inputs.cluster import Cluster
 from pipecut.compiler.inputs.job import Job
 from pipecut.compiler.trace.batch import ExampleBatch, example_batch
+from pipecut.device.types import type_of
 from pipecut.errors import TraceError
 from pipecut.model.comparison import TOLERANCE
 from pipecut.plan.schema import TRUSTED, TraceComparison
@@ -33,17 +35,24 @@ CALLS = ("first", "second")
 
 
 def compare(
-    job: Job, graph: Graph, trust: bool = False, progress: Progress = lambda _: None
+    job: Job,
+    graph: Graph,
+    trust: bool = False,
+    progress: Progress = lambda _: None,
+    cluster: Cluster | None = None,
 ) -> TraceComparison:
     """Run the model beside its graph where it is small enough; `trust` leaves it out.
 
-    `progress` is told what it came to and took.
+    `progress` is told what it came to and took. `cluster` is where stages will run.
 
-    Raises TraceError where they differ, with the operator and its line where that is known.
+    Raises TraceError where they differ, with the operator and its line where that is known, and
+    where both fail.
     """
     if trust:
         return TraceComparison(how=TRUSTED)
     begin = time.process_time()
+    devices = () if cluster is None else cluster.devices
+    on_host = cluster is not None and all(type_of(device.type).of_host for device in devices)
     size = size_to_run(graph, job.microbatch)
     if size is None:
         lines = compare_layers(job, graph)
@@ -53,7 +62,7 @@ def compare(
         return TraceComparison(how="; ".join((why, *lines, _rehearsed(graph))))
     with training_terms(getattr(torch, graph.default_dtype)):
         try:
-            compared = _compared(job, graph, size)
+            compared = _compared(SideBySide(job, graph, on_host), graph, size)
         except CannotRun as reason:
             log.debug("not compared", exc_info=True)
             compared = TraceComparison(how=str(reason))
@@ -67,9 +76,9 @@ def _rehearsed(graph: Graph) -> str:
     return "its forward does the same twice on fake tensors"
 
 
-def _compared(job: Job, graph: Graph, size: RunSize) -> TraceComparison:
+def _compared(both: SideBySide, graph: Graph, size: RunSize) -> TraceComparison:
     """Raises TraceError, and CannotRun where the model cannot run."""
-    both = SideBySide(job, graph)
+    job = both.job
     # The last batch is shorter, where lengths are left open.
     lengths = (size.lengths, size.shorter(graph))
     for seed, at in zip(SEEDS, lengths, strict=True):

@@ -8,17 +8,27 @@ import torch
 
 from pipecut.compiler.compare.first_difference import first_difference
 from pipecut.compiler.compare.graph_run import GraphRun
-from pipecut.compiler.compare.model_run import ModelRun, Tensors, model_with_values, running_model
+from pipecut.compiler.compare.model_run import (
+    CannotRun,
+    ModelRun,
+    Tensors,
+    model_with_values,
+    running_model,
+)
 from pipecut.compiler.graph import Graph
 from pipecut.compiler.inputs.job import Job
 from pipecut.compiler.stages.cut import opaque_modules
 from pipecut.compiler.trace.batch import ExampleBatch
+from pipecut.errors import TraceError
 from pipecut.model.comparison import TOLERANCE, Comparing
+from pipecut.model.functions import user_frame
 
 # What parameters are multiplied with between two batches, as an optimizer changes them.
 STEP_FACTOR = 1.01
 # A tensor's difference is rounding up to so many times what the last bits of parameters make of it.
 ROUNDINGS = 8.0
+# In torch's words, where an operator is not there for a dtype on a type of device.
+NO_KERNEL = "not implemented for"
 
 
 @dataclass(frozen=True)
@@ -31,10 +41,13 @@ class Difference:
 
 
 class SideBySide:
-    """Runs both, a batch after the other; parameters are changed before each but the first."""
+    """Runs both, a batch after the other; parameters are changed before each but the first.
 
-    def __init__(self, job: Job, graph: Graph) -> None:
-        self.job, self.source = job, graph
+    `on_host`: stages will run on a CPU, too, so what has no kernel here has none there.
+    """
+
+    def __init__(self, job: Job, graph: Graph, on_host: bool = False) -> None:
+        self.job, self.source, self.on_host = job, graph, on_host
         self.batches: list[ExampleBatch] = []
         with_loss = model_with_values(job)
         self.model = ModelRun(with_loss, job.spec.seed, opaque_modules(graph.operators))
@@ -47,7 +60,11 @@ class SideBySide:
         """
         self._begin(batch)
         number, precision = len(self.batches) - 1, self.job.spec.precision
-        expected = self.model.step(batch, number)
+        try:
+            expected = self.model.step(batch, number)
+        except CannotRun as reason:
+            self._refuse_failing(reason, batch, number)
+            raise
         before = [buffer.clone() for buffer in self.graph.module.buffers()]
         tensors = self.graph.step(batch, number)
         difference = largest_difference(tensors, expected)
@@ -63,6 +80,23 @@ class SideBySide:
         if difference.value <= TOLERANCE[precision]:
             return None
         return replace(difference, batch=number)
+
+    def _refuse_failing(self, reason: CannotRun, batch: ExampleBatch, number: int) -> None:
+        """Raises TraceError where the model fails, and what stages would run of it as well."""
+        cause = reason.__cause__
+        if cause is None or (not self.on_host and NO_KERNEL in str(cause)):
+            return
+        try:
+            self.graph.step(batch, number)
+        except TraceError:
+            line = user_frame(cause)
+            at = f" at {line}" if line else ""
+            text = f"{type(cause).__name__}: {' '.join(str(cause).split())[:200]}"
+            raise TraceError(
+                f"the model fails on a batch of the job's inputs in {self.job.spec.precision}{at}, "
+                f"and so would its stages: {text}; make it run there, or choose another precision; "
+                "--trust-trace compiles it all the same"
+            ) from cause
 
     def first_difference(self) -> str:
         """The first operator of the last batch's forward that the graph does not have; "" if all.

@@ -648,6 +648,14 @@ class DispatchMode(Base):
 
 
 @kind
+class OtherDtype(Base):
+    """Fails in half precision, on tensors with values alone."""
+
+    def odd(self, h: Tensor) -> Tensor:
+        return self.b(h.float())  # type: ignore[no-any-return]
+
+
+@kind
 class QueueBuffer(Base):
     def __init__(self) -> None:
         super().__init__()

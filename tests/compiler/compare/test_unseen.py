@@ -29,6 +29,7 @@ EXACT = {
     "OnlyIfLeaf",
     "OnlyWhenEager",
     "OnlyWithGradients",
+    "OtherDtype",
     "Straight",
 }
 # Those of which a fast run of the tests tries one of each sort.
@@ -75,6 +76,17 @@ def test_the_first_operator_that_differs_is_named_with_its_line(job: Callable[[s
         compare(asked, graph)
     trusted = compare(asked, graph, trust=True)
     assert not trusted.compared and "--trust-trace" in str(trusted)
+
+
+def test_a_model_that_fails_in_its_precision_is_refused(
+    job: Callable[[str], Job], tmp_path: Path
+) -> None:
+    path = job("OtherDtype").path
+    path.write_text(f"{path.read_text()}precision: bf16\n")
+    graph = trace(read_job(path))
+    with pytest.raises(TraceError, match=r"fails .* in bf16 at .*unseen.py:\d+, and so would"):
+        compare(read_job(path), graph)
+    assert not compare(read_job(path), graph, trust=True).compared
 
 
 @pytest.mark.parametrize(
