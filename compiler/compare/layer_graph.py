@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from pipecut.compiler.graph import BatchInput, Graph, Operator, Ref, TracedLayer, Value
+from pipecut.compiler.operators.table import PRODUCT, SUM_OF_TWO, TOTAL
 
 # Begins the names of what only the comparison has.
 OWN = "compared"
@@ -150,12 +151,12 @@ def _loss(
         product, part = f"{OWN}_product_{index}", f"{OWN}_sum_{index}"
         scalar = Value(part, (), (), (), weight.dtype, 8, values[name].needs_grad)
         made += [replace(values[name], name=product), scalar]
-        operators.append(_operator(product, "aten.mul.Tensor", name, weight.name))
-        operators.append(_operator(part, "aten.sum.default", product))
+        operators.append(_operator(product, PRODUCT, name, weight.name))
+        operators.append(_operator(part, TOTAL, product))
         if total:
             added = f"{OWN}_total_{index}"
             made.append(replace(scalar, name=added, needs_grad=True))
-            operators.append(_operator(added, "aten.add.Tensor", total, part))
+            operators.append(_operator(added, SUM_OF_TWO, total, part))
             part = added
         total = part
     return operators, made

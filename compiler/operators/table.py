@@ -19,6 +19,8 @@ SIZE = "aten.sym_size.int"
 NUMBER_AS_TENSOR = "aten.scalar_tensor.default"
 # What makes a result of what is given or held.
 COPY = "aten.clone.default"
+# What weighs results and adds them up to a loss.
+PRODUCT, TOTAL, SUM_OF_TWO = "aten.mul.Tensor", "aten.sum.default", "aten.add.Tensor"
 
 # torch.nn._reduction's number for a mean, and F.cross_entropy's default for labels to ignore.
 _CROSS_ENTROPY = LossArguments(weight=2, reduction=3, ignore_index=4, mean=1, ignored=-100)

@@ -116,7 +116,7 @@ REFUSED = {
     "dimension 1 of 'p'.*neither fixed": given("'p': torch.zeros(n, 7 + n % 5)"),
     "no tensor of .* has the number of samples": "def inputs(n): return {'x': torch.randn(4, 4)}",
     r"'p' of .* is a numpy.ndarray.*torch.from_numpy\(p\)": given("'p': numpy.zeros(n)"),
-    "'p' of .* is a list.*under a name of its own": given("'p': [x, x]"),
+    "'p' of .* is a set.*under a name of its own": given("'p': {1, 2}"),
     "'n' of .* is 2 for 2 samples and 3 for 3": given("'n': n"),
     "'p' of .* is a sparse_coo tensor.*to_dense": given("'p': x.to_sparse()"),
     "'p' of .* is float8_e5m2fnuz.*float32": given("'p': x.to(torch.float8_e5m2fnuz)"),

@@ -12,6 +12,7 @@ from pipecut.compiler.inputs.job import read_job
 from pipecut.compiler.trace.lengths import Lengths, learn_lengths
 from pipecut.compiler.trace.trace import trace
 from pipecut.errors import TraceError
+from pipecut.model.batch.nesting import take_apart
 
 JOB = """
 model: {factory: "tests.models.batches.lengths:MODEL"}
@@ -21,7 +22,12 @@ batch: {global: 8, microbatch: 2}
 
 
 def learnt(function: Callable[..., Any]) -> Lengths:
-    return learn_lengths("inputs", function, function(2), lambda **sizes: function(2, **sizes))
+    return learn_lengths(
+        "inputs",
+        function,
+        take_apart(function(2), "inputs"),
+        lambda **sizes: take_apart(function(2, **sizes), "inputs"),
+    )
 
 
 def test_dimensions_that_change_with_a_length_follow_it() -> None:
