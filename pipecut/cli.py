@@ -69,6 +69,9 @@ def options(
     """Cut a PyTorch model into pipeline stages and train it.
 
     The usual order: compile a job, show the plan, verify it, run it.
+
+    Begin with pipecut init my-training, which writes a job and a model; or with a Hugging Face
+    folder: pipecut compile --model llama/ --sequence 2048 --batch 64
     """
 
 

@@ -477,3 +477,12 @@ def test_a_page_that_cannot_be_written_is_refused_before_the_compile(tmp_path: P
     with pytest.raises(UserFileError, match="--html .* cannot be written: Is a directory"):
         invoke("compile", "job.yaml", "-o", tmp_path / "plan", "--html", tmp_path)
     assert not (tmp_path / "plan").exists()
+
+
+def test_the_help_of_every_command_has_an_example() -> None:
+    group = typer.main.get_command(cli.app)
+    commands = dict(getattr(group, "commands"))  # noqa: B009
+    schedule = commands.pop("schedule")
+    commands |= schedule.commands
+    without = [name for name, command in commands.items() if "Example" not in command.help]
+    assert not without and "pipecut init my-training" in (group.help or "")

@@ -89,7 +89,8 @@ def usable_devices(cluster: Cluster, spec: JobSpec, sizes: SizeOverrides) -> int
     """
     if cluster.name != "auto" or not type_of(cluster.devices[0].type).of_host:
         return len(cluster.devices)
-    stages = _number(sizes.stages, spec.stages)
+    of_job = spec.stages if spec.layout is None else len(spec.layout.stages)
+    stages = _number(sizes.stages, of_job)
     replicas = _number(sizes.replicas, spec.data_parallel)
     ranks = stages // _stages_per_rank(spec, sizes, _over(sizes.schedule, spec.schedule))
     return min(len(cluster.devices), max(os.cpu_count() or 1, ranks * replicas))
@@ -191,7 +192,8 @@ def _refuse_too_many_devices(space: SearchSpace) -> None:
     times = f" times {replicas} replicas" if replicas > 1 else ""
     each = f", {space.stages_per_rank} on a device," if space.stages_per_rank > 1 else ""
     raise UserFileError(
-        f"{space.stages} stages{each}{times} asked for, but the cluster has {space.devices} devices"
+        f"{space.stages} stages{each}{times} asked for, but the cluster has "
+        f"{counted(space.devices, 'device')}; ask for fewer, or name a larger --cluster"
     )
 
 

@@ -7,7 +7,12 @@ from pipecut.console import console
 
 
 def check(plan: PlanArgument) -> None:
-    """Prove a plan sound: every operator is placed, no cycle, no deadlock, memory fits."""
+    """Prove a plan sound: every operator is placed, no cycle, no deadlock, memory fits.
+
+    It runs no code of the plan, and prints a line for each thing that it proves.
+
+    Example: pipecut check plan/
+    """
     from pipecut.plan.check.check import check as check_plan
     from pipecut.plan.folder import read_plan
     from pipecut.plan.part.numbers import numbers_of_messages
@@ -21,6 +26,8 @@ def seal(plan: PlanArgument) -> None:
     """Accept the files of a plan that you edited: prove it sound as it is now, then seal it.
 
     Where schedule.yaml was edited, memory and the step's seconds are predicted anew.
+
+    Example: edit plan/stages/stage_0.py, then pipecut seal plan/ && pipecut verify plan/
     """
     from pipecut.plan.edit.sealing import proven
     from pipecut.plan.folder import write_seal

@@ -55,7 +55,10 @@ def layout(plan: PlanArgument) -> None:
 
 
 def specs() -> None:
-    """List the clusters, device kinds, links and schedules that come with pipecut."""
+    """List the clusters, device kinds, links and schedules that come with pipecut.
+
+    Example: pipecut specs, then pipecut compile job.yaml --cluster hgx-h100
+    """
     from pipecut.tables.specs import print_specs
 
     print_specs(console)

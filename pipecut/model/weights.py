@@ -15,7 +15,8 @@ from pipecut.plan.schema import Plan, Stage, StageTensor
 from pipecut.quantities import counted
 
 # The end of an index's name. Its `weight_map` has the file of each tensor. Where `stored_names` has
-# names, too, these are all its tensors, each by the name that it has in its file.
+# names, too, these are all its tensors, each by the name that it has in its file. `drawn` lists
+# parameters that have no tensor, since the model's factory draws them.
 INDEX = ".index.json"
 # Ranks compare so many pieces of so many bytes of each file.
 PIECES, PIECE_BYTES = 64, 4096
@@ -83,7 +84,13 @@ def check_files(
     stored = weight_files(path)
     parameters = list(parameters)
     wanted = {name: tensor for tensor in (*parameters, *buffers) for name in tensor.names}
-    missing = {p.names[0] for p in parameters if not any(name in stored for name in p.names)}
+    drawn = drawn_names(path)
+    unknown = sorted(drawn - set(wanted))
+    if unknown:
+        raise RunError(f"{path}: drawn names '{unknown[0]}', which is no parameter; {FIX_INDEX}")
+    missing = {
+        p.names[0] for p in parameters if not any(n in stored or n in drawn for n in p.names)
+    }
     if missing:
         raise RunError(
             f"{path} has no '{min(missing)}' ({counted(len(missing), 'parameter')} missing); give "
@@ -164,6 +171,13 @@ def weight_files(path: Path) -> dict[str, Stored]:
     return {name: stored[in_file] for name, in_file in renamed.items()} or stored
 
 
+def drawn_names(path: Path) -> frozenset[str]:
+    """The parameters that an index leaves to the model's factory. Raises RunError."""
+    if not path.name.endswith(INDEX):
+        return frozenset()
+    return frozenset(_read_index(path).get("drawn", ()))
+
+
 def _all_in_files(path: Path) -> dict[str, Stored]:
     """All tensors of the files, by their names there. Raises RunError."""
     stored: dict[str, Stored] = {}
@@ -205,12 +219,13 @@ def weights_digest(path: Path) -> str:
 
 
 def _read_index(path: Path) -> dict[str, dict[str, str]]:
-    """The maps of an index. Raises RunError."""
+    """The maps of an index; `drawn` as one from each name to itself. Raises RunError."""
     try:
         index = json.loads(path.read_text())
+        index["drawn"] = {name: name for name in index.get("drawn", [])}
         return {
             key: {str(name): str(value) for name, value in index[key].items()}
-            for key in ("weight_map", "stored_names")
+            for key in ("weight_map", "stored_names", "drawn")
             if key == "weight_map" or key in index
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

@@ -25,6 +25,7 @@ STATES = {
     "Rprop": {"step", "prev", "step_size"},
     "ASGD": {"step", "eta", "mu", "ax"},
     "Adafactor": {"step"},
+    "Muon": {"momentum_buffer"},
 }
 OF_EVERY_VALUE = (
     *("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "exp_inf", "sum", "square_avg"),

@@ -10,10 +10,11 @@ from pipecut.errors import RunError
 from pipecut.model.building.initial_parameters import initial_parameters
 from pipecut.model.building.on_meta import meta_model
 from pipecut.model.functions import function_of_plan
-from pipecut.model.weights import stored_values
+from pipecut.model.weights import drawn_names, stored_values
 from pipecut.plan.schema import Plan, Stage
 from pipecut.plan.sources import changed_sources
 from pipecut.runtime.ranks.agree.same_model import refuse_other_parameters
+from pipecut.runtime.ranks.frozen_values import with_only
 
 log = logging.getLogger("pipecut")
 
@@ -28,14 +29,24 @@ def fill(
     of another model, and for a model with other parameters than the plan.
     """
     filled: set[int] = set()
-    values = _stored(plan, stages) if plan.model.weights else _drawn(plan, stages, rank)
-    for name, value in values:
+    for name, value in _values(plan, stages, rank):
         target = tensors[name]
         if id(target) not in filled:
             filled.add(id(target))
             _put(name, target, value)
     names = {name for name, tensor in tensors.items() if id(tensor) in filled}
     refuse_unfilled(plan, stages, names, tensors)
+
+
+def _values(plan: Plan, stages: list[Stage], rank: int) -> Iterator[tuple[str, torch.Tensor]]:
+    """From the plan's weights, and from the factory where there are none for a parameter."""
+    if not plan.model.weights:
+        yield from _drawn(plan, stages, rank)
+        return
+    yield from _stored(plan, stages)
+    by_factory = with_only(drawn_names(Path(plan.model.weights)), stages)
+    if any(stage.parameters for stage in by_factory):
+        yield from _drawn(plan, by_factory, rank)
 
 
 def refuse_unfilled(

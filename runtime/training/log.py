@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import time
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TextIO
@@ -45,8 +46,13 @@ class TrainingLog:
             self.file: TextIO = (folder / STEPS).open("a", encoding="utf-8")
         except OSError as error:
             raise RunError(f"--log {folder} cannot be written: {error}") from None
-        self.events = _events(folder, begun)
+        self.begun = begun
         self.flushed = time.monotonic()
+
+    @cached_property
+    def events(self) -> Any:
+        """TensorBoard's writer; None without it. Made at the first step: others may end a run."""
+        return _events(self.folder, self.begun)
 
     def add(self, record: StepRecord) -> None:
         """A step."""
@@ -59,7 +65,7 @@ class TrainingLog:
     def close(self) -> None:
         """Flush all of it."""
         self.file.close()
-        if self.events is not None:
+        if self.__dict__.get("events") is not None:
             self.events.close()
 
     def _write(self, values: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 
 from pipecut.plan.schema import Plan
+from pipecut.quantities import counted
 from pipecut.runtime.training.step_record import StepRecord
 
 # Steps that warm up, and steps whose seconds are kept for the medians.
@@ -121,7 +122,8 @@ class Progress:
         predicted, measured = self.plan.prediction.step_seconds * 1e3, self.step_seconds * 1e3
         total = median(times.total for times in self.times) * 1e3
         print(
-            f"loss {self.first_loss:.4f} before, {self.last_loss:.4f} after {self.steps} steps\n"
+            f"loss {self.first_loss:.4f} before, {self.last_loss:.4f} after "
+            f"{counted(self.steps, 'step')}\n"
             f"forward and backward of a step: predicted {predicted:.1f} ms, "
             f"measured {measured:.1f} ms; with the optimizer {total:.1f} ms (medians)",
             flush=True,

@@ -109,6 +109,18 @@ def test_an_index_may_have_names_of_its_own(tmp_path: Path) -> None:
         weight_files(index)
 
 
+def test_an_index_may_leave_parameters_to_the_factory(tmp_path: Path) -> None:
+    saved(tmp_path, {"layers.1.weight": None}, "base")
+    index, plan = tmp_path / "base.index.json", made_plan(2)
+    maps = {"weight_map": {"layers.0.weight": "base.safetensors"}}
+    index.write_text(json.dumps(maps))
+    assert "has no 'layers.1.weight'" in refusal(index)
+    index.write_text(json.dumps({**maps, "drawn": ["layers.1.weight"]}))
+    assert set(read_weights(index, plan)) == {"layers.0.weight"}
+    index.write_text(json.dumps({**maps, "drawn": ["layers.1.weights"]}))
+    assert "drawn names 'layers.1.weights', which is no parameter" in refusal(index)
+
+
 def test_two_values_of_one_name_are_refused(tmp_path: Path) -> None:
     saved(tmp_path, name="a")
     saved(tmp_path, {"layers.0.weight": torch.ones(4, 4)}, "b")

@@ -92,6 +92,14 @@ def test_of_this_machine_as_many_cores_are_used_as_there_are_or_stages_need(
     assert usable_devices(machine, made_job().spec, sizes) == 16
 
 
+def test_of_this_machine_as_many_cores_are_used_as_a_layout_has_stages(monkeypatch: Any) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    machine = made_cluster(16)
+    auto = type(machine)("auto", machine.devices, machine.inside, None, 0)
+    spec = made_job(placement={"layout": "Et|t|t|tL"}).spec
+    assert usable_devices(auto, spec, SizeOverrides()) == 4
+
+
 def test_all_gpus_of_this_machine_are_used() -> None:
     machine = made_cluster([made_device(type="cuda")] * 3)
     auto = type(machine)("auto", machine.devices, machine.inside, None, 0)

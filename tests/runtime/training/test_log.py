@@ -50,6 +50,13 @@ def test_a_line_has_what_is_known_of_a_step(
     written.close()
 
 
+def test_a_training_that_ends_before_its_first_step_hears_of_its_own_end_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    TrainingLog(tmp_path, 0).close()
+    assert capsys.readouterr().err == "" and lines(tmp_path) == []
+
+
 def test_steps_after_the_checkpoint_are_taken_back(tmp_path: Path) -> None:
     first = TrainingLog(tmp_path, 0)
     for step in range(1, 6):

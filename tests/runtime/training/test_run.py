@@ -53,6 +53,7 @@ def test_every_option_that_changes_a_step_must_be_alike() -> None:
         RunOptions(clip=1.0),
         RunOptions(checkpoint_every=2),
         RunOptions(log=Path("log")),
+        RunOptions(trained_only=True),
     ):
         assert len(set(run._alike(options).items()) ^ set(usual.items())) == 2
     assert run._alike(RunOptions(device="cpu", save=Path("w"))) == usual
