@@ -21,6 +21,7 @@ EXACT = {
     "AutocastInside",
     "BufferReadAfterWrite",
     "CachedTable",
+    "DetachedOutsideOfTrace",
     "FrozenAlready",
     "GlobalCacheByShape",
     "LoggedLoss",
