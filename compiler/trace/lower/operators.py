@@ -17,7 +17,7 @@ from pipecut.compiler.trace.functions.arguments import read_arguments
 from pipecut.compiler.trace.functions.calling import CALL, returns_single
 from pipecut.compiler.trace.functions.observing import Look, Observed, observe
 from pipecut.compiler.trace.lower.arguments import Arguments, references
-from pipecut.compiler.trace.lower.dimensions import NeedsFixedBatch, follows_data
+from pipecut.compiler.trace.lower.dimensions import DependsOnData, NeedsFixedBatch, follows_data
 from pipecut.compiler.trace.lower.draws import count_draws
 from pipecut.compiler.trace.lower.gradients import DIFFERENTIABLE, Gradients
 from pipecut.compiler.trace.lower.names import Names, part_name
@@ -79,7 +79,10 @@ class OperatorReader:
             except (NeedsFixedBatch, Untraceable):
                 raise
             except TraceError as error:
-                raise Untraceable(str(error), module_calls(node)[-1].module) from error
+                text = str(error)
+                if isinstance(error, DependsOnData):
+                    text = text.replace(";", f"{where(node)};", 1)
+                raise Untraceable(text, module_calls(node)[-1].module) from error
 
     def _read_node(
         self, module: fx.GraphModule, node: Any, contexts: Contexts, prefix: str
