@@ -1,6 +1,7 @@
 """What depends on the microbatch: the traced graph, and its costs."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 from pipecut.compiler.costs.rebatch import with_batch
@@ -9,7 +10,9 @@ from pipecut.compiler.graph import Graph
 from pipecut.compiler.inputs.cluster import Cluster
 from pipecut.compiler.inputs.job import Job
 from pipecut.compiler.profile.measured_costs import MeasuredCosts
+from pipecut.compiler.profile.pace import are_alike, paces_here
 from pipecut.compiler.profile.scaled import Seconds as OperatorSeconds
+from pipecut.compiler.profile.scaled import pace_when_measured
 from pipecut.compiler.trace.trace import trace
 
 Progress = Callable[[str], None]
@@ -54,6 +57,14 @@ class Graphs:
         return with_batch(self.first, microbatch)
 
 
+@dataclass(frozen=True)
+class OtherPace:
+    """A kind of device of this machine, and how many times as long it took when it was measured."""
+
+    kind: str
+    factor: float
+
+
 class Costs:
     """microbatch -> CostedGraph, each computed once."""
 
@@ -92,6 +103,18 @@ class Costs:
     def measured_kinds(self, microbatch: int) -> tuple[str, ...]:
         """Device kinds on which every operator of the traced graph was measured, sorted."""
         return tuple(sorted(self._measured_seconds(microbatch)))
+
+    def other_paces(self, microbatch: int) -> list[OtherPace]:
+        """Devices of this machine whose measurements it would not make now."""
+        path, kinds = self.measured.profile, self.measured_kinds(microbatch)
+        if path is None or not kinds:
+            return []
+        graph, others = self.graphs[microbatch], []
+        for kind, pace in paces_here(kinds).items():
+            before = pace_when_measured(graph, microbatch, kind, path)
+            if before is not None and not are_alike(before, pace):
+                others.append(OtherPace(kind, before / pace))
+        return others
 
     def unmeasured_kinds(self, microbatch: int) -> tuple[str, ...]:
         """The cluster's other device kinds, sorted."""

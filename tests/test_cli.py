@@ -165,12 +165,13 @@ def test_compile_refuses_options_that_cannot_be(arguments: list[str], message: s
 
 @pytest.mark.usefixtures("job_here")
 def test_profile_reports_what_it_measured(called: Any) -> None:
-    measured = SimpleNamespace(new=3, stored=4, failed=["aten.where"], overstated=-0.25)
+    measured = SimpleNamespace(new=3, stored=4, again=2, failed=["aten.where"], overstated=-0.25)
     calls = called("pipecut.compiler.profile_job", measured)
     printed = invoke("profile", "job.yaml", "--device", "cpu", "--microbatch", 2).output
     ((job, device, microbatch, stored, _, ranks),) = calls
     assert (str(job), device.type, microbatch, stored, ranks) == ("job.yaml", "cpu", 2, None, 2)
     assert "3 measured now, 4 measured before" in printed
+    assert "of these 2 once more: this machine was faster or slower before" in printed
     assert "cannot run by themselves, part of their layer's time: aten.where" in printed
     assert "single operators sum to 25.0% below whole layers" in printed
 

@@ -251,14 +251,14 @@ def of_profile(folder: Path) -> Try:
 
     kept, scratch = folder / "kept.sqlite", folder / "tried.sqlite"
     for index in range(20):
-        Store(kept, "cpu-core").write(f"key {index}", "aten.mm", Timed(1e-3, 2e-3, 0.1, 5))
+        Store(kept, "cpu-core").write(f"key {index}", "aten.mm", Timed(1e-3, 2e-3, 0.1, 5), 1e-3)
 
     def attempt(rng: random.Random) -> None:
         shutil.copyfile(kept, scratch)
         if rng.random() < 0.5:
             with sqlite3.connect(scratch) as connection:
                 column = rng.choice(
-                    ("kind", "torch", "key", "what", "forward", "backward", "spread", "runs")
+                    ("kind", "torch", "key", "what", "forward", "backward", "spread", "pace")
                 )
                 value = rng.choice(
                     [
@@ -268,7 +268,8 @@ def of_profile(folder: Path) -> Try:
                     ]
                 )
                 connection.execute(
-                    f"update or ignore measured set {column} = ? where key = 'key 3'", (value,)
+                    f"update or ignore measured_at_pace set {column} = ? where key = 'key 3'",
+                    (value,),
                 )
             connection.close()
         else:

@@ -8,6 +8,7 @@ from pipecut.compiler.inputs.auto import AUTO
 from pipecut.compiler.inputs.job import read_job
 from pipecut.compiler.inputs.machine import kind_here
 from pipecut.compiler.profile.background_load import background_load
+from pipecut.compiler.profile.pace import pace_of
 from pipecut.compiler.profile.profile import Profiled, ProfileProgress, profile
 from pipecut.compiler.profile.store import default_path
 from pipecut.compiler.trace.batch import example_batch
@@ -37,5 +38,8 @@ def profile_job(
     graph = trace(job)
     batch = example_batch(job, size).tensors
     kind = kind_here(type_of(device))
+    # By itself: with what it is measured beside, it is slower each time.
+    pace = pace_of(device)
     with background_load(job.path, size, ranks - 1):
-        return profile(graph, batch, size, kind, device, stored or default_path(), progress)
+        path = stored or default_path()
+        return profile(graph, batch, size, kind, device, path, progress, pace)

@@ -12,6 +12,7 @@ from pipecut.compiler.graph import Graph
 from pipecut.compiler.operators.table import GETITEM
 from pipecut.compiler.profile.layers import Layer, chains_of, layers_of
 from pipecut.compiler.profile.operators import operator_key, time_operator
+from pipecut.compiler.profile.pace import are_alike
 from pipecut.compiler.profile.runner import Runner
 from pipecut.compiler.profile.scaled import layer_key, overstated
 from pipecut.compiler.profile.store import Store
@@ -25,12 +26,14 @@ ProfileProgress = Callable[[str, int, int], None]
 class Profiled:
     """What a profile has of a graph.
 
-    Operators and layers measured now, and in the store before; operators that cannot run by
-    themselves; how much the sum of single operators is above whole layers, relative to these.
+    Operators and layers measured now, and in the store before; of the former, those that the store
+    had of another pace of this machine; operators that cannot run by themselves; how much the sum
+    of single operators is above whole layers, relative to these.
     """
 
     new: int
     stored: int
+    again: int
     failed: tuple[str, ...]
     overstated: float
 
@@ -43,19 +46,23 @@ def profile(
     device: torch.device,
     path: Path,
     progress: ProfileProgress,
+    pace: float,
 ) -> Profiled:
     """Measure what the store lacks, on one thread of a CPU. Everything measured is kept at once.
 
+    What was measured at another pace than the machine's now is measured again.
+
     Raises UserFileError when the store cannot be used.
     """
-    measuring = _Measuring(graph, microbatch, device, Store(path, kind), progress)
+    measuring = _Measuring(graph, microbatch, device, Store(path, kind), progress, pace)
     before = len(measuring.timed)
     with _one_thread():
         measuring.time_operators()
         measuring.time_layers(Runner(graph, batch, device))
     new = len(measuring.timed) - before
     failed = tuple(sorted(measuring.failed))
-    return Profiled(new, before, failed, overstated(graph, microbatch, measuring.timed))
+    again = len(measuring.of_other_paces & set(measuring.timed))
+    return Profiled(new, before, again, failed, overstated(graph, microbatch, measuring.timed))
 
 
 class _Measuring:
@@ -68,10 +75,18 @@ class _Measuring:
         device: torch.device,
         store: Store,
         progress: ProfileProgress,
+        pace: float,
     ) -> None:
         self.graph, self.microbatch, self.device = graph, microbatch, device
         self.store, self.progress = store, progress
-        self.timed = store.read()
+        self.pace = pace
+        stored = store.measurements()
+        self.timed = {
+            key: measured.timed
+            for key, measured in stored.items()
+            if are_alike(measured.pace, pace)
+        }
+        self.of_other_paces = stored.keys() - self.timed.keys()
         self.failed: set[str] = set()
         self.keys = [operator_key(o, graph, microbatch) for o in graph.operators]
         self.layers = layers_of(graph)
@@ -114,7 +129,7 @@ class _Measuring:
 
     def _keep(self, key: str, what: str, timed: Timed) -> None:
         self.timed[key] = timed
-        self.store.write(key, what, timed)
+        self.store.write(key, what, timed, self.pace)
 
 
 def median_of(equal: Sequence[Timed]) -> Timed:

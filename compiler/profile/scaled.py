@@ -1,5 +1,6 @@
 """Measurements -> seconds of every operator, scaled so that layers take what they take whole."""
 
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,14 @@ def measured_seconds(
         if scaled is not None:
             seconds[kind] = scaled
     return seconds
+
+
+def pace_when_measured(graph: Graph, microbatch: int, kind: str, path: Path) -> float | None:
+    """The median pace at which the operators of a graph were measured; None where none was."""
+    stored = Store(path, kind).measurements()
+    keys = {operator_key(operator, graph, microbatch) for operator in graph.operators}
+    paces = [stored[key].pace for key in keys if key in stored]
+    return statistics.median(paces) if paces else None
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,8 @@ def profile(
 ) -> None:
     """Time a job's operators and layers on this machine, so that compile plans with measurements.
 
-    A second run measures only what is new.
+    A second run measures only what is new, and what was measured when this machine was faster or
+    slower than it is now.
 
     Example: pipecut profile job.yaml && pipecut compile job.yaml
     """
@@ -47,6 +48,11 @@ def profile(
             job, torch.device(device_type.name), microbatch, profile_file, report, busy_ranks
         )
     console.print(f"{measured.new} measured now, {measured.stored} measured before")
+    if measured.again:
+        console.print(
+            f"of these {measured.again} once more: this machine was faster or slower before, as it "
+            "is beside other work"
+        )
     if measured.failed:
         failed = ", ".join(measured.failed)
         console.print(f"cannot run by themselves, part of their layer's time: {failed}")

@@ -14,8 +14,11 @@ import torch
 from pipecut.compiler import Options, SizeOverrides, compile, profile_job
 from pipecut.compiler.inputs.job import read_job
 from pipecut.compiler.profile.layers import chains_of, layers_of
+from pipecut.compiler.profile.pace import are_alike, pace_of, paces_here
+from pipecut.compiler.profile.profile import Profiled
 from pipecut.compiler.profile.runner import Runner
 from pipecut.compiler.profile.scaled import measured_seconds
+from pipecut.compiler.profile.store import Store
 from pipecut.compiler.profile.timing import Timed
 from pipecut.compiler.trace.trace import trace
 from pipecut.errors import TraceError, UserFileError
@@ -36,25 +39,52 @@ def quiet(what: str, done: int, of: int) -> None:
     ],
 )
 def test_a_profile_has_every_operator_and_is_used_by_compile(
-    model: str, inputs: str, write_job: Any, tmp_path: Path
+    model: str, inputs: str, write_job: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job, store = write_job(model, inputs), tmp_path / "profile.sqlite"
-    first = profile_job(job, CPU, None, store, quiet)
-    again = profile_job(job, CPU, None, store, quiet)
-    assert first.new > 20 and first.stored == 0 and (again.new, again.stored) == (0, first.new)
+    first, again = (_profiled_at(pace, job, store, monkeypatch) for pace in (1.0, 1.1))
+    assert first.new > 20 and first.stored == first.again == 0
+    assert (again.new, again.stored, again.again) == (0, first.new, 0)
     assert len(first.failed) <= 2, first.failed
     graph = trace(read_job(job))
     seconds = measured_seconds(graph, 2, ["cpu-core"], store)["cpu-core"]
     assert len(seconds) == len(graph.operators) and sum(f + b for f, b in seconds) > 0
     options = Options(SizeOverrides(stages=2), costs="profile", profile=store)
+    # Now this machine is three times as slow as it was.
+    monkeypatch.setattr("pipecut.compiler.graphs.paces_here", lambda kinds: {"cpu-core": 3.0})
     plan = compile(job, "auto", tmp_path / "plan", options).plan
-    assert any("measured on cpu-core" in note for note in plan.notes)
+    assert plan.notes[:2] == [
+        "costs: measured on cpu-core",
+        "cpu-core was measured while this machine was 3.0 times as fast as now; pipecut profile "
+        "measures again",
+    ]
     # What depends on no input is made on each stage that needs it.
     placed = json.loads((tmp_path / "plan" / "graph.json").read_text())["operators"]
     expected = sum(
         f * len(o.get("stages", [o["stage"]])) for (f, _), o in zip(seconds, placed, strict=True)
     )
     assert sum(s.forward_seconds for s in plan.stages) == pytest.approx(expected, rel=1e-6)
+
+
+def _profiled_at(pace: float, job: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> Profiled:
+    monkeypatch.setattr("pipecut.compiler.profile.job.pace_of", lambda device: pace)
+    return profile_job(job, CPU, None, store, quiet)
+
+
+def test_what_was_measured_at_another_pace_is_measured_again(
+    write_job: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, store = write_job("mlp", "vectors"), tmp_path / "profile.sqlite"
+    first, slower = (_profiled_at(pace, job, store, monkeypatch) for pace in (1.0, 2.0))
+    assert slower.new == slower.again == first.new and slower.stored == 0
+    measured = Store(store, "cpu-core").measurements()
+    assert {measurement.pace for measurement in measured.values()} == {2.0}
+
+
+def test_a_pace_is_seconds_and_two_are_alike_within_thirty_percent() -> None:
+    assert 0 < pace_of(CPU) < 1 and set(paces_here(["cpu-core", "elsewhere"])) == {"cpu-core"}
+    assert are_alike(1.0, 1.29) and are_alike(1.29, 1.0)
+    assert not are_alike(1.0, 1.31) and not are_alike(1.31, 1.0)
 
 
 OPAQUE = """
@@ -96,7 +126,7 @@ def test_another_torch_measures_again(write_job: Any, tmp_path: Path) -> None:
     profile_job(job, CPU, None, store, quiet)
     connection = sqlite3.connect(store)
     with connection:
-        connection.execute("update measured set torch = '1.0'")
+        connection.execute("update measured_at_pace set torch = '1.0'")
     connection.close()
     assert measured_seconds(trace(read_job(job)), 2, ["cpu-core"], store) == {}
 

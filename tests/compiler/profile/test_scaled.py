@@ -121,7 +121,7 @@ def test_equal_layers_have_one_key() -> None:
 def test_kinds_that_were_not_measured_are_left_out(tmp_path: Path) -> None:
     path = tmp_path / "profile.sqlite"
     for name in (key(FIRST), key(LINEAR), key(SUM)):
-        Store(path, "core").write(name, "", timed(1, 1))
+        Store(path, "core").write(name, "", timed(1, 1), 1.0)
     seconds = measured_seconds(GRAPH, MICROBATCH, ["core", "gpu"], path)
     assert set(seconds) == {"core"} and len(seconds["core"]) == 4
 

@@ -16,14 +16,15 @@ TIMED = Timed(1.0, 2.0, 0.01, 7)
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "profile.sqlite"
     assert Store(path, "core").read() == {}
-    Store(path, "core").write("key", "mm in layers.0", TIMED)
-    Store(path, "core").write("key", "mm in layers.0", Timed(3.0, 4.0, 0.0, 5))
+    Store(path, "core").write("key", "mm in layers.0", TIMED, 1.0)
+    Store(path, "core").write("key", "mm in layers.0", Timed(3.0, 4.0, 0.0, 5), 2.0)
     assert Store(path, "core").read() == {"key": Timed(3.0, 4.0, 0.0, 5)}
+    assert Store(path, "core").measurements()["key"].pace == 2.0
 
 
 def test_other_kinds_and_versions_have_measurements_of_their_own(tmp_path: Path) -> None:
     path = tmp_path / "profile.sqlite"
-    Store(path, "core").write("key", "mm", TIMED)
+    Store(path, "core").write("key", "mm", TIMED, 1.0)
     assert Store(path, "gpu").read() == {}
     older = Store(path, "core")
     older.torch = "1.0"
@@ -43,13 +44,15 @@ def test_other_kinds_and_versions_have_measurements_of_their_own(tmp_path: Path)
 def test_a_row_that_is_no_measurement_is_refused(row: tuple[Any, ...], tmp_path: Path) -> None:
     path = tmp_path / "profile.sqlite"
     store = Store(path, "core")
-    store.write("other", "mm", TIMED)
+    store.write("other", "mm", TIMED, 1.0)
     key, forward, backward, spread, runs = row
     with sqlite3.connect(path) as connection:
         # The column's type turns 5 into text, but leaves a blob as it is.
         key = sqlite3.Binary(b"\x05") if key == 5 else key
-        values = ("core", store.torch, key, "mm", forward, backward, spread, runs)
-        connection.execute("insert into measured values (?, ?, ?, ?, ?, ?, ?, ?)", values)
+        values = ("core", store.torch, key, "mm", forward, backward, spread, runs, 1.0)
+        connection.execute(
+            "insert into measured_at_pace values (?, ?, ?, ?, ?, ?, ?, ?, ?)", values
+        )
     connection.close()
     with pytest.raises(UserFileError, match="cannot be used as a profile: its row .* no seconds"):
         store.read()
