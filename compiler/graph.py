@@ -305,7 +305,8 @@ class Graph:
     run again after the trace, "" where it was.
     `checks` must hold in every microbatch, or what the model does is not what the graph does.
     `lengths` are the sizes, beside `batch`, that dimensions follow, as `values` has them;
-    `shortest` are the least that the graph holds for, where it was traced for the most.
+    `shortest` are the least that the graph holds for, where it was traced for the most, and
+    `least_samples` the fewest samples.
     `layers` has one of each kind of layers that were traced once for many.
     `data_sizes` are sizes that depend on data, by the names of the operators that read them.
     """
@@ -331,6 +332,7 @@ class Graph:
     lengths: dict[str, int] = field(default_factory=dict)
     shortest: dict[str, int] = field(default_factory=dict)
     rehearsal: str = ""
+    least_samples: int = 1
     layers: tuple[TracedLayer, ...] = field(default=(), compare=False, repr=False)
     data_sizes: dict[str, DataSize] = field(default_factory=dict)
 

@@ -143,6 +143,7 @@ def _batch(job: Job, graph: Graph) -> Batch:
         global_size=sizes.global_,
         microbatch=job.microbatch,
         dynamic=graph.dynamic,
+        least_samples=graph.least_samples,
         terms=terms_of(graph, job.microbatch) if job.spec.reduction == "tokens" else None,
         summed=job.spec.reduction == "sum",
         lengths={

@@ -13,6 +13,7 @@ from pipecut.compiler.trace.export import EVERYTHING, Asked, Exported, export, e
 from pipecut.compiler.trace.following import FIXED, OF_ONE_SIZE, Open
 from pipecut.compiler.trace.lower.dimensions import DependsOnData, NeedsFixedBatch
 from pipecut.compiler.trace.lower.lowering import Lowered, lower
+from pipecut.compiler.trace.lower.source import importable_path
 from pipecut.compiler.trace.modes.evaluation import (
     only_dropout_differs,
     with_evaluation,
@@ -105,8 +106,11 @@ def _origin(job: Job) -> Origin:
 
 @dataclass(frozen=True)
 class _Traced:
+    """`not_one` says why no microbatch may have one sample; "" where it may."""
+
     exported: Exported
     lowered: Lowered
+    not_one: str = ""
 
 
 def _both_modes(job: Job, by_example: bool = False) -> Graph:
@@ -115,6 +119,9 @@ def _both_modes(job: Job, by_example: bool = False) -> Graph:
     batch = exported.batch
     training = checked(with_shares(lowered.training, batch.samples, batch.tensors))
     training = replace(training, rehearsal=rehearse(exported, training))
+    if traced.not_one:
+        note = f"a microbatch needs two samples or more: {traced.not_one}"
+        training = replace(training, least_samples=2, notes=(*training.notes, note))
     # What an opaque module does in eval mode, its trace does not tell.
     same = not exported.model.opaque.paths and not exported.reads.differs
     if same and only_dropout_differs(lowered.operators, exported.reads.dropouts):
@@ -156,17 +163,27 @@ def _for_every_microbatch(job: Job, by_example: bool) -> _Traced:
     # For batches of any size, where the model and stage code allow that.
     traced = _trace(job, by_example=by_example)
     exported = traced.exported
-    if not (exported.dynamic and exported.choices and 1 in (size, total % size)):
+    if not (exported.dynamic and exported.choices):
         return traced
-    difference = f"with one sample the model does something else (at {exported.choices[0]})"
+    needed = 1 in (size, total % size)
+    file, _, line = exported.choices[0].rpartition(":")
+    place = f"{importable_path(file)}:{line}"
+    difference = f"with one sample the model does something else (at {place})"
     asked = Asked(OF_ONE_SIZE, difference)
     one = job.with_microbatch(1)
-    of_one = _trace(one, asked, model=exported.model, by_example=by_example)
+    try:
+        of_one = _trace(one, asked, model=exported.model, by_example=by_example)
+    except TraceError:
+        if needed:
+            raise
+        return replace(traced, not_one=difference)
     any_size = traced.lowered if size == 1 else lower(exported, 1)
     if alike_for_one(any_size.training, of_one.lowered.training):
         return traced
     if size == 1:
         return of_one
+    if not needed:
+        return replace(traced, not_one=difference)
     raise TraceError(
         f"the last microbatch of {total} samples in {size}s has only one sample, "
         f"and {difference}; choose batch.global or batch.microbatch so that none is left by itself"

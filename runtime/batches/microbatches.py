@@ -36,9 +36,11 @@ def divided(
             _checked_microbatch(plan, number, part)
             for number, part in enumerate(listed_microbatches(plan, batch, wanted))
         ]
-        return _ordered(plan, listed)
+        _refuse_few(plan, [part.sizes["batch"] for part in listed])
+        return _ordered(plan, listed, wanted)
     tensors, sizes = checked_batch(plan, batch)
     counts = samples_per_microbatch(plan, sizes["batch"], wanted)
+    _refuse_few(plan, counts)
     parts = {
         name: split(plan, name, tensor, counts)
         for name, tensor in tensors.items()
@@ -50,12 +52,25 @@ def divided(
     ]
 
 
-def _ordered(plan: Plan, parts: list[Microbatch]) -> list[Microbatch]:
-    """In the order in which they run."""
+def _refuse_few(plan: Plan, counts: Sequence[int]) -> None:
+    """Raises RunError for a microbatch of fewer samples than the plan's graph holds for."""
+    least = plan.batch.least_samples
+    if counts and min(counts) < least:
+        why = next((note for note in plan.notes if note.startswith("a microbatch needs")), "")
+        raise RunError(
+            f"microbatch {counts.index(min(counts))} of the batch has {min(counts)} sample, the "
+            f"plan takes {least} or more{f' ({why})' if why else ''}; leave the last batch out, as "
+            "a DataLoader's drop_last does, or compile for another microbatch"
+        )
+
+
+def _ordered(plan: Plan, parts: list[Microbatch], wanted: int) -> list[Microbatch]:
+    """In the order in which they run; a replica that reads its own part has all of them."""
     if plan.batch.order == "as-given":
         return parts
     works = [work_of(plan, part.sizes) for part in parts]
-    return balanced(parts, works, plan.replicas, plan.batch.rising)
+    replicas = wanted // plan.microbatches if wanted else plan.replicas
+    return balanced(parts, works, replicas, plan.batch.rising)
 
 
 def _checked_microbatch(plan: Plan, number: int, part: Mapping[str, Any]) -> Microbatch:

@@ -110,7 +110,8 @@ def _in_eval_mode(model: WithLoss, has_loss: bool) -> Iterator[None]:
 def _batch(plan: Plan, step: int) -> Tensors:
     """A batch whose last microbatch is smaller, where the model and its inputs allow that."""
     size, lengths = plan.batch.global_size, lengths_of(plan.in_evaluation(), step + 2)
-    if plan.in_evaluation().batch.dynamic and size > 1 and plan.batch.microbatch > 1:
+    any_size = plan.in_evaluation().batch.dynamic and plan.batch.least_samples == 1
+    if any_size and size > 1 and plan.batch.microbatch > 1:
         try:
             return sample_batch(plan.model, size - 1, FIRST + step, lengths)
         except Exception:

@@ -52,7 +52,8 @@ class Rising(PlanModel):
 
 
 class Batch(PlanModel):
-    """Samples per step and per microbatch; `dynamic` when any other size works too.
+    """Samples per step and per microbatch; `dynamic` when any other size works too, of at least
+    `least_samples`.
 
     The loss of a batch is the mean of its microbatches' losses, weighted by samples or by `terms`;
     where it is `summed`, their sum.
@@ -65,6 +66,7 @@ class Batch(PlanModel):
     global_size: Positive
     microbatch: Positive
     dynamic: bool
+    least_samples: Positive = 1
     terms: Terms | None = None
     summed: bool = False
     lengths: dict[str, LengthRange] = {}

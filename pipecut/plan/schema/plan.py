@@ -213,7 +213,7 @@ class Plan(PlanModel):
         dynamic = self.batch.dynamic and evaluation.dynamic
         batch, inputs = self.batch.model_copy(update={"dynamic": dynamic}), self.inputs
         if evaluation.longest_only:
-            batch = batch.model_copy(update={"lengths": {}})
+            batch = batch.model_copy(update={"lengths": {}, "more_samples": None})
             inputs = [tensor.with_numbers(self.batch.sizes(0)) for tensor in inputs]
         changed = {"stages": stages, "boundaries": boundaries, "batch": batch, "inputs": inputs}
         return self.model_copy(update=changed)

@@ -164,3 +164,13 @@ def test_a_plan_of_one_length_refuses_another() -> None:
     with pytest.raises(RunError, match=r"microbatch 1: input 'x' is .*\[2, 5\], the plan takes"):
         table = torch.rand(3, 3)
         divided(plan_of(), {"x": [torch.rand(2, 4), torch.rand(2, 5)], "table": table})
+
+
+def test_a_microbatch_of_fewer_samples_than_the_graph_holds_for_is_refused() -> None:
+    batch = Batch(global_size=8, microbatch=2, dynamic=True, least_samples=2)
+    plan = made_plan(1, batch=batch, notes=["a microbatch needs two: x.py:3", "costs"])
+    x = torch.rand(7, 4)
+    assert len(divided(plan, {"x": x[:6]})) == 3
+    for batch_of_x in (x, [x[:2], x[2:3]]):
+        with pytest.raises(RunError, match=r"has 1 sample, .* 2 or more .*x.py:3.*drop_last"):
+            divided(plan, {"x": batch_of_x})

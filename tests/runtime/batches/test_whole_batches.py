@@ -121,3 +121,13 @@ def test_a_batch_that_departs_from_the_plan_is_told_by_name(load: Callable[..., 
     constants = ("causal", "power", "kind", "nothing")
     left_out = pipe.step(**{key: value for key, value in batch.items() if key not in constants})
     assert torch.equal(left_out, pipe.step(**batch))
+
+
+@pytest.mark.slow
+def test_a_batch_that_leaves_one_sample_is_refused_where_the_model_looks_at_that(
+    load: Callable[..., Pipeline],
+) -> None:
+    pipe = load("alone", "one_input")
+    pipe.step(**models.one_input(GLOBAL))
+    with pytest.raises(RunError, match=r"microbatch 1 .* 1 sample, .* models/frontend.py:\d+\)"):
+        pipe.step(**models.one_input(5))
