@@ -53,7 +53,7 @@ class _SignatureReader:
         self.exported, self.values, self.names = exported, values, names
         self.model = exported.model.model
         self.fqns = _fqns_by_tensor(self.model)
-        self.persistent = self.model.state_dict().keys()
+        self.persistent = self.model.state_dict(keep_vars=True).keys()
         self.tensors = _tensors_by_fqn(exported.model)
         nodes = exported.program.graph.nodes
         self.traced = {n.name: n.meta.get("val") for n in nodes if n.op == "placeholder"}

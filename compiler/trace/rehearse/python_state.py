@@ -36,6 +36,8 @@ MOST_IN_CONTAINER = 4_096
 OF_MACHINERY = ("pipecut", "torch", "logging", "enum", "sympy", "_io", "unittest")
 # Of a class, what holds no state.
 OF_CLASSES = ("__dict__", "__weakref__", "__doc__", "__module__", "__annotations__")
+# What torch keeps hooks in.
+OF_HOOKS = (dict, collections.OrderedDict)
 # What a forward does to modules by way of torch, which puts it back.
 OF_MODULES = ("_parameters", "_modules")
 
@@ -138,6 +140,10 @@ class PythonState:
                 restores.append(functools.partial(_refill, tensors, dict(tensors)))
         name = f"{path}." if path else ""
         hooks = [(f"{name}{hook}", before[hook]) for hook in before if "_hooks" in hook]
+        # A module has a dozen of them, most of them empty.
+        empty = [held for _, held in hooks if type(held) in OF_HOOKS and not held]
+        self._put_back.append(functools.partial(_empty_all, empty))
+        hooks = [(at, held) for at, held in hooks if type(held) not in OF_HOOKS or held]
         own = [(f"{name}{key}", v) for key, v in before.items() if key not in MODULES_OWN]
         for kind, parts in (("module", module._modules), ("parameter", module._parameters)):
             for child, part in parts.items():
@@ -327,6 +333,12 @@ def _refill(held: dict[Any, Any], before: dict[Any, Any]) -> None:
         kind.clear(held)
         for key, value in before.items():
             kind.__setitem__(held, key, value)
+
+
+def _empty_all(hooks: Iterable[dict[int, Any]]) -> None:
+    for held in hooks:
+        if held:
+            _refill(held, {})
 
 
 def _kind(held: dict[Any, Any]) -> Any:

@@ -126,3 +126,17 @@ def test_the_line_that_reads_a_name_is_found_and_one_that_writes_is_not() -> Non
     assert line_that_reads("COUNT", here).split(":")[0].endswith("test_python_state.py")
     # Written backwards, or this very line would read it.
     assert line_that_reads("erehwon"[::-1], here) == ""
+
+
+def test_hooks_that_a_forward_adds_are_seen_and_taken_back() -> None:
+    model = Model()
+    before = PythonState.of(model)
+    model.layer.register_forward_hook(lambda *_: None)
+    (path,) = {
+        path.partition(" ")[0]
+        for path in PythonState.of(model).change_from(before)
+        if "_forward_hooks" in path and "[" not in path
+    }
+    assert path == "layer._forward_hooks"
+    before.put_back()
+    assert not model.layer._forward_hooks and not [*PythonState.of(model).change_from(before)]
