@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from benchmarks.markdown import markdown_table
+
 CODE = ("pipecut", "compiler", "runtime", "specs")
 LONGEST_LINE, LONGEST_FUNCTION, MOST_TOKENS, MOST_FILES = 100, 60, 400, 15
 # Names that say nothing of what they hold.
@@ -244,9 +246,8 @@ def main() -> None:
         print("\n".join(offenders(columns["now"])))
         return
     rows = [table(house) for house in columns.values()]
-    print(f"| | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}")
-    for name in rows[0]:
-        print(f"| {name} | {' | '.join(row[name] for row in rows)} |")
+    lines = [[name, *(row[name] for row in rows)] for name in rows[0]]
+    print(markdown_table(["", *columns], lines))
 
 
 if __name__ == "__main__":

@@ -4,10 +4,10 @@ from pipecut.compiler.fit import notes_on_reserves
 from pipecut.compiler.graphs import Costs, OtherPace
 from pipecut.compiler.inputs.cluster import Cluster
 from pipecut.compiler.inputs.job import Job
-from pipecut.compiler.search.search import Choice
+from pipecut.compiler.search.search import Chosen
 
 
-def notes_of(job: Job, cluster: Cluster, costs: Costs, choice: Choice) -> list[str]:
+def notes_of(job: Job, cluster: Cluster, costs: Costs, choice: Chosen) -> list[str]:
     """Notes for plan.yaml, of a cluster whose ranks may have come to leave more free."""
     spec, sizes = job.spec, choice.sizes
     measured_kinds = costs.measured_kinds(sizes.microbatch)

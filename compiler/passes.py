@@ -23,7 +23,7 @@ from pipecut.compiler.provenance import source_of
 from pipecut.compiler.refusals import Proposal, refuse_impossible
 from pipecut.compiler.request import Compiled, Request
 from pipecut.compiler.search.candidates import smallest_microbatch
-from pipecut.compiler.search.search import Choice, choose
+from pipecut.compiler.search.search import Chosen, choose
 from pipecut.compiler.search.sizes import search_space
 from pipecut.compiler.search.trial import Setting
 from pipecut.plan.check.check import check
@@ -82,7 +82,7 @@ def compile_plan(request: Request, progress: Progress = silent) -> Compiled:
 
 
 def _written(
-    plan: Plan, costed: CostedGraph, draft: Draft, output: Path, choice: Choice
+    plan: Plan, costed: CostedGraph, draft: Draft, output: Path, choice: Chosen
 ) -> Compiled:
     """The last passes: emit, check, publish."""
     with emit(plan, costed, draft, output, explanation_of(choice)) as folder:

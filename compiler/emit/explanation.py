@@ -1,11 +1,11 @@
 """A choice -> explain.json."""
 
-from pipecut.compiler.search.search import Choice
+from pipecut.compiler.search.search import Chosen
 from pipecut.compiler.search.trial import Trial
 from pipecut.plan.schema.explanation import Explanation, LimitPrice, TriedCandidate
 
 
-def explanation_of(choice: Choice) -> Explanation | None:
+def explanation_of(choice: Chosen) -> Explanation | None:
     """What the search knows of its candidates and limits; None where nothing was compared."""
     if not choice.trials:
         return None
@@ -18,7 +18,7 @@ def explanation_of(choice: Choice) -> Explanation | None:
     )
 
 
-def _candidate(trial: Trial, choice: Choice) -> TriedCandidate:
+def _candidate(trial: Trial, choice: Chosen) -> TriedCandidate:
     sizes = trial.candidate
     return TriedCandidate(
         stages=sizes.stages,

@@ -25,7 +25,7 @@ NAMED = 3
 
 
 @dataclass(frozen=True)
-class Choice:
+class Chosen:
     """The chosen candidate; all trials, the best first, where there was something to compare.
 
     `sensitivities` are there where the choice was to be explained. `compared` is the number of
@@ -54,7 +54,7 @@ def search(space: SearchSpace, setting: Setting, progress: Progress) -> tuple[Tr
 
 def choose(
     space: SearchSpace, setting: Setting, progress: Progress, explain: bool = False
-) -> Choice:
+) -> Chosen:
     """The best candidate, and what became of the others. Raises InfeasibleError where none fits.
 
     Of a space with nothing to decide it is the only one, whatever became of it: if it does not
@@ -63,7 +63,7 @@ def choose(
     trials = search(space, setting, progress) if explain or not space.fixed else ()
     sizes = candidates(space)[0] if space.fixed else _best(trials)
     limits = sensitivities(space, trials, setting, progress) if explain else ()
-    return Choice(sizes, trials, limits, 0 if space.fixed else len(trials))
+    return Chosen(sizes, trials, limits, 0 if space.fixed else len(trials))
 
 
 def _best(trials: tuple[Trial, ...]) -> Candidate:

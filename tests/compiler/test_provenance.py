@@ -12,7 +12,7 @@ from pipecut.compiler.fit import notes_on_reserves
 from pipecut.compiler.notes import notes_of
 from pipecut.compiler.provenance import device_positions, source_of
 from pipecut.compiler.request import Options, Request
-from pipecut.compiler.search.search import Choice
+from pipecut.compiler.search.search import Chosen
 from tests.costs import made_cluster, made_device, made_job
 
 
@@ -63,8 +63,8 @@ def test_notes_say_what_the_numbers_rest_on(
     measured: tuple[str, ...],
     expected: list[str],
 ) -> None:
-    choice = Choice(Candidate(2, replicas, 2, 4, "1f1b"), compared=compared)
-    costs: Any = SimpleNamespace(measured_kinds=lambda _: measured)
+    choice = Chosen(Candidate(2, replicas, 2, 4, "1f1b"), compared=compared)
+    costs: Any = SimpleNamespace(measured_kinds=lambda _: measured, other_paces=lambda _: [])
     notes = notes_of(made_job(**keys), made_cluster(), costs, choice)
     assert notes[-1].startswith(expected[0]) and len(notes) == 1 + (
         not notes[-1].startswith("costs")

@@ -4,8 +4,22 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pipecut.plan.schema.explanation import TriedCandidate
 from pipecut.view.sources import Sources
 from tests.graphs import made_folder
+
+TRIED = TriedCandidate(
+    stages=2,
+    replicas=1,
+    microbatch=2,
+    microbatches=4,
+    schedule="1f1b",
+    step_seconds=15.0,
+    bubble=0.2,
+    recomputing=0,
+    chosen=True,
+    why="placed",
+)
 
 
 def made_sources(**fields: Any) -> Sources:

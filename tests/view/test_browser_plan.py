@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from pipecut.plan.schema.explanation import Explanation, LimitPrice, TriedCandidate
+from pipecut.plan.schema.explanation import Explanation, LimitPrice
 from pipecut.view.data import page_data
 from pipecut.view.page import write_page
 from pipecut.view.reading.problem import Block, CutProblem, MovedTensor, Shared, StageDevice
 from pipecut.view.sources import Sources
 from tests.view.browser import headless, opened, settle, show
-from tests.view.made import made_sources
+from tests.view.made import TRIED, made_sources
 from tests.view.made_step import made_run, made_step
 
 pytestmark = pytest.mark.browser
@@ -55,21 +55,9 @@ def made_problem() -> CutProblem:
 
 
 def made_explanation() -> Explanation:
-    tried = TriedCandidate(
-        stages=2,
-        replicas=1,
-        microbatch=2,
-        microbatches=2,
-        schedule="1f1b",
-        step_seconds=15.0,
-        bubble=0.2,
-        recomputing=0,
-        chosen=True,
-        why="placed",
-    )
-    lost = tried.model_copy(update={"chosen": False, "schedule": "gpipe", "step_seconds": 18.0})
+    lost = TRIED.model_copy(update={"chosen": False, "schedule": "gpipe", "step_seconds": 18.0})
     return Explanation(
-        candidates=(tried, lost), limits=(LimitPrice(limit="one more device", step_seconds=12.0),)
+        candidates=(TRIED, lost), limits=(LimitPrice(limit="one more device", step_seconds=12.0),)
     )
 
 

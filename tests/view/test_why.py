@@ -7,24 +7,12 @@ import pytest
 from pipecut.errors import PlanError
 from pipecut.plan.folder import file_hash, read_plan, write_plan
 from pipecut.plan.schema import Plan
-from pipecut.plan.schema.explanation import EXPLANATION, Explanation, LimitPrice, TriedCandidate
+from pipecut.plan.schema.explanation import EXPLANATION, Explanation, LimitPrice
 from pipecut.view.sources import Sources, read_explanation
 from pipecut.view.why import binding, why_of
 from tests.plans import made_plan, made_stage, write_made_plan
-from tests.view.made import made_sources
+from tests.view.made import TRIED, made_sources
 
-TRIED = TriedCandidate(
-    stages=2,
-    replicas=1,
-    microbatch=2,
-    microbatches=4,
-    schedule="1f1b",
-    step_seconds=15.0,
-    bubble=0.2,
-    recomputing=0,
-    chosen=True,
-    why="placed",
-)
 EXPLAINED = Explanation(
     candidates=(TRIED,), limits=(LimitPrice(limit="10% more memory", step_seconds=None),)
 )

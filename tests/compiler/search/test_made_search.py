@@ -9,7 +9,7 @@ from pipecut.compiler.candidate import Candidate
 from pipecut.compiler.inputs.auto import AUTO
 from pipecut.compiler.schedules.registry import SCHEDULES
 from pipecut.compiler.search.candidates import SEARCHED, candidates, smallest_microbatch
-from pipecut.compiler.search.search import Choice, choose, search
+from pipecut.compiler.search.search import Chosen, choose, search
 from pipecut.compiler.search.sensitivity import (
     faster_links,
     more_memory,
@@ -100,7 +100,7 @@ def test_trials_print_what_became_of_them() -> None:
     assert str(Trial(sizes, 0.5, why="memory")) == f"{sizes_text}: memory"
     placed = Trial(sizes, 0.5, 0.75, 0.25, why="placed")
     assert str(placed) == f"{sizes_text}: step 750 ms, bubble 25%, placed"
-    choice = Choice(sizes, (placed,), (Sensitivity("more", 0.5), Sensitivity("less", None)))
+    choice = Chosen(sizes, (placed,), (Sensitivity("more", 0.5), Sensitivity("less", None)))
     assert str(choice).splitlines() == [
         f"chosen: {sizes_text}",
         str(placed),
