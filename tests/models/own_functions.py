@@ -156,10 +156,10 @@ class Routed(Layer):
 class Combined(nn.Module):
     """Experts that no graph can hold, Functions and choices by a value, side by side."""
 
-    def __init__(self, experts: int, tied: bool) -> None:
+    def __init__(self, experts: int, tied: bool, layers: int) -> None:
         super().__init__()
         self.embed, self.drop = nn.Embedding(VOCABULARY, WIDTH), nn.Dropout(0.1)
-        self.layers = nn.ModuleList(Routed(experts) for _ in range(4))
+        self.layers = nn.ModuleList(Routed(experts) for _ in range(layers))
         self.head = nn.Linear(WIDTH, VOCABULARY, bias=False)
         if tied:
             self.head.weight = self.embed.weight
@@ -177,5 +177,5 @@ class Combined(nn.Module):
         return F.cross_entropy(x.flatten(0, 1), labels.flatten())
 
 
-def combined(experts: int, tied: bool = False) -> nn.Module:
-    return Combined(experts, tied)
+def combined(experts: int, tied: bool = False, layers: int = 4) -> nn.Module:
+    return Combined(experts, tied, layers)

@@ -41,11 +41,11 @@ CELLS = {
 
 
 def test_all_three_are_in_one_graph(tmp_path: Path) -> None:
-    (tmp_path / "job.yaml").write_text(JOB.format(args=TIED))
+    (tmp_path / "job.yaml").write_text(JOB.format(args="{experts: 3, layers: 2}"))
     graph = trace(read_job(tmp_path / "job.yaml"))
     opaque = [o.opaque.module for o in graph.operators if o.opaque is not None]
-    assert opaque == [f"layers.{number}.moe" for number in range(4)]
-    assert sum(operator.target.endswith(".apply") for operator in graph.operators) == 5
+    assert opaque == [f"layers.{number}.moe" for number in range(2)]
+    assert sum(operator.target.endswith(".apply") for operator in graph.operators) == 3
     assert [check.choice.only_raises for check in graph.checks] == [True, False]
 
 
