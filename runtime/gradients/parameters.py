@@ -25,8 +25,8 @@ class RankParameter:
     it; the master of one that is sharded has no values. `rows` is None where the optimizer has all
     rows.
 
-    One that is `opaque` is in a module that runs as it is: the data decides whether it gets a
-    gradient.
+    One that is `beside_opaque` is on a stage with a module that runs as it is: the data decides
+    whether it gets a gradient.
     """
 
     names: tuple[str, ...]
@@ -37,7 +37,7 @@ class RankParameter:
     stepped: nn.Parameter
     rows: Rows | None = None
     tied_ranks: tuple[int, ...] = ()
-    opaque: bool = False
+    beside_opaque: bool = False
 
     @property
     def name(self) -> str:
@@ -85,8 +85,8 @@ def rank_parameters(
     stages = [stage for stage in plan.stages if stage.index in modules]
     tensors = {name: tensor for s in stages for tensor in s.parameters for name in tensor.names}
     tied_ranks = ranks_that_share(plan, world)
-    # On any stage, so that all ranks that share a parameter say the same of it.
-    within_opaque = tuple(f"{opaque.name}." for stage in plan.stages for opaque in stage.opaque)
+    # Of all stages, so that all ranks that share a parameter say the same of it.
+    beside_opaque = {t.names[0] for s in plan.stages if s.opaque for t in s.parameters}
     parameters: dict[str, RankParameter] = {}
     for module in modules.values():
         for module_name, model in module.named_parameters():
@@ -103,7 +103,7 @@ def rank_parameters(
                 master,
                 master,
                 tied_ranks=tied_ranks.get(name, ()),
-                opaque=any(name.startswith(within_opaque) for name in tensor.names),
+                beside_opaque=name in beside_opaque,
             )
     return list(parameters.values())
 

@@ -24,25 +24,22 @@ class ReplicaGradients:
     """Sums the gradients of this rank's parameters with those of the same stages in other replicas.
 
     A parameter that only one stage uses has its whole gradient after that stage's last backward.
-    Shared ones are summed at the step's end, once their stages have summed theirs (see tied.py),
-    and opaque ones once replicas have compared which of them have a gradient.
+    Shared ones are summed at the step's end, once their stages have summed theirs (see tied.py).
+    Where the data decides which parameters get a gradient, replicas compare that before.
     """
 
     def __init__(self, replicas: int, parameters: Sequence[RankParameter], shards: Shards) -> None:
         self.shards = shards
         self.summed = [p for p in parameters if p.model.requires_grad] if replicas > 1 else []
-        self.opaque = [p for p in self.summed if p.opaque]
-        unshared = [
-            p for p in self.summed if len(p.stages) == 1 and not p.tied_ranks and not p.opaque
-        ]
+        unshared = [p for p in self.summed if len(p.stages) == 1 and not p.tied_ranks]
         self.unshared = {parameter.model: parameter for parameter in unshared}
-        at_end = [p for p in self.summed if p.model not in self.unshared]
+        self.shared = [p for p in self.summed if p.model not in self.unshared]
         # Backward makes the gradients of a stage's last parameters first.
         self.buckets = {
             stage: self._bucketed([p for p in reversed(unshared) if p.stages == (stage,)])
             for stage in dict.fromkeys(stage for p in unshared for stage in p.stages)
         }
-        self.buckets_at_end = self._bucketed(at_end)
+        self.shared_buckets = self._bucketed(self.shared)
         self.begun: list[Collective] = []
         self.buckets_begun = dict.fromkeys(self.buckets, 0)
         # Those to whose gradients this step adds no more.
@@ -77,8 +74,8 @@ class ReplicaGradients:
         self.last_backward_of(None)
         for stage in self.buckets:
             self._begin(stage, all_left=True)
-        self._complete_opaque()
-        for bucket in self.buckets_at_end:
+        self._complete(self.shared)
+        for bucket in self.shared_buckets:
             self._sum(bucket)
         for collective in self.begun:
             collective.wait()
@@ -88,17 +85,18 @@ class ReplicaGradients:
         for parameter in self.summed:
             self.shards.hand_over(parameter)
 
-    def _complete_opaque(self) -> None:
+    def _complete(self, parameters: Sequence[RankParameter]) -> None:
         """Zeros where only other replicas made a gradient: all sum the same ones.
 
         What no replica made stays None: an optimizer passes over it, as unsplit.
         """
-        if not self.opaque:
+        by_data = [parameter for parameter in parameters if parameter.beside_opaque]
+        if not by_data:
             return
-        layouts = [_layout(parameter.master.grad) for parameter in self.opaque]
-        of_all = torch.tensor(layouts, device=self.opaque[0].master.device)
+        layouts = [_layout(parameter.master.grad) for parameter in by_data]
+        of_all = torch.tensor(layouts, device=by_data[0].master.device)
         dist.all_reduce(of_all, dist.ReduceOp.MAX, group=self.shards.world.replica_group)
-        for parameter, layout in zip(self.opaque, of_all.tolist(), strict=True):
+        for parameter, layout in zip(by_data, of_all.tolist(), strict=True):
             master = parameter.master
             if layout != NONE and master.grad is None:
                 zeros = torch.zeros_like(master, requires_grad=False)
@@ -115,7 +113,12 @@ class ReplicaGradients:
 
     def _begin(self, stage: int, all_left: bool) -> None:
         """Sum the stage's buckets that are ready, or all that are left, always in their order."""
-        for bucket in self.buckets.get(stage, [])[self.buckets_begun.get(stage, 0) :]:
+        left = self.buckets.get(stage, [])[self.buckets_begun.get(stage, 0) :]
+        by_data = [p for bucket in left for p in bucket if p.beside_opaque]
+        if by_data and not all_left:
+            return
+        self._complete(by_data)
+        for bucket in left:
             if not all_left and not self.ready.issuperset(bucket):
                 return
             self._sum(bucket)

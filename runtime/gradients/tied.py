@@ -36,7 +36,7 @@ class TiedGradients:
         # A rank meets its parameters in the order of its own stages, which is not that of another
         # rank's stages: by name, all ranks sum them in one order.
         self.parameters = sorted(tied, key=lambda parameter: parameter.name)
-        # Those that had a gradient on some stage, and have one in each step: none is opaque.
+        # Those that had a gradient on some stage, and have one in each step, whatever the data.
         self.with_gradient: set[RankParameter] = set()
 
     def reduce(self) -> None:
@@ -63,7 +63,7 @@ class TiedGradients:
         flag = torch.tensor(float(here), device=parameter.master.device)
         dist.all_reduce(flag, group=group)
         made = bool(flag.item())
-        if made and not parameter.opaque:
+        if made and not parameter.beside_opaque:
             self.with_gradient.add(parameter)
         return made
 

@@ -71,14 +71,16 @@ def test_a_weight_of_two_stages_of_one_rank_is_one_parameter() -> None:
     assert not bias.trainable and parameters["head.weight"] is weight
 
 
-def test_a_weight_of_an_opaque_module_of_any_stage_is_opaque() -> None:
+def test_a_weight_of_any_stage_with_an_opaque_module_is_beside_it() -> None:
     plan = tied_plan((0, 1, 2))
-    head = plan.stages[2].model_copy(update={"opaque": [OpaqueModule(name="head", results=[])]})
-    plan = plan.model_copy(update={"stages": [*plan.stages[:2], head]})
     modules: dict[int, nn.Module] = {0: Ends()}
     share_tied(plan, modules)
-    parameters = by_name(rank_parameters(plan, chain_worlds(plan)[0], modules))
-    assert parameters["embedding.weight"].opaque and not parameters["bias"].opaque
+    world = chain_worlds(plan)[0]
+    head = plan.stages[2].model_copy(update={"opaque": [OpaqueModule(name="head", results=[])]})
+    with_opaque = plan.model_copy(update={"stages": [*plan.stages[:2], head]})
+    for of, beside in ((plan, False), (with_opaque, True)):
+        weight = by_name(rank_parameters(of, world, modules))["embedding.weight"]
+        assert weight.beside_opaque == beside
 
 
 def test_a_weight_of_several_ranks_names_those_of_its_replica() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from pipecut.plan.layout import RankLayout
@@ -133,7 +134,7 @@ def summed_of_experts(group: Any, hit: Sequence[int], sparse: Sequence[int]) -> 
     layout = RankLayout((0,), replicas=group.size())
     world = World(group.rank(), layout, torch.device("cpu"), Status(0), replica_group=group)
     parameters = [
-        *(weight(f"experts.{number}", opaque=True) for number in range(4)),
+        *(weight(f"experts.{number}", beside_opaque=True) for number in range(4)),
         weight("layer"),
     ]
     for number in (*hit, 4):
@@ -200,6 +201,23 @@ def test_a_stage_that_ended_is_summed_even_where_a_gradient_never_came() -> None
     assert sums.summed == ["used"]
     replicas.reduce()
     assert sums.summed == ["used", "other"]
+
+
+def test_where_the_data_decides_replicas_compare_once_a_stage_has_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compared: list[list[int]] = []
+    monkeypatch.setattr(dist, "all_reduce", lambda of, *_, **__: compared.append(of.tolist()))
+    used, unused = weight("used", beside_opaque=True), weight("unused", beside_opaque=True)
+    replicas, sums = replicas_of(used, unused, weight("other", stages=(1,)))
+    unused.master.grad = None
+    replicas.last_backward_of(0)
+    replicas.gradient_ready(used.model)
+    assert not compared and not sums.summed
+    replicas.last_backward_of(1)
+    assert compared == [[0, 2]] and sums.summed == ["used"]
+    replicas.reduce()
+    assert len(compared) == 1 and sums.summed == ["used", "other"]
 
 
 def test_shared_parameters_are_summed_at_the_end() -> None:
