@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from pipecut.errors import PlanError
 from pipecut.plan.actions import Action, Compute
+from pipecut.plan.check.more_samples import more_samples_fit
 from pipecut.plan.replay.deadlock import Rows
 from pipecut.plan.replay.memory import outside_bytes, peak_of
 from pipecut.plan.schema import HALF, Plan, Stage, StageTensor
@@ -39,6 +40,7 @@ class _Need:
 
 def memory_fits(plan: Plan, graph: PlanGraph, actions: Rows) -> str:
     """At every moment of a step, on every rank. Raises PlanError."""
+    more_samples_fit(plan, graph)
     fullest = 0.0
     for pipeline_rank, row in enumerate(actions):
         fullest = max(fullest, rank_fits(plan, graph, pipeline_rank, row))
