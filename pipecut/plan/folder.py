@@ -46,6 +46,11 @@ EDITED = (
     "was edited after the plan was written; compile again, or if that was meant, "
     "pipecut seal makes it a plan again"
 )
+# What no edit can change: the model has the parameters that it was compiled with.
+EDITED_PARAMETERS = (
+    "was edited after the plan was written, and the model's parameters are those that it was "
+    "compiled with; put it back as it was, or compile again"
+)
 # Files that are read whole, by those who need them, and compared with their hash then.
 LEFT = {SCHEDULE, GRAPH, MEETINGS}
 _SCHEDULE = TypeAdapter(dict[str, list[list[str]]])
@@ -172,7 +177,7 @@ def _bytes_of(path: Path, name: str, expected: str | None = None) -> bytes:
 
 def _refuse_edited(file: Path, actual: str, expected: str) -> None:
     if actual != expected:
-        raise PlanError(f"{file} {EDITED}")
+        raise PlanError(f"{file} {EDITED_PARAMETERS if file.name == PARAMETERS else EDITED}")
 
 
 def _folder(path: Path, plan: Plan, schedule: bytes, graph: bytes) -> PlanFolder:

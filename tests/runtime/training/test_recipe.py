@@ -28,6 +28,13 @@ clip: 0.1
 eval: {data: "tests.models.checkpoint:shuffled", every: 2}
 """
 
+MATRICES = """
+model: {factory: "tests.models.adapters.lora:build"}
+inputs: "tests.models.adapters.lora:inputs"
+batch: {global: 8, microbatch: 2}
+optimizer: {name: muon, lr: 0.05, momentum: 0.9}
+"""
+
 
 @pytest.fixture(scope="module")
 def part(tmp_path_factory: pytest.TempPathFactory) -> PlanPart:
@@ -48,10 +55,11 @@ def pipeline(part: PlanPart, **changed: Any) -> Pipeline:
 def train(part: PlanPart, where: Path, steps: int, **wishes: Any) -> Training:
     """Train in this process, with a checkpoint every three steps."""
     changed = wishes.pop("changed", {})
+    data = wishes.pop("data", "tests.models.checkpoint:shuffled")
     usual = {"rate": None, "clip": None, "checkpoint_every": 3, "keep": 3, "resume": False}
     options = TrainingOptions(steps, folder=where, **{**usual, **wishes})
     training = Training(pipeline(part, **changed), options)
-    training.run("tests.models.checkpoint:shuffled", part.path)
+    training.run(data, part.path)
     return training
 
 
@@ -119,11 +127,25 @@ def test_each_part_of_the_recipe_changes_the_training(part: PlanPart, tmp_path: 
 
 @pytest.mark.parametrize("name", sorted(set(KINDS) - {"adamw", "muon"}))
 def test_every_optimizer_goes_on_exactly(part: PlanPart, tmp_path: Path, name: str) -> None:
-    """Muon steps matrices only, which this model is not made of."""
-    changed = {"optimizer": Optimizer(name=name), "eval": None}
-    whole = values(train(part, tmp_path / "whole", 5, changed=changed))
-    train(part, tmp_path / "parts", 3, changed=changed)
-    resumed = values(train(part, tmp_path / "parts", 5, resume=True, changed=changed))
+    goes_on_exactly(part, tmp_path, {"optimizer": Optimizer(name=name), "eval": None})
+
+
+def test_muon_goes_on_exactly(tmp_path: Path, slow_cores: str) -> None:
+    """It steps matrices only: here those of adapters, beside frozen layers."""
+    (tmp_path / "job.yaml").write_text(MATRICES)
+    one_stage = Options(SizeOverrides(stages=1))
+    compile(tmp_path / "job.yaml", slow_cores, tmp_path / "plan", one_stage)
+    part, data = read_part(tmp_path / "plan", 0), "tests.models.adapters.lora:batches"
+    goes_on_exactly(part, tmp_path, {}, data=data)
+    whole = tmp_path / "whole" / "step_00000003"
+    states = {name for name in read_manifest(whole).names if name.startswith("optimizer/")}
+    assert {name.split("/")[1] for name in states} == {"momentum_buffer"} and len(states) == 6
+
+
+def goes_on_exactly(part: PlanPart, folder: Path, changed: dict[str, Any], **wishes: Any) -> None:
+    whole = values(train(part, folder / "whole", 5, changed=changed, **wishes))
+    train(part, folder / "parts", 3, changed=changed, **wishes)
+    resumed = values(train(part, folder / "parts", 5, resume=True, changed=changed, **wishes))
     assert all(torch.equal(value, resumed[key]) for key, value in whole.items())
 
 
