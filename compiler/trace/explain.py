@@ -1,5 +1,7 @@
 """Messages for a model that torch.export cannot trace: the user's line, and a remedy."""
 
+import re
+
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -7,6 +9,9 @@ from pipecut.errors import TraceError
 from pipecut.model.functions import user_frame
 from pipecut.model.unsplit import WithLoss
 
+# How torch.export says that Python asks for a size that depends on data as a number of its own.
+SIZE_AS_NUMBER = {"extract specialized integer", "Size-like symbols: u"}
+PHRASES = re.compile("|".join(SIZE_AS_NUMBER))
 # How torch.export says that a value came about without operators that it saw.
 LOST_FROM_GRAPH = "fake tensor in the exported program constant's list"
 
@@ -17,9 +22,12 @@ def explained(error: BaseException, model: WithLoss) -> TraceError:
     at = f" (at {frame})" if frame else ""
     explanation = TraceError(f"torch.export cannot trace the model: {first_line(error)}{at}")
     if isinstance(error, GuardOnDataDependentSymNode):
+        remedy = "write the choice with torch.where, or take it out of forward"
+        if SIZE_AS_NUMBER <= set(PHRASES.findall(str(error))):
+            remedy = "write rows.shape[0] for len(rows), and no loop over a size"
         explanation = cumulative_batch_norm(model, at) or TraceError(
             f"the model chooses what to do by a tensor's value{at}, and a plan holds one way "
-            "only; write the choice with torch.where, or take it out of forward"
+            f"only; {remedy}"
         )
     elif LOST_FROM_GRAPH in str(error):
         explanation = TraceError(

@@ -15,6 +15,7 @@ from pipecut.compiler.choices import Choice
 from pipecut.compiler.inputs.job import Job
 from pipecut.compiler.trace.batch import ExampleBatch, example_batch
 from pipecut.compiler.trace.batch_of_one import noting_choices
+from pipecut.compiler.trace.data_sizes.asked import AskedSize
 from pipecut.compiler.trace.explain import explained
 from pipecut.compiler.trace.following import (
     ANY,
@@ -61,7 +62,8 @@ class Exported:
     `reads` says who read the model's mode.
     `choices` are places where the model does something else with a batch of one sample.
     `stamped` says which layers were not traced, being equal to others.
-    `by_value` has the answers that the trace took where the model chooses by a tensor's value.
+    `by_value` has the answers that the trace took where the model chooses by a tensor's value,
+    `by_size` those where it chooses by a size that depends on data.
     `enter` is how the model could be traced.
     """
 
@@ -74,6 +76,7 @@ class Exported:
     choices: tuple[str, ...] = ()
     stamped: Stamped = NOTHING_STAMPED
     by_value: tuple[Choice, ...] = ()
+    by_size: tuple[AskedSize, ...] = ()
     open: Open = FIXED
     enter: Enter = ENTERS[0]
 
@@ -125,6 +128,7 @@ class _Attempt:
     calls: int = 0
     stamped: Stamped = NOTHING_STAMPED
     by_value: tuple[Choice, ...] = ()
+    by_size: tuple[AskedSize, ...] = ()
     open: Open = FIXED
     why: str = ""
     enter: Enter = ENTERS[0]
@@ -194,6 +198,7 @@ def _exported(
         reads=reads,
         stamped=attempt.stamped,
         by_value=attempt.by_value,
+        by_size=attempt.by_size,
         open=attempt.open,
         enter=attempt.enter,
     )
@@ -251,6 +256,7 @@ def export_evaluation(
                     left_out=dict(model.left_out.now),
                     stamped=attempt.stamped,
                     by_value=attempt.by_value,
+                    by_size=attempt.by_size,
                 )
             error = error or attempt.error
     finally:
@@ -297,7 +303,13 @@ def _attempt(
             try:
                 with surroundings(model):
                     attempt = _traced(model, batch, sizes, reads, state, whole)
-                return replace(attempt, by_value=tuple(way.choices.made), enter=way.enter)
+                choices = way.choices
+                return replace(
+                    attempt,
+                    by_value=tuple(choices.made),
+                    by_size=tuple(choices.of_sizes.made),
+                    enter=way.enter,
+                )
             except PipecutError:
                 raise
             except (Exception, SystemExit) as failure:

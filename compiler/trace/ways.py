@@ -5,7 +5,7 @@ only the batch tells, the ways are tried again with it.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,7 +55,8 @@ class Way:
         if self.given is not None:
             reads.values.note_given(batch, self.given.batch)
             reads.values.note_given(dict(self.model.named_buffers()), self.given.buffers)
-        with self.enter(reads):
+        sizes = self.choices.of_sizes.answering() if self.given is not None else nullcontext()
+        with self.enter(reads), sizes:
             yield
 
     @property

@@ -15,7 +15,8 @@ from pipecut.compiler.choices import Check, Choice
 from pipecut.compiler.graph import DataSize, Literal, Operator, Ref, Sym, Value
 from pipecut.compiler.operators.data_sizes import guess_of, most_of
 from pipecut.compiler.operators.table import NUMBER_AS_TENSOR, SIZE
-from pipecut.compiler.trace.lower.dimensions import Dimensions, follows_data
+from pipecut.compiler.trace.data_sizes.asked import AskedSize
+from pipecut.compiler.trace.lower.dimensions import DependsOnData, Dimensions, follows_data
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,12 @@ class TracedCall:
 class DataSizes:
     """The sizes so far, by name; `unread` are those that no operator reads yet.
 
-    `replaced` are symbols that torch found to be equal to others, and so has no more.
+    `replaced` are symbols that torch found to be equal to others, and so has no more. `by_size` are
+    the model's choices.
     """
 
     dimensions: Dimensions
+    by_size: Sequence[AskedSize] = ()
     by_name: dict[str, DataSize] = field(default_factory=dict)
     unread: list[str] = field(default_factory=list)
     replaced: set[Any] = field(default_factory=set)
@@ -93,18 +96,46 @@ class DataSizes:
             name = self._add(DataSize(dimension.code, True, call.place))
             yield _reader(name, operator, position)
             condition = Sym(f"{name} == {dimension.code}", (name, *dimension.read))
-            yield _assumed(condition, call, operator.contexts)
+            words = f"the condition {condition} on sizes that depend on data"
+            yield _assumed(call.name, condition, Choice(words, call.place, True))
 
     def assertion(self, call: TracedCall) -> Assumed | None:
-        """What an assertion of the trace's takes for granted; None where it holds for any data."""
+        """What an assertion of the trace's takes for granted; None where it holds for any data.
+
+        Raises DependsOnData where the graph lacks a size.
+        """
         asked = call.args[0]
         if not isinstance(asked, torch.SymBool):
             return None
-        named = self.dimensions.named(asked.node.expr)
-        read = {str(symbol) for symbol in named.free_symbols} & self.dimensions.read_names
-        if not read:
+        if any(asked.node.expr == choice.held for choice in self.by_size):
             return None
-        return _assumed(Sym(PythonPrinter().doprint(named), tuple(sorted(read))), call, ())
+        if self.dimensions.read.keys().isdisjoint(asked.node.expr.free_symbols):
+            return None
+        condition = self._condition(asked.node.expr)
+        if not condition.read:
+            return None
+        words = f"the condition {condition} on sizes that depend on data"
+        return _assumed(call.name, condition, Choice(words, call.place, True))
+
+    def choices(self) -> Iterator[Assumed]:
+        """What checks choices by sizes. Raises DependsOnData where the graph lacks one."""
+        for number, asked in enumerate(self.by_size):
+            condition = self._condition(asked.expression)
+            choice = Choice(asked.words, asked.place, asked.answer, from_values=True)
+            if condition.read:
+                yield _assumed(f"choice_{number}", condition, choice)
+
+    def _condition(self, expression: Any) -> Sym:
+        symbols = expression.free_symbols
+        if any(follows_data(s) and s not in self.dimensions.read for s in symbols):
+            raise DependsOnData(
+                f"the model chooses by a size that depends on data ({expression}), and makes that "
+                "size within a module"
+            )
+        named = self.dimensions.named(expression)
+        names = {str(symbol) for symbol in getattr(named, "free_symbols", ())}
+        read = names & self.dimensions.read_names
+        return Sym(PythonPrinter().doprint(named), tuple(sorted(read)))
 
 
 def has_data_sizes(result: Any) -> bool:
@@ -133,20 +164,16 @@ def _reader(name: str, operator: Operator, dimension: int) -> Operator:
     )
 
 
-def _assumed(condition: Sym, call: TracedCall, contexts: Sequence[str]) -> Assumed:
-    name = f"{call.name}_holds"
+def _assumed(name: str, condition: Sym, choice: Choice) -> Assumed:
     operator = Operator(
-        name,
+        f"{name}_holds",
         NUMBER_AS_TENSOR,
         (condition,),
         kwargs=(("dtype", Literal("torch.bool")), ("device", Literal("device"))),
         inputs=condition.read,
         module="",
         module_class="",
-        source=f" ({call.place})",
-        contexts=tuple(contexts),
+        source=f" ({choice.source})",
     )
-    value = Value(name, (), (), (), "bool", 1)
-    words = f"the condition {condition} on sizes that depend on data"
-    choice = Choice(words, call.place, True, only_raises=True)
-    return Assumed(operator, value, Check(name, choice))
+    value = Value(operator.name, (), (), (), "bool", 1)
+    return Assumed(operator, value, Check(operator.name, choice))

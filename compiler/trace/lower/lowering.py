@@ -45,7 +45,7 @@ def lower(exported: Exported, microbatch: int) -> Lowered:
     dimensions = Dimensions(microbatch, exported.dynamic, exported.length_names(), exported.lengths)
     values = Values(dimensions, given_names)
     signature = read_signature(exported, values, names)
-    reader = OperatorReader(values, names, exported.by_value)
+    reader = OperatorReader(values, names, exported.by_value, exported.by_size)
     tensors = {fqn: held.value for held in signature.held for fqn in held.names}
     constants = [constant.value for constant in signature.constants]
     reader.stamps = Stamps(exported.stamped, reader, tensors, constants)

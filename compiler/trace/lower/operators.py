@@ -12,6 +12,7 @@ from pipecut.compiler.choices import Check, Choice
 from pipecut.compiler.graph import Operator, Ref, Value
 from pipecut.compiler.operators.lookup import rule_of
 from pipecut.compiler.operators.table import COPY, GETITEM
+from pipecut.compiler.trace.data_sizes.asked import AskedSize
 from pipecut.compiler.trace.data_sizes.reading import Assumed, DataSizes, TracedCall, has_data_sizes
 from pipecut.compiler.trace.functions.arguments import read_arguments
 from pipecut.compiler.trace.functions.calling import CALL, returns_single
@@ -51,12 +52,18 @@ class OperatorReader:
     stamps: Stamps | None = None
     opaque: StandingIn | None = None
 
-    def __init__(self, values: Values, names: Names, choices: Sequence[Choice] = ()) -> None:
+    def __init__(
+        self,
+        values: Values,
+        names: Names,
+        choices: Sequence[Choice] = (),
+        by_size: Sequence[AskedSize] = (),
+    ) -> None:
         self.values, self.names, self.choices = values, names, choices
         self.by_name, self.storage, self.alias = values.by_name, values.storage, names.alias
         self.arguments = Arguments(names, values.dimensions)
         self.storages, self.gradients = Storages(values), Gradients(values)
-        self.data_sizes = DataSizes(values.dimensions)
+        self.data_sizes = DataSizes(values.dimensions, by_size)
         self.operators: list[Operator] = []
         self.shared: list[tuple[str, ...]] = []
         self.checks: list[Check] = []
@@ -83,6 +90,8 @@ class OperatorReader:
                 if isinstance(error, DependsOnData):
                     text = text.replace(";", f"{where(node)};", 1)
                 raise Untraceable(text, module_calls(node)[-1].module) from error
+        if not prefix:
+            self._check_sizes()
 
     def _read_node(
         self, module: fx.GraphModule, node: Any, contexts: Contexts, prefix: str
@@ -171,6 +180,14 @@ class OperatorReader:
         if assumed is not None:
             self.add(assumed.operator, (), [assumed.value])
             self.checks.append(assumed.check)
+
+    def _check_sizes(self) -> None:
+        """Let a run check choices by sizes. Raises Untraceable where a module makes the size."""
+        try:
+            for assumed in self.data_sizes.choices():
+                self._assume(assumed)
+        except DependsOnData as error:
+            raise Untraceable(str(error), "") from error
 
     def add(self, operator: Operator, shared: tuple[str, ...], values: Sequence[Value]) -> None:
         """An operator that no node stands for, with what its result is made of."""

@@ -7,6 +7,7 @@ import torch
 from torch.fx.node import has_side_effect
 
 from pipecut.compiler.choices import Choice
+from pipecut.compiler.trace.data_sizes.asked import AskedSizes
 
 _LIBRARY: Any = torch.library.Library("pipecut_choice", "DEF")  # type: ignore[no-untyped-call]
 _LIBRARY.define("chosen(Tensor condition, int number) -> ()")
@@ -27,17 +28,20 @@ has_side_effect(CHOSEN)
 class Choices:
     """The choices of one trace, and how many calls it came through.
 
-    `unanswered` are places that ask for a value which nothing tells.
+    `unanswered` are places that ask for a value which nothing tells; `of_sizes` are choices by
+    sizes that depend on data.
     """
 
     made: list[Choice] = field(default_factory=list)
     unanswered: list[str] = field(default_factory=list)
     calls: int = 0
+    of_sizes: AskedSizes = field(default_factory=AskedSizes)
 
     def begin(self) -> None:
         """A trace begins, maybe once more."""
         self.made.clear()
         self.unanswered.clear()
+        self.of_sizes.begin()
         self.calls = 0
 
     def mark(self, condition: torch.Tensor, choice: Choice) -> None:

@@ -95,10 +95,23 @@ def asked(m: Any, h: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return m.head(rows).square().mean()
 
 
+def many(m: Any, h: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """A choice that only the batch decides."""
+    rows = h[labels > 0]
+    return m.head(rows if rows.shape[0] > 4 else h).square().mean()
+
+
+def measured(m: Any, h: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """A size as a number of Python's."""
+    rows = h[labels > 0]
+    return m.head(rows).square().sum() / len(rows)
+
+
 KINDS: dict[str, Callable[..., torch.Tensor]] = {
     function.__name__: function
     for function in (
         *(masked, selected, put, repeated, places, distinct, equal, routed, counted, asked),
+        *(many, measured),
     )
 }
 

@@ -21,7 +21,7 @@ loss: "tests.models.data_sizes.rows:of_labelled"
 batch: {global: 14, microbatch: 4}
 optimizer: adamw
 """
-KINDS = ("masked", "selected", "put", "repeated", "places", "distinct", "equal", "counted")
+KINDS = ("masked", "selected", "put", "repeated", "places", "distinct", "equal", "counted", "asked")
 CELLS = {
     **{f"{kind}, 1f1b": "" for kind in KINDS},
     "routed, gpipe": "recompute: always\n",

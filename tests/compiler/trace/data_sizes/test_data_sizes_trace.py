@@ -1,10 +1,11 @@
 """Sizes that depend on data in a graph: named, bounded, kept on one stage, read in stage code."""
 
+import re
 from pathlib import Path
 
 import pytest
 
-from pipecut.compiler.graph import Graph
+from pipecut.compiler.graph import Graph, Sym
 from pipecut.compiler.inputs.job import read_job
 from pipecut.compiler.partition.coarsen.groups import kept_together
 from pipecut.compiler.stages.cut import cut
@@ -62,6 +63,17 @@ def test_what_nothing_bounds_is_that_of_the_example_batch(tmp_path: Path) -> Non
     assert "where no most is known" in graph.notes[0]
 
 
-def test_a_choice_by_such_a_size_is_refused(tmp_path: Path) -> None:
+def test_a_choice_by_such_a_size_is_checked(tmp_path: Path) -> None:
+    graph = traced(tmp_path, "asked")
+    (check,) = graph.checks
+    assert re.fullmatch(r"rows.shape\[0\] == 0 is False \(.*rows.py:\d+\)", str(check.choice))
+    assert not check.choice.only_raises
+    (made,) = [operator for operator in graph.operators if operator.name == check.value]
+    assert made.args == (Sym("u0 == 0", ("u0",)),)
+
+
+def test_a_choice_whose_answer_small_and_large_sizes_differ_in_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TraceError, match=r"chooses what to do by .* \(at .*rows.py:\d+\)"):
-        traced(tmp_path, "asked")
+        traced(tmp_path, "many")
+    with pytest.raises(TraceError, match=r"\(at .*rows.py:\d+\).*rows.shape\[0\] for len"):
+        traced(tmp_path, "measured")
