@@ -103,6 +103,8 @@ class Engine:
                     last = stage_of(action) if action in self.last else None
                     self.replicas.last_backward_of(last)
                     self._do(action, work, losses, outgoing)
+            for stage in self.stages.values():
+                stage.end()
             self.status.note(State.WAITING, END)
             with naming_errors(f"rank {self.rank}, waiting for the last sends"):
                 self.transport.finish()

@@ -8,6 +8,7 @@ import types
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 
 import torch
@@ -99,6 +100,8 @@ class RunningStage:
         self.draws = StageDraws(plan.model.seed, stage.draws) if stage.draws else None
         self.opaque = OpaqueModules(stage, module, self.draws.draws if self.draws else None)
         self.dimensions = batch_dimensions(plan, stage)
+        # What stages before this one gave that no microbatch of the step has a gradient of.
+        self.lacking: set[str] | None = None
         self.step = self.first = 0
         self.sizes: Sequence[Sizes] = ()
 
@@ -109,6 +112,22 @@ class RunningStage:
         """
         self.step, self.first, self.sizes = step, first, sizes
         self.checks.answers.clear()
+        self.lacking = None
+
+    def end(self) -> None:
+        """End a step. Raises RunError where what stages before this one got is not the model's.
+
+        They got zeros for a tensor that an opaque module did not use for any microbatch, where the
+        model leaves None, which an optimizer passes over.
+        """
+        if self.lacking and self.opaque.modules:
+            raise RunError(
+                f"stage {self.stage.index}: no microbatch of this step gave a gradient to "
+                f"{min(self.lacking)}, since a module that runs as it is "
+                f"({', '.join(self.opaque.modules)}) did not use it for these data; the model then "
+                "has no gradient of what comes before, and stages cannot tell that from zeros: "
+                "add to what the module returns 0 times what it is given"
+            )
 
     def forward(
         self,
@@ -182,11 +201,11 @@ class RunningStage:
                     inputs = [*live.received, *live.batch]
                     roots = self._roots(self._run(microbatch, inputs), live.weight)
                 self._backward(roots, gradients)
-        return [
-            tensor.grad if tensor.grad is not None else torch.zeros_like(tensor)
-            for tensor, needs_grad in zip(live.received, self.received_need_grad, strict=True)
-            if needs_grad
-        ]
+        needing = list(compress(live.received, self.received_need_grad))
+        names = compress(self.stage.receives, self.received_need_grad)
+        lacking = {n for n, tensor in zip(names, needing, strict=True) if tensor.grad is None}
+        self.lacking = lacking if self.lacking is None else self.lacking & lacking
+        return [t.grad if t.grad is not None else torch.zeros_like(t) for t in needing]
 
     def weights(self, microbatch: int) -> None:
         """Add the gradients of weights that a backward put aside."""

@@ -1,5 +1,6 @@
 """A stage keeps what backward needs, and returns the gradients of what it received."""
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from torch import nn
 
 from pipecut.errors import RunError
-from pipecut.plan.schema import StageTensor
+from pipecut.plan.schema import OpaqueModule, OpaqueResult, StageTensor
 from pipecut.runtime.engine.stage import RunningStage
 from pipecut.runtime.gradients.masters import Masters
 from pipecut.runtime.gradients.parameters import parameters_of
@@ -19,7 +20,7 @@ def running(
     index: int, count: int = 3, module: nn.Module | None = None, **options: Any
 ) -> RunningStage:
     """A stage of a chain of three."""
-    fields = {key: options.pop(key) for key in ("recompute", "buffers") if key in options}
+    fields = {key: options.pop(key) for key in ("recompute", "buffers", "opaque") if key in options}
     plan = made_plan(count, stages=[made_stage(i, count, **fields) for i in range(count)])
     module = module or chain_modules(plan)[index]
     stage = RunningStage(
@@ -71,18 +72,37 @@ def test_the_loss_is_weighted_for_backward_alone() -> None:
     assert torch.equal(loss, stage.module(x)[0])
 
 
+class Sometimes(nn.Module):
+    """Uses what it receives where that is positive."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.moe = nn.Parameter(torch.ones(2, 4)), nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        return [self.weight * (self.moe(x) if x.sum() > 0 else 1.0)]
+
+
 def test_a_tensor_without_influence_gets_a_gradient_of_zeros() -> None:
-    class Constant(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.weight = nn.Parameter(torch.ones(2, 4))
-
-        def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-            return [self.weight * 1.0]
-
-    stage = running(1, module=Constant())
-    stage.forward(0, [torch.rand(2, 4)], [], 1.0, grad=True)
+    stage = running(1, module=Sometimes())
+    stage.forward(0, [-torch.rand(2, 4)], [], 1.0, grad=True)
     assert torch.equal(stage.backward(0, [torch.ones(2, 4)])[0], torch.zeros(2, 4))
+    stage.end()
+
+
+@pytest.mark.parametrize(("signs", "refused"), [((-1, 1), False), ((-1, -1), True), ((), False)])
+def test_what_an_opaque_module_uses_for_no_data_is_refused(
+    signs: tuple[int, ...], refused: bool
+) -> None:
+    rows = OpaqueModule(name="moe", results=[[OpaqueResult(shape=[2, 4], dtype="float32")]])
+    stage = running(1, module=Sometimes(), opaque=[rows])
+    for microbatch, sign in enumerate(signs):
+        stage.forward(microbatch, [sign * torch.rand(2, 4)], [], 1.0, grad=True)
+        stage.backward(microbatch, [torch.ones(2, 4)])
+    with pytest.raises(RunError, match="no microbatch .* gradient") if refused else nullcontext():
+        stage.end()
+    stage.begin(2, 0, [{"batch": 1}] * 3)
+    stage.end()
 
 
 def test_a_result_that_needs_a_gradient_where_the_plan_has_none_is_refused() -> None:
