@@ -4,9 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from pipecut.compiler import Options, SizeOverrides, compile
 from pipecut.plan.folder import read_plan
+from pipecut.runtime.checkpoint.export import export
+from pipecut.runtime.checkpoint.manifest import read_manifest
 from tests.models.adapters.lora import build
 from tests.ranks import run_ranks
 
@@ -71,3 +75,21 @@ def test_no_gradient_is_sent_for_what_needs_none(plan: Path, tmp_path: Path) -> 
     assert first[1] == []
     names = {name for name, p in build().named_parameters() if p.requires_grad}
     assert {*second[1], *third[1]} == names  # type: ignore[misc]
+
+
+def test_checkpoints_of_what_is_trained_go_on_exactly(plan: Path, tmp_path: Path) -> None:
+    whole = trained(plan, 4, tmp_path / "whole")
+    trained(plan, 2, tmp_path / "parts")
+    resumed = trained(plan, 4, tmp_path / "parts", restoring=True)
+    assert [rank[2] for rank in resumed] == [rank[2] for rank in whole]
+    names = {name for name, p in build().named_parameters() if p.requires_grad}
+    frozen = {name for name, p in build().named_parameters() if not p.requires_grad}
+    manifest = read_manifest(tmp_path / "parts" / "step_00000004")
+    in_checkpoint = {name.rpartition("/")[2] for name in manifest.names if "random" not in name}
+    assert in_checkpoint == names and set(manifest.frozen) == frozen
+    exported = []
+    for name in ("whole", "parts"):
+        export(read_plan(plan).plan, tmp_path / name, tmp_path / f"{name}.safetensors")
+        exported.append(load_file(tmp_path / f"{name}.safetensors"))
+    assert set(exported[0]) == names
+    assert all(torch.equal(exported[0][name], exported[1][name]) for name in names)
