@@ -39,7 +39,8 @@ def alpha_dropout() -> nn.Module:
 
 
 def in_place_dropout() -> nn.Module:
-    return Layers(nn.Dropout(0.5, inplace=True), nn.Dropout(0.3), nn.Dropout(0.0))
+    in_place = nn.Sequential(nn.LeakyReLU(), nn.Dropout(0.5, inplace=True))
+    return Layers(in_place, nn.Dropout(0.3), nn.Dropout(0.0))
 
 
 def leaky_noise() -> nn.Module:
