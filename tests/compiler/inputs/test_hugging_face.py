@@ -39,6 +39,15 @@ BERT = {
     "architectures": ["BertForMaskedLM"],
     "vocab_size": 32,
 }
+GPT2 = {
+    "model_type": "gpt2",
+    "architectures": ["GPT2LMHeadModel"],
+    "vocab_size": 32,
+    "n_positions": 8,
+    "n_embd": 16,
+    "n_layer": 1,
+    "n_head": 2,
+}
 VIT = {
     "model_type": "vit",
     "architectures": ["ViTForImageClassification"],
@@ -90,6 +99,24 @@ def test_weights_under_old_names_are_read_under_the_models(tmp_path: Path) -> No
     values = all_values(tmp_path / "plan.weights.index.json")
     assert set(values) == set(model.state_dict())
     assert all(torch.equal(value, values[name]) for name, value in model.state_dict().items())
+
+
+def test_weights_of_a_gpt2_without_its_heads_prefix_are_read_under_the_models(
+    tmp_path: Path,
+) -> None:
+    """The first GPT-2 was published so, with the masks that it had as buffers."""
+    folder, job = folder_of(GPT2, tmp_path / "gpt2"), tmp_path / "plan.job.yaml"
+    model = build(str(folder))
+    model.save_pretrained(folder)
+    file = folder / "model.safetensors"
+    stored = {name.removeprefix("transformer."): value for name, value in load_file(file).items()}
+    assert not set(stored) & set(model.state_dict())
+    save_file({**stored, "h.0.attn.bias": torch.ones(1, 1, 8, 8).tril()}, file)
+    left_out = write_job_of_folder(FolderRequest(folder, 8, 64, "auto"), job)
+    assert left_out == ("h.0.attn.bias",)
+    values = all_values(tmp_path / "plan.weights.index.json")
+    assert set(values) == {name for name, _ in model.named_parameters()}
+    assert all(torch.equal(value, values[name]) for name, value in model.named_parameters())
 
 
 def test_weights_that_the_model_has_merged_are_refused(tmp_path: Path) -> None:
