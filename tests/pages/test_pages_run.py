@@ -59,13 +59,18 @@ class Project:
             loads = "pipe." in block.text and "pipecut.load(" not in block.text
             given = f'pipe = pipecut.load("plan/")\n{trial.loaded}' if loads else ""
             (self.folder / "block.py").write_text(trial.preamble + given + block.text)
+            self.type_first(block.text, trial)
             self.type("torchrun --nproc-per-node 2 block.py")
         for command in block.commands() if block.is_shell else ():
             if not _left_out(command, trial):
-                for begin, needed in trial.first.items():
-                    if command.startswith(begin):
-                        self.type(needed)
+                self.type_first(command, trial)
                 self.type(command)
+
+    def type_first(self, text: str, trial: Trial) -> None:
+        """Type the commands that a command or a block of Python needs before it."""
+        for begin, needed in trial.first.items():
+            if text.startswith(begin):
+                self.type(needed)
 
 
 def _left_out(text: str, trial: Trial) -> bool:

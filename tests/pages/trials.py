@@ -20,7 +20,8 @@ OUTLINE = "an outline of the reader's own code"
 class Trial:
     """How a page is tried.
 
-    `before` are commands before its first; `first` those before a command that begins so.
+    `before` are commands before its first; `first` those before a command or Python that begins
+    so.
     `preamble` are lines before its Python, which two ranks run; where a block takes `pipe` for
     granted, the plan is loaded after them, and `loaded` are lines after that. `left_out` has
     the reasons of commands and blocks that begin so. `packages` must be installed.
@@ -37,7 +38,8 @@ class Trial:
 TRIALS = {
     "README.md": Trial(
         before=(LLAMA,),
-        first={"pipecut verify plan/": PLAN},  # the cluster of the page has 16 GPUs
+        # The clusters of the page have 16 GPUs and 8.
+        first={"pipecut verify plan/": PLAN, "pipe = pipecut.load(": PLAN},
         preamble="import pipecut\nfrom mymodel import batches\n",
         left_out={
             "make": "sets up an environment",
