@@ -44,7 +44,8 @@ def in_place_dropout() -> nn.Module:
 
 
 def leaky_noise() -> nn.Module:
-    return Layers(nn.RReLU(0.1, 0.9), nn.RReLU(0.1, 0.5, inplace=True))
+    in_place = nn.Sequential(nn.LeakyReLU(), nn.RReLU(0.1, 0.5, inplace=True))
+    return Layers(nn.RReLU(0.1, 0.9), in_place)
 
 
 class OverFeatures(nn.Module):

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from pipecut.device.local import on_cpu
 from pipecut.device.types import type_of
 
 # Elements of a tensor that are looked at, and tensors of a list, beside the shapes of all.
@@ -44,7 +45,7 @@ def sample_of(call: str, batch: Mapping[str, Any], number: int) -> int:
         shapes = [(str(tensor.dtype), *tensor.shape) for tensor in tensors]
         digest.update(repr((name, shapes)).encode())
         for tensor in _some(tensors, TENSORS, number):
-            if tensor.device.type == "cpu" and tensor.numel():
+            if on_cpu(tensor) and tensor.numel():
                 digest.update(_values(tensor.detach(), number))
     return int.from_bytes(digest.digest()[:8], "big") >> 2
 
