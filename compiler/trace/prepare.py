@@ -6,6 +6,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from pipecut.compiler.inputs.job import Job
+from pipecut.compiler.trace.backward.gradient_hooks import refuse_parameter_hooks
 from pipecut.compiler.trace.batch import ExampleBatch
 from pipecut.compiler.trace.opaque.chosen import chosen_modules
 from pipecut.compiler.trace.opaque.learning import learnt_calls
@@ -32,6 +33,7 @@ def model_to_trace(job: Job) -> WithLoss:
     refuse_scripted(with_loss.model)
     paths = chosen_modules(job, with_loss.model)
     refuse_hooks(with_loss.model, paths)
+    with_loss.hooked = refuse_parameter_hooks(with_loss.model, paths)
     known = learnt_calls(job, with_loss, paths) if paths else {}
     modules = {path: with_loss.model.get_submodule(path) for path in paths}
     with_loss.opaque = StandingIn(modules, known)

@@ -7,6 +7,7 @@ import torch
 
 from pipecut.compiler.graph import Graph, Origin
 from pipecut.compiler.inputs.job import Job
+from pipecut.compiler.trace.backward.gradient_hooks import refuse_shared_hooks
 from pipecut.compiler.trace.batch_of_one import alike_for_one
 from pipecut.compiler.trace.data_sizes.of_example import with_shares
 from pipecut.compiler.trace.export import EVERYTHING, Asked, Exported, export, export_evaluation
@@ -118,6 +119,7 @@ def _both_modes(job: Job, by_example: bool = False) -> Graph:
     exported, lowered = traced.exported, traced.lowered
     batch = exported.batch
     training = checked(with_shares(lowered.training, batch.samples, batch.tensors))
+    refuse_shared_hooks(training, exported.model.hooked)
     training = replace(training, rehearsal=rehearse(exported, training))
     if traced.not_one:
         note = f"a microbatch needs two samples or more: {traced.not_one}"

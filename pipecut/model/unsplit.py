@@ -55,6 +55,8 @@ class WithLoss(nn.Module):
         self.nesting: Nesting = {}
         # For each length of a batch, a tensor that has it, and in which dimension.
         self.lengths: dict[str, tuple[str, int]] = {}
+        # Parameters with gradient hooks, by name.
+        self.hooked: frozenset[str] = frozenset()
         # Each two buffers that share memory, by name.
         self.sharing_buffers: tuple[tuple[str, str], ...] = ()
 

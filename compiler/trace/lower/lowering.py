@@ -4,6 +4,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from pipecut.compiler.graph import Graph, Operator
+from pipecut.compiler.trace.backward.written_buffers import reading_copies
 from pipecut.compiler.trace.export import Exported
 from pipecut.compiler.trace.gradient_ends import with_gradient_ends
 from pipecut.compiler.trace.lower.dead_code import without_dead_code
@@ -16,7 +17,6 @@ from pipecut.compiler.trace.lower.signature import PREFIX, Signature, read_signa
 from pipecut.compiler.trace.lower.values import Values
 from pipecut.compiler.trace.stamp.expand import Stamps
 from pipecut.compiler.trace.value_checks import needed_checks
-from pipecut.compiler.trace.written_buffers import reading_copies
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.modules import module as of_modules
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pipecut.compiler.trace.backward.gradient_hooks import named
 from pipecut.compiler.trace.opaque.untraceable import NotEvenOpaque, Untraceable
 from pipecut.errors import TraceError
 
@@ -39,25 +40,16 @@ def refuse_scripted(model: nn.Module) -> None:
 
 
 def refuse_hooks(model: nn.Module, opaque: Sequence[str] = ()) -> None:
-    """Raises TraceError where a parameter or module has a hook for its gradients.
+    """Raises TraceError where a module has a hook for gradients.
 
     Modules that run as they are, at the paths in `opaque`, keep theirs.
     """
-    for name, parameter in model.named_parameters():
-        for hook in (
-            *(parameter._backward_hooks or {}).values(),
-            *(getattr(parameter, "_post_accumulate_grad_hooks", None) or {}).values(),
-        ):
-            raise TraceError(
-                f"the parameter '{name}' has a gradient hook, {_named(hook)}, which no plan would "
-                "call; change gradients between pipe.step and optimizer.step in a loop of your own"
-            )
     for hook in (
         *of_modules._global_backward_hooks.values(),
         *of_modules._global_backward_pre_hooks.values(),
     ):
         raise TraceError(
-            f"{_named(hook)} is a backward hook of all modules, which no plan would call; remove "
+            f"{named(hook)} is a backward hook of all modules, which no plan would call; remove "
             "it, or watch gradients between pipe.step and optimizer.step in a loop of your own"
         )
     for name, module in model.named_modules():
@@ -66,21 +58,12 @@ def refuse_hooks(model: nn.Module, opaque: Sequence[str] = ()) -> None:
         for hook in (*module._backward_hooks.values(), *module._backward_pre_hooks.values()):
             raise Untraceable(
                 f"the module '{name}' ({type(module).__name__}) has a backward hook, "
-                f"{_named(hook)}, which no plan would call; remove it, watch gradients between "
+                f"{named(hook)}, which no plan would call; remove it, watch gradients between "
                 "pipe.step and optimizer.step in a loop of your own, or let the module run as it "
                 f'is, with model.opaque: ["{name}"]',
                 name,
-                f"it has a backward hook, {_named(hook)}",
+                f"it has a backward hook, {named(hook)}",
             )
-
-
-def _named(hook: Any) -> str:
-    """A hook's name, and where its code is."""
-    while isinstance(hook, functools.partial):
-        hook = hook.func
-    code = getattr(hook, "__code__", None) or getattr(type(hook).__call__, "__code__", None)
-    line = f" ({code.co_filename}:{code.co_firstlineno})" if code is not None else ""
-    return f"{getattr(hook, '__qualname__', type(hook).__name__)}{line}"
 
 
 @contextmanager
@@ -121,7 +104,7 @@ def _enter_saving(original: Callable[[Any], None]) -> Callable[[Any], None]:
         own = type(context) is saving or not type(context).__module__.startswith("torch.")
         if line and own:
             raise TraceError(
-                f"the model's forward packs what backward needs with {_named(context.pack_hook)} "
+                f"the model's forward packs what backward needs with {named(context.pack_hook)} "
                 f"({line}), which a traced graph leaves out; remove the saved_tensors_hooks, and "
                 "let stages recompute instead (recompute: in the job file)"
             )
@@ -133,7 +116,7 @@ def _enter_saving(original: Callable[[Any], None]) -> Callable[[Any], None]:
 def _register_hook(tensor: torch.Tensor, hook: Any) -> Any:
     """In place of Tensor.register_hook."""
     raise TraceError(
-        f"the model's forward registers {_named(hook)} as a hook for a gradient, which a traced "
+        f"the model's forward registers {named(hook)} as a hook for a gradient, which a traced "
         "graph leaves out; remove it, or do the same to the value with torch's operators or in a "
         "torch.autograd.Function"
     )

@@ -58,6 +58,8 @@ def _allocate(
             if id(meta) not in made:
                 empty = torch.empty(meta.shape, dtype=meta.dtype, device=device)
                 made[id(meta)] = nn.Parameter(empty, requires_grad=meta.requires_grad)
+                for hook in (meta._backward_hooks or {}).values():
+                    made[id(meta)].register_hook(hook)  # type: ignore[no-untyped-call]
             owner._parameters[name] = made[id(meta)]
         for name, buffer in owner._buffers.items():
             owner._buffers[name] = None if buffer is None else buffer.to(device)

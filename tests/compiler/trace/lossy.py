@@ -23,7 +23,8 @@ class Lossy(nn.Module):
         self.first, self.inner, self.last = (nn.Linear(WIDTH, WIDTH) for _ in range(3))
         self.register_buffer("mean", torch.zeros(WIDTH))
         if kind == "parameter_hook":
-            self.inner.weight.register_hook(lambda gradient: gradient * 2)
+            calls = [1, 2]
+            self.inner.weight.register_hook(lambda gradient: gradient * len(calls))
         if kind == "scripted":
             self.inner = torch.jit.script(self.inner)
 

@@ -1,6 +1,6 @@
 """What backward keeps of a buffer that forward writes is a copy."""
 
-from pipecut.compiler.trace.written_buffers import reading_copies
+from pipecut.compiler.trace.backward.written_buffers import reading_copies
 from tests.compiler.chain_graphs import made_buffer, made_operator, made_value
 
 MUL, ADD = "aten.mul.Tensor", "aten.add_.Tensor"
