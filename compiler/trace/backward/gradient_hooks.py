@@ -20,10 +20,20 @@ from pipecut.errors import TraceError
 
 INSTEAD = "change gradients between pipe.step and optimizer.step in a loop of your own"
 CONSTANT = (
-    *(int, float, complex, str, bytes, type(None), type, types.ModuleType),
-    *(types.BuiltinFunctionType, torch.dtype, torch.device, torch.Size, torch.memory_format),
+    *(int, float, complex, str, bytes, type(None)),
+    *(torch.dtype, torch.device, torch.Size, torch.memory_format),
 )
-STORES = ("STORE_GLOBAL", "STORE_DEREF", "STORE_ATTR", "STORE_SUBSCR")
+# Python modules of functions that keep nothing; a draw of torch's is seen where backward runs.
+MODULES = ("math", "torch", "torch.linalg", "torch.nn", "torch.nn.functional")
+STORES = (
+    *("STORE_GLOBAL", "STORE_DEREF", "STORE_ATTR", "STORE_SUBSCR", "STORE_SLICE"),
+    *("DELETE_GLOBAL", "DELETE_DEREF", "DELETE_ATTR", "DELETE_SUBSCR"),
+)
+# By these names a hook reaches what its code does not show, other ranks, or a generator.
+REACHING = {
+    *("exec", "eval", "globals", "locals", "vars", "setattr", "delattr", "open", "input"),
+    *("__import__", "__dict__", "__globals__", "distributed", "manual_seed", "seed"),
+}
 
 
 def refuse_parameter_hooks(model: nn.Module, opaque: Sequence[str]) -> frozenset[str]:
@@ -88,20 +98,36 @@ def changing(hook: Any, depth: int = 3) -> Iterator[str]:
         yield from _unsteady({"an argument": hook.args, **hook.keywords}, depth)
         hook = hook.func
     if not isinstance(hook, types.FunctionType):
-        if not isinstance(hook, types.BuiltinFunctionType):
+        if not _is_steady(hook):
             yield f"a {type(hook).__name__}"
         return
     code = hook.__code__
-    if any(instruction.opname in STORES for instruction in dis.get_instructions(code)):
-        yield "something that it writes to"
+    yield from _reached(code)
     cells = [cell.cell_contents for cell in hook.__closure__ or () if _is_filled(cell)]
+    names = set().union(*(each.co_names for each in _with_inner(code)))
     referred = dict(zip(code.co_freevars, cells, strict=False))
-    # A tensor of a module of Python is made as that is imported; one of the factory may be random,
-    # and a stage's factory draws nothing.
-    named_globals = {n: hook.__globals__[n] for n in code.co_names if n in hook.__globals__}
-    referred |= {n: v for n, v in named_globals.items() if not isinstance(v, torch.Tensor)}
+    referred |= {name: hook.__globals__[name] for name in names if name in hook.__globals__}
     referred |= hook.__kwdefaults__ or {}
-    yield from _unsteady({**referred, "a default": hook.__defaults__}, depth)
+    yield from _unsteady({**referred, "a default": hook.__defaults__, **vars(hook)}, depth)
+
+
+def _with_inner(code: types.CodeType) -> Iterator[types.CodeType]:
+    """Code, and that of functions within it."""
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _with_inner(constant)
+
+
+def _reached(code: types.CodeType) -> Iterator[str]:
+    for each in _with_inner(code):
+        operations = {instruction.opname for instruction in dis.get_instructions(each)}
+        if operations.intersection(STORES):
+            yield "something that it writes to"
+        if "IMPORT_NAME" in operations:
+            yield "what it imports"
+        for name in sorted(REACHING.intersection(each.co_names)):
+            yield f"'{name}'"
 
 
 def _unsteady(values: Mapping[str, Any], depth: int) -> Iterator[str]:
@@ -110,8 +136,19 @@ def _unsteady(values: Mapping[str, Any], depth: int) -> Iterator[str]:
             yield from changing(value, depth - 1)
         elif isinstance(value, tuple | frozenset) and type(value) in (tuple, frozenset):
             yield from _unsteady(_members(name, value), depth)
-        elif not isinstance(value, CONSTANT):
+        elif not _is_steady(value):
             yield f"'{name}' ({type(value).__name__})"
+
+
+def _is_steady(value: Any) -> bool:
+    """Whether it is the same at every call: no tensor, which may be random or written to."""
+    if isinstance(value, types.ModuleType):
+        return value.__name__ in MODULES
+    if isinstance(value, types.BuiltinFunctionType):
+        # A method of an object is one of these as well; torch's functions are of a class of it.
+        of = value.__self__
+        return of is None or isinstance(of, types.ModuleType | type)
+    return isinstance(value, CONSTANT)
 
 
 def _members(name: str, values: Any) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Hooks of parameters are kept where each stage would call them as the model does."""
 
 import functools
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -18,10 +19,11 @@ from pipecut.errors import TraceError
 from tests.compiler.chain_graphs import chain
 
 SCALE, MASK, CALLS = 0.1, torch.ones(2), [0]
+LOW, HIGH = -1.0, 1.0
 
 
 def scaled(gradient: torch.Tensor, by: float = 0.5) -> torch.Tensor:
-    return torch.clamp(gradient * by * SCALE, -1.0, 1.0) * MASK
+    return torch.clamp(gradient * by * SCALE, LOW, HIGH)
 
 
 def counted(gradient: torch.Tensor) -> torch.Tensor:
@@ -55,6 +57,12 @@ def test_what_a_hook_refers_to_must_stay_as_it_is() -> None:
         lambda g: g * mask,
         lambda g: counted(g),
         functools.partial(lambda g, into: g, into=calls),
+        lambda g: g * MASK,
+        lambda g: (lambda: counted(g))(),
+        lambda g: g * random.random(),
+        lambda g: g * __import__("random").random(),
+        lambda g: torch.distributed.all_reduce(g),
+        calls.append,
         layer.forward,
     ):
         assert list(changing(hook)), hook
