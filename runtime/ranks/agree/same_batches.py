@@ -108,6 +108,7 @@ class SameBatches:
         # Times that this rank's data ended; the key of the last one, until all ranks are compared.
         self.epochs = 0
         self.end_key: str | None = None
+        self.ended = 0
         # Where each replica reads its own part of a batch, which one this is, and of how many.
         self.shard: Shard | None = None
 
@@ -157,7 +158,7 @@ class SameBatches:
         tensors = {n: t for n, t in sorted(given.batch.items()) if isinstance(t, COMPARED)}
         digests = {f"input '{name}'": _digest_of(tensor) for name, tensor in tensors.items()}
         limit = transfer_timeout().total_seconds()
-        compared = {"batch": {"called": given.call, **digests}}
+        compared = {"batch": {"called": given.call, **self._end_before(given), **digests}}
         if shard is None:
             self.meeting.agree(subject, compared, REMEDIES, limit)
             return
@@ -169,6 +170,14 @@ class SameBatches:
                 "their own: give rank `rank` of `count` other samples than the others, as a "
                 "DistributedSampler does, or give every rank the global batch"
             )
+
+    def _end_before(self, given: _Given) -> dict[str, str]:
+        """Whether this rank's data ended before a step: its batch is then the first one again."""
+        if given.call != "step":
+            return {}
+        return {
+            "its data": "goes on" if self.end_key is None else f"ended after {self.ended} batches"
+        }
 
     def same_length(self, data: Any) -> None:
         """Compare the number of batches, where the data has one. Raises DisagreementError."""
@@ -196,6 +205,7 @@ class SameBatches:
         if self.meeting.size > 1:
             self.epochs += 1
             self.end_key = f"ends/{self.epochs}"
+            self.ended = batches
             self.meeting.post(self.end_key, str(batches))
 
     def check_ends(self) -> None:
