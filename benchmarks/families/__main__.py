@@ -95,7 +95,8 @@ def main() -> None:
     names_in(asked.zoo)
     code, sources, installed = digest_of_code(), commit(), libraries()
     names = to_run(asked, read_outcomes(asked.results), code)
-    console = Console(highlight=False, soft_wrap=True)
+    # A name such as clm:llama: would have a picture in it.
+    console = Console(highlight=False, soft_wrap=True, emoji=False)
     counts: Counter[str] = Counter()
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:

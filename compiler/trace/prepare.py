@@ -1,5 +1,7 @@
 """The job's model as it is traced: built without storage, its parameters fake tensors."""
 
+from types import FunctionType
+
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -18,7 +20,7 @@ from pipecut.model.building.on_meta import build_on_meta
 from pipecut.model.building.shared_memory import buffers_that_share
 from pipecut.model.functions import calling, find_function
 from pipecut.model.precision import cast_model
-from pipecut.model.unsplit import WithLoss, names_needed, names_taken
+from pipecut.model.unsplit import Loss, WithLoss, names_needed, names_taken
 
 
 def model_to_trace(job: Job) -> WithLoss:
@@ -28,7 +30,7 @@ def model_to_trace(job: Job) -> WithLoss:
     # Asked before the cast, which gives every buffer memory of its own.
     sharing = tuple(buffers_that_share(model))
     loss = find_function(spec.loss, job.folders, str(job.path)) if spec.loss else None
-    with_loss = WithLoss(cast_model(model, spec.precision), loss).train()
+    with_loss = WithLoss(cast_model(model, spec.precision), _with_lines(loss)).train()
     with_loss.traced, with_loss.sharing_buffers = True, sharing
     refuse_scripted(with_loss.model)
     paths = chosen_modules(job, with_loss.model)
@@ -39,6 +41,20 @@ def model_to_trace(job: Job) -> WithLoss:
     with_loss.opaque = StandingIn(modules, known)
     _make_parameters_fake(with_loss)
     return with_loss
+
+
+def _with_lines(loss: Loss | None) -> Loss | None:
+    """The same function under a name with which operators have its lines as their source.
+
+    torch keeps the frames that are called forward, and no others.
+    """
+    if not isinstance(loss, FunctionType):
+        return loss
+    code = loss.__code__.replace(co_name="forward")
+    same = FunctionType(code, loss.__globals__, loss.__name__, loss.__defaults__, loss.__closure__)
+    same.__kwdefaults__, same.__module__ = loss.__kwdefaults__, loss.__module__
+    same.__dict__ = loss.__dict__
+    return same
 
 
 def _built(job: Job) -> nn.Module:

@@ -1,5 +1,6 @@
 """What no plan can be made of is refused by name, with what would do instead."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -188,6 +189,13 @@ def test_trained_parameters_without_a_gradient_are_noted(traced: Callable[..., G
     assert [
         note for note in graph.notes if note.endswith("as in the unsplit model: a.weight, a.bias")
     ]
+
+
+def test_operators_of_a_loss_function_have_its_lines(traced: Callable[..., Graph]) -> None:
+    graph = traced(with_loss("output.mean()"), LOSS)
+    (mean,) = [operator for operator in graph.operators if operator.name == "mean"]
+    line = HEAD.count("\n") + 1
+    assert re.fullmatch(rf" \(odd_\d+_of_frontend.py:{line}\)", mean.source)
 
 
 def test_a_fixed_batch_is_traced_with_the_microbatch_itself(traced: Callable[..., Graph]) -> None:
