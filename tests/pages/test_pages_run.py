@@ -34,7 +34,10 @@ class Project:
         environment = {
             **os.environ,
             "PATH": f"{beside}{os.pathsep}{os.environ['PATH']}",
-            "PYTHONPATH": str(ROOT),
+            # Packages of a trial may be on the path that this process was given.
+            "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}".rstrip(
+                os.pathsep
+            ),
             "PIPECUT_PROFILE": str(self.folder / "profile.sqlite"),
             "OMP_NUM_THREADS": "1",
         }
