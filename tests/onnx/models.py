@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from tests.models.own_functions import Arguments, Best, Noisy, Reverse, Straight
+
 WIDTH = 8
 
 
@@ -64,6 +66,39 @@ class Unwritable(nn.Module):
 def unwritable() -> nn.Module:
     """Factory of a job."""
     return Unwritable()
+
+
+class Functions(nn.Module):
+    """Its autograd.Functions have a backward of their own, of which no inference knows."""
+
+    def __init__(self, noise: bool) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.weight = nn.Parameter(torch.ones(WIDTH)) if noise else None
+
+    def forward(self, x: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The loss, the result, and where its largest values are."""
+        x = Straight.apply(Reverse.apply(self.enter(x), 0.5) * 4)
+        if self.weight is not None:
+            x = Noisy.apply(x, self.weight)
+        x = Arguments.Reshaped.apply(x, x.shape, (1,), [0.5, 1.5], torch.float64, x.device)
+        result = self.leave(x)
+        values, places, _, bound = Best.apply(result, {"count": 4})
+        return {
+            "loss": F.mse_loss(result, target) + (values / bound).mean(),
+            "result": result,
+            "places": places,
+        }
+
+
+def functions() -> nn.Module:
+    """Factory of a job."""
+    return Functions(False)
+
+
+def noisy_functions() -> nn.Module:
+    """Factory of a job."""
+    return Functions(True)
 
 
 def vectors(microbatch: int) -> dict[str, torch.Tensor]:
