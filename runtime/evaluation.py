@@ -105,7 +105,10 @@ class Evaluation:
             return Outputs(_joined(parts, outputs), self.plan.evaluation.left_out)
 
     def _completed(self, batch: Tensors, sizes: Sizes) -> Tensors:
-        """The batch with zeros for missing inputs, such as labels, that only the loss needs."""
+        """The batch with zeros for missing inputs, such as labels, that only the loss needs.
+
+        What a container has beside such inputs, where it is missing as a whole, is the plan's.
+        """
         missing = [t for t in self.evaluated.inputs if t.optional and t.name not in batch]
         zeros = {
             tensor.name: torch.zeros(
@@ -113,7 +116,14 @@ class Evaluation:
             )
             for tensor in missing
         }
-        return {**batch, **zeros}
+        given = {name.partition(".")[0] for name in batch}
+        of_loss = {tensor.name.partition(".")[0] for tensor in missing} & self.plan.nesting.keys()
+        constants: dict[str, Any] = {
+            name: value
+            for name, value in self.plan.constants.items()
+            if name.partition(".")[0] in of_loss - given
+        }
+        return {**batch, **zeros, **constants}
 
     def _check_possible(self) -> None:
         if self.plan.evaluation.refused:

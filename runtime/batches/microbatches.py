@@ -116,12 +116,24 @@ def _check_names(plan: Plan, batch: Mapping[str, Any]) -> None:
         problem = f"misses {missing}" if missing else f"has {extra}, which the plan does not know"
         raise RunError(f"the batch {problem}; the plan was compiled for {', '.join(expected)}")
     for name, constant in plan.constants.items():
-        value = batch.get(name, constant)
-        if not same_constant(value, constant):
+        if name not in batch:
+            # Left out, the model may take another value: a default of its own.
             raise RunError(
-                f"input '{name}' is {value!r}, the plan was compiled for {constant!r}; "
+                f"the batch misses '{name}', which is {constant!r} in the plan; give that, "
+                f"{_given(plan, name, constant)}, or compile for a batch without it"
+            )
+        if not same_constant(batch[name], constant):
+            raise RunError(
+                f"input '{name}' is {batch[name]!r}, the plan was compiled for {constant!r}; "
                 "compile it for that value"
             )
+
+
+def _given(plan: Plan, name: str, constant: Any) -> str:
+    """How a constant is written in a call, or in the containers that it is in."""
+    if "." in name and name.partition(".")[0] in plan.nesting:
+        return f"in '{name.rpartition('.')[0]}'"
+    return f"as {name}={constant!r}"
 
 
 def shape_in_batch(tensor: Tensor, sizes: Sizes) -> list[int]:

@@ -66,10 +66,15 @@ def test_a_nested_batch_comes_apart_by_the_plans_names() -> None:
     assert [part.sizes["batch"] for part in divided(plan_of(), flat)] == [2, 2, 2, 2]
 
 
-def test_constants_of_a_mapping_may_be_left_out() -> None:
-    batch = batch_of(8)
-    del batch["batch"]["causal"], batch["sizes"]
-    divided(plan_of(), flat_batch(plan_of(), batch, "rank 0"))
+@pytest.mark.parametrize("name", ["batch.causal", "sizes.0", "flag"])
+def test_a_constant_may_not_be_left_out(name: str) -> None:
+    plan, batch = plan_of(), batch_of(8)
+    plan = plan.model_copy(update={"constants": {**plan.constants, "flag": True}})
+    batch["flag"] = True
+    divided(plan, flat_batch(plan, batch, "rank 0"))
+    batch.pop(name.partition(".")[0]) if name != "batch.causal" else batch["batch"].pop("causal")
+    with pytest.raises(RunError, match=f"misses '{name}', which is .* in the plan; give that"):
+        divided(plan, flat_batch(plan, batch, "rank 0"))
 
 
 def test_a_list_of_containers_has_one_for_each_microbatch() -> None:
@@ -85,7 +90,9 @@ def test_a_list_of_containers_may_have_one_for_each_sample() -> None:
     for sample in samples:
         sample["pair"] = Pair(sample["pair"].x[0], torch.ones(3))
         sample["views"] = [view[0] for view in sample["views"]]
-    first, second = divided(plan_of(), flat_batch(plan_of(), {"batch": samples}, "rank 0"))
+    first, second = divided(
+        plan_of(), flat_batch(plan_of(), {**batch_of(1), "batch": samples}, "rank 0")
+    )
     assert (first.sizes["batch"], second.sizes["batch"]) == (2, 1)
     assert torch.equal(first.tensors["batch.views.1"][1], samples[1]["views"][1])
 

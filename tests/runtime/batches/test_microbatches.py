@@ -19,6 +19,8 @@ from pipecut.runtime.batches.microbatches import (
 )
 from tests.plans import made_plan, made_tensor
 
+CONSTANTS = {"power": 2, "causal": True}
+
 
 def plan_of(**fields: Any) -> Plan:
     """Takes samples, a table that every microbatch has whole, and a constant; microbatches of 2."""
@@ -26,11 +28,11 @@ def plan_of(**fields: Any) -> Plan:
         made_tensor("x", needs_grad=False),
         made_tensor("table", shape=[3, 3], whole=True, needs_grad=False),
     ]
-    return made_plan(1, **{"inputs": inputs, "constants": {"power": 2, "causal": True}, **fields})
+    return made_plan(1, **{"inputs": inputs, "constants": CONSTANTS, **fields})
 
 
 def batch_of(count: int) -> dict[str, Any]:
-    return {"x": torch.rand(count, 4), "table": torch.rand(3, 3)}
+    return {"x": torch.rand(count, 4), "table": torch.rand(3, 3), **CONSTANTS}
 
 
 @given(st.integers(1, 13))
@@ -49,7 +51,7 @@ def test_an_input_without_samples_is_the_same_in_every_microbatch() -> None:
 
 def test_microbatches_have_their_own_tensors_and_the_constants() -> None:
     batch = batch_of(4)
-    before = {name: tensor.clone() for name, tensor in batch.items()}
+    before = {name: batch[name].clone() for name in ("x", "table")}
     for part in microbatches(plan_of(), batch):
         assert part["power"] == 2 and part["causal"] is True
         part["x"].zero_()
@@ -60,7 +62,8 @@ def test_microbatches_have_their_own_tensors_and_the_constants() -> None:
 def test_half_precision_plans_take_full_precision_batches() -> None:
     model = plan_of().model.model_copy(update={"precision": "bf16"})
     inputs = [made_tensor("x", dtype="bfloat16", needs_grad=False)]
-    tensors, count = checked_batch(plan_of(model=model, inputs=inputs), {"x": torch.rand(8, 4)})
+    plan = plan_of(model=model, inputs=inputs)
+    tensors, count = checked_batch(plan, {"x": torch.rand(8, 4), **CONSTANTS})
     assert tensors["x"].dtype == torch.bfloat16 and count == {"batch": 8}
 
 
@@ -88,9 +91,12 @@ def test_a_batch_that_departs_from_the_plan_is_refused_by_name(
         checked_batch(plan_of(), batch)
 
 
-def test_constants_may_be_left_out_or_repeated() -> None:
-    for constants in ({}, {"power": 2}, {"power": 2, "causal": True}):
-        assert checked_batch(plan_of(), {**batch_of(8), **constants})[1] == {"batch": 8}
+def test_constants_may_not_be_left_out() -> None:
+    assert checked_batch(plan_of(), batch_of(8))[1] == {"batch": 8}
+    for name, message in {"power": "is 2 .*as power=2", "causal": "is True .*as caus"}.items():
+        batch = {key: value for key, value in batch_of(8).items() if key != name}
+        with pytest.raises(RunError, match=f"misses '{name}', which {message}"):
+            checked_batch(plan_of(), batch)
 
 
 def test_tensors_that_disagree_on_the_samples_are_named() -> None:
@@ -163,7 +169,8 @@ def test_lengths_that_the_plan_does_not_take_are_refused(
 def test_a_plan_of_one_length_refuses_another() -> None:
     with pytest.raises(RunError, match=r"microbatch 1: input 'x' is .*\[2, 5\], the plan takes"):
         table = torch.rand(3, 3)
-        divided(plan_of(), {"x": [torch.rand(2, 4), torch.rand(2, 5)], "table": table})
+        x = [torch.rand(2, 4), torch.rand(2, 5)]
+        divided(plan_of(), {"x": x, "table": table, **CONSTANTS})
 
 
 def test_a_microbatch_of_fewer_samples_than_the_graph_holds_for_is_refused() -> None:
