@@ -21,7 +21,7 @@ from pipecut.compiler.trace.opaque.chosen import is_named
 from pipecut.compiler.trace.opaque.hooks import replaced_call
 from pipecut.compiler.trace.opaque.in_parts import parameter_bytes, run_in_parts
 from pipecut.compiler.trace.opaque.left_behind import Ran, kept, run_twice_if_changed
-from pipecut.compiler.trace.opaque.observed import SeenCall, Watched, observe
+from pipecut.compiler.trace.opaque.observed import FirstCall, SeenCall, Watched, observe
 from pipecut.compiler.trace.opaque.outside import storage_of
 from pipecut.compiler.trace.opaque.untraceable import Untraceable
 from pipecut.compiler.trace.watch.randomness import none_seeds
@@ -67,12 +67,13 @@ def _learnt(job: Job, real: WithLoss, paths: Sequence[str]) -> dict[CallKey, Kno
     batches = _batches(job)
     seen: dict[CallKey, list[SeenCall]] = defaultdict(list)
     one_length = ""
+    first_calls: dict[str, FirstCall] = {}
     for training in (True, False):
         real.train(training)
         try:
             for number, batch in enumerate(batches):
                 try:
-                    calls = _run(job, real, paths, batch)
+                    calls = _run(job, real, paths, batch, first_calls)
                 except PipecutError as error:
                     if number < 2:
                         raise
@@ -120,11 +121,19 @@ def _built_on_meta(job: Job, traced: WithLoss) -> WithLoss:
 
 
 def _run(
-    job: Job, real: WithLoss, paths: Sequence[str], batch: ExampleBatch
+    job: Job,
+    real: WithLoss,
+    paths: Sequence[str],
+    batch: ExampleBatch,
+    first_calls: dict[str, FirstCall],
 ) -> dict[CallKey, SeenCall]:
     """The calls of the modules at these paths in a forward of the model."""
     modules = {path: real.model.get_submodule(path) for path in paths}
-    calls = run_twice_if_changed(real, modules, lambda: _forward(job, real, modules, batch)).calls
+
+    def forward() -> Ran:
+        return _forward(job, real, modules, batch, first_calls)
+
+    calls = run_twice_if_changed(real, modules, forward).calls
     # Others are there because their likes are.
     asked = (p for p in paths if p in job.opaque or is_named(p, job.opaque_patterns))
     for path in asked:
@@ -137,7 +146,13 @@ def _run(
     return calls
 
 
-def _forward(job: Job, real: WithLoss, modules: dict[str, nn.Module], batch: ExampleBatch) -> Ran:
+def _forward(
+    job: Job,
+    real: WithLoss,
+    modules: dict[str, nn.Module],
+    batch: ExampleBatch,
+    first_calls: dict[str, FirstCall],
+) -> Ran:
     """One forward of the model, in which these modules are watched."""
     ran = Ran({}, {})
     with ExitStack() as stack:
@@ -147,7 +162,7 @@ def _forward(job: Job, real: WithLoss, modules: dict[str, nn.Module], batch: Exa
         stack.callback(HostRandom.now().put_back)
         stack.enter_context(none_seeds())
         stack.enter_context(calling(f"{job.spec.model.factory}'s model, run on the example batch,"))
-        stack.enter_context(_watched(real, modules, batch, ran))
+        stack.enter_context(_watched(real, modules, batch, ran, first_calls))
         with torch.no_grad():
             # The loss has no opaque modules, and may look for gradients.
             real.has_loss = False
@@ -158,7 +173,11 @@ def _forward(job: Job, real: WithLoss, modules: dict[str, nn.Module], batch: Exa
 
 @contextmanager
 def _watched(
-    real: WithLoss, modules: dict[str, nn.Module], batch: ExampleBatch, ran: Ran
+    real: WithLoss,
+    modules: dict[str, nn.Module],
+    batch: ExampleBatch,
+    ran: Ran,
+    first_calls: dict[str, FirstCall],
 ) -> Iterator[None]:
     """Note every call of these modules, but for those within another one."""
     numbers: Counter[str] = Counter()
@@ -170,7 +189,7 @@ def _watched(
             key = CallKey(path, numbers[path], real.training)
             numbers[path] += 1
             of_model = _by_storage(real.model)
-            watched = Watched(path, module, own_calls[path], of_model, of_batch)
+            watched = Watched(path, module, own_calls[path], of_model, of_batch, first_calls)
             try:
                 ran.calls[key], result = observe(watched, batch.sizes, args, kwargs)
             except TraceError as error:

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pipecut.compiler.graph import OpaqueWork
 from pipecut.compiler.trace.opaque.argument_code import ArgumentCode, argument_code
 from pipecut.compiler.trace.opaque.outside import Outside, refuse_moved, storage_of
+from pipecut.compiler.trace.rehearse.last_alone import FirstState
 from pipecut.compiler.trace.rehearse.moving import refuse_moving
 from pipecut.compiler.trace.rehearse.python_state import PythonState
 from pipecut.compiler.trace.watch.randomness import may_seed
@@ -86,7 +88,8 @@ def held_by(module: nn.Module) -> list[torch.Tensor]:
 class Watched:
     """A module at its path, its own forward, and all of the model's tensors by storage.
 
-    `of_batch` are the storages of the batch, whose tensors need no gradients.
+    `of_batch` are the storages of the batch, whose tensors need no gradients; `first_calls` those
+    calls that left something in Python, with which calls of other sizes are compared.
     """
 
     path: str
@@ -94,6 +97,7 @@ class Watched:
     forward: Callable[..., Any]
     of_model: Mapping[int, str]
     of_batch: frozenset[int] = frozenset()
+    first_calls: "dict[str, FirstCall]" = field(default_factory=dict)
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """A forward, after which buffers that it assigned are the tensors that they were."""
@@ -103,6 +107,14 @@ class Watched:
         # A plan seeds them for each call.
         drawn.put_back()
         return result
+
+
+@dataclass(frozen=True)
+class FirstCall:
+    """A module's first state, and what it was given then."""
+
+    state: FirstState
+    call: Callable[[], Any]
 
 
 def observe(
@@ -116,6 +128,7 @@ def observe(
     module = watched.module
     what = f"the module '{watched.path}' ({type(module).__name__})"
     code = argument_code(args, kwargs, what)
+    _refuse_dependent(watched, code, args, kwargs)
     leaves, given = _copies(code, module.training, watched.of_batch)
     own_args, own_kwargs = _with_copies(code, given, args, kwargs)
     held = held_by(module)
@@ -208,6 +221,73 @@ def _refuse_other_sizes(
                     f"for some values and {list(other.shape)} for others; make the module around "
                     "it opaque, with model.opaque"
                 )
+
+
+def _refuse_dependent(watched: Watched, code: ArgumentCode, args: Any, kwargs: Any) -> None:
+    """Raises TraceError where what a call leaves or returns depends on calls before it.
+
+    A call is compared with other values of the same sizes, and with the module's first call where
+    that had other sizes.
+    """
+    given = [leaf.detach().clone() for leaf in code.leaves if isinstance(leaf, torch.Tensor)]
+
+    def call_with(values: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[], Any]:
+        def call() -> Any:
+            own_args, own_kwargs = _with_copies(code, list(map(values, given)), args, kwargs)
+            return watched.run(*own_args, **own_kwargs)
+
+        return call
+
+    call, known = call_with(torch.clone), watched.first_calls.get(watched.path)
+    state = known.state if known else FirstState(watched.path, watched.module)
+    left = _compared(state, call, [call_with(partial(_of_half, upper=up)) for up in (False, True)])
+    if not left:
+        left = _compared(state, call, [call_with(_other_samples)])
+    if not left or (known and not _compared(state, call, [known.call])):
+        # The call may fail itself, which is reported where it is observed.
+        if any(_compared(state, call, [call])):
+            raise TraceError(
+                f"'{watched.path}' keeps something from one forward to the next, and fails with "
+                "other values, so what that depends on is not known; keep it in a buffer "
+                "(register_buffer), or let it run with any values"
+            )
+    if any(left) and not known:
+        watched.first_calls[watched.path] = FirstCall(state, call)
+
+
+def _compared(
+    state: FirstState, call: Callable[[], Any], others: Sequence[Callable[[], Any]]
+) -> list[bool]:
+    """Of each other call that can be: whether it or the call leaves anything."""
+    left: list[bool] = []
+    for other in others:
+        try:
+            left.append(state.refuse_dependent(call, other))
+        except TraceError:
+            raise
+        except Exception:
+            # Such values cannot be.
+            continue
+    return left
+
+
+def _other_samples(tensor: torch.Tensor) -> torch.Tensor:
+    """Samples in another order, with which a module that checks its values may run."""
+    return tensor.flip(0) if tensor.dim() else tensor.clone()
+
+
+def _of_half(tensor: torch.Tensor, upper: bool) -> torch.Tensor:
+    """Values of the lower or upper half of those that the tensor has; floats another size too."""
+    flat = tensor.flatten()
+    if len(flat) < 2 or tensor.dtype.is_complex:
+        half = flat
+    else:
+        ordered = flat.sort().values
+        half = ordered[len(flat) // 2 :] if upper else ordered[: (len(flat) + 1) // 2]
+    generator = torch.Generator().manual_seed(1 + upper)
+    drawn = half[torch.randint(max(len(half), 1), flat.shape, generator=generator)]
+    drawn = drawn.view(tensor.shape)
+    return drawn * (8 if upper else 0.125) if drawn.is_floating_point() else drawn.clone()
 
 
 def _other_values(tensor: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

@@ -44,9 +44,13 @@ OF_MODULES = ("_parameters", "_modules")
 
 @dataclass
 class PythonState:
-    """Plain values by where they are, and for what may change a function that puts it back."""
+    """Plain values by where they are, and for what may change a function that puts it back.
+
+    `tensors` are those that are no parameter or buffer, by where they are.
+    """
 
     plain: dict[str, Any] = field(default_factory=dict)
+    tensors: dict[str, torch.Tensor] = field(default_factory=dict)
     _put_back: list[Callable[[], None]] = field(default_factory=list)
     _buffers: list[Callable[[], None]] = field(default_factory=list)
     _seen: dict[int, Any] = field(default_factory=dict)
@@ -92,6 +96,8 @@ class PythonState:
             path, value = waiting.pop()
             if isinstance(value, PLAIN):
                 self.plain[path] = value
+            elif isinstance(value, torch.Tensor):
+                self.tensors[path] = value
             elif id(value) not in self._seen:
                 # Kept, so that no other object takes its id.
                 self._seen[id(value)] = value
@@ -102,7 +108,7 @@ class PythonState:
     def _within(self, path: str, value: Any) -> Members:
         """What a value leads to; what it holds is noted."""
         match value:
-            case nn.Module() | torch.Tensor() | torch.dtype() | torch.device():
+            case nn.Module() | torch.dtype() | torch.device():
                 return []
             case ModuleType():
                 return self._of_python_module(path, value)
