@@ -31,6 +31,7 @@ EXACT = {
     "OnlyWhenEager",
     "OnlyWithGradients",
     "OtherDtype",
+    "ParameterHook",
     "Straight",
 }
 # Those of which a fast run of the tests tries one of each sort.
