@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 
 from pipecut.compiler.candidate import Candidate
 from pipecut.compiler.costs.loss_terms import terms_of
+from pipecut.compiler.costs.samples_apart import why_not_apart
 from pipecut.compiler.graph import Graph, Operator
 from pipecut.compiler.graphs import Estimates
 from pipecut.compiler.inputs.auto import AUTO, Auto
@@ -222,22 +223,32 @@ def pads_are_values(asked: Proposal) -> Refusal | None:
 def grouping_keeps_loss(asked: Proposal) -> Refusal | None:
     """Samples are grouped by length, and the step's loss depends on which share a microbatch."""
     job, batch = asked.job, asked.job.spec.batch
-    if batch.order != "balanced" or not batch.pad or job.spec.reduction != "samples":
+    if batch.order != "balanced" or not batch.pad:
         return None
-    try:
-        terms = terms_of(asked.graph, job.microbatch)
-    except TraceError:
+    reduction = job.spec.reduction
+    why = why_not_apart(asked.graph, reduction)
+    if not why and reduction == "samples":
+        why = _mean_over_labels(asked.graph, job.microbatch)
+    if not why:
         return None
-    names = {tensor.name: tensor.value for tensor in asked.graph.batch_inputs}
-    if len(asked.graph.values[names[terms.input]].sizes) == 1:
-        return None
-    why = (
-        f"the loss is the mean over the labels of '{terms.input}' in a microbatch, so the step's "
-        "loss depends on which samples are together"
-    )
-    remedy = "write reduction: tokens, which weights every label alike, or order: as-given"
+    why = f"the step's loss may depend on which samples are together: {why}"
+    remedy = "write order: as-given"
+    if "mean over" in why and reduction == "samples":
+        remedy = "write reduction: tokens, which weights every label alike, or order: as-given"
     location = location_of(job.path, "batch", "order")
     return Refusal(why, UserFileError(f"{location}: order: balanced: {why}; {remedy}"))
+
+
+def _mean_over_labels(graph: Graph, microbatch: int) -> str:
+    """Why a mean over labels is none over samples; "" where each sample has one label."""
+    try:
+        terms = terms_of(graph, microbatch)
+    except TraceError:
+        return ""
+    names = {tensor.name: tensor.value for tensor in graph.batch_inputs}
+    if len(graph.values[names[terms.input]].sizes) == 1:
+        return ""
+    return f"it is the mean over the labels of '{terms.input}' in a microbatch"
 
 
 def _some(names: Sequence[str]) -> str:
