@@ -46,13 +46,14 @@ def count_microbatches(plan: Plan, count: int) -> int:
 def grouped(plan: Plan, lengths: Sequence[Sizes], wanted: int = 0) -> list[list[int]]:
     """The samples of each microbatch, by number; `lengths` has those of each sample by name.
 
-    Neighbours where the order is as given. Where it is balanced, microbatches have as little
-    padding as can be, by the plan's prediction: of samples in the order of their work, those from
-    one to another, as many as their lengths allow.
+    Neighbours where the order is as given, or nothing pads. Where it is balanced, microbatches have
+    as little padding as can be, by the plan's prediction: of samples in the order of their work,
+    those from one to another, as many as their lengths allow.
     """
     counts = samples_per_microbatch(plan, len(lengths), wanted)
     order = list(range(len(lengths)))
-    if plan.batch.order == "balanced":
+    # Without pad, the compiler did not ask whether the loss takes other samples together.
+    if plan.batch.order == "balanced" and plan.batch.pad:
         works = [work_of(plan, {**each, "batch": 1}) for each in lengths]
         order.sort(key=lambda number: works[number])
         if plan.batch.dynamic and counts:

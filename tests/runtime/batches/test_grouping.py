@@ -29,7 +29,7 @@ def lengths(*numbers: int) -> list[dict[str, int]]:
     return [{"length": number} for number in numbers]
 
 
-BALANCED = plan_of(order="balanced", more_samples=MORE)
+BALANCED = plan_of(order="balanced", pad={"x": 0}, more_samples=MORE)
 
 
 def test_neighbours_are_together_in_the_order_given() -> None:
@@ -45,7 +45,9 @@ def test_a_smaller_batch_is_spread_over_as_many_microbatches(order: str) -> None
 def test_short_samples_are_more_than_two_where_memory_allows_that() -> None:
     groups = grouped(BALANCED, lengths(16, 2, 9, 2, 3, 8, 2, 7), wanted=4)
     assert groups == [[1, 3, 6, 4], [7, 5], [2], [0]]
-    without = grouped(plan_of(order="balanced"), lengths(16, 2, 9, 2, 3, 8, 2, 7), wanted=4)
+    without = grouped(
+        plan_of(order="balanced", pad={"x": 0}), lengths(16, 2, 9, 2, 3, 8, 2, 7), wanted=4
+    )
     assert without == [[1, 3], [6, 4], [7, 5], [2, 0]]
 
 
@@ -56,7 +58,7 @@ def test_what_is_not_predicted_counts_by_its_lengths() -> None:
 
 
 def test_a_fixed_batch_size_stays() -> None:
-    fixed = plan_of(order="balanced", dynamic=False, more_samples=MORE)
+    fixed = plan_of(order="balanced", pad={"x": 0}, dynamic=False, more_samples=MORE)
     assert grouped(fixed, lengths(16, 2, 3, 15), wanted=2) == [[1, 2], [3, 0]]
 
 
