@@ -71,6 +71,7 @@ class ModelRun:
     def forward(self, batch: ExampleBatch) -> torch.Tensor:
         """The loss. Raises what the user's code raises."""
         tensors = {name: tensor.clone() for name, tensor in batch.tensors.items()}
+        tensors |= {name: tensors[first] for name, first in batch.twins.items()}
         self.with_loss.nesting = batch.nesting
         return self.with_loss(tensors | batch.constants)  # type: ignore[no-any-return]
 

@@ -32,7 +32,11 @@ from pipecut.plan.schema import ITEM_BYTES, Constant, Container, same_constant
 
 @dataclass(frozen=True)
 class ExampleBatch:
-    """A batch of so many samples, by the user's names; tensors in `whole` are not split."""
+    """A batch of so many samples, by the user's names; tensors in `whole` are not split.
+
+    `twins` are names under which the inputs function returned a tensor once more, each with the
+    first name of that tensor: the graph has inputs of their own for them, the model has not.
+    """
 
     samples: int
     tensors: dict[str, torch.Tensor]
@@ -40,6 +44,7 @@ class ExampleBatch:
     constants: dict[str, Constant]
     lengths: Lengths = NO_LENGTHS
     nesting: dict[str, Container] = field(default_factory=dict)
+    twins: dict[str, str] = field(default_factory=dict)
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -117,8 +122,17 @@ def example_batch(job: Job, samples: int, at: Mapping[str, int] | None = None) -
     if at:
         other = _called(inputs, function, samples, **at).leaves
         cast = cast_inputs({name: other[name] for name in tensors}, job.spec.precision)
-    nesting = first.batch.nesting
-    return ExampleBatch(samples, cast, frozenset(whole), constants, lengths, nesting)
+    nesting, twins = first.batch.nesting, _twins(first.batch.leaves)
+    return ExampleBatch(samples, cast, frozenset(whole), constants, lengths, nesting, twins)
+
+
+def _twins(leaves: Mapping[str, Any]) -> dict[str, str]:
+    """Names of a tensor that has a name before, each with its first name."""
+    first: dict[int, str] = {}
+    for name, value in leaves.items():
+        if isinstance(value, torch.Tensor):
+            first.setdefault(id(value), name)
+    return {n: first[id(v)] for n, v in leaves.items() if first.get(id(v), n) != n}
 
 
 def _at_line(inputs: str, function: Callable[..., Any]) -> str:
