@@ -12,6 +12,7 @@ import torch
 from pipecut.compiler.costs.loss_terms import SUM
 from pipecut.compiler.graph import Graph, Operator, Ref, Sym
 from pipecut.compiler.operators.lookup import ATEN, resolve, rule_of, short_name
+from pipecut.compiler.operators.table import GETITEM
 from pipecut.plan.schema import evaluate
 
 # Numbers of samples for which a dimension is evaluated, to see that it is a multiple of them.
@@ -76,7 +77,7 @@ class _Walk:
         """Raises _Mixes."""
         if rule_of(operator.target).guard:
             return
-        if short_name(operator.target) == "getitem":
+        if short_name(operator.target) == GETITEM:
             self.at[operator.name] = self._of_member(operator)
             return
         given = {name: self.at[name] for name in operator.inputs if name in self.at}
